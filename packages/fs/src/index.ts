@@ -1,1 +1,2 @@
-export {}
+export type * from './lib/contract.ts'
+export { FsError, type FsErrorCode } from './lib/error.ts'
