@@ -1,1 +1,2 @@
-export {}
+export { UID_MAX } from './lib/limits.ts'
+export { UidSet, UidSetBuilder, type UidSetParseOptions } from './lib/uid-set.ts'
