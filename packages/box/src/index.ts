@@ -1,1 +1,2 @@
-export {}
+export * from './lib/contract.ts'
+export { BoxError, type BoxErrorCode } from './lib/error.ts'

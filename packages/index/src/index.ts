@@ -1,1 +1,2 @@
-export {}
+export * from './lib/contract.ts'
+export { IndexError, type IndexErrorCode } from './lib/error.ts'

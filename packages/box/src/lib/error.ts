@@ -1,0 +1,26 @@
+/** The closed set of failures. Branch on the code; the message is for people and may change. */
+export type BoxErrorCode =
+  /** No message has this reference. The row that names it is damaged. */
+  | 'BOX_NOT_FOUND'
+  /** The message should be there and is not, or its structure is unreadable. */
+  | 'BOX_DAMAGED'
+  /** Stored bytes fail their checksum. Nothing was returned. */
+  | 'BOX_CORRUPT'
+  /** A named limit was reached (message size). Nothing was kept. */
+  | 'BOX_LIMIT'
+  /** Writing or flushing failed; nothing was kept. `cause` is the FsError. */
+  | 'BOX_WRITE_FAILED'
+  /** The box is closed. */
+  | 'BOX_CLOSED'
+
+/** Every failure of a box, except FsError, which passes through when the storage itself is the subject. */
+export class BoxError extends Error {
+  override readonly name = 'BoxError'
+  readonly code: BoxErrorCode
+  readonly ref: number | undefined
+  constructor(code: BoxErrorCode, message: string, details: { ref?: number; cause?: unknown } = {}) {
+    super(message, details.cause === undefined ? undefined : { cause: details.cause })
+    this.code = code
+    this.ref = details.ref
+  }
+}

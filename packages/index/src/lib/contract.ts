@@ -1,0 +1,281 @@
+/**
+ * What an index is to its callers: tables of rows over one log, immutable views, transactions.
+ *
+ * A table holds rows keyed by ascending UID (1 … 2 ** 32 - 2, assigned at commit, never reused), with system flags,
+ * keywords, a modseq per row, and extension columns of fixed width; and table-level values (short byte strings by
+ * key). A mailbox, the message map of a box and the mailbox tree are all tables; one transaction changes any number of
+ * them in one frame of the log, or none.
+ */
+import type { UidSet } from '@mailstead/uidset'
+
+/** System flags, as bits of the flags column. Must not change: on disk. */
+export const FLAG_ANSWERED = 1
+export const FLAG_FLAGGED = 2
+export const FLAG_DELETED = 4
+export const FLAG_SEEN = 8
+export const FLAG_DRAFT = 16
+
+export interface ColumnSpec {
+  /** 1 to 32 characters of a-z, 0-9 and `-`. */
+  readonly name: string
+  /** Width in bytes, 1 to 64. Numbers are unsigned little-endian; `number` values are accepted up to 6 bytes (and as a 64-bit float when 8). */
+  readonly bytes: number
+  /**
+   * The value names a row of another table (4 bytes: its UID; 0: none). Every row here counts one use there: the index
+   * adds and subtracts in the same frame as the append or expunge, and `check` recounts.
+   * A commit that would name a row that is not there fails with INDEX_CONFLICT.
+   */
+  readonly counts?: { readonly table: string; readonly column: string }
+  /** The sum of this column over all rows is the table's `bytes` counter. At most one column has it. */
+  readonly summed?: boolean
+}
+
+export interface TableSpec {
+  /** 1 to 64 characters of a-z, 0-9 and `-`: `box`, `tree`, `mailbox-<32 hex>`. */
+  readonly id: string
+  readonly columns: readonly ColumnSpec[]
+  /** 1 … 2 ** 32 - 1. */
+  readonly uidValidity: number
+  /** First UID to be assigned. (default 1) */
+  readonly uidNext?: number
+}
+
+/** Known without opening the table: kept up to date by every frame, so LIST-STATUS opens nothing. */
+export interface TableInfo {
+  readonly id: string
+  readonly uidValidity: number
+  readonly uidNext: number
+  readonly highestModSeq: number
+  readonly count: number
+  readonly unseen: number
+  readonly deleted: number
+  /** Sum of the `summed` column. */
+  readonly bytes: number
+}
+
+/** Rows that share memory with other views. Loops run chunk by chunk over the typed arrays. */
+export interface ViewChunk {
+  /** Row (0-based) of the first element in the whole view. */
+  readonly first: number
+  readonly rows: number
+  readonly uids: Uint32Array
+  readonly flags: Uint8Array
+  readonly modSeqs: Float64Array
+  /** Index into `TableView.keywordSets`. 0 is the empty set. */
+  readonly keywordSets: Uint32Array
+}
+
+/**
+ * One extension column of a view, read by row. Loaded pages answer synchronously; where the file system has `syncRead`
+ * all pages count as loaded, elsewhere call `TableView.load` first (a row that is not loaded throws).
+ */
+export interface FixedColumn {
+  readonly bytes: number
+  /** Unsigned little-endian value of up to 6 bytes, or the 64-bit float of 8. */
+  number(row: number): number
+  /** Zero copy; valid as long as the view. */
+  value(row: number): Uint8Array
+}
+
+/** Disposable derived data of a message, kept beside the table. A record that fails its checksum or names another message is absent. */
+export interface CacheColumn {
+  /** Copies the value of `row` to `out` at `at`. Returns its length; -1 if there is none; -2 - length if it does not fit (nothing is copied). */
+  copy(row: number, out: Uint8Array, at: number): number
+  /** Undefined if there is none. Valid until the next call on any cache column of this table. */
+  value(row: number): Uint8Array | undefined
+}
+
+/** An immutable snapshot. Row r is sequence number r + 1. */
+export interface TableView {
+  readonly table: string
+  readonly uidValidity: number
+  readonly uidNext: number
+  readonly highestModSeq: number
+  readonly count: number
+  readonly unseen: number
+  readonly deleted: number
+  readonly bytes: number
+  readonly chunks: readonly ViewChunk[]
+  /** All keyword names of the table, in order of first use. */
+  readonly keywords: readonly string[]
+  /** The distinct sets of keywords in use; each lists indexes into `keywords`. `keywordSets[0]` is empty. */
+  readonly keywordSets: readonly (readonly number[])[]
+  readonly values: ReadonlyMap<string, Uint8Array>
+  uid(row: number): number
+  flags(row: number): number
+  modSeq(row: number): number
+  /** Index into `keywordSets`. */
+  keywordSet(row: number): number
+  /** Row of the UID, or -1. */
+  rowOf(uid: number): number
+  /** Number of rows with a UID below `uid`: where it is or would be. */
+  rowsBelow(uid: number): number
+  extension(name: string): FixedColumn | undefined
+  cache(field: string): CacheColumn
+  /** Brings pages of extension columns (all rows, or `first` … `end` - 1) into memory. */
+  load(columns: readonly string[], first?: number, end?: number): Promise<void>
+}
+
+/** How one view differs from an earlier one of the same table, as UIDs. */
+export interface ViewChanges {
+  readonly appended: UidSet
+  readonly expunged: UidSet
+  /** Present in both, with other flags or keywords, or another modseq. */
+  readonly changed: UidSet
+}
+
+export interface CacheEntry {
+  readonly uid: number
+  /** The 16 bytes of the message's `guid` column: what makes a wrong record impossible. */
+  readonly guid: Uint8Array
+  readonly fields: readonly (readonly [name: string, value: Uint8Array])[]
+}
+
+/** An open table. Holds memory until disposed; dies with its index. */
+export interface Table extends AsyncDisposable {
+  readonly id: string
+  /** The newest view that may be shown: everything flushed, and lazy changes. Replaced, never changed. */
+  readonly view: TableView
+  /** Called after `view` was replaced, by whatever process. */
+  watch(onChange: () => void): Disposable
+  /** UIDs expunged after `modSeq` (for VANISHED (EARLIER)), or undefined if history no longer reaches back that far. */
+  expungedSince(modSeq: number): UidSet | undefined
+  /** Keeps derived data. Returns at once; never durable, never an error: a cache that cannot be written is not there. */
+  cacheWrite(entries: readonly CacheEntry[]): void
+}
+
+export interface FlagChange {
+  /** Bits to set and to clear; `replace` first clears all system flags and keywords that are not named. */
+  readonly add?: number
+  readonly remove?: number
+  readonly addKeywords?: readonly string[]
+  readonly removeKeywords?: readonly string[]
+  readonly replace?: boolean
+}
+
+/** A row to be appended. Its UID is known after commit. */
+export interface AppendedRow {
+  /** 0 before commit. */
+  readonly uid: number
+}
+
+export interface NewRow {
+  readonly flags?: number
+  readonly keywords?: readonly string[]
+  /** By column name. An `AppendedRow` of the same transaction stands for its UID. Columns not named are zero. */
+  readonly columns?: Readonly<Record<string, Uint8Array | number | AppendedRow>>
+}
+
+/** Filled in at commit. */
+export interface FlagOutcome {
+  /** Rows whose flags or keywords are now different from before. */
+  readonly changed: UidSet
+  /** Rows left alone because their modseq is above `unchangedSince` (MODIFIED of RFC 7162), and rows expunged meanwhile. */
+  readonly failed: UidSet
+}
+export interface ExpungeOutcome {
+  readonly expunged: UidSet
+}
+export interface AppendFromOutcome {
+  /** UIDs of the new rows, in the order of the source rows. */
+  readonly uids: UidSet
+}
+
+export interface CommitOptions {
+  /**
+   * `flushed`: survives power loss when resolved. `lazy`: survives the death of the process; only flag changes may be
+   * lazy, a transaction with anything else is flushed. (default 'flushed')
+   */
+  readonly durability?: 'flushed' | 'lazy'
+}
+
+export interface CommitResult {
+  /** Number of the frame, increasing over all tables of the index; 0 if nothing had to be written. */
+  readonly frame: number
+}
+
+/**
+ * Changes to any number of tables. Conditions and UIDs are decided at commit, under the lock, against the newest
+ * state. Disposed without commit: nothing happened.
+ */
+export interface IndexTransaction extends AsyncDisposable {
+  createTable(spec: TableSpec): void
+  dropTable(id: string): void
+  append(table: string, row: NewRow): AppendedRow
+  /** Appends copies of rows of a view (flags, keywords and the columns both tables have), in ascending order of source rows. */
+  appendFrom(table: string, source: TableView, rows: Uint32Array): AppendFromOutcome
+  changeFlags(
+    table: string,
+    uids: UidSet,
+    change: FlagChange,
+    options?: { readonly unchangedSince?: number },
+  ): FlagOutcome
+  /** `mustExist`: INDEX_CONFLICT if one of them is gone already. `onlyDeleted`: only rows that have \Deleted. */
+  expunge(
+    table: string,
+    uids: UidSet,
+    options?: { readonly mustExist?: boolean; readonly onlyDeleted?: boolean },
+  ): ExpungeOutcome
+  setColumn(table: string, column: string, uid: number, value: Uint8Array | number): void
+  /** Adds to an unsigned column, decided under the lock. */
+  increment(table: string, column: string, uid: number, by: number): void
+  /** Sets, or with undefined removes, a table-level value (at most VALUE_MAX bytes). */
+  setValue(table: string, key: string, value: Uint8Array | undefined): void
+  /** INDEX_CONFLICT at commit unless the value of `key` is exactly this (undefined: absent). */
+  expectValue(table: string, key: string, value: Uint8Array | undefined): void
+  /** Group commit: what waits together is written and flushed together. Rejects with nothing changed. */
+  commit(options?: CommitOptions): Promise<CommitResult>
+}
+
+export interface IndexFinding {
+  readonly severity: 'note' | 'damage'
+  /** Machine-readable kind: `frame-checksum`, `uses-miscounted` … */
+  readonly kind: string
+  readonly file: string
+  readonly offset: number
+  readonly table: string | undefined
+  readonly uid: number | undefined
+  readonly message: string
+}
+
+export interface IndexOptions {
+  /** Create the index if the directory holds none. (default false: INDEX_NOT_FOUND) */
+  readonly create?: boolean
+  /** Never write: for `check` and `dump`. (default false) */
+  readonly readOnly?: boolean
+  /** How long a commit may wait for another process, in milliseconds. (default 30 000) */
+  readonly lockWaitMs?: number
+  /** Start a new segment once this one is longer, in bytes. (default 8 MiB) */
+  readonly segmentBytes?: number
+  /** Retained log before a checkpoint is made in the background, in bytes. (default 16 MiB) */
+  readonly checkpointBytes?: number
+  /** The clock, in milliseconds since the epoch. (default Date.now) */
+  readonly now?: () => number
+  /** Fills a buffer with randomness: UUIDs and salts. (default node:crypto) */
+  readonly random?: (bytes: Uint8Array) => void
+  /** Told of repairs, checkpoints and failures; never needed for correctness. */
+  readonly onEvent?: (event: IndexEvent) => void
+}
+
+export interface IndexEvent {
+  readonly kind: string
+  readonly message: string
+}
+
+export interface Index extends AsyncDisposable {
+  /** 16 bytes, made at creation. */
+  readonly uuid: Uint8Array
+  readonly tables: readonly TableInfo[]
+  info(id: string): TableInfo | undefined
+  /** Opens a table: reads its snapshot directory and its own frames. Undefined if there is none. */
+  open(id: string): Promise<Table | undefined>
+  /** Takes in what other processes appended; one read when nothing changed. */
+  refresh(): Promise<void>
+  begin(): IndexTransaction
+  /** Called after any table changed, with the ids. */
+  watch(onChange: (tables: readonly string[]) => void): Disposable
+  /** Writes snapshots of changed tables and drops log segments that are no longer needed. */
+  checkpoint(): Promise<void>
+  /** Everything this index knows to be wrong with its files. Read-only. */
+  check(): AsyncIterable<readonly IndexFinding[]>
+}
