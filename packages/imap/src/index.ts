@@ -1,1 +1,3 @@
-export {}
+export { ImapError, type ImapErrorCode } from './lib/error.ts'
+export type * from './lib/session.ts'
+export * from './lib/vocabulary.ts'
