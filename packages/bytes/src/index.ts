@@ -1,1 +1,7 @@
-export {}
+export { compareBytes } from './lib/compare.ts'
+export { crc32 } from './lib/crc32.ts'
+export { BytesError, type BytesErrorCode } from './lib/error.ts'
+export { fromHex, type HexDumpOptions, hexDump, parseHex, toHex } from './lib/hex.ts'
+export { ByteReader } from './lib/reader.ts'
+export { readVarint, VARINT_MAX_BYTES, varintSize, writeVarint } from './lib/varint.ts'
+export { ByteWriter } from './lib/writer.ts'
