@@ -1,1 +1,2 @@
-export {}
+export * from './lib/contract.ts'
+export { StoreError, type StoreErrorCode } from './lib/error.ts'

@@ -1,0 +1,192 @@
+/**
+ * What a store is to its callers: one unit of atomicity (usually one user's mailboxes), where a box and an index meet.
+ *
+ * Every change is one frame of the store's log. Mailbox names are Unicode with `/` as delimiter; `INBOX` always exists.
+ * Rows of a mailbox are rows of its table (`@mailstead/index`), with the extension columns named below.
+ */
+import type { BoxFormat } from '@mailstead/box'
+import type { Fs } from '@mailstead/fs'
+import type { FlagChange, Table, TableView } from '@mailstead/index'
+import type { MessageStructure } from '@mailstead/message'
+import type { UidSet } from '@mailstead/uidset'
+
+/** Extension columns of every mailbox table. Must not change: on disk. */
+export const MAILBOX_COLUMNS: readonly { readonly name: string; readonly bytes: number }[] = [
+  /** BoxRef; counts a use in the box's table. */
+  { name: 'box', bytes: 4 },
+  /** 16 random bytes; the same for all copies of a message. */
+  { name: 'guid', bytes: 16 },
+  /** INTERNALDATE, milliseconds since the epoch. */
+  { name: 'received', bytes: 6 },
+  /** When it came into this mailbox, milliseconds since the epoch. */
+  { name: 'saved', bytes: 6 },
+  /** Canonical size in bytes; the table's `bytes` counter is its sum. */
+  { name: 'size', bytes: 6 },
+  /** Bit 0: stored bytes are the canonical form. */
+  { name: 'form', bytes: 1 },
+]
+export const FORM_CANONICAL = 1
+
+/** Derived data computed once at save and kept in the mailbox's cache. Injected, so that the store knows no protocol. */
+export interface CacheField {
+  readonly name: string
+  compute(message: { readonly structure: MessageStructure; readonly header: Uint8Array }): Uint8Array
+}
+
+export interface StoreOptions {
+  /** The user, or the name of the shared subtree. */
+  readonly owner: string
+  /** Rooted at the store's own directory. */
+  readonly fs: Fs
+  /** Given the same file system; the box keeps its files under `storage/`. */
+  readonly box: (fs: Fs) => BoxFormat
+  readonly cacheFields?: readonly CacheField[]
+  /** Create the store if the directory holds none. (default false: STORE_NOT_FOUND) */
+  readonly create?: boolean
+  /** Never write. (default false) */
+  readonly readOnly?: boolean
+  /** Durability of flag-only changes. (default 'flushed') */
+  readonly flags?: 'flushed' | 'lazy'
+  /** Largest message, in bytes. (default 64 MiB) */
+  readonly messageMax?: number
+  /** The clock, in milliseconds since the epoch. (default Date.now) */
+  readonly now?: () => number
+  /** Fills a buffer with randomness. (default node:crypto) */
+  readonly random?: (bytes: Uint8Array) => void
+  readonly onEvent?: (event: { readonly kind: string; readonly message: string }) => void
+}
+
+/** Who acts. Rights come with the access package; today everybody who has the store may do everything. */
+export interface Subject {
+  readonly name: string
+  readonly groups?: readonly string[]
+}
+
+export interface MailboxInfo {
+  readonly name: string
+  /** 32 lower-case hex digits; survives rename. */
+  readonly guid: string
+  readonly specialUse: string | undefined
+  readonly subscribed: boolean
+  readonly uidValidity: number
+  readonly uidNext: number
+  readonly highestModSeq: number
+  readonly count: number
+  readonly unseen: number
+  readonly deleted: number
+  /** Canonical bytes of all messages. */
+  readonly bytes: number
+}
+
+export interface SaveTarget {
+  readonly mailbox: string
+  readonly flags?: number
+  readonly keywords?: readonly string[]
+}
+export interface SaveOptions {
+  /** INTERNALDATE, milliseconds since the epoch. (default: now) */
+  readonly receivedMs?: number
+}
+export interface Saved {
+  readonly mailbox: string
+  readonly uidValidity: number
+  readonly uid: number
+  readonly guid: Uint8Array
+}
+
+/** Messages on their way in: all of them in one frame, or none. Disposed without commit: none. */
+export interface SaveBatch extends AsyncDisposable {
+  /** Reads and keeps the bytes once, whatever the number of targets. STORE_NO_MAILBOX is raised here already. */
+  add(source: Uint8Array | AsyncIterable<Uint8Array>, into: readonly SaveTarget[], options?: SaveOptions): Promise<void>
+  /** Durable when resolved. In the order of `add` and its targets. */
+  commit(): Promise<readonly Saved[]>
+}
+
+/** A message's bytes in canonical form (every LF with a CR before it), verified by checksum on the way. */
+export interface MessageBody extends AsyncDisposable {
+  /** Canonical bytes. */
+  readonly size: number
+  /** Bytes `start` … `end` - 1 of the canonical form, without a turn of the event loop; undefined where that cannot be (large, or a file system without sync reads). Valid until disposed. */
+  sliceSync(start: number, end: number): Uint8Array | undefined
+  /** The same in chunks of bounded size. */
+  stream(start: number, end: number): AsyncIterable<Uint8Array>
+}
+
+export interface CopyOutcome {
+  readonly uidValidity: number
+  /** Pairs in ascending order of `source`. */
+  readonly source: UidSet
+  readonly destination: UidSet
+}
+
+/** An open mailbox. `view` is the newest state that may be shown; hold on to an older one for a client that has not been told yet. */
+export interface Mailbox extends AsyncDisposable {
+  readonly name: string
+  readonly guid: string
+  readonly table: Table
+  readonly view: TableView
+  /** Takes in what other processes did. */
+  refresh(): Promise<void>
+  changeFlags(
+    uids: UidSet,
+    change: FlagChange,
+    options?: { readonly unchangedSince?: number },
+  ): Promise<{ readonly changed: UidSet; readonly failed: UidSet }>
+  /** Those with \Deleted (among `uids` if given); or, with `force`, all of `uids`. */
+  expunge(uids: UidSet | undefined, options?: { readonly force?: boolean }): Promise<UidSet>
+  /** One row and one use for each message, never bytes. Messages expunged meanwhile are left out. STORE_NO_MAILBOX. */
+  copy(uids: UidSet, to: string): Promise<CopyOutcome>
+  /** The same, and expunged here, in one frame. */
+  move(uids: UidSet, to: string): Promise<CopyOutcome>
+  /** STORE_EXPUNGED if the row is gone from the newest state and its bytes too; STORE_DAMAGED if its bytes are. */
+  body(view: TableView, row: number): Promise<MessageBody>
+  /** Without a turn of the event loop; undefined where that cannot be. Throws as `body` rejects. */
+  bodySync(view: TableView, row: number): MessageBody | undefined
+  /** Computes the cache fields of a message again (the cache is disposable), keeps them, and returns them by name. */
+  recompute(view: TableView, row: number): Promise<ReadonlyMap<string, Uint8Array>>
+  watch(onChange: () => void): Disposable
+}
+
+export interface StoreSession {
+  readonly subject: Subject
+  /** In hierarchical order; from counters, opens nothing. */
+  mailboxes(): readonly MailboxInfo[]
+  mailbox(name: string): MailboxInfo | undefined
+  /** Names, whether or not they exist. */
+  subscriptions(): readonly string[]
+  /** Takes in what other processes did. */
+  refresh(): Promise<void>
+  /** Missing parents are made too (RFC 3501 §6.3.3). STORE_EXISTS, STORE_BAD_NAME. */
+  create(name: string, options?: { readonly specialUse?: string }): Promise<MailboxInfo>
+  /** STORE_NO_MAILBOX; children remain, under a parent that does not exist. INBOX cannot be removed (STORE_BAD_NAME). */
+  remove(name: string): Promise<void>
+  /** With its children. Renaming INBOX moves its messages (RFC 3501 §6.3.5). */
+  rename(from: string, to: string): Promise<void>
+  subscribe(name: string, on: boolean): Promise<void>
+  open(name: string): Promise<Mailbox>
+  save(): SaveBatch
+  /** Called when any mailbox or the tree changed. */
+  watch(onChange: () => void): Disposable
+}
+
+export interface StoreFinding {
+  readonly severity: 'note' | 'damage'
+  readonly kind: string
+  readonly file: string | undefined
+  readonly offset: number | undefined
+  readonly mailbox: string | undefined
+  readonly uid: number | undefined
+  readonly message: string
+}
+
+export interface Store extends AsyncDisposable {
+  readonly owner: string
+  readonly uuid: Uint8Array
+  /** A session is a light object; many share one open store. */
+  as(subject: Subject): StoreSession
+  /** Everything that is wrong in index, box and between them. Read-only. */
+  check(): AsyncIterable<readonly StoreFinding[]>
+  /** Reclaims the bytes of messages that no row names any more. */
+  purge(): Promise<{ readonly messages: number; readonly bytesReclaimed: number }>
+  checkpoint(): Promise<void>
+}
