@@ -16,6 +16,10 @@ export interface BoxTableView {
   uid(row: number): number
   rowOf(uid: number): number
   extension(name: string): BoxColumn | undefined
+  /** Table-level values. Present where the host's transactions have `setValue`. */
+  readonly values?: ReadonlyMap<string, Uint8Array>
+  /** Brings columns into memory. Absent where every row can be read at once. */
+  load?(columns: readonly string[], first?: number, end?: number): Promise<void>
 }
 export interface BoxColumn {
   number(row: number): number
@@ -66,15 +70,20 @@ export interface BoxSaved {
 
 /** Messages on their way in. Disposed before `flush`: nothing remains. After `flush`, messages that no committed transaction placed are dead bytes, reclaimed by purge. */
 export interface BoxBatch extends AsyncDisposable {
-  /** Keeps the bytes exactly as they come. Small sources stay in memory until `flush`, large ones are spooled in bounded memory. */
+  /**
+   * Keeps the bytes exactly as they come. Small sources stay in memory until `flush` and are not copied (leave them alone
+   * until then), large ones are spooled in bounded memory. BOX_LIMIT above the format's largest message.
+   */
   save(source: Uint8Array | AsyncIterable<Uint8Array>, metadata: BoxMetadata): Promise<BoxSaved>
   /** Resolves when the bytes of every `save` survive power loss. Batches that flush together share one write and one flush. */
   flush(): Promise<void>
 }
 
 /** An open message. Every read is verified by checksum before a byte is returned (BOX_CORRUPT otherwise). Positions are of the stored bytes. */
-export interface BoxMessage extends AsyncDisposable {
+export interface BoxMessage extends AsyncDisposable, Disposable {
   readonly physicalSize: number
+  /** The whole verified body, without a copy, where the message is small enough to be in memory; else undefined. Never written to. */
+  readonly whole: Uint8Array | undefined
   readonly guid: Uint8Array
   readonly receivedMs: number
   /** Up to `into.length` bytes from `position`; less only at the end. */
@@ -106,6 +115,8 @@ export interface PurgeReport {
   readonly files: number
   readonly messages: number
   readonly bytesReclaimed: number
+  /** Files worth purging that were left: another process may append to them, a batch is not disposed yet, or a message in them is damaged. */
+  readonly skipped: number
 }
 
 export interface BoxHost {
@@ -120,6 +131,8 @@ export interface BoxHost {
 export interface BoxPurgeTransaction {
   /** Drops rows whose `uses` is still 0, decided under the lock. */
   dropUnused(table: string, refs: readonly BoxRef[]): void
+  /** Sets (undefined: removes) a table-level value, shown by `BoxTableView.values`. What a purge must remember across a crash. */
+  setValue?(table: string, key: string, value: Uint8Array | undefined): void
 }
 
 /** An app hands a store a format; the store opens it with what it owns. */
@@ -136,8 +149,11 @@ export interface Box extends AsyncDisposable {
   begin(): BoxBatch
   /** BOX_NOT_FOUND if no row has this ref; BOX_DAMAGED if the file or the message is missing; FsError if the storage is away. */
   open(ref: BoxRef): Promise<BoxMessage>
-  /** Where the file system allows: the same without a turn of the event loop. */
-  openSync?(ref: BoxRef): BoxMessage
+  /**
+   * Where the file system allows: the same without a turn of the event loop. Undefined whenever that is not possible
+   * now (its file is not open yet) or something is not as expected: `box.openSync?.(ref) ?? (await box.open(ref))`.
+   */
+  openSync?(ref: BoxRef): BoxMessage | undefined
   purge(): Promise<PurgeReport>
   /** Everything on disk, whatever the index says. */
   scan(): AsyncIterable<readonly BoxScanned[]>
