@@ -1,1 +1,1 @@
-export {}
+export { type MemoryFsOptions, memoryFs } from './lib/memory.ts'

@@ -1,0 +1,21 @@
+import type { FsSource } from './contract.ts'
+
+/** All bytes of a source, in memory of their own. */
+export async function collect(source: FsSource, signal: AbortSignal | undefined): Promise<Uint8Array> {
+  if (source instanceof Uint8Array) return source.slice()
+  const parts: Uint8Array[] = []
+  let size = 0
+  for await (const part of source) {
+    signal?.throwIfAborted()
+    // The producer may reuse its buffer once asked for more.
+    parts.push(part.slice())
+    size += part.length
+  }
+  const bytes = new Uint8Array(size)
+  let at = 0
+  for (const part of parts) {
+    bytes.set(part, at)
+    at += part.length
+  }
+  return bytes
+}
