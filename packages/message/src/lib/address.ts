@@ -1,0 +1,218 @@
+/**
+ * Address lists of RFC 5322 §3.4 with the obsolete forms of §4.4, as mail really has them. Whatever is not an address still
+ * becomes one, so that a client shows that something was there; what is missing is named.
+ */
+
+import { ScanLimits } from './limits.ts'
+import { Cursor } from './tokens.ts'
+import type { Outcome } from './tokens.ts'
+
+/**
+ * One element of an ENVELOPE address list (RFC 3501 §7.4.2). `group-start` has its name in `mailbox` and nothing else;
+ * `group-end` has nothing at all. Strings hold one char per byte; encoded words are as written.
+ */
+export interface Address {
+  readonly kind: 'address' | 'group-start' | 'group-end'
+  /** Display name, or the comment that stands for it. */
+  readonly name: string | undefined
+  /** Obsolete source route, `@a,@b`. */
+  readonly route: string | undefined
+  readonly mailbox: string | undefined
+  readonly host: string | undefined
+}
+
+/** What stands for a part that is not there. Visible to clients in ENVELOPE; the words are those other servers use. */
+export const MISSING_MAILBOX = 'MISSING_MAILBOX'
+export const MISSING_DOMAIN = 'MISSING_DOMAIN'
+const SYNTAX_ERROR = 'SYNTAX_ERROR'
+const INVALID_ROUTE = 'INVALID_ROUTE'
+
+const COMMA = 0x2c
+const COLON = 0x3a
+const SEMICOLON = 0x3b
+const LESS = 0x3c
+const GREATER = 0x3e
+const AT = 0x40
+const QUOTE = 0x22
+
+/** Reads an unfolded address field. Never fails; at most `ScanLimits.addresses` elements. */
+export function parseAddressList(value: string): Address[] {
+  const parser = new AddressParser(value)
+  parser.list()
+  return parser.found
+}
+
+class AddressParser {
+  readonly found: Address[] = []
+  readonly #cursor: Cursor
+  #name: string | undefined
+  #route: string | undefined
+  #mailbox: string | undefined
+  #host: string | undefined
+  #broken = false
+
+  constructor(value: string) {
+    this.#cursor = new Cursor(value)
+  }
+
+  list(): void {
+    const cursor = this.#cursor
+    if (cursor.skipBlank() !== 'more') return
+    while (this.found.length < ScanLimits.addresses) {
+      if (this.#address() === 'end' || cursor.peek() !== COMMA) return
+      const next = cursor.at + 1
+      cursor.at = next
+      const after = cursor.skipBlank()
+      if (after === 'end') return
+      if (after === 'bad') {
+        cursor.at = next
+        this.#addMailbox()
+        return
+      }
+    }
+  }
+
+  #address(): Outcome {
+    const start = this.#cursor.at
+    return this.#group(start) ?? this.#mailboxAt(start)
+  }
+
+  /** `name: a, b;` — undefined when there is no group here. */
+  #group(start: number): Outcome | undefined {
+    const cursor = this.#cursor
+    cursor.token = ''
+    if (cursor.phrase() !== 'more' || cursor.peek() !== COLON) {
+      cursor.at = start
+      return undefined
+    }
+    cursor.at++
+    let next = cursor.skipBlank()
+    this.found.push({ kind: 'group-start', name: undefined, route: undefined, mailbox: cursor.take(), host: undefined })
+    if (next === 'more' && cursor.peek() !== SEMICOLON) {
+      while (this.found.length < ScanLimits.addresses) {
+        this.#mailboxAt(cursor.at)
+        if (cursor.peek() !== COMMA) break
+        cursor.at++
+        next = cursor.skipBlank()
+        if (next !== 'more') {
+          next = 'bad'
+          break
+        }
+      }
+    }
+    if (next !== 'bad') {
+      if (cursor.peek() === SEMICOLON) {
+        cursor.at++
+        next = cursor.skipBlank()
+      } else next = 'bad'
+    }
+    this.found.push({ kind: 'group-end', name: undefined, route: undefined, mailbox: undefined, host: undefined })
+    return next
+  }
+
+  #mailboxAt(start: number): Outcome {
+    const cursor = this.#cursor
+    this.#broken = false
+    let outcome = this.#nameAddress()
+    if (outcome === undefined) {
+      cursor.at = start
+      outcome = this.#plainAddress()
+      if (this.#broken && this.#name === undefined && this.#mailbox !== undefined && this.#host === undefined) {
+        // A word alone is more likely a name than a mailbox.
+        this.#name = this.#mailbox
+        this.#mailbox = undefined
+      }
+    }
+    this.#addMailbox()
+    return outcome
+  }
+
+  #addMailbox(): void {
+    this.found.push({
+      kind: 'address',
+      name: this.#name,
+      route: this.#route,
+      mailbox: this.#mailbox ?? MISSING_MAILBOX,
+      host: this.#host === undefined || this.#host === '' ? MISSING_DOMAIN : this.#host,
+    })
+    this.#name = undefined
+    this.#route = undefined
+    this.#mailbox = undefined
+    this.#host = undefined
+  }
+
+  /** `Name <a@b>` — undefined when there is no `<` after a phrase. */
+  #nameAddress(): Outcome | undefined {
+    const cursor = this.#cursor
+    cursor.token = ''
+    if (cursor.phrase() !== 'more' || cursor.peek() !== LESS) return undefined
+    const name = cursor.take()
+    this.#name = name === '' ? undefined : name
+    if (this.#angle() === 'bad') this.#host = SYNTAX_ERROR
+    return cursor.atEnd ? 'end' : 'more'
+  }
+
+  #angle(): Outcome {
+    const cursor = this.#cursor
+    cursor.at++
+    if (cursor.skipBlank() !== 'more') return 'bad'
+    if (cursor.peek() === AT) {
+      const routed = this.#domainList()
+      if (routed && cursor.peek() === COLON) cursor.at++
+      else {
+        this.#route = INVALID_ROUTE
+        if (cursor.atEnd) return 'bad'
+      }
+      if (cursor.skipBlank() !== 'more') return 'bad'
+    }
+    if (cursor.peek() !== GREATER) {
+      if (this.#localPart() !== 'more') return 'bad'
+      if (cursor.peek() === AT && this.#domain() !== 'more') return 'bad'
+    }
+    if (cursor.peek() !== GREATER) return 'bad'
+    cursor.at++
+    return cursor.skipBlank()
+  }
+
+  #domainList(): boolean {
+    const cursor = this.#cursor
+    cursor.token = ''
+    while (cursor.peek() === AT) {
+      if (cursor.token.length > 0) cursor.token += ','
+      cursor.token += '@'
+      if (cursor.domain() !== 'more') return false
+      while (cursor.skipBlank() === 'more' && cursor.peek() === COMMA) cursor.at++
+    }
+    if (cursor.atEnd) return false
+    this.#route = cursor.take()
+    return true
+  }
+
+  #localPart(): Outcome {
+    const cursor = this.#cursor
+    cursor.token = ''
+    const outcome = cursor.peek() === QUOTE ? cursor.quotedString() : cursor.dotAtom()
+    if (outcome !== 'bad') this.#mailbox = cursor.take()
+    return outcome
+  }
+
+  #domain(): Outcome {
+    const cursor = this.#cursor
+    cursor.token = ''
+    const outcome = cursor.domain()
+    if (outcome !== 'bad') this.#host = cursor.take()
+    return outcome
+  }
+
+  /** `a@b (Name)`. */
+  #plainAddress(): Outcome {
+    const cursor = this.#cursor
+    cursor.comment = ''
+    let outcome = this.#localPart()
+    if (outcome !== 'more') this.#broken = true
+    if (outcome !== 'end' && cursor.peek() === AT) outcome = this.#domain()
+    else if (this.#host === undefined) this.#broken = true
+    if (cursor.comment !== '') this.#name = cursor.comment
+    return outcome
+  }
+}

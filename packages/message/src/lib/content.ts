@@ -1,0 +1,116 @@
+/**
+ * What the Content-* fields of one header say about its part, and what the part is treated as in the end.
+ */
+
+import { colonOf, fieldEnd, isField, unfold } from './header.ts'
+import { parseContentType, parseDisposition, parseLanguages, parseToken } from './parameters.ts'
+import type { Disposition, Parameters } from './structure.ts'
+
+export interface Content {
+  mime: boolean
+  typePresent: boolean
+  typeValid: boolean
+  type: string
+  subtype: string
+  parameters: Parameters
+  id: string | undefined
+  description: string | undefined
+  encoding: string | undefined
+  md5: string | undefined
+  disposition: Disposition | undefined
+  language: readonly string[] | undefined
+  location: string | undefined
+}
+
+export interface ContentLimits {
+  readonly parameters: number
+  readonly fieldBytes: number
+}
+
+export function noContent(mime: boolean): Content {
+  return {
+    mime,
+    typePresent: false,
+    typeValid: false,
+    type: '',
+    subtype: '',
+    parameters: [],
+    id: undefined,
+    description: undefined,
+    encoding: undefined,
+    md5: undefined,
+    disposition: undefined,
+    language: undefined,
+    location: undefined,
+  }
+}
+
+/**
+ * Reads the fields that begin at `starts`: candidates, of which only Content-* and MIME-Version count. The first of each
+ * kind wins.
+ */
+export function readContent(header: Buffer, starts: readonly number[], mime: boolean, limits: ContentLimits): Content {
+  const content = noContent(mime)
+  for (const start of starts) {
+    if (isField(header, start, 'mime-version')) content.mime = true
+    else if (isContent(header, start)) readField(content, header, start, limits)
+  }
+  return content
+}
+
+function isContent(header: Buffer, at: number): boolean {
+  // "content-" in any case; the dash is checked first since few other fields have one there.
+  if (header[at + 7] !== 0x2d) return false
+  return header.toString('latin1', at, at + 7).toLowerCase() === 'content'
+}
+
+function readField(content: Content, header: Buffer, start: number, limits: ContentLimits): void {
+  const end = fieldEnd(header, start)
+  const colon = colonOf(header, start, end)
+  if (colon < 0) return
+  const name = header
+    .toString('latin1', start + 8, colon)
+    .toLowerCase()
+    .trimEnd()
+  const value = (): string => unfold(header, colon + 1, Math.min(end, colon + 1 + limits.fieldBytes))
+  switch (name) {
+    case 'type': {
+      content.mime = true
+      if (content.typePresent) return
+      content.typePresent = true
+      const { type, subtype, parameters, valid } = parseContentType(value(), limits.parameters)
+      content.type = type
+      content.subtype = subtype
+      content.parameters = parameters
+      content.typeValid = valid
+      return
+    }
+    case 'transfer-encoding':
+      content.encoding ??= parseToken(value())
+      return
+    case 'disposition':
+      content.disposition ??= parseDisposition(value(), limits.parameters)
+      return
+    case 'id':
+      content.id ??= plain(value())
+      return
+    case 'description':
+      content.description ??= plain(value())
+      return
+    case 'md5':
+      content.md5 ??= plain(value())
+      return
+    case 'location':
+      content.location ??= plain(value())
+      return
+    case 'language':
+      content.language ??= parseLanguages(value())
+      return
+  }
+}
+
+/** A value that is told as it stands: without stray CR; NUL, which no IMAP string can hold, becomes byte 128. */
+export function plain(value: string): string {
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: NUL and CR are what this is about
+  return /[\0\r]/.test(value) ? value.replace(/\r/g, '').replace(/\0/g, '\x80') : value
+}

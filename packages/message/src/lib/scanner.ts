@@ -1,0 +1,510 @@
+/**
+ * Reads a message once, front to back, and remembers where its parts begin and end. A line at a time, and of body lines
+ * only their ends and, inside a multipart, their first bytes are looked at.
+ *
+ * Three states: in a header, in a body, on the rest of a boundary line. Open parts form a stack; a boundary line may close
+ * any number of them. Invariants: `#base + i + #bare` is the canonical offset of index i of the current bytes once every LF
+ * before i is counted; what is carried over to the next chunk always begins at the beginning of a line.
+ */
+
+import type { Content } from './content.ts'
+import { noContent, readContent } from './content.ts'
+import { asBuffer } from './header.ts'
+import type { ScanOptions } from './limits.ts'
+import { ScanLimits, withDefaults } from './limits.ts'
+import type { MessagePart, MessageStructure, PartKind, Quirk } from './structure.ts'
+import { parameter } from './structure.ts'
+
+const LF = 10
+const CR = 13
+const DASH = 0x2d
+const EMPTY: Buffer = Buffer.alloc(0)
+const NONE: readonly MessagePart[] = []
+
+type Writable<T> = { -readonly [K in keyof T]: T[K] }
+type Part = Writable<MessagePart>
+
+/** A part that has not ended, and what is known only while it is open. */
+interface Open {
+  readonly part: Part
+  readonly parent: Open | undefined
+  readonly depth: number
+  /** Whether Content-* fields count even without MIME-Version and Content-Type. */
+  readonly mime: boolean
+  /** Whether a child without Content-Type is a message (RFC 2046 §5.1.5). */
+  digest: boolean
+  /** Boundary being looked for; undefined when this is not a multipart or the last one was seen. */
+  boundary: Buffer | undefined
+  /** Lines before the header, then before the body. */
+  lines: number
+}
+
+const NEED_MORE = -2
+const NO_BOUNDARY = -1
+
+/** Feed a message in any chunking with `push`, then ask `finish`. A scanner reads one message. */
+export class MessageScanner {
+  readonly #limits: Required<ScanOptions>
+  readonly #quirks = new Set<Quirk>()
+  #state: 'header' | 'body' | 'boundary' | 'finished' = 'header'
+  /** Physical offset of the current bytes, and LFs without CR before the place being read. */
+  #base = 0
+  #bare = 0
+  #lines = 0
+  #afterCR = false
+  #atLineStart = true
+  #carry: Buffer | undefined
+
+  #current: Open
+  readonly #root: Open
+  #parts = 1
+  /** Open multiparts, outermost first, whose boundary is still looked for. */
+  readonly #waiting: Open[] = []
+  /** On a boundary line: whether it was a closing one. */
+  #closing = false
+
+  /** The header being read: bytes of earlier chunks, where candidates for Content-* fields begin in it, its true length. */
+  #kept: Buffer = EMPTY
+  #keptLength = 0
+  #headerLength = 0
+  #headerBare = false
+  #candidates: number[] = []
+  #enclosedBytes = 0
+  #topHeader: Buffer = EMPTY
+
+  constructor(options?: ScanOptions) {
+    this.#limits = withDefaults(options)
+    this.#root = this.#open(undefined, 0, false)
+    this.#current = this.#root
+  }
+
+  /** The next bytes of the message. They are not kept: the caller may reuse the array. */
+  push(chunk: Uint8Array): void {
+    if (this.#state === 'finished') throw new TypeError('push() after finish()')
+    if (chunk.length === 0) return
+    let bytes = asBuffer(chunk)
+    if (bytes.includes(0)) this.#quirks.add('nul')
+    if (this.#carry !== undefined) {
+      bytes = Buffer.concat([this.#carry, bytes])
+      this.#carry = undefined
+    }
+    this.#scan(bytes, false)
+  }
+
+  /** What was read. Ends the scanner. */
+  finish(): MessageStructure {
+    if (this.#state === 'finished') throw new TypeError('finish() called twice')
+    const rest = this.#carry ?? EMPTY
+    this.#carry = undefined
+    this.#scan(rest, true)
+    const size = this.#base + this.#bare
+    while (this.#state === 'header') {
+      if (this.#headerLength > 0) this.#quirks.add('no-empty-line')
+      this.#endHeader(size, EMPTY, 0, 0)
+    }
+    for (const open of this.#waiting) if (open.part.children.length > 0) this.#quirks.add('unclosed-multipart')
+    this.#closeUntil(undefined, size, this.#lines)
+    this.#state = 'finished'
+    return {
+      size,
+      physicalSize: this.#base,
+      canonical: this.#bare === 0,
+      root: this.#root.part,
+      header: this.#topHeader,
+      quirks: [...this.#quirks],
+    }
+  }
+
+  #scan(bytes: Buffer, final: boolean): void {
+    let at = 0
+    for (;;) {
+      const state = this.#state
+      if (state === 'body') at = this.#scanBody(bytes, at, final)
+      else if (state === 'header') at = this.#scanHeader(bytes, at, final)
+      else at = this.#scanBoundaryLine(bytes, at)
+      if (at >= bytes.length || this.#carry !== undefined) break
+    }
+    this.#base += at
+    if (at > 0) this.#afterCR = bytes[at - 1] === CR
+  }
+
+  #countLine(bytes: Buffer, lf: number): boolean {
+    this.#lines++
+    if (lf > 0 ? bytes[lf - 1] === CR : this.#afterCR) return false
+    this.#bare++
+    return true
+  }
+
+  // ---- header
+
+  #scanHeader(bytes: Buffer, from: number, final: boolean): number {
+    let at = from
+    const { length } = bytes
+    while (at < length) {
+      if (this.#atLineStart) {
+        const first = bytes[at]!
+        if (first === LF || (first === CR && at + 1 < length && bytes[at + 1] === LF)) {
+          const lf = first === LF ? at : at + 1
+          if (this.#countLine(bytes, lf)) this.#headerBare = true
+          this.#headerLength += lf + 1 - from
+          this.#endHeader(this.#base + lf + 1 + this.#bare, bytes, from, lf + 1)
+          return lf + 1
+        }
+        if (first === CR && at + 1 === length && !final) return this.#keepAndCarry(bytes, from, at)
+        if (first === DASH && this.#waiting.length > 0) {
+          const found = this.#boundaryAt(bytes, at, final)
+          if (found === NEED_MORE) return this.#keepAndCarry(bytes, from, at)
+          if (found !== NO_BOUNDARY) {
+            // The header ends here; its last line end belongs to the boundary line, which the body scan will find again.
+            this.#headerLength += at - from
+            this.#quirks.add('no-empty-line')
+            const end = this.#base + at + this.#bare - 2
+            this.#endHeader(this.#headerLength > 0 ? end : this.#current.part.headerStart, bytes, from, at)
+            return at
+          }
+        }
+        // C and M in either case: Content-* and MIME-Version.
+        const letter = first | 0x20
+        if (letter === 0x63 || letter === 0x6d) {
+          if (this.#candidates.length < this.#limits.contentFields)
+            this.#candidates.push(this.#headerLength + at - from)
+          else this.#quirks.add('too-many-fields')
+        }
+      }
+      const lf = bytes.indexOf(LF, at)
+      if (lf < 0) {
+        this.#atLineStart = false
+        at = length
+        break
+      }
+      if (this.#countLine(bytes, lf)) this.#headerBare = true
+      this.#atLineStart = true
+      at = lf + 1
+    }
+    this.#headerLength += at - from
+    this.#keep(bytes, from, at)
+    return at
+  }
+
+  #keepAndCarry(bytes: Buffer, from: number, at: number): number {
+    this.#headerLength += at - from
+    this.#keep(bytes, from, at)
+    this.#carry = Buffer.from(bytes.subarray(at))
+    return at
+  }
+
+  /** Copies header bytes for later, up to the limit; room grows by doubling. */
+  #keep(bytes: Buffer, from: number, to: number): void {
+    const max = this.#limits.headerBytes
+    if (to - from > max - this.#keptLength) {
+      to = from + max - this.#keptLength
+      this.#quirks.add('header-truncated')
+    }
+    const needed = this.#keptLength + to - from
+    if (needed > this.#kept.length) {
+      const grown = Buffer.allocUnsafeSlow(Math.min(max, Math.max(needed, this.#kept.length * 2, 4096)))
+      this.#kept.copy(grown, 0, 0, this.#keptLength)
+      this.#kept = grown
+    }
+    bytes.copy(this.#kept, this.#keptLength, from, to)
+    this.#keptLength = needed
+  }
+
+  /** The header of the current part ends at `bodyStart`; its last bytes are `from` to `to` of `bytes`. */
+  #endHeader(bodyStart: number, bytes: Buffer, from: number, to: number): void {
+    let header: Buffer
+    if (this.#keptLength === 0 && to - from <= this.#limits.headerBytes) header = bytes.subarray(from, to)
+    else {
+      this.#keep(bytes, from, to)
+      header = this.#kept.subarray(0, this.#keptLength)
+    }
+    const open = this.#current
+    const { part } = open
+    let candidates: readonly number[] = this.#candidates
+    if (this.#headerLength > header.length) candidates = candidates.filter((start) => start < header.length)
+    const content =
+      candidates.length === 0 ? noContent(open.mime) : readContent(header, candidates, open.mime, this.#limits)
+
+    const topHeader = open.parent === undefined
+    if (topHeader || open.parent?.part.kind === 'message') {
+      if (!topHeader && this.#enclosedBytes + header.length > this.#limits.enclosedHeaderBytes) {
+        this.#quirks.add('enclosed-headers-dropped')
+        part.header = EMPTY
+      } else {
+        const canonical = this.#headerBare ? Buffer.from(canonicalBytes(header)) : Buffer.from(header)
+        if (topHeader) this.#topHeader = canonical
+        else {
+          part.header = canonical
+          this.#enclosedBytes += canonical.length
+        }
+      }
+    }
+
+    // A header cut by a boundary line gives its last line end to that line.
+    const lines = this.#lines - open.lines - (this.#base + to + this.#bare > bodyStart ? 1 : 0)
+    part.bodyStart = bodyStart
+    part.headerLines = lines
+    open.lines += lines
+    this.#keptLength = 0
+    this.#headerLength = 0
+    this.#headerBare = false
+    if (this.#candidates.length > 0) this.#candidates = []
+    if (this.#kept.length > 65_536) this.#kept = EMPTY
+
+    this.#state = 'body'
+    this.#atLineStart = true
+    this.#apply(content, open)
+  }
+
+  /** Decides what the part is, and opens what is inside it. */
+  #apply(content: Content, open: Open): void {
+    const { part } = open
+    let kind: PartKind = 'other'
+    let boundary: string | undefined
+    if (content.mime && content.typePresent) {
+      const type = content.type.toLowerCase()
+      if (type === 'text') kind = 'text'
+      else if (type === 'message' && content.subtype.toLowerCase() === 'rfc822') kind = 'message'
+      else if (type === 'multipart' && content.subtype !== '') {
+        boundary = content.typeValid ? parameter(content.parameters, 'boundary') : undefined
+        kind = 'multipart'
+      }
+      if (!content.typeValid) this.#quirks.add('bad-content-type')
+    }
+    if (kind === 'multipart' && boundary === undefined) {
+      this.#quirks.add('no-boundary')
+      content = noContent(false)
+      kind = 'other'
+    }
+    if (!content.mime) content = noContent(false)
+    if (!content.typePresent) kind = open.parent?.digest === true ? 'message' : 'text'
+
+    part.contentTypePresent = content.typePresent
+    part.type = content.typePresent ? content.type : kind === 'message' ? 'message' : 'text'
+    part.subtype = content.typePresent ? content.subtype : kind === 'message' ? 'rfc822' : 'plain'
+    part.parameters = content.parameters
+    part.id = content.id
+    part.description = content.description
+    part.encoding = content.encoding
+    part.md5 = content.md5
+    part.disposition = content.disposition
+    part.language = content.language
+    part.location = content.location
+
+    if (kind === 'multipart' || kind === 'message') {
+      if (content.encoding !== undefined && /^(?:base64|quoted-printable)$/i.test(content.encoding)) {
+        this.#quirks.add('encoded-composite')
+      }
+      if (open.depth + 1 >= this.#limits.mimeDepth) {
+        this.#quirks.add('too-deep')
+        kind = 'other'
+      }
+    }
+    part.kind = kind
+    if (kind === 'multipart') {
+      part.children = []
+      open.digest = part.subtype.toLowerCase() === 'digest'
+      open.boundary = Buffer.from(boundary!.slice(0, ScanLimits.boundaryBytes), 'latin1')
+      this.#waiting.push(open)
+    } else if (kind === 'message') {
+      const inner = this.#open(open, part.bodyStart, false)
+      inner.lines = open.lines
+      part.message = inner.part
+      this.#parts++
+      this.#current = inner
+      this.#state = 'header'
+    }
+  }
+
+  #open(parent: Open | undefined, headerStart: number, mime: boolean): Open {
+    const part: Part = {
+      kind: 'text',
+      type: 'text',
+      subtype: 'plain',
+      parameters: [],
+      contentTypePresent: false,
+      id: undefined,
+      description: undefined,
+      encoding: undefined,
+      md5: undefined,
+      disposition: undefined,
+      language: undefined,
+      location: undefined,
+      headerStart,
+      bodyStart: headerStart,
+      bodyEnd: headerStart,
+      headerLines: 0,
+      bodyLines: 0,
+      children: NONE,
+      message: undefined,
+      header: undefined,
+    }
+    const depth = parent === undefined ? 0 : parent.depth + 1
+    return { part, parent, depth, mime, digest: false, boundary: undefined, lines: this.#lines }
+  }
+
+  // ---- body
+
+  #scanBody(bytes: Buffer, from: number, final: boolean): number {
+    const { length } = bytes
+    const looking = this.#waiting.length > 0
+    let at = from
+    if (looking && this.#atLineStart && at < length && bytes[at] === DASH) {
+      const found = this.#boundaryAt(bytes, at, final)
+      if (found === NEED_MORE) return this.#carryFrom(bytes, at)
+      if (found !== NO_BOUNDARY) return this.#boundaryFound(found, bytes, at)
+    }
+    if (at >= length) return at
+    let lines = 0
+    let bare = 0
+    let lf = bytes.indexOf(LF, at)
+    if (lf === 0) {
+      lines = 1
+      if (!this.#afterCR) bare = 1
+      at = 1
+      if (!(looking && bytes[1] === DASH)) lf = bytes.indexOf(LF, 1)
+      else lf = -2
+    }
+    while (lf >= 0) {
+      lines++
+      if (bytes[lf - 1] !== CR) bare++
+      at = lf + 1
+      if (looking && bytes[at] === DASH) {
+        lf = -2
+        break
+      }
+      lf = bytes.indexOf(LF, at)
+    }
+    this.#lines += lines
+    this.#bare += bare
+    if (lf === -2) {
+      // A line that begins with a dash: looked at by the next call.
+      this.#atLineStart = true
+      const found = this.#boundaryAt(bytes, at, final)
+      if (found === NEED_MORE) return this.#carryFrom(bytes, at)
+      if (found !== NO_BOUNDARY) return this.#boundaryFound(found, bytes, at)
+      this.#atLineStart = false
+      return at
+    }
+    this.#atLineStart = at === length && at > from
+    return length
+  }
+
+  #carryFrom(bytes: Buffer, at: number): number {
+    this.#carry = Buffer.from(bytes.subarray(at))
+    return at
+  }
+
+  /**
+   * Index in `#waiting` of the multipart whose boundary the line at `at` is. As RFC 2046 §5.1.2 has it, innermost first
+   * and by prefix; a longer match further out is preferred unless this one is exact.
+   */
+  #boundaryAt(bytes: Buffer, at: number, final: boolean): number {
+    const available = bytes.length - at
+    if (available < 2) return final ? NO_BOUNDARY : NEED_MORE
+    if (bytes[at + 1] !== DASH) return NO_BOUNDARY
+    if (this.#parts >= this.#limits.parts) {
+      this.#quirks.add('too-many-parts')
+      return NO_BOUNDARY
+    }
+    const start = at + 2
+    const limit = Math.min(bytes.length, at + ScanLimits.lineStartBytes)
+    let end = start
+    while (end < limit && bytes[end] !== LF) end++
+    if (end === bytes.length && !final && available < ScanLimits.lineStartBytes) return NEED_MORE
+    const lineEnds = end < limit
+    if (lineEnds && end > start && bytes[end - 1] === CR) end--
+    const length = end - start
+    const dashes = lineEnds && length > 2 && bytes[end - 1] === DASH && bytes[end - 2] === DASH
+    let best = NO_BOUNDARY
+    let bestLength = -1
+    const waiting = this.#waiting
+    for (let i = waiting.length - 1; i >= 0; i--) {
+      const boundary = waiting[i]!.boundary!
+      const own = boundary.length
+      if (own > length || own <= bestLength) continue
+      if (own > 0 && (bytes[start] !== boundary[0] || bytes.compare(boundary, 0, own, start, start + own) !== 0))
+        continue
+      best = i
+      bestLength = own
+      if (own === length || (dashes && own === length - 2)) break
+    }
+    if (best !== NO_BOUNDARY) {
+      const after = start + bestLength
+      this.#closing = bytes[after] === DASH && bytes[after + 1] === DASH
+    }
+    return best
+  }
+
+  /** Closes what is inside the multipart at `index` of `#waiting`; the rest of the line is read next. */
+  #boundaryFound(index: number, bytes: Buffer, at: number): number {
+    const open = this.#waiting[index]!
+    const here = this.#base + at + this.#bare
+    const { bodyStart } = this.#current.part
+    // The line end before the boundary belongs to it, unless the body is empty and that line end is the header's.
+    const first = here <= bodyStart
+    const end = first ? here : Math.max(here - 2, bodyStart)
+    this.#closeUntil(open, end, first || here - 2 < bodyStart ? this.#lines : this.#lines - 1)
+    this.#waiting.length = this.#closing ? index : index + 1
+    if (this.#closing) open.boundary = undefined
+    this.#current = open
+    this.#state = 'boundary'
+    this.#atLineStart = false
+    return at + 2
+  }
+
+  /** Ends every open part inside `open` (all of them when undefined). */
+  #closeUntil(open: Open | undefined, end: number, lines: number): void {
+    for (let each: Open | undefined = this.#current; each !== undefined && each !== open; each = each.parent) {
+      each.part.bodyEnd = Math.max(end, each.part.bodyStart)
+      each.part.bodyLines = Math.max(0, lines - each.lines)
+      if (each.part.kind === 'multipart' && each.part.children.length === 0) this.#quirks.add('empty-multipart')
+    }
+  }
+
+  #scanBoundaryLine(bytes: Buffer, from: number): number {
+    const lf = bytes.indexOf(LF, from)
+    if (lf < 0) return bytes.length
+    this.#countLine(bytes, lf)
+    this.#atLineStart = true
+    if (this.#closing) {
+      // What follows is epilogue.
+      this.#state = 'body'
+      return lf + 1
+    }
+    const parent = this.#current
+    const child = this.#open(parent, this.#base + lf + 1 + this.#bare, true)
+    ;(parent.part.children as MessagePart[]).push(child.part)
+    this.#parts++
+    this.#current = child
+    this.#state = 'header'
+    return lf + 1
+  }
+}
+
+/** Reads a whole message at once. */
+export function scanMessage(bytes: Uint8Array, options?: ScanOptions): MessageStructure {
+  const scanner = new MessageScanner(options)
+  scanner.push(bytes)
+  return scanner.finish()
+}
+
+/** The canonical form: every LF without CR becomes CRLF. The same bytes when they already are. */
+export function canonicalBytes(input: Uint8Array): Buffer {
+  const bytes = asBuffer(input)
+  let bare = 0
+  for (let lf = bytes.indexOf(LF); lf >= 0; lf = bytes.indexOf(LF, lf + 1)) if (bytes[lf - 1] !== CR) bare++
+  if (bare === 0) return bytes
+  const out = Buffer.allocUnsafe(bytes.length + bare)
+  let to = 0
+  let from = 0
+  for (let lf = bytes.indexOf(LF); lf >= 0; lf = bytes.indexOf(LF, lf + 1)) {
+    if (bytes[lf - 1] === CR) continue
+    bytes.copy(out, to, from, lf)
+    to += lf - from
+    out[to++] = CR
+    from = lf
+  }
+  bytes.copy(out, to, from)
+  return out
+}
