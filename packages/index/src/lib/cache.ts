@@ -1,0 +1,587 @@
+/**
+ * The cache file of a table: derived data of its messages, computed once and copied to the wire ever after.
+ *
+ * FILE     `cache/<table id>.cache`: records (`cache-record.ts`), one after the other, nothing else. Deleting it loses
+ *          nothing. It is never flushed: what a power cut takes away is computed again.
+ *
+ * INVARIANTS
+ *   1. What is returned was verified: the record's head when it was found, its GUID against the message's before the first
+ *      use, and the value's own checksum each time. Everything else is absent.
+ *   2. Nobody writes but by appending whole records, so any number of processes may; each reads what others appended.
+ *   3. The only other change is the rename of a compacted file over this one. Who still holds the old one reads it in
+ *      peace, loses at most the records it appends there, and looks for a new one every RECHECK_MS.
+ *   4. No failure of the file reaches a caller.
+ *
+ * MEMORY   9 to 14 bytes per message once something was read, a page of 256 KiB while reading goes on, and at most
+ *          BATCH_MAX bytes on their way to the file.
+ */
+import type { Fs, FsFile } from '@mailstead/fs'
+import { CacheOffsets } from './cache-offsets.ts'
+import {
+  CACHE_FIELDS_MAX,
+  CACHE_MAGIC_BYTES,
+  CACHE_NAME_MAX,
+  CACHE_RECORD_MAX,
+  decodeRecord,
+  fieldIndex,
+  fieldKey,
+  GUID_BYTES,
+  RECORD_FIXED,
+  recordAt,
+  recordHead,
+  recordSize,
+  tableSeed,
+  valueFits,
+  valueLength,
+  valueStart,
+  writeRecord,
+} from './cache-record.ts'
+import type { CacheColumn, CacheEntry, TableView } from './contract.ts'
+
+/** Bytes read at once where reading is sequential. */
+const PAGE = 256 * 1024
+/** Bytes read at once where it is not. */
+const PAGE_SMALL = 16 * 1024
+/** The page is given back when nothing was read for this long. */
+const PAGE_IDLE_MS = 2_000
+/** Bytes waiting for the end of the turn; more are written at once. */
+const BATCH_MAX: number = 1024 * 1024
+/** Offsets are kept in 32 bits: a longer file is not appended to, and compacted when it is read. */
+const FILE_MAX: number = 2 ** 32 - 1 - 2 * CACHE_RECORD_MAX
+/** A smaller file is not worth compacting. */
+const COMPACT_MIN: number = 256 * 1024
+/** How often to look whether another process replaced the file. */
+const RECHECK_MS = 10_000
+/** Bytes of a record read at first when it is copied. */
+const COPY_GUESS: number = 8 * 1024
+/** A compaction that left its file behind this long ago is over. */
+const STALE_MS = 3_600_000
+const EMPTY: Buffer = Buffer.alloc(0)
+const NO_GUID: Uint8Array = new Uint8Array(GUID_BYTES)
+const NAMES_MAX = 1000
+
+export interface CacheOptions {
+  /** Never write. (default false) */
+  readonly readOnly?: boolean
+  /** The clock, in milliseconds since the epoch. (default Date.now) */
+  readonly now?: () => number
+}
+
+/** The derived data of one table. Without `syncRead` and `append` of the file system it keeps nothing. */
+export interface TableCache extends AsyncDisposable {
+  /** Of a view of this table, which must have the `guid` column. Takes in what was written since the last call. */
+  column(view: TableView, field: string): CacheColumn
+  /** Each entry replaces what was kept of its message. Written at the end of the turn, readable at once. */
+  write(entries: readonly CacheEntry[]): void
+  /** Removes the file. */
+  drop(): Promise<void>
+}
+
+export function cachePath(path: string, tableId: string): string {
+  return `${path === '' ? '' : `${path}/`}cache/${tableId}.cache`
+}
+
+/** Opens the cache of a table in the index at `path`. The file is made by the first write. Never fails. */
+export async function openCacheFile(
+  fs: Fs,
+  path: string,
+  tableId: string,
+  options: CacheOptions = {},
+): Promise<TableCache> {
+  const cache = new FileCache(fs, cachePath(path, tableId), tableId, options)
+  await cache.open(false)
+  return cache
+}
+
+class FileCache implements TableCache {
+  readonly #fs: Fs
+  readonly #path: string
+  readonly #seed: number
+  readonly #readOnly: boolean
+  readonly #now: () => number
+  readonly #usable: boolean
+
+  #file: FsFile | undefined
+  #opening: Promise<void> | undefined
+  #closed = false
+  #rechecked: number
+
+  /** Undefined until something is read. */
+  #offsets: CacheOffsets | undefined
+  /** Up to where the file is in `#offsets`. */
+  #scanned = 0
+  #full = false
+
+  #buffer: Buffer = EMPTY
+  #pageAt = 0
+  #pageEnd = 0
+  #pageUsed = false
+  #pageTimer: NodeJS.Timeout | undefined
+
+  #batch: Buffer = EMPTY
+  #batchEnd = 0
+  #scheduled = false
+  #keys = new Map<string, number>()
+  /** Keys whose names are in the file. */
+  #named: Set<number> | undefined
+  #compacting: Promise<void> | undefined
+
+  constructor(fs: Fs, path: string, tableId: string, options: CacheOptions) {
+    this.#fs = fs
+    this.#path = path
+    this.#seed = tableSeed(tableId)
+    this.#readOnly = options.readOnly ?? false
+    this.#now = options.now ?? Date.now
+    this.#usable = fs.supports.syncRead && fs.supports.append
+    this.#rechecked = this.#now()
+  }
+
+  // ---- the file
+
+  /** Opens the file if it is there, or makes it. One at a time. */
+  open(create: boolean): Promise<void> {
+    if (!this.#usable || this.#closed) return Promise.resolve()
+    this.#opening ??= this.#open(create).finally(() => {
+      this.#opening = undefined
+    })
+    return this.#opening
+  }
+
+  async #open(create: boolean): Promise<void> {
+    try {
+      if (!create && (await this.#fs.stat(this.#path)) === undefined) return
+      const file = await this.#fs.open(this.#path, this.#readOnly ? 'read' : 'append')
+      if (this.#closed) await file[Symbol.asyncDispose]()
+      else this.#use(file)
+    } catch {
+      // A cache that cannot be opened is not there.
+    }
+  }
+
+  /** From now on this file is the cache, whatever was known of another. */
+  #use(file: FsFile | undefined): FsFile | undefined {
+    const before = this.#file
+    this.#file = file
+    this.#offsets = undefined
+    this.#scanned = 0
+    this.#full = false
+    this.#named = undefined
+    this.#pageAt = 0
+    this.#pageEnd = 0
+    return before
+  }
+
+  /** Every now and then: has another process renamed a compacted file over this one, or removed it? */
+  #recheck(): void {
+    const now = this.#now()
+    if (now - this.#rechecked < RECHECK_MS && now >= this.#rechecked) return
+    this.#rechecked = now
+    void this.#reopenIfReplaced()
+  }
+
+  async #reopenIfReplaced(): Promise<void> {
+    const file = this.#file
+    if (this.#closed || this.#compacting !== undefined) return
+    if (file === undefined) {
+      await this.open(false)
+      return
+    }
+    try {
+      if (await this.#isThere(file)) return
+      if (this.#file !== file || this.#closed || this.#compacting !== undefined) return
+      this.#use(undefined)
+      await file[Symbol.asyncDispose]()
+      await this.open(false)
+    } catch {
+      // Asked again later.
+    }
+  }
+
+  /** Whether the file that is open is the one with the name. */
+  async #isThere(file: FsFile): Promise<boolean> {
+    const before = (await file.stat()).size
+    const there = await this.#fs.stat(this.#path)
+    const after = (await file.stat()).size
+    return there !== undefined && there.size >= before && there.size <= after
+  }
+
+  // ---- writing
+
+  write(entries: readonly CacheEntry[]): void {
+    if (!this.#usable || this.#readOnly || this.#closed) return
+    for (const entry of entries) this.#add(entry)
+    if (this.#batchEnd >= BATCH_MAX) this.#flush()
+    else if (this.#batchEnd > 0 && !this.#scheduled) {
+      this.#scheduled = true
+      setImmediate(() => {
+        this.#scheduled = false
+        this.#flush()
+      })
+    }
+  }
+
+  #add(entry: CacheEntry): void {
+    if (this.#batchEnd >= 2 * BATCH_MAX || entry.uid <= 0 || entry.guid.length !== GUID_BYTES) return
+    const keys: number[] = []
+    const values: Uint8Array[] = []
+    let size = recordHead(0)
+    for (const [name, value] of entry.fields) {
+      const grown = size + 12 + value.length
+      if (grown > CACHE_RECORD_MAX || values.length === CACHE_FIELDS_MAX) continue
+      const key = this.#key(name)
+      if (keys.includes(key)) continue
+      size = grown
+      keys.push(key)
+      values.push(value)
+    }
+    if (values.length === 0) return
+    this.#reserve(size)
+    this.#batchEnd = writeRecord(this.#batch, this.#batchEnd, this.#seed, {
+      uid: entry.uid,
+      guid: entry.guid,
+      keys,
+      values,
+    })
+  }
+
+  #key(name: string): number {
+    let key = this.#keys.get(name)
+    if (key === undefined) {
+      if (Buffer.byteLength(name) > CACHE_NAME_MAX)
+        throw new RangeError(`a cache field's name of ${name.length} characters`)
+      key = fieldKey(name)
+      for (const [other, taken] of this.#keys)
+        if (taken === key) throw new RangeError(`cache fields ${other} and ${name} have the same key`)
+      if (this.#keys.size === NAMES_MAX) throw new RangeError(`more than ${NAMES_MAX} cache fields`)
+      this.#keys.set(name, key)
+    }
+    return key
+  }
+
+  #reserve(size: number): void {
+    if (this.#batchEnd + size <= this.#batch.length) return
+    const grown = Buffer.allocUnsafeSlow(Math.max(this.#batchEnd + size, 2 * this.#batch.length, 4096))
+    this.#batch.copy(grown, 0, 0, this.#batchEnd)
+    this.#batch = grown
+  }
+
+  /** Appends what waits, in one write. */
+  #flush(): void {
+    if (this.#batchEnd === 0 || this.#compacting !== undefined) return
+    const file = this.#file
+    if (file === undefined) {
+      if (this.#closed) this.#batchEnd = 0
+      else
+        void this.open(true).then(() => {
+          if (this.#file === undefined) this.#batchEnd = 0
+          else this.#flush()
+        })
+      return
+    }
+    const records = this.#batch.subarray(0, this.#batchEnd)
+    this.#batchEnd = 0
+    try {
+      if (!this.#full) {
+        this.#named ??= namesIn(firstRecord(file, this.#seed))
+        const names = this.#names(this.#named)
+        const at = file.appendSync!(names === undefined ? [records] : [names, records])
+        if (at > FILE_MAX) this.#full = true
+      }
+    } catch {
+      // A cache that cannot be written is not there.
+    }
+    if (this.#batch.length > BATCH_MAX) this.#batch = EMPTY
+    this.#recheck()
+  }
+
+  /** A table of the names that the file does not have yet. */
+  #names(named: Set<number>): Buffer | undefined {
+    const keys: number[] = []
+    const values: Uint8Array[] = []
+    for (const [name, key] of this.#keys) {
+      if (named.has(key) || keys.length === CACHE_FIELDS_MAX) continue
+      named.add(key)
+      keys.push(key)
+      values.push(Buffer.from(name))
+    }
+    if (keys.length === 0) return undefined
+    const record = { uid: 0, guid: NO_GUID, keys, values }
+    const out = Buffer.allocUnsafe(recordSize(record))
+    writeRecord(out, 0, this.#seed, record)
+    return out
+  }
+
+  // ---- reading
+
+  column(view: TableView, field: string): CacheColumn {
+    this.#flush()
+    this.#scan()
+    this.#considerCompaction(view)
+    this.#recheck()
+    return new FieldColumn(this, view, fieldKey(field))
+  }
+
+  /** Takes in what was appended since the last time: heads only, in one pass over the file. */
+  #scan(): void {
+    const file = this.#file
+    if (file === undefined) return
+    this.#offsets ??= new CacheOffsets()
+    const offsets = this.#offsets
+    try {
+      // What was appended since the last time is little; the whole file is much.
+      for (let size = this.#scanned === 0 ? PAGE : PAGE_SMALL; this.#scanned <= FILE_MAX; size = PAGE) {
+        const start = this.#scanned
+        if (!this.#readPage(file, start, size)) break
+        const page = this.#buffer
+        const end = this.#pageEnd - this.#pageAt
+        const filled = end === size
+        let p = 0
+        while (p < end) {
+          const length = recordAt(page, p, end, this.#seed)
+          if (length === -1) break
+          if (length === 0) {
+            const next = page.subarray(0, end).indexOf(CACHE_MAGIC_BYTES, p + 1)
+            // The beginning of a magic may be in the last bytes.
+            p = next >= 0 ? next : Math.max(p + 1, end - CACHE_MAGIC_BYTES.length + 1)
+            continue
+          }
+          if (p + length > end && !filled) break
+          const uid = page.readUInt32LE(p + 8)
+          if (uid !== 0) offsets.set(uid, start + p)
+          p += length
+        }
+        // A record may go on beyond the page: its values are not needed here.
+        this.#scanned = start + p
+        if (p === 0 || !filled) break
+      }
+    } catch {
+      // What could not be read is absent.
+    }
+  }
+
+  /** Reads `size` bytes from `at` on into the page, or what there is. False if there is nothing. */
+  #readPage(file: FsFile, at: number, size: number): boolean {
+    if (this.#buffer.length < size) {
+      this.#buffer = Buffer.allocUnsafeSlow(size)
+      this.#idle()
+    }
+    this.#pageUsed = true
+    this.#pageAt = at
+    this.#pageEnd = at
+    const into = size === this.#buffer.length ? this.#buffer : this.#buffer.subarray(0, size)
+    this.#pageEnd = at + file.readSync!(into, at)
+    return this.#pageEnd > at
+  }
+
+  /** Gives the page back when reading has stopped. */
+  #idle(): void {
+    this.#pageTimer ??= setTimeout(() => {
+      this.#pageTimer = undefined
+      if (this.#pageUsed) {
+        this.#pageUsed = false
+        this.#idle()
+      } else {
+        this.#buffer = EMPTY
+        this.#pageAt = 0
+        this.#pageEnd = 0
+      }
+    }, PAGE_IDLE_MS).unref()
+  }
+
+  /** Start of the verified value in the page, or -1. `valueEnd` says where it ends. */
+  locate(view: TableView, row: number, key: number): number {
+    const offsets = this.#offsets
+    const file = this.#file
+    if (offsets === undefined || file === undefined) return -1
+    const uid = view.uid(row)
+    const offset = offsets.find(uid)
+    if (offset < 0) return -1
+    let at = offset - this.#pageAt
+    if (at < 0 || offset + RECORD_FIXED + 4 > this.#pageEnd) {
+      if (!this.#turnPage(file, offset)) return -1
+      at = 0
+    }
+    let page = this.#buffer
+    if (offset + recordHead(page.readUInt32LE(at + 12)) > this.#pageEnd) {
+      if (!this.#turnPage(file, offset)) return -1
+      at = 0
+      page = this.#buffer
+      if (recordHead(page.readUInt32LE(12)) > this.#pageEnd - offset) return -1
+    }
+    // Heads were verified by the scan, but the bytes may have changed since.
+    if (page.readUInt32LE(at + 8) !== uid) return -1
+    const index = fieldIndex(page, at, key)
+    if (index < 0) return -1
+    const start = valueStart(page, at, index)
+    const length = valueLength(page, at, index)
+    if (start + length > CACHE_RECORD_MAX) return -1
+    if (offset + start + length > this.#pageEnd) {
+      if (!this.#turnPage(file, offset, CACHE_RECORD_MAX)) return -1
+      at = 0
+      page = this.#buffer
+      if (offset + start + length > this.#pageEnd) return -1
+    }
+    if (!offsets.isChecked) {
+      const guid = view.extension('guid')?.value(row)
+      if (guid === undefined || page.compare(guid, 0, GUID_BYTES, at + 16, at + 16 + GUID_BYTES) !== 0) return -1
+      offsets.setChecked()
+    }
+    const from = at + start
+    const value = page.subarray(from, from + length)
+    if (!valueFits(page, at, index, value)) return -1
+    this.located = value
+    return from
+  }
+  /** What `locate` found. */
+  located: Uint8Array = EMPTY
+
+  /** Brings a record into the page: with those after it, if the last page ended near here. */
+  #turnPage(file: FsFile, offset: number, atLeast = 0): boolean {
+    const sequential = offset >= this.#pageAt && offset < this.#pageEnd + PAGE
+    try {
+      this.#readPage(file, offset, sequential || atLeast > PAGE_SMALL ? PAGE : PAGE_SMALL)
+    } catch {
+      return false
+    }
+    return this.#pageEnd - offset >= RECORD_FIXED + 4
+  }
+
+  // ---- compaction
+
+  /** Copies what is alive to a new file once more than half of this one seems dead. */
+  #considerCompaction(view: TableView): void {
+    const offsets = this.#offsets
+    if (this.#readOnly || offsets === undefined || this.#scanned < COMPACT_MIN || this.#compacting !== undefined) return
+    // Counted in records, as the bytes of the dead are not kept: those replaced, and those of expunged messages.
+    const dead = offsets.superseded + Math.max(0, offsets.count - view.count)
+    if (2 * dead <= offsets.count + offsets.superseded) return
+    this.#compacting = this.#compact(view).finally(() => {
+      this.#compacting = undefined
+      this.#flush()
+      this.#recheck()
+    })
+  }
+
+  async #compact(view: TableView): Promise<void> {
+    const file = this.#file!
+    const path = `${this.#path}.new`
+    let target: FsFile | undefined
+    try {
+      if (!(await this.#isThere(file))) {
+        this.#rechecked = Number.NEGATIVE_INFINITY
+        return
+      }
+      const stale = await this.#fs.stat(path)
+      if (stale !== undefined) {
+        if (this.#now() - stale.modifiedMs < STALE_MS) return
+        await this.#fs.remove(path)
+      }
+      target = await this.#fs.open(path, 'create')
+      const first = firstRecord(file, this.#seed)
+      if (first !== undefined && first.readUInt32LE(8) === 0) await target.append([first])
+      const buffer = Buffer.allocUnsafeSlow(PAGE)
+      let filled = 0
+      const offsets = this.#offsets!
+      for (const uid of offsets.uids()) {
+        const row = view.rowOf(uid)
+        const offset = row < 0 ? -1 : offsets.find(uid)
+        if (offset < 0) continue
+        if (filled + CACHE_RECORD_MAX > buffer.length) {
+          await target.append([buffer.subarray(0, filled)])
+          filled = 0
+          if (this.#closed) throw new Error('closed')
+        }
+        filled += this.#copyLive(file, offset, view, row, buffer, filled)
+      }
+      if (filled > 0) await target.append([buffer.subarray(0, filled)])
+      await this.#fs.rename(path, this.#path)
+      if (this.#closed) return
+      this.#use(target)
+      target = file
+      this.#scan()
+    } catch {
+      // The old file is still there, or nothing is.
+      await this.#fs.remove(path).catch(() => undefined)
+    } finally {
+      await target?.[Symbol.asyncDispose]()
+    }
+  }
+
+  /** Copies a record if it is whole and of this message. Returns its length, or 0. */
+  #copyLive(file: FsFile, offset: number, view: TableView, row: number, into: Buffer, at: number): number {
+    let count = file.readSync!(into.subarray(at, at + COPY_GUESS), offset)
+    const length = recordAt(into, at, at + count, this.#seed)
+    if (length > count) count = file.readSync!(into.subarray(at, at + length), offset)
+    const record = decodeRecord(into.subarray(at, at + count), 0, this.#seed)
+    if (record === undefined || record.uid !== view.uid(row)) return 0
+    const guid = view.extension('guid')?.value(row)
+    if (guid === undefined || Buffer.compare(guid, record.guid) !== 0) return 0
+    return record.fields.every(({ value }) => value !== undefined) ? record.length : 0
+  }
+
+  // ---- the end
+
+  async drop(): Promise<void> {
+    this.#batchEnd = 0
+    await this[Symbol.asyncDispose]()
+    try {
+      await this.#fs.remove(this.#path)
+    } catch {
+      // It was not there, or is somebody else's to remove.
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#closed) return
+    if (this.#batchEnd > 0 && this.#file === undefined) await this.open(true)
+    this.#flush()
+    this.#closed = true
+    clearTimeout(this.#pageTimer)
+    await this.#opening
+    await this.#compacting
+    const file = this.#use(undefined)
+    this.#buffer = EMPTY
+    this.#batch = EMPTY
+    await file?.[Symbol.asyncDispose]()
+  }
+}
+
+/** Whoever makes a file writes its names first. */
+function firstRecord(file: FsFile, seed: number): Buffer | undefined {
+  const head = Buffer.allocUnsafe(recordHead(CACHE_FIELDS_MAX) + CACHE_FIELDS_MAX * CACHE_NAME_MAX)
+  const bytes = head.subarray(0, file.readSync!(head, 0))
+  const record = decodeRecord(bytes, 0, seed)
+  return record === undefined ? undefined : bytes.subarray(0, record.length)
+}
+
+function namesIn(first: Buffer | undefined): Set<number> {
+  const keys = new Set<number>()
+  if (first === undefined || first.readUInt32LE(8) !== 0) return keys
+  for (let i = 0; i < first.readUInt32LE(12); i++) keys.add(first.readUInt32LE(RECORD_FIXED + 8 * i))
+  return keys
+}
+
+class FieldColumn implements CacheColumn {
+  readonly #cache: FileCache
+  readonly #view: TableView
+  readonly #key: number
+
+  constructor(cache: FileCache, view: TableView, key: number) {
+    this.#cache = cache
+    this.#view = view
+    this.#key = key
+  }
+
+  copy(row: number, out: Uint8Array, at: number): number {
+    const cache = this.#cache
+    if (cache.locate(this.#view, row, this.#key) < 0) return -1
+    const value = cache.located
+    if (at + value.length > out.length) return -2 - value.length
+    out.set(value, at)
+    return value.length
+  }
+
+  value(row: number): Uint8Array | undefined {
+    return this.#cache.locate(this.#view, row, this.#key) < 0 ? undefined : this.#cache.located
+  }
+}
