@@ -1,0 +1,665 @@
+/**
+ * A directory of the operating system as a file system: what is durable was flushed, nothing leaves the root, and
+ * failures are told apart.
+ *
+ * WRITING A FILE (all or nothing, durable, exclusive among those who write the same name)
+ *   1. The content goes to a temporary file beside the target, `TEMPORARY` + its name, under a kernel lock on it. One
+ *      name per target, so that a crash leaves at most one, which the next writer takes over; and the lock orders all
+ *      writers of a name, in every process, which makes `ifMatch` a comparison and exchange.
+ *   2. fsync, then rename over the target; with `ifAbsent` link to it, which fails if the name exists, and unlink.
+ *   3. fsync of the directory. If only this fails, the name has changed but may not last: FS_UNCERTAIN.
+ * A temporary file may, after a crash between link and unlink, be a second name of the target: it is then only unlinked.
+ */
+import * as nodeFs from 'node:fs'
+import type { Dirent } from 'node:fs'
+import { dirname, resolve } from 'node:path'
+import type {
+  Fs,
+  FsCallOptions,
+  FsEntry,
+  FsFile,
+  FsLock,
+  FsOpenMode,
+  FsReadOptions,
+  FsSource,
+  FsStat,
+  FsSupports,
+  FsWatchOptions,
+  FsWriteOptions,
+} from './contract.ts'
+import { errnoOf } from './errno.ts'
+import { FsError } from './error.ts'
+import { LockQueue } from './lock-wait.ts'
+import { again, call, type PosixNodeFs } from './node-fs.ts'
+import { checkPath, nameOf, PATH_PART_MAX_BYTES, parentOf } from './path.ts'
+import { PosixFile } from './posix-file.ts'
+import { kernelLocks, PosixLock, type PosixLocks } from './posix-lock.ts'
+import { PosixStat } from './posix-stat.ts'
+import { Tree } from './posix-tree.ts'
+import { watchPath } from './posix-watch.ts'
+
+export interface PosixFsOptions {
+  /** Create the root if it is not there. By default that is FS_UNAVAILABLE: an unmounted root is an outage. (default false) */
+  readonly create?: boolean
+  /** Permission bits of new files. (default 0o600) */
+  readonly fileMode?: number
+  /** Permission bits of new directories. (default 0o700) */
+  readonly directoryMode?: number
+  /** Most files open at once through this driver, locks not counted; beyond, FS_LIMIT. (default 8192) */
+  readonly maxOpenFiles?: number
+  /** What to use in the place of `node:fs`. Nothing is then promised to be durable. (default `node:fs`) */
+  readonly fs?: PosixNodeFs
+  /** What to use in the place of kernel locks; needed with `fs`. */
+  readonly locks?: PosixLocks
+}
+
+/** Entries of one page of `list`. */
+const PAGE_ENTRIES = 256
+/** Up to this size a file is read at once: the way to the thread pool and back takes longer. */
+const SYNC_READ_BYTES = 64 * 1024
+/** Most bytes of one `readFile`; what is larger is read in pieces, through `open`. */
+const READ_FILE_MAX_BYTES = 2 ** 31
+/** From this many bytes on, a write goes to the thread pool. */
+const ASYNC_WRITE_BYTES = 1024 * 1024
+/** What the name of a temporary file begins with. Such names are refused as paths and not listed. Must not change: on disk. */
+const TEMPORARY = '.mailstead~'
+
+/**
+ * Opens a directory as a file system. FS_UNAVAILABLE if it is not there (see `create`) or is no directory.
+ * Disposing it closes every file and lock opened through it.
+ */
+export async function posixFs(root: string, options: PosixFsOptions = {}): Promise<Fs> {
+  const { fileMode = 0o600, directoryMode = 0o700, maxOpenFiles = 8192, create = false } = options
+  const fs = options.fs ?? nodeFs
+  if (options.fs !== undefined && options.locks === undefined)
+    throw new TypeError('an injected fs needs injected locks: kernel locks know nothing of its files')
+  if (!(maxOpenFiles > 0)) throw new TypeError(`maxOpenFiles must be a positive number, not ${maxOpenFiles}`)
+  if (root === '' || root.includes('\0')) throw new TypeError(`${JSON.stringify(root)} is no root`)
+  const absolute = resolve(root)
+  if (create) await makeRoot(fs, absolute, directoryMode)
+  let tree: Tree
+  try {
+    const real = fs.realpathSync.native(absolute)
+    if (!fs.statSync(real).isDirectory()) throw new FsError('FS_UNAVAILABLE', `the root ${absolute} is no directory`)
+    tree = new Tree(fs, real, directoryMode)
+  } catch (error) {
+    if (error instanceof FsError) throw error
+    const errno = errnoOf(error)
+    const code = errno === 'EACCES' || errno === 'EPERM' || errno === 'ELOOP' ? 'FS_DENIED' : 'FS_UNAVAILABLE'
+    throw new FsError(code, `the root ${absolute} cannot be opened`, { cause: error })
+  }
+  return new PosixFs(fs, tree, options.locks ?? kernelLocks(), { fileMode, maxOpenFiles })
+}
+
+async function makeRoot(fs: PosixNodeFs, absolute: string, mode: number): Promise<void> {
+  const missing: string[] = []
+  for (let at = absolute; ; at = dirname(at)) {
+    if (fs.statSync(at, { throwIfNoEntry: false }) !== undefined) break
+    missing.push(at)
+    if (at === dirname(at)) break
+  }
+  for (const directory of missing.reverse()) {
+    try {
+      await call((done) => fs.mkdir(directory, { mode }, done))
+    } catch (error) {
+      if (errnoOf(error) !== 'EEXIST') throw new FsError('FS_DENIED', `cannot create ${directory}`, { cause: error })
+    }
+    const parent = fs.openSync(dirname(directory), fs.constants.O_RDONLY)
+    try {
+      await call((done) => fs.fsync(parent, done))
+    } finally {
+      fs.closeSync(parent)
+    }
+  }
+}
+
+class PosixFs implements Fs {
+  readonly name: string
+  readonly supports: FsSupports
+  readonly #fs: PosixNodeFs
+  readonly #tree: Tree
+  readonly #locks: PosixLocks
+  readonly #fileMode: number
+  readonly #maxOpenFiles: number
+  readonly #files = new Set<PosixFile>()
+  readonly #openLocks = new Set<PosixLock>()
+  readonly #queue = new LockQueue()
+  /** The last writer of each name that is being written. */
+  readonly #writers = new Map<string, Promise<unknown>>()
+  readonly #closed = new AbortController()
+  readonly watch?: (path: string, onChange: () => void, options: FsWatchOptions) => void
+
+  constructor(
+    fs: PosixNodeFs,
+    tree: Tree,
+    locks: PosixLocks,
+    options: { readonly fileMode: number; readonly maxOpenFiles: number },
+  ) {
+    const real = fs === nodeFs
+    this.#fs = fs
+    this.#tree = tree
+    this.#locks = locks
+    this.#fileMode = options.fileMode
+    this.#maxOpenFiles = options.maxOpenFiles
+    this.name = `posix:${tree.root}`
+    this.supports = {
+      append: true,
+      overwrite: true,
+      rename: true,
+      link: true,
+      lock: true,
+      durable: real,
+      directories: true,
+      consistentList: true,
+      conditional: true,
+      syncRead: true,
+      // What memfs calls watching is not reliable enough to promise anything.
+      watch: real,
+    }
+    if (real)
+      this.watch = (path, onChange, { signal }) => {
+        this.#enter(path, undefined, true)
+        watchPath(fs, tree, path, onChange, AbortSignal.any([signal, this.#closed.signal]))
+      }
+  }
+
+  async stat(path: string, options?: FsCallOptions): Promise<FsStat | undefined> {
+    this.#enter(path, options, true)
+    try {
+      if (this.#tree.confine(parentOf(path))) {
+        // In a confined directory, only the last part can be a symbolic link.
+        let stats = again(() => this.#fs.lstatSync(this.#tree.absolute(path), { throwIfNoEntry: false }))
+        if (stats?.isSymbolicLink() === true && this.#tree.confine(path))
+          stats = this.#fs.statSync(this.#tree.absolute(path), { throwIfNoEntry: false })
+        if (stats !== undefined) {
+          if (stats.isFile() || stats.isDirectory()) return new PosixStat(stats)
+          throw new FsError('FS_DENIED', `${path} is neither a file nor a directory`, { path })
+        }
+      }
+    } catch (error) {
+      const failure = this.#tree.failure(error, path)
+      if (failure instanceof FsError && failure.code === 'FS_NOT_FOUND') return undefined
+      throw failure
+    }
+    this.#tree.checkRoot()
+    return undefined
+  }
+
+  async open(path: string, mode: FsOpenMode, options?: FsCallOptions): Promise<FsFile> {
+    this.#enter(path, options)
+    this.#checkOpenFiles(path)
+    let fd: number
+    try {
+      fd = mode === 'read' ? this.#openExisting(path, mode) : await this.#openOrCreate(path, mode, options)
+    } catch (error) {
+      throw this.#tree.failure(error, path, mode === 'read' ? 'existing' : 'new')
+    }
+    // While a directory was being made, others may have opened files.
+    if (this.#closed.signal.aborted || this.#files.size >= this.#maxOpenFiles) {
+      this.#fs.closeSync(fd)
+      this.#enter(path, options)
+      this.#checkOpenFiles(path)
+    }
+    const file = new PosixFile(this.#fs, fd, path, mode, (closed) => this.#files.delete(closed))
+    this.#files.add(file)
+    return file
+  }
+
+  #openExisting(path: string, mode: FsOpenMode): number {
+    if (!this.#tree.confine(parentOf(path))) throw this.#tree.absent(path)
+    const fd = again(() => this.#fs.openSync(this.#tree.absolute(path), this.#flags(mode)))
+    return this.#checkFile(fd, path, mode)
+  }
+
+  async #openOrCreate(path: string, mode: FsOpenMode, options: FsCallOptions | undefined): Promise<number> {
+    if (mode !== 'create') {
+      try {
+        return this.#openExisting(path, mode)
+      } catch (error) {
+        if (errnoOf(error) !== 'ENOENT' && !(error instanceof FsError && error.code === 'FS_NOT_FOUND')) throw error
+      }
+    }
+    const { O_CREAT, O_EXCL } = this.#fs.constants
+    const flags = this.#flags(mode) | O_CREAT | (mode === 'create' ? O_EXCL : 0)
+    const at = this.#tree.absolute(path)
+    const fd = await this.#tree.within(parentOf(path), () => {
+      options?.signal?.throwIfAborted()
+      return again(() => this.#fs.openSync(at, flags, this.#fileMode))
+    })
+    return this.#checkFile(fd, path, mode)
+  }
+
+  /** O_NONBLOCK changes nothing for files; the open of a pipe would wait for its other end, for ever. */
+  #flags(mode: FsOpenMode): number {
+    const { O_RDONLY, O_RDWR, O_APPEND, O_NOFOLLOW, O_NONBLOCK } = this.#fs.constants
+    return (mode === 'read' ? O_RDONLY : mode === 'append' ? O_RDWR | O_APPEND : O_RDWR) | O_NOFOLLOW | O_NONBLOCK
+  }
+
+  #checkFile(fd: number, path: string, mode: FsOpenMode): number {
+    try {
+      const stats = this.#fs.fstatSync(fd)
+      if (stats.isFile()) return fd
+      throw stats.isDirectory()
+        ? new FsError(mode === 'read' ? 'FS_NOT_FOUND' : 'FS_EXISTS', `${path} is a directory`, { path })
+        : new FsError('FS_DENIED', `${path} is no file`, { path })
+    } catch (error) {
+      this.#fs.closeSync(fd)
+      throw error
+    }
+  }
+
+  async readFile(path: string, options: FsReadOptions = {}): Promise<Uint8Array> {
+    this.#enter(path, options)
+    const { start = 0, end = Number.POSITIVE_INFINITY, signal } = options
+    if (!(start >= 0 && end >= start)) throw new RangeError(`no range ${start} … ${end}`)
+    try {
+      const fd = this.#openExisting(path, 'read')
+      const file = new PosixFile(this.#fs, fd, path, 'read', () => {})
+      try {
+        const { size } = this.#fs.fstatSync(fd)
+        const wanted = Math.max(0, Math.min(end, size) - start)
+        if (wanted > READ_FILE_MAX_BYTES)
+          throw new FsError('FS_LIMIT', `${wanted} bytes are too many to be read at once`, { path })
+        // Buffer.allocUnsafeSlow: memory of its own, not a slice of a pool that it would keep alive.
+        const bytes = Buffer.allocUnsafeSlow(wanted)
+        const count = wanted <= SYNC_READ_BYTES ? file.readSync(bytes, start) : await file.read(bytes, start)
+        signal?.throwIfAborted()
+        return new Uint8Array(bytes.buffer, 0, count)
+      } finally {
+        await file[Symbol.asyncDispose]()
+      }
+    } catch (error) {
+      throw this.#tree.failure(error, path)
+    }
+  }
+
+  async writeFile(path: string, data: FsSource, options: FsWriteOptions = {}): Promise<FsStat> {
+    this.#enter(path, options)
+    const directory = parentOf(path)
+    const before = this.#writers.get(path)
+    const mine = (before === undefined ? Promise.resolve() : before).then(() => this.#replace(path, data, options))
+    const settled = mine.catch(() => {})
+    this.#writers.set(path, settled)
+    let stat: FsStat
+    try {
+      stat = await mine
+    } catch (error) {
+      throw this.#tree.failure(error, path, 'new')
+    } finally {
+      if (this.#writers.get(path) === settled) this.#writers.delete(path)
+    }
+    try {
+      await this.#tree.flush(directory)
+    } catch (error) {
+      throw new FsError('FS_UNCERTAIN', `${path} was written, but its directory could not be flushed`, {
+        path,
+        cause: error,
+      })
+    }
+    return stat
+  }
+
+  /** Everything but the flush of the directory. */
+  async #replace(path: string, data: FsSource, options: FsWriteOptions): Promise<FsStat> {
+    const { ifAbsent = false, ifMatch, signal, mode = this.#fileMode } = options
+    const fs = this.#fs
+    const target = this.#tree.absolute(path)
+    const temporary = this.#tree.absolute(temporaryOf(path))
+    const check = (): void => {
+      const there = fs.lstatSync(target, { throwIfNoEntry: false })
+      if (there?.isDirectory() === true || (ifAbsent && there !== undefined))
+        throw new FsError('FS_EXISTS', `${path} exists`, { path })
+      if (ifMatch !== undefined && (there?.isFile() !== true || new PosixStat(there).tag !== ifMatch))
+        throw new FsError('FS_CONFLICT', `${path} is not what was to be replaced`, { path })
+    }
+    const fd = await this.#openTemporary(path, temporary, mode, signal)
+    let named = true
+    try {
+      check()
+      if (data instanceof Uint8Array) await this.#writeAll(fd, data)
+      else
+        for await (const part of data) {
+          signal?.throwIfAborted()
+          await this.#writeAll(fd, part)
+        }
+      await call((done) => fs.fsync(fd, done))
+      signal?.throwIfAborted()
+      // The content may have taken long, and not everybody who changes a name goes through here.
+      check()
+      const stat = new PosixStat(fs.fstatSync(fd))
+      if (ifAbsent) await call((done) => fs.link(temporary, target, done))
+      else {
+        await call((done) => fs.rename(temporary, target, done))
+        named = false
+      }
+      return stat
+    } finally {
+      try {
+        // Still under the lock: nobody else owns the temporary name.
+        if (named) fs.unlinkSync(temporary)
+      } finally {
+        this.#locks.unlock(fd)
+        fs.closeSync(fd)
+        this.#queue.wake(temporary)
+      }
+    }
+  }
+
+  /** Opens, or takes over, the temporary file for `path`, empty and locked. */
+  async #openTemporary(
+    path: string,
+    temporary: string,
+    mode: number,
+    signal: AbortSignal | undefined,
+  ): Promise<number> {
+    const directory = parentOf(path)
+    if (!this.#tree.isSettled(directory) || directory === '') await this.#tree.settle(directory)
+    let fd = -1
+    const attempt = (): boolean => {
+      fd = this.#tryTemporary(temporary, mode)
+      return fd >= 0
+    }
+    for (let vanished = 0; ; vanished++) {
+      try {
+        await this.#queue.wait(temporary, attempt, signal === undefined ? {} : { signal })
+        return fd
+      } catch (error) {
+        // The directory was removed meanwhile.
+        if (errnoOf(error) !== 'ENOENT' || vanished === 3) throw error
+        this.#tree.forget()
+        await this.#tree.settle(directory)
+      }
+    }
+  }
+
+  /** -1 if somebody else is writing it. */
+  #tryTemporary(temporary: string, mode: number): number {
+    const fs = this.#fs
+    const { O_RDWR, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK } = fs.constants
+    let fd: number
+    let fresh = true
+    try {
+      fd = again(() => fs.openSync(temporary, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, mode))
+    } catch (error) {
+      if (errnoOf(error) !== 'EEXIST') throw error
+      fresh = false
+      try {
+        fd = again(() => fs.openSync(temporary, O_RDWR | O_NOFOLLOW | O_NONBLOCK))
+      } catch (gone) {
+        if (errnoOf(gone) === 'ENOENT') return -1
+        throw gone
+      }
+    }
+    let taken = false
+    try {
+      if (!this.#locks.tryLock(fd, 'exclusive')) return -1
+      // Until the lock was ours, its holder may have given the file its final name, or removed it.
+      const mine = fs.fstatSync(fd)
+      const named = fs.lstatSync(temporary, { throwIfNoEntry: false })
+      if (named === undefined || named.ino !== mine.ino || !mine.isFile()) return -1
+      if (mine.nlink > 1) {
+        fs.unlinkSync(temporary)
+        return -1
+      }
+      if (mine.size > 0) fs.ftruncateSync(fd, 0)
+      if (!fresh) fs.fchmodSync(fd, mode)
+      taken = true
+      return fd
+    } finally {
+      if (!taken) {
+        this.#locks.unlock(fd)
+        fs.closeSync(fd)
+      }
+    }
+  }
+
+  async #writeAll(fd: number, data: Uint8Array): Promise<void> {
+    let at = 0
+    while (at < data.length) {
+      let count = 0
+      if (data.length < ASYNC_WRITE_BYTES) count = again(() => this.#fs.writeSync(fd, data, at, data.length - at, null))
+      else
+        await call((done) => {
+          this.#fs.write(fd, data, at, data.length - at, null, (error, bytes) => {
+            count = bytes
+            done(error)
+          })
+        })
+      if (count === 0) throw new FsError('FS_IO', 'nothing was written')
+      at += count
+    }
+  }
+
+  async *list(directory: string, options?: FsCallOptions): AsyncGenerator<readonly FsEntry[]> {
+    this.#enter(directory, options, true)
+    try {
+      if (!this.#tree.confine(directory)) return this.#tree.checkRoot()
+      const at = this.#tree.absolute(directory)
+      const handle = await new Promise<nodeFs.Dir>((resolve, reject) => {
+        this.#fs.opendir(at, { bufferSize: PAGE_ENTRIES }, (error, dir) => (error ? reject(error) : resolve(dir)))
+      })
+      try {
+        for (;;) {
+          // One read of the thread pool fills the buffer; the rest of the page comes out of it.
+          let entry = await handle.read()
+          if (entry === null) return
+          const page: FsEntry[] = []
+          for (let count = 1; entry !== null; count++) {
+            const kind = this.#kindOf(directory, entry)
+            if (kind !== undefined) page.push({ name: entry.name, kind })
+            entry = count < PAGE_ENTRIES ? handle.readSync() : null
+          }
+          options?.signal?.throwIfAborted()
+          if (page.length > 0) yield page
+        }
+      } finally {
+        await handle.close()
+      }
+    } catch (error) {
+      const failure = this.#tree.failure(error, directory)
+      if (failure instanceof FsError && failure.code === 'FS_NOT_FOUND') return
+      throw failure
+    }
+  }
+
+  /** undefined for what is no file and no directory of this file system. */
+  #kindOf(directory: string, entry: Dirent): 'file' | 'directory' | undefined {
+    if (entry.isFile()) return entry.name.startsWith(TEMPORARY) ? undefined : 'file'
+    if (entry.isDirectory()) return 'directory'
+    if (!entry.isSymbolicLink()) return undefined
+    const path = directory === '' ? entry.name : `${directory}/${entry.name}`
+    try {
+      // A link to a directory within the root is that directory; links to files are never followed.
+      return this.#tree.confine(path) && this.#fs.statSync(this.#tree.absolute(path)).isDirectory()
+        ? 'directory'
+        : undefined
+    } catch {
+      return undefined
+    }
+  }
+
+  async makeDirectory(path: string): Promise<void> {
+    this.#enter(path, undefined, true)
+    try {
+      await this.#tree.within(path, () => {
+        if (!this.#fs.statSync(this.#tree.absolute(path)).isDirectory())
+          throw new FsError('FS_EXISTS', `${path} is a file`, { path })
+      })
+    } catch (error) {
+      throw this.#tree.failure(error, path, 'new')
+    }
+  }
+
+  async rename(from: string, to: string): Promise<void> {
+    this.#enter(from)
+    this.#enter(to)
+    if (to.startsWith(`${from}/`)) throw new FsError('FS_DENIED', `${to} is within ${from}`, { path: to })
+    const fs = this.#fs
+    const at = this.#tree.absolute(from)
+    const target = this.#tree.absolute(to)
+    let stats: nodeFs.Stats | undefined
+    try {
+      stats = this.#tree.confine(parentOf(from)) ? fs.lstatSync(at, { throwIfNoEntry: false }) : undefined
+      if (stats === undefined) throw this.#tree.absent(from)
+      if (from === to) return
+      await this.#name(parentOf(to), at, (done) => fs.rename(at, target, done))
+    } catch (error) {
+      throw this.#tree.failure(error, from, 'new')
+    }
+    if (stats.isDirectory()) this.#tree.forget()
+    // POSIX: if both are names of one file, rename does nothing. It is to have the new name only.
+    else if (stats.nlink > 1) {
+      const still = fs.lstatSync(at, { throwIfNoEntry: false })
+      const there = fs.lstatSync(target, { throwIfNoEntry: false })
+      if (still?.ino === stats.ino && there?.ino === stats.ino) await call((done) => fs.unlink(at, done))
+    }
+  }
+
+  async link(from: string, to: string): Promise<void> {
+    this.#enter(from)
+    this.#enter(to)
+    const fs = this.#fs
+    try {
+      const at = this.#tree.absolute(from)
+      const stats = this.#tree.confine(parentOf(from)) ? fs.lstatSync(at, { throwIfNoEntry: false }) : undefined
+      if (stats === undefined) throw this.#tree.absent(from)
+      if (!stats.isFile()) throw new FsError('FS_DENIED', `${from} is no file`, { path: from })
+      const target = this.#tree.absolute(to)
+      await this.#name(parentOf(to), at, (done) => fs.link(at, target, done))
+    } catch (error) {
+      throw this.#tree.failure(error, from, 'new')
+    }
+  }
+
+  /** Gives something a name in `directory`; once more if that was removed meanwhile. */
+  async #name(directory: string, from: string, run: Parameters<typeof call>[0]): Promise<void> {
+    if (!this.#tree.isSettled(directory)) await this.#tree.settle(directory)
+    try {
+      await call(run)
+    } catch (error) {
+      if (errnoOf(error) !== 'ENOENT' || this.#fs.lstatSync(from, { throwIfNoEntry: false }) === undefined) throw error
+      this.#tree.forget()
+      await this.#tree.settle(directory)
+      await call(run)
+    }
+  }
+
+  async remove(path: string): Promise<void> {
+    this.#enter(path)
+    const at = this.#tree.absolute(path)
+    try {
+      if (!this.#tree.confine(parentOf(path))) throw this.#tree.absent(path)
+      try {
+        await call((done) => this.#fs.unlink(at, done))
+        return
+      } catch (error) {
+        const errno = errnoOf(error)
+        // Linux says EISDIR of a directory, POSIX EPERM.
+        if (errno !== 'EISDIR' && errno !== 'EPERM') throw error
+        if (this.#fs.lstatSync(at).isDirectory() === false) throw error
+      }
+    } catch (error) {
+      throw this.#tree.failure(error, path)
+    }
+    try {
+      try {
+        await call((done) => this.#fs.rmdir(at, done))
+      } catch (error) {
+        const errno = errnoOf(error)
+        if ((errno !== 'ENOTEMPTY' && errno !== 'EEXIST') || !(await this.#sweep(path))) throw error
+        await call((done) => this.#fs.rmdir(at, done))
+      }
+      this.#tree.forget()
+    } catch (error) {
+      throw this.#tree.failure(error, path, 'empty')
+    }
+  }
+
+  /** Removes what writers that died left in a directory, if there is nothing else. True if it is empty then. */
+  async #sweep(directory: string): Promise<boolean> {
+    for await (const page of this.list(directory)) if (page.length > 0) return false
+    const at = this.#tree.absolute(directory)
+    const handle = await new Promise<nodeFs.Dir>((resolve, reject) => {
+      this.#fs.opendir(at, {}, (error, dir) => (error ? reject(error) : resolve(dir)))
+    })
+    const names: string[] = []
+    try {
+      for (let entry = handle.readSync(); entry !== null; entry = handle.readSync()) {
+        if (!entry.isFile() || !entry.name.startsWith(TEMPORARY)) return false
+        names.push(entry.name)
+      }
+    } finally {
+      await handle.close()
+    }
+    for (const name of names) {
+      const fd = this.#tryTemporary(`${at}/${name}`, this.#fileMode)
+      if (fd < 0) return false
+      try {
+        this.#fs.unlinkSync(`${at}/${name}`)
+      } finally {
+        this.#locks.unlock(fd)
+        this.#fs.closeSync(fd)
+      }
+    }
+    return true
+  }
+
+  async syncDirectory(path: string): Promise<void> {
+    this.#enter(path, undefined, true)
+    try {
+      if (!this.#tree.confine(path)) throw this.#tree.absent(path)
+      await this.#tree.flush(path)
+    } catch (error) {
+      throw this.#tree.failure(error, path)
+    }
+  }
+
+  async lock(path: string): Promise<FsLock> {
+    this.#enter(path)
+    let fd: number
+    try {
+      fd = await this.#openOrCreate(path, 'write', undefined)
+    } catch (error) {
+      throw this.#tree.failure(error, path, 'new')
+    }
+    const lock = new PosixLock(this.#fs, this.#locks, this.#queue, fd, path, (closed) => this.#openLocks.delete(closed))
+    this.#openLocks.add(lock)
+    return lock
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#closed.signal.aborted) return
+    this.#closed.abort()
+    await Promise.all(this.#writers.values())
+    const children = [...this.#files, ...this.#openLocks]
+    const results = await Promise.allSettled(children.map((child) => child[Symbol.asyncDispose]()))
+    for (const result of results) if (result.status === 'rejected') throw result.reason
+  }
+
+  #enter(path: string, options?: FsCallOptions, root = false): void {
+    if (this.#closed.signal.aborted) throw new TypeError(`${this.name} is closed`)
+    const signal = options?.signal
+    if (signal !== undefined) signal.throwIfAborted()
+    checkPath(path, root ? rootAllowed : undefined)
+    if (path.includes(TEMPORARY) && path.split('/').some((part) => part.startsWith(TEMPORARY)))
+      throw new FsError('FS_DENIED', `${path} is a name of temporary files`, { path })
+  }
+
+  #checkOpenFiles(path: string): void {
+    if (this.#files.size >= this.#maxOpenFiles)
+      throw new FsError('FS_LIMIT', `${this.#maxOpenFiles} files are open already`, { path })
+  }
+}
+
+const rootAllowed = { root: true }
+
+/** Where the content for `path` is collected. A name too long to be lengthened is shortened: the lock makes sharing safe. */
+function temporaryOf(path: string): string {
+  const directory = parentOf(path)
+  let name = TEMPORARY + nameOf(path)
+  if (Buffer.byteLength(name) > PATH_PART_MAX_BYTES) {
+    const bytes = Buffer.from(name).subarray(0, PATH_PART_MAX_BYTES - 8)
+    name = `${bytes.toString('latin1').replace(/[^ -~]/g, '_')}`
+  }
+  return directory === '' ? name : `${directory}/${name}`
+}
