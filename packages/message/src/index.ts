@@ -29,6 +29,6 @@ export type {
   PartKind,
   Quirk,
 } from './lib/structure.ts'
-export { bodyParameters, parameter } from './lib/structure.ts'
+export { bodyParameters, parameter, tidyBlanks } from './lib/structure.ts'
 export type { BaseSubject } from './lib/subject.ts'
 export { baseSubject } from './lib/subject.ts'

@@ -27,6 +27,7 @@ export const MISSING_DOMAIN = 'MISSING_DOMAIN'
 const SYNTAX_ERROR = 'SYNTAX_ERROR'
 const INVALID_ROUTE = 'INVALID_ROUTE'
 
+const DOT = 0x2e
 const COMMA = 0x2c
 const COLON = 0x3a
 const SEMICOLON = 0x3b
@@ -49,7 +50,6 @@ class AddressParser {
   #route: string | undefined
   #mailbox: string | undefined
   #host: string | undefined
-  #broken = false
 
   constructor(value: string) {
     this.#cursor = new Cursor(value)
@@ -112,16 +112,10 @@ class AddressParser {
 
   #mailboxAt(start: number): Outcome {
     const cursor = this.#cursor
-    this.#broken = false
     let outcome = this.#nameAddress()
     if (outcome === undefined) {
       cursor.at = start
       outcome = this.#plainAddress()
-      if (this.#broken && this.#name === undefined && this.#mailbox !== undefined && this.#host === undefined) {
-        // A word alone is more likely a name than a mailbox.
-        this.#name = this.#mailbox
-        this.#mailbox = undefined
-      }
     }
     this.#addMailbox()
     return outcome
@@ -188,11 +182,28 @@ class AddressParser {
     return true
   }
 
+  /** Atoms and dots in any order: mailboxes ending in a dot, or with two in a row, are in use. */
   #localPart(): Outcome {
     const cursor = this.#cursor
     cursor.token = ''
-    const outcome = cursor.peek() === QUOTE ? cursor.quotedString() : cursor.dotAtom()
-    if (outcome !== 'bad') this.#mailbox = cursor.take()
+    const outcome = cursor.peek() === QUOTE ? cursor.quotedString() : this.#dottedAtoms()
+    if (outcome !== 'bad') this.#mailbox = cursor.token
+    return outcome
+  }
+
+  #dottedAtoms(): Outcome {
+    const cursor = this.#cursor
+    let outcome: Outcome = 'bad'
+    do {
+      while (cursor.peek() === DOT) {
+        cursor.token += '.'
+        cursor.at++
+        if (cursor.atEnd) return 'end'
+        outcome = 'more'
+      }
+      if (cursor.peek() === AT) break
+      outcome = cursor.atom()
+    } while (outcome === 'more' && cursor.peek() === DOT)
     return outcome
   }
 
@@ -204,15 +215,31 @@ class AddressParser {
     return outcome
   }
 
-  /** `a@b (Name)`. */
+  /** `a@b (Name)`. Without a domain, one word alone is a mailbox; several, or one in quotes, are a name. */
   #plainAddress(): Outcome {
     const cursor = this.#cursor
     cursor.comment = ''
+    const quoted = cursor.peek() === QUOTE
     let outcome = this.#localPart()
-    if (outcome !== 'more') this.#broken = true
-    if (outcome !== 'end' && cursor.peek() === AT) outcome = this.#domain()
-    else if (this.#host === undefined) this.#broken = true
+    let complete = false
+    if (outcome !== 'end' && cursor.peek() === AT) {
+      outcome = this.#domain()
+      complete = outcome !== 'bad'
+    }
     if (cursor.comment !== '') this.#name = cursor.comment
+    else if (!complete) {
+      const first = `${cursor.token} `
+      cursor.token = ''
+      cursor.phrase()
+      if (cursor.token !== '') {
+        this.#name = first + cursor.take()
+        this.#mailbox = undefined
+      } else if (quoted) {
+        this.#name = this.#mailbox
+        this.#mailbox = undefined
+      }
+      return 'bad'
+    }
     return outcome
   }
 }

@@ -89,7 +89,10 @@ function readField(content: Content, header: Buffer, start: number, limits: Cont
       content.encoding ??= parseToken(value())
       return
     case 'disposition':
-      content.disposition ??= parseDisposition(value(), limits.parameters)
+      // A bare "inline" gives way to a later field that names a file.
+      if (content.disposition === undefined || content.disposition.parameters.length === 0) {
+        content.disposition = parseDisposition(value(), limits.parameters) ?? content.disposition
+      }
       return
     case 'id':
       content.id ??= plain(value())
@@ -109,8 +112,8 @@ function readField(content: Content, header: Buffer, start: number, limits: Cont
   }
 }
 
-/** A value that is told as it stands: without stray CR; NUL, which no IMAP string can hold, becomes byte 128. */
+/** A value that is told as it stands: without stray CR; NUL, which no IMAP string can hold, becomes U+FFFD in UTF-8. */
 export function plain(value: string): string {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: NUL and CR are what this is about
-  return /[\0\r]/.test(value) ? value.replace(/\r/g, '').replace(/\0/g, '\x80') : value
+  return /[\0\r]/.test(value) ? value.replace(/\r/g, '').replace(/\0/g, '\xef\xbf\xbd') : value
 }

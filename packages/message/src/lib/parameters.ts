@@ -11,7 +11,7 @@ export interface ContentType {
   readonly type: string
   readonly subtype: string
   readonly parameters: Parameters
-  /** False when there is no type/subtype to read; what could be read is there all the same, without parameters. */
+  /** False when there is no type/subtype to read; then all of it is empty. */
   readonly valid: boolean
 }
 
@@ -23,17 +23,19 @@ const QUOTE = 0x22
 /** Reads an unfolded Content-Type value. */
 export function parseContentType(value: string, maxParameters: number = ScanLimits.parameters): ContentType {
   const cursor = new Cursor(value)
-  if (cursor.skipBlank() !== 'more') return { type: '', subtype: '', parameters: [], valid: false }
+  if (cursor.skipBlank() !== 'more') return INVALID
   const main = cursor.mimeToken()
   const type = cursor.take()
-  if (main !== 'more' || cursor.peek() !== SLASH) return { type, subtype: '', parameters: [], valid: false }
+  // QUIRK: "Content-Type: text" was the way before MIME, and old archives are full of it.
+  if (main === 'end') return { type, subtype: '', parameters: [], valid: type !== '' }
+  if (main !== 'more' || cursor.peek() !== SLASH) return INVALID
   cursor.at++
-  if (cursor.skipBlank() !== 'more') return { type, subtype: '', parameters: [], valid: false }
-  const sub = cursor.mimeToken()
+  if (cursor.skipBlank() !== 'more' || cursor.mimeToken() === 'bad') return INVALID
   const subtype = cursor.take()
-  if (sub === 'bad') return { type, subtype, parameters: [], valid: false }
   return { type, subtype, parameters: parseParameters(cursor, maxParameters), valid: true }
 }
+
+const INVALID: ContentType = { type: '', subtype: '', parameters: [], valid: false }
 
 /** Reads an unfolded Content-Disposition value; undefined when it has no type. */
 export function parseDisposition(
@@ -125,8 +127,9 @@ function parseParameter(cursor: Cursor): [string, string] | undefined {
   return outcome === 'bad' ? undefined : [name, value]
 }
 
-/** `name*3` or `name*3*`; anything else with a star is a plain name. */
+/** `name*3`, `name*3*`, or `name*` alone; anything else with a star is a plain name. */
 function asPiece([key, value]: [string, string], star: number): Piece | undefined {
+  if (star === key.length - 1) return { name: key.slice(0, star), index: 0, extended: true, value }
   const match = /^(\d{1,9})(\*?)$/.exec(key.slice(star + 1))
   if (match === null) return undefined
   return { name: key.slice(0, star), index: Number(match[1]), extended: match[2] === '*', value }
@@ -168,5 +171,5 @@ function joinPieces(pieces: Piece[], list: [string, string][]): void {
 
 /** A plain piece among extended ones must be encoded like them (RFC 2231 §4.1). */
 function percentEncode(value: string): string {
-  return value.replace(/[^A-Za-z0-9!#$&+\-.^_`{|}~]/g, (c) => `%${c.charCodeAt(0).toString(16).padStart(2, '0')}`)
+  return value.replaceAll('%', '%25')
 }

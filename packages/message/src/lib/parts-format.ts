@@ -10,7 +10,8 @@
  */
 
 import { MessageError } from './errors.ts'
-import type { MessagePart, MessageStructure, Parameters, PartKind, Quirk } from './structure.ts'
+import type { MessagePart, MessageStructure, Parameters, PartKind } from './structure.ts'
+import { QUIRKS } from './structure.ts'
 
 // must not change: on disk
 const VERSION = 0
@@ -25,21 +26,6 @@ const DISPOSITION = 1 << 8
 const LANGUAGE = 1 << 9
 const LOCATION = 1 << 10
 const FLAGS_END = 1 << 11
-/** Bit n of the quirks number is QUIRKS[n]. */
-const QUIRKS: readonly Quirk[] = [
-  'header-truncated',
-  'enclosed-headers-dropped',
-  'too-many-fields',
-  'too-deep',
-  'too-many-parts',
-  'no-boundary',
-  'unclosed-multipart',
-  'empty-multipart',
-  'encoded-composite',
-  'no-empty-line',
-  'bad-content-type',
-  'nul',
-]
 /** Deepest nesting that is written or read: more than any scanner follows. */
 const DEPTH_MAX = 1001
 

@@ -13,7 +13,7 @@ import { asBuffer } from './header.ts'
 import type { ScanOptions } from './limits.ts'
 import { ScanLimits, withDefaults } from './limits.ts'
 import type { MessagePart, MessageStructure, PartKind, Quirk } from './structure.ts'
-import { parameter } from './structure.ts'
+import { parameter, QUIRKS } from './structure.ts'
 
 const LF = 10
 const CR = 13
@@ -62,6 +62,10 @@ export class MessageScanner {
   readonly #waiting: Open[] = []
   /** On a boundary line: whether it was a closing one. */
   #closing = false
+  /** A boundary line here or before takes no line end from the body: the one before it is the header's, or a boundary's. */
+  #floor = 0
+  /** The part whose header was ended by the boundary line that the body scan is about to find. */
+  #cut: Open | undefined
 
   /** The header being read: bytes of earlier chunks, where candidates for Content-* fields begin in it, its true length. */
   #kept: Buffer = EMPTY
@@ -111,7 +115,7 @@ export class MessageScanner {
       canonical: this.#bare === 0,
       root: this.#root.part,
       header: this.#topHeader,
-      quirks: [...this.#quirks],
+      quirks: QUIRKS.filter((quirk) => this.#quirks.has(quirk)),
     }
   }
 
@@ -158,8 +162,10 @@ export class MessageScanner {
             // The header ends here; its last line end belongs to the boundary line, which the body scan will find again.
             this.#headerLength += at - from
             this.#quirks.add('no-empty-line')
-            const end = this.#base + at + this.#bare - 2
-            this.#endHeader(this.#headerLength > 0 ? end : this.#current.part.headerStart, bytes, from, at)
+            if (this.#headerLength > 0) {
+              this.#cut = this.#current
+              this.#endHeader(this.#base + at + this.#bare - 2, bytes, from, at)
+            } else this.#endHeader(this.#current.part.headerStart, bytes, from, at)
             return at
           }
         }
@@ -252,6 +258,7 @@ export class MessageScanner {
     if (this.#kept.length > 65_536) this.#kept = EMPTY
 
     this.#state = 'body'
+    this.#floor = bodyStart
     this.#atLineStart = true
     this.#apply(content, open)
   }
@@ -263,18 +270,14 @@ export class MessageScanner {
     let boundary: string | undefined
     if (content.mime && content.typePresent) {
       const type = content.type.toLowerCase()
-      if (type === 'text') kind = 'text'
+      if (!content.typeValid) kind = 'other'
+      else if (type === 'text') kind = 'text'
       else if (type === 'message' && content.subtype.toLowerCase() === 'rfc822') kind = 'message'
-      else if (type === 'multipart' && content.subtype !== '') {
-        boundary = content.typeValid ? parameter(content.parameters, 'boundary') : undefined
+      else if (type === 'multipart') {
+        boundary = parameter(content.parameters, 'boundary')
         kind = 'multipart'
       }
       if (!content.typeValid) this.#quirks.add('bad-content-type')
-    }
-    if (kind === 'multipart' && boundary === undefined) {
-      this.#quirks.add('no-boundary')
-      content = noContent(false)
-      kind = 'other'
     }
     if (!content.mime) content = noContent(false)
     if (!content.typePresent) kind = open.parent?.digest === true ? 'message' : 'text'
@@ -298,14 +301,30 @@ export class MessageScanner {
       if (open.depth + 1 >= this.#limits.mimeDepth) {
         this.#quirks.add('too-deep')
         kind = 'other'
+        part.contentTypePresent = true
+        part.type = 'application'
+        part.subtype = 'octet-stream'
+      } else if (kind === 'message') {
+        part.type = 'message'
+        part.subtype = 'rfc822'
       }
     }
     part.kind = kind
+    if (open.parent === undefined && isPlainAscii(part)) {
+      // Most mail. Told in one way however it was written, so that a cache needs only a bit for it.
+      part.type = 'text'
+      part.subtype = 'plain'
+      part.parameters = []
+      part.encoding = undefined
+    }
     if (kind === 'multipart') {
       part.children = []
       open.digest = part.subtype.toLowerCase() === 'digest'
-      open.boundary = Buffer.from(boundary!.slice(0, ScanLimits.boundaryBytes), 'latin1')
-      this.#waiting.push(open)
+      if (boundary === undefined) this.#quirks.add('no-boundary')
+      else {
+        open.boundary = Buffer.from(boundary.slice(0, ScanLimits.boundaryBytes), 'latin1')
+        this.#waiting.push(open)
+      }
     } else if (kind === 'message') {
       const inner = this.#open(open, part.bodyStart, false)
       inner.lines = open.lines
@@ -440,11 +459,16 @@ export class MessageScanner {
   #boundaryFound(index: number, bytes: Buffer, at: number): number {
     const open = this.#waiting[index]!
     const here = this.#base + at + this.#bare
-    const { bodyStart } = this.#current.part
-    // The line end before the boundary belongs to it, unless the body is empty and that line end is the header's.
-    const first = here <= bodyStart
-    const end = first ? here : Math.max(here - 2, bodyStart)
-    this.#closeUntil(open, end, first || here - 2 < bodyStart ? this.#lines : this.#lines - 1)
+    if (here <= this.#floor) this.#closeUntil(open, here, this.#lines)
+    else if (this.#cut === undefined) this.#closeUntil(open, here - 2, this.#lines - 1)
+    else {
+      // The line end taken from a header goes to what is around that part, not to the boundary.
+      const around = this.#cut.parent
+      this.#closeUntil(around, here - 2, this.#lines - 1)
+      this.#current = around!
+      this.#closeUntil(open, here, this.#lines)
+      this.#cut = undefined
+    }
     this.#waiting.length = this.#closing ? index : index + 1
     if (this.#closing) open.boundary = undefined
     this.#current = open
@@ -470,6 +494,7 @@ export class MessageScanner {
     if (this.#closing) {
       // What follows is epilogue.
       this.#state = 'body'
+      this.#floor = this.#base + lf + 1 + this.#bare
       return lf + 1
     }
     const parent = this.#current
@@ -480,6 +505,25 @@ export class MessageScanner {
     this.#state = 'header'
     return lf + 1
   }
+}
+
+/** Whether the part says nothing that the defaults of RFC 2045 §5.2 do not say. */
+function isPlainAscii(part: MessagePart): boolean {
+  return (
+    part.kind === 'text' &&
+    part.subtype.toLowerCase() === 'plain' &&
+    (part.encoding === undefined || part.encoding.toLowerCase() === '7bit') &&
+    part.id === undefined &&
+    part.description === undefined &&
+    part.md5 === undefined &&
+    part.disposition === undefined &&
+    part.language === undefined &&
+    part.location === undefined &&
+    (part.parameters.length === 0 ||
+      (part.parameters.length === 1 &&
+        part.parameters[0]![0].toLowerCase() === 'charset' &&
+        part.parameters[0]![1].toLowerCase() === 'us-ascii'))
+  )
 }
 
 /** Reads a whole message at once. */

@@ -90,6 +90,22 @@ export type Quirk =
   /** A NUL byte anywhere. */
   | 'nul'
 
+/** In the order they are told; the place of a quirk is its bit in the encoded form. */
+// must not change: on disk
+export const QUIRKS: readonly Quirk[] = [
+  'header-truncated',
+  'enclosed-headers-dropped',
+  'too-many-fields',
+  'too-deep',
+  'too-many-parts',
+  'no-boundary',
+  'unclosed-multipart',
+  'empty-multipart',
+  'encoded-composite',
+  'no-empty-line',
+  'bad-content-type',
+  'nul',
+]
 export interface MessageStructure {
   /** Canonical size in bytes: RFC822.SIZE. */
   readonly size: number
@@ -120,4 +136,13 @@ export function parameter(parameters: Parameters, name: string): ByteString | un
   const wanted = name.toLowerCase()
   for (const [key, value] of parameters) if (key.toLowerCase() === wanted) return value
   return undefined
+}
+
+/**
+ * A value with its blanks tidied: each run is one, none at the ends. Clients are told subjects and display names like
+ * this, since folding and mailers add blanks nobody meant.
+ */
+export function tidyBlanks(value: ByteString): ByteString {
+  if (!/[\t\r\n]| {2}|^ | $/.test(value)) return value
+  return value.replace(/[ \t\r\n]+/g, ' ').replace(/^ | $/g, '')
 }
