@@ -1,1 +1,2 @@
-export {}
+export { mdbox } from './lib/mdbox.ts'
+export { MESSAGE_MAX, type MdboxOptions, SMALL_MAX, WHOLE_MAX } from './lib/options.ts'

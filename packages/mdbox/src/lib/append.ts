@@ -1,0 +1,486 @@
+/**
+ * Appending: which file is written to, and by whom; group commit.
+ *
+ * HOW      A process that appends takes one of SLOTS kernel locks beside the files and keeps it. File numbers are dealt
+ *          out by slot (number - 1 modulo SLOTS), so no two processes ever append to, roll back in, or purge the same
+ *          file. Within the process there is one current file for small messages; a message too large for memory
+ *          streams into a spool, a file that is nobody else's until its batch is flushed.
+ *          Flushes queue up: while one group is written and flushed the next one gathers. There are no timers.
+ *
+ * INVARIANTS
+ *   1. What a flush resolved for is durable: bytes (sync), and the file's name (syncDirectory, once per file).
+ *   2. Bytes below a file's `size` here are never written again. Above it, only a failed group is cut off.
+ *   3. After a failed sync nothing more is appended to that file: what the kernel holds of it is suspect.
+ *   4. A file of an earlier holder of the slot is continued only if it ends exactly where its last row ends; else its
+ *      end is dead bytes, left for purge, and a new file is begun.
+ *   5. A file number is never used twice while a file or a row has it.
+ *
+ * A crash leaves: bytes behind the last row of a file (dead), a file no row names (dead), or an unfinished header of
+ * zeros in a spool (dead). None is ever read.
+ */
+import { BoxError, type BoxHost } from '@mailstead/box'
+import { type Fs, FsError, type FsFile, type FsLock } from '@mailstead/fs'
+import { close } from './files.ts'
+import { HEADER_BYTES, readFileLine, writeFileLine } from './format.ts'
+import type { MdboxOptions } from './options.ts'
+import type { PlaceTable } from './place.ts'
+
+/** Processes that may append to one box at the same time. must not change: on disk, it deals out file numbers */
+export const SLOTS = 16
+/** Bytes of one group; a larger record is a group of its own. */
+const GROUP_MAX: number = 8 * 1024 * 1024
+/** Up to here a group is handed to the kernel without a turn of the event loop, in bytes. */
+const SYNC_APPEND_MAX: number = 512 * 1024
+/** Spools kept for the next large message. */
+const IDLE_SPOOLS = 2
+/** Highest file number. */
+const FILE_ID_MAX = 0xffff_ffff
+
+/** A record that is complete in memory; `append` says where it went. */
+export interface Pending {
+  readonly parts: readonly Uint8Array[]
+  readonly length: number
+  file: number
+  offset: number
+}
+
+interface Group {
+  readonly records: readonly Pending[]
+  readonly bytes: number
+  readonly resolve: (file: number) => void
+  readonly reject: (error: unknown) => void
+}
+
+/** A file this process may append to. */
+interface WriteFile {
+  readonly id: number
+  readonly file: FsFile
+  readonly createdMs: number
+  /** The first line, while it is not written yet. */
+  line: Uint8Array | undefined
+  /** Bytes that are ours and good. */
+  size: number
+  /** Its name is durable. */
+  named: boolean
+}
+
+export class Appender {
+  readonly #fs: Fs
+  readonly #directory: string
+  readonly #host: BoxHost
+  readonly #places: PlaceTable
+  readonly #options: Required<MdboxOptions>
+  readonly #pins = new Map<number, number>()
+  /** Files made by this appender: what no row names in them was never committed. */
+  readonly #made = new Set<number>()
+  #queue: Group[] = []
+  #pumping: Promise<void> | undefined
+  #slot: { readonly lock: FsLock; readonly number: number } | undefined
+  #taking: Promise<void> | undefined
+  #nextId = 0
+  #current: WriteFile | undefined
+  #spools: WriteFile[] = []
+  #closed = false
+
+  constructor(fs: Fs, directory: string, host: BoxHost, places: PlaceTable, options: Required<MdboxOptions>) {
+    this.#fs = fs
+    this.#directory = directory
+    this.#host = host
+    this.#places = places
+    this.#options = options
+  }
+
+  /** Number of the slot, once there was something to append. */
+  get slot(): number | undefined {
+    return this.#slot?.number
+  }
+
+  /**
+   * Resolves when the records are durable, with their places filled in, to the number of their file, which is pinned:
+   * `unpin` it. Rejects with none of them kept.
+   */
+  append(records: readonly Pending[], bytes: number): Promise<number> {
+    return new Promise((resolve, reject) => {
+      this.#queue.push({ records, bytes, resolve, reject })
+      this.#pumping ??= this.#pump()
+    })
+  }
+
+  /** While a file is pinned it is not purged: messages in it may not have rows yet. */
+  pin(id: number): void {
+    this.#pins.set(id, (this.#pins.get(id) ?? 0) + 1)
+  }
+  unpin(id: number): void {
+    const pins = this.#pins.get(id)! - 1
+    if (pins === 0) this.#pins.delete(id)
+    else this.#pins.set(id, pins)
+  }
+
+  /** Whether everything in this file has its row, or never will: nothing is pinned, and nothing will be appended. */
+  isSettled(id: number): boolean {
+    return !this.#pins.has(id) && this.#current?.id !== id && this.#spools.every((spool) => spool.id !== id)
+  }
+  isMade(id: number): boolean {
+    return this.#made.has(id)
+  }
+
+  /** Appends nothing more to this file. */
+  async retire(id: number): Promise<void> {
+    while (this.#current?.id === id && this.#pumping !== undefined) await this.#pumping
+    if (this.#current?.id === id) {
+      close(this.#current.file)
+      this.#current = undefined
+    }
+    for (const spool of this.#spools) if (spool.id === id) close(spool.file)
+    this.#spools = this.#spools.filter((spool) => spool.id !== id)
+  }
+
+  /** A spool with a size below the rotation size, nobody else's until it is given back. */
+  async takeSpool(): Promise<Spool> {
+    if (this.#closed) throw new BoxError('BOX_CLOSED', 'the box is closed')
+    try {
+      return new Spool(this.#spools.pop() ?? (await this.#create()), this.#fs, this.#directory)
+    } catch (error) {
+      throw writeFailed(error)
+    }
+  }
+
+  giveSpool(spool: Spool): void {
+    const file = spool.file
+    const full = file.size >= this.#options.rotateBytes || this.#isOld(file)
+    if (spool.broken || full || this.#closed || this.#spools.length >= IDLE_SPOOLS) close(file.file)
+    else this.#spools.push(file)
+  }
+
+  /** Waits for what is being flushed. What comes later is refused. */
+  async dispose(): Promise<void> {
+    this.#closed = true
+    await this.#pumping
+    await this.#taking?.catch(() => {})
+    if (this.#current !== undefined) close(this.#current.file)
+    for (const spool of this.#spools) close(spool.file)
+    this.#current = undefined
+    this.#spools = []
+    const slot = this.#slot
+    this.#slot = undefined
+    await slot?.lock[Symbol.asyncDispose]()
+  }
+
+  async #pump(): Promise<void> {
+    // One turn of the microtask queue, so that flushes called together go together.
+    await undefined
+    while (this.#queue.length > 0) {
+      let bytes = 0
+      let count = 0
+      for (const group of this.#queue) {
+        if (count > 0 && bytes + group.bytes > GROUP_MAX) break
+        bytes += group.bytes
+        count++
+      }
+      const groups = this.#queue.splice(0, count)
+      try {
+        if (this.#closed) throw new BoxError('BOX_CLOSED', 'the box is closed')
+        const file = await this.#write(groups, bytes)
+        for (const { resolve } of groups) {
+          this.pin(file)
+          resolve(file)
+        }
+      } catch (error) {
+        const failure = writeFailed(error)
+        for (const { reject } of groups) reject(failure)
+      }
+    }
+    this.#pumping = undefined
+  }
+
+  async #write(groups: readonly Group[], bytes: number): Promise<number> {
+    const target = await this.#target()
+    const before = target.size
+    const parts: Uint8Array[] = []
+    let end = before
+    if (target.line !== undefined) {
+      parts.push(target.line)
+      end += target.line.length
+    }
+    for (const { records } of groups)
+      for (const record of records) {
+        record.file = target.id
+        record.offset = end
+        end += record.length
+        for (const part of record.parts) parts.push(part)
+      }
+
+    let at: number
+    try {
+      const now = bytes <= SYNC_APPEND_MAX && target.file.appendSync !== undefined
+      at = now ? target.file.appendSync!(parts) : await target.file.append(parts)
+    } catch (error) {
+      await this.#cut(target, before)
+      throw error
+    }
+    if (at !== before) {
+      // Somebody else wrote here, against all rules. Nothing is cut: it may be theirs.
+      if (this.#current === target) this.#current = undefined
+      close(target.file)
+      throw new FsError('FS_CONFLICT', `${target.file.path} grew from ${before} to ${at} bytes by another hand`, {
+        path: target.file.path,
+      })
+    }
+    try {
+      await target.file.sync()
+      if (!target.named) await this.#fs.syncDirectory(this.#directory)
+    } catch (error) {
+      await this.#cut(target, before)
+      this.#abandon(target)
+      throw error
+    }
+    target.named = true
+    target.line = undefined
+    target.size = end
+    return target.id
+  }
+
+  /** Takes back a failed group. A file that cannot be taken back is not appended to any more. */
+  async #cut(target: WriteFile, size: number): Promise<void> {
+    try {
+      await target.file.truncate(size)
+    } catch {
+      this.#abandon(target)
+    }
+  }
+
+  #abandon(target: WriteFile): void {
+    if (this.#current !== target) return
+    this.#current = undefined
+    close(target.file)
+    // Nothing was ever flushed in it, so no row can name it.
+    if (target.line !== undefined) this.#fs.remove(target.file.path).catch(() => {})
+  }
+
+  async #target(): Promise<WriteFile> {
+    const current = this.#current
+    if (current !== undefined) {
+      if (current.size < this.#options.rotateBytes && !this.#isOld(current)) return current
+      this.#current = undefined
+      close(current.file)
+    }
+    await this.takeSlot()
+    this.#current ??= await this.#create()
+    return this.#current
+  }
+
+  #isOld({ createdMs }: WriteFile): boolean {
+    return this.#options.now() - createdMs >= this.#options.rotateAgeMs
+  }
+
+  async #create(): Promise<WriteFile> {
+    await this.takeSlot()
+    for (;;) {
+      const id = this.#nextId
+      if (id > FILE_ID_MAX) throw new FsError('FS_LIMIT', `${this.#directory} has no file numbers left`)
+      this.#nextId += SLOTS
+      try {
+        const file = await this.#fs.open(`${this.#directory}/m.${id}`, 'create')
+        this.#made.add(id)
+        const createdMs = this.#options.now()
+        return { id, file, createdMs, line: writeFileLine(createdMs), size: 0, named: false }
+      } catch (error) {
+        if (!(error instanceof FsError && error.code === 'FS_EXISTS')) throw error
+      }
+    }
+  }
+
+  /** Takes a lock for the life of this box, finds out which numbers are free, and maybe a file to continue. */
+  async takeSlot(): Promise<void> {
+    if (this.#slot !== undefined) return
+    this.#taking ??= this.#findSlot().finally(() => {
+      this.#taking = undefined
+    })
+    await this.#taking
+  }
+
+  async #findSlot(): Promise<void> {
+    await this.#fs.makeDirectory(this.#directory)
+    for (let number = 0; number < SLOTS; number++) {
+      const lock = await lockSlot(this.#fs, this.#directory, number)
+      if (lock === undefined) continue
+      try {
+        await this.#survey(number)
+      } catch (error) {
+        await lock[Symbol.asyncDispose]()
+        throw error
+      }
+      this.#slot = { lock, number }
+      return
+    }
+    throw new FsError('FS_LOCKED', `${SLOTS} processes are appending to ${this.#directory} already`, {
+      path: this.#directory,
+    })
+  }
+
+  async #survey(slot: number): Promise<void> {
+    let highest = 0
+    let mine = 0
+    for await (const page of this.#fs.list(this.#directory))
+      for (const { name } of page) {
+        const id = fileId(name)
+        if (id > highest) highest = id
+        if (id > mine && slotOf(id) === slot) mine = id
+      }
+    await this.#host.refresh()
+    const places = await this.#places.loaded()
+    const { view, file, offset, length } = places
+    let end = 0
+    for (let row = 0; row < view.count; row++) {
+      const id = file.number(row)
+      if (id > highest) highest = id
+      if (id === mine) end = Math.max(end, offset.number(row) + length.number(row))
+    }
+    // The first free number of this slot above every number in sight.
+    this.#nextId = highest + 1 + ((((slot - highest) % SLOTS) + SLOTS) % SLOTS)
+    if (end > 0) this.#current = await this.#continue(mine, end)
+  }
+
+  async #continue(id: number, end: number): Promise<WriteFile | undefined> {
+    if (end >= this.#options.rotateBytes) return undefined
+    const file = await this.#fs.open(`${this.#directory}/m.${id}`, 'write')
+    const bytes = new Uint8Array(Math.min(end, 256))
+    const { size } = await file.stat()
+    const count = await file.read(bytes, 0)
+    const line = readFileLine(bytes.subarray(0, count))
+    if (size === end && line?.verified === true && line.headerBytes === HEADER_BYTES) {
+      const found: WriteFile = { id, file, createdMs: line.createdMs, line: undefined, size, named: true }
+      if (!this.#isOld(found)) return found
+    }
+    close(file)
+    return undefined
+  }
+}
+
+/**
+ * A file for messages too large for memory. The header is zeros until the body is complete, so that a crash leaves
+ * what nobody takes for a message.
+ */
+export class Spool {
+  readonly file: WriteFile
+  readonly #fs: Fs
+  readonly #directory: string
+  #end: number
+  #start = -1
+  broken = false
+
+  constructor(file: WriteFile, fs: Fs, directory: string) {
+    this.file = file
+    this.#fs = fs
+    this.#directory = directory
+    this.#end = file.size
+  }
+
+  get id(): number {
+    return this.file.id
+  }
+
+  /** Bytes, those not flushed included. */
+  get end(): number {
+    return this.#end
+  }
+
+  /** Begins a record. Returns its offset. */
+  async begin(head: readonly Uint8Array[]): Promise<number> {
+    const line = this.#end === 0 ? this.file.line! : new Uint8Array(0)
+    this.#start = this.#end + line.length
+    await this.append([line, ...head])
+    return this.#start
+  }
+
+  async append(parts: readonly Uint8Array[]): Promise<void> {
+    const at = await this.file.file.append(parts)
+    if (at !== this.#end)
+      throw new FsError('FS_CONFLICT', `${this.file.file.path} grew by another hand`, { path: this.file.file.path })
+    for (const part of parts) this.#end += part.length
+  }
+
+  /** Ends the record with its frame; returns its length. */
+  async finish(frame: Uint8Array): Promise<number> {
+    await this.append([frame.subarray(HEADER_BYTES)])
+    await this.file.file.write(frame.subarray(0, HEADER_BYTES), this.#start)
+    const length = this.#end - this.#start
+    this.#start = -1
+    return length
+  }
+
+  /** Cuts off the record that was begun last. */
+  async abort(): Promise<void> {
+    if (this.#start < 0) return
+    const start = this.#start === this.file.line?.length ? 0 : this.#start
+    this.#start = -1
+    try {
+      await this.file.file.truncate(start)
+      this.#end = start
+    } catch {
+      this.broken = true
+    }
+  }
+
+  /** Cuts off everything that was not flushed. */
+  async rollback(): Promise<void> {
+    try {
+      if (this.file.size === 0) {
+        // No flushed message was ever in it.
+        this.broken = true
+        await this.#fs.remove(this.file.file.path)
+      } else if (this.#end > this.file.size) {
+        await this.file.file.truncate(this.file.size)
+        this.#end = this.file.size
+      }
+    } catch {
+      this.broken = true
+    }
+  }
+
+  async sync(): Promise<void> {
+    if (this.#end === this.file.size) return
+    try {
+      await this.file.file.sync()
+      if (!this.file.named) await this.#fs.syncDirectory(this.#directory)
+    } catch (error) {
+      this.broken = true
+      throw error
+    }
+    this.file.named = true
+    this.file.line = undefined
+    this.file.size = this.#end
+  }
+}
+
+/** The lock of a slot, taken; undefined if somebody else holds it. */
+export async function lockSlot(fs: Fs, directory: string, slot: number): Promise<FsLock | undefined> {
+  const lock = await fs.lock(`${directory}/append.${slot}.lock`)
+  if (lock.tryAcquire('exclusive')) return lock
+  await lock[Symbol.asyncDispose]()
+  return undefined
+}
+
+export function slotOf(id: number): number {
+  return (id - 1) % SLOTS
+}
+
+/** Number of a message file by its name, or 0. */
+export function fileId(name: string): number {
+  const match = /^m\.([1-9][0-9]{0,9})$/.exec(name)
+  const id = match === null ? 0 : Number(match[1])
+  return id <= FILE_ID_MAX ? id : 0
+}
+
+/** As BOX_WRITE_FAILED; what is a BoxError already, stays. */
+export function writeFailed(error: unknown): BoxError {
+  if (error instanceof BoxError) return error
+  const message = error instanceof Error ? error.message : String(error)
+  return new BoxError('BOX_WRITE_FAILED', `nothing was kept: ${message}`, { cause: error })
+}
+
+/** A record of a message in memory. */
+export function pendingRecord(frame: Uint8Array, body: readonly Uint8Array[], physicalSize: number): Pending {
+  const parts = [frame.subarray(0, HEADER_BYTES), ...body, frame.subarray(HEADER_BYTES)]
+  return { parts, length: frame.length + physicalSize, file: 0, offset: 0 }
+}

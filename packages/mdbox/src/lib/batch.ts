@@ -1,0 +1,312 @@
+/**
+ * Messages on their way in.
+ *
+ * A small one becomes a frame (header and metadata) around its body, which stays where the caller has it until the
+ * group is written. A long stream goes to a spool as it comes; its frame is made last.
+ */
+import { crc32 } from '@mailstead/bytes'
+import {
+  type BoxBatch,
+  BoxError,
+  type BoxMetadata,
+  type BoxPending,
+  type BoxSaved,
+  type BoxTransaction,
+} from '@mailstead/box'
+import { type Appender, type Pending, pendingRecord, type Spool, writeFailed } from './append.ts'
+import { countLoneLf } from './count.ts'
+import { CHUNK_BYTES, HEADER_BYTES, sumOf, writeFrame } from './format.ts'
+import { writeMailboxName } from './mailbox-name.ts'
+import { type MdboxOptions, SMALL_MAX } from './options.ts'
+import { FLAG_CANONICAL } from './place.ts'
+
+/** Pieces of a long stream are gathered to this many bytes before they are written. */
+const SPOOL_WRITE_BYTES: number = 256 * 1024
+
+/** What a batch needs of its box. */
+export interface BatchHost {
+  readonly appender: Appender
+  readonly table: string
+  readonly options: Required<MdboxOptions>
+  readonly closed: boolean
+  forget(batch: Batch): void
+}
+
+type State = 'waiting' | 'durable' | 'gone'
+
+class Saved implements BoxSaved {
+  readonly physicalSize: number
+  readonly size: number
+  readonly record: Pending
+  readonly sum: number
+  readonly #host: BatchHost
+  state: State = 'waiting'
+
+  constructor(host: BatchHost, physicalSize: number, size: number, record: Pending, sum: number) {
+    this.#host = host
+    this.physicalSize = physicalSize
+    this.size = size
+    this.record = record
+    this.sum = sum
+  }
+
+  get canonical(): boolean {
+    return this.size === this.physicalSize
+  }
+
+  place(tx: BoxTransaction): BoxPending {
+    if (this.#host.closed) throw new BoxError('BOX_CLOSED', 'the box is closed')
+    if (this.state !== 'durable')
+      throw new TypeError(this.state === 'gone' ? 'the batch is over: its messages are gone' : 'flush the batch first')
+    const { file, offset, length } = this.record
+    const flags = this.canonical ? FLAG_CANONICAL : 0
+    return tx.append(this.#host.table, { columns: { file, offset, length, sum: this.sum, flags } })
+  }
+}
+
+export class Batch implements BoxBatch {
+  readonly #host: BatchHost
+  readonly #pinned: number[] = []
+  #small: Saved[] = []
+  #smallBytes = 0
+  #large: Saved[] = []
+  #durable: Saved[] = []
+  #spools: Spool[] = []
+  /** Spools that a `save` is writing to just now. */
+  readonly #busy = new Set<Spool>()
+  #flushing: Promise<void> | undefined
+  #over = false
+
+  constructor(host: BatchHost) {
+    this.#host = host
+  }
+
+  async save(source: Uint8Array | AsyncIterable<Uint8Array>, metadata: BoxMetadata): Promise<BoxSaved> {
+    this.#mustBeOpen()
+    if (metadata.guid.length !== 16) throw new TypeError(`a GUID has 16 bytes, not ${metadata.guid.length}`)
+    if (source instanceof Uint8Array) {
+      if (source.length <= Math.max(SMALL_MAX, this.#host.options.rotateBytes))
+        return this.#keep([source], source.length, metadata)
+      return await this.#spoolAll([], oneOf(source), metadata)
+    }
+    const chunks: Uint8Array[] = []
+    let bytes = 0
+    const iterator = source[Symbol.asyncIterator]()
+    let ended = false
+    try {
+      while (bytes <= SMALL_MAX) {
+        const { done, value } = await iterator.next()
+        if (done === true) {
+          ended = true
+          break
+        }
+        if (value.length === 0) continue
+        chunks.push(value)
+        bytes += value.length
+      }
+      if (!ended) {
+        const rest: AsyncIterable<Uint8Array> = { [Symbol.asyncIterator]: () => ({ next: () => iterator.next() }) }
+        const saved = await this.#spoolAll(chunks, rest, metadata)
+        ended = true
+        return saved
+      }
+    } finally {
+      if (!ended) await iterator.return?.()
+    }
+    this.#mustBeOpen()
+    return this.#keep(chunks, bytes, metadata)
+  }
+
+  async flush(): Promise<void> {
+    this.#mustBeOpen()
+    await this.#flushing
+    this.#mustBeOpen()
+    this.#flushing = this.#flush()
+    try {
+      await this.#flushing
+    } finally {
+      this.#flushing = undefined
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#over) return
+    this.#over = true
+    this.#host.forget(this)
+    await this.#flushing?.catch(() => {})
+    for (const list of [this.#small, this.#large, this.#durable]) for (const saved of list) saved.state = 'gone'
+    this.#small = []
+    this.#large = []
+    this.#durable = []
+    // A save that is still running finds its batch over, and gives its spool back itself.
+    for (const spool of this.#spools) if (!this.#busy.has(spool)) await this.#giveBack(spool)
+    this.#spools = []
+    for (const id of this.#pinned) this.#host.appender.unpin(id)
+    this.#pinned.length = 0
+  }
+
+  #mustBeOpen(): void {
+    if (this.#host.closed) throw new BoxError('BOX_CLOSED', 'the box is closed')
+    if (this.#over) throw new BoxError('BOX_CLOSED', 'the batch is over')
+  }
+
+  #tooLarge(bytes: number): void {
+    const { messageMax } = this.#host.options
+    if (bytes > messageMax) throw new BoxError('BOX_LIMIT', `a message has at most ${messageMax} bytes`)
+  }
+
+  #keep(chunks: readonly Uint8Array[], bytes: number, metadata: BoxMetadata): Saved {
+    this.#tooLarge(bytes)
+    const digest = new Digest()
+    for (const chunk of chunks) digest.add(chunk)
+    const frame = digest.frame(metadata)
+    const record = pendingRecord(frame, chunks, bytes)
+    const saved = new Saved(this.#host, bytes, digest.size, record, sumOf(frame))
+    this.#small.push(saved)
+    this.#smallBytes += record.length
+    return saved
+  }
+
+  async #spoolAll(head: readonly Uint8Array[], rest: AsyncIterable<Uint8Array>, metadata: BoxMetadata): Promise<Saved> {
+    const spool = await this.#takeSpool()
+    const digest = new Digest()
+    try {
+      const offset = await spool.begin([new Uint8Array(HEADER_BYTES), ...head])
+      for (const chunk of head) digest.add(chunk)
+      let waiting: Uint8Array[] = []
+      let waitingBytes = 0
+      for await (const chunk of rest) {
+        digest.add(chunk)
+        this.#tooLarge(digest.physicalSize)
+        waiting.push(chunk)
+        waitingBytes += chunk.length
+        if (waitingBytes < SPOOL_WRITE_BYTES) continue
+        await spool.append(waiting)
+        waiting = []
+        waitingBytes = 0
+      }
+      this.#mustBeOpen()
+      if (waitingBytes > 0) await spool.append(waiting)
+      const frame = digest.frame(metadata)
+      const length = await spool.finish(frame)
+      const record: Pending = { parts: [], length, file: spool.id, offset }
+      const saved = new Saved(this.#host, digest.physicalSize, digest.size, record, sumOf(frame))
+      this.#large.push(saved)
+      return saved
+    } catch (error) {
+      await spool.abort()
+      throw isOurs(error) ? writeFailed(error) : error
+    } finally {
+      this.#busy.delete(spool)
+      if (this.#over) await this.#giveBack(spool)
+    }
+  }
+
+  async #takeSpool(): Promise<Spool> {
+    const { appender, options } = this.#host
+    let spool = this.#spools.find((one) => !this.#busy.has(one) && !one.broken && one.end < options.rotateBytes)
+    if (spool === undefined) {
+      spool = await appender.takeSpool()
+      appender.pin(spool.id)
+      this.#spools.push(spool)
+    }
+    this.#busy.add(spool)
+    return spool
+  }
+
+  async #giveBack(spool: Spool): Promise<void> {
+    await spool.rollback()
+    this.#host.appender.giveSpool(spool)
+    this.#host.appender.unpin(spool.id)
+  }
+
+  async #flush(): Promise<void> {
+    const small = this.#small
+    const large = this.#large
+    const bytes = this.#smallBytes
+    this.#small = []
+    this.#large = []
+    this.#smallBytes = 0
+    const spools = this.#spools.filter((spool) => !this.#busy.has(spool))
+    const { appender } = this.#host
+    const outcomes = await Promise.allSettled([
+      small.length === 0
+        ? undefined
+        : appender.append(
+            small.map(({ record }) => record),
+            bytes,
+          ),
+      ...(large.length === 0 ? [] : spools.map((spool) => spool.sync())),
+    ])
+    if (outcomes[0]?.status === 'fulfilled' && outcomes[0].value !== undefined) this.#pinned.push(outcomes[0].value)
+    const failed = outcomes.find((outcome) => outcome.status === 'rejected')
+    const state: State = failed === undefined ? 'durable' : 'gone'
+    for (const list of [small, large])
+      for (const saved of list) {
+        saved.state = state
+        if (state === 'durable') this.#durable.push(saved)
+      }
+    if (failed !== undefined) throw writeFailed(failed.reason)
+  }
+}
+
+/** What is computed while the bytes of a message go by. */
+class Digest {
+  physicalSize = 0
+  #lone = 0
+  #before = 0
+  #crc = 0
+  readonly #chunks: number[] = []
+
+  add(bytes: Uint8Array): void {
+    if (bytes.length === 0) return
+    this.#lone += countLoneLf(bytes, this.#before)
+    this.#before = bytes[bytes.length - 1]!
+    let at = 0
+    while (at < bytes.length) {
+      const filled = this.physicalSize % CHUNK_BYTES
+      const take = Math.min(CHUNK_BYTES - filled, bytes.length - at)
+      const piece = at === 0 && take === bytes.length ? bytes : bytes.subarray(at, at + take)
+      this.#crc = crc32(piece, filled === 0 ? 0 : this.#crc)
+      at += take
+      this.physicalSize += take
+      if (filled + take === CHUNK_BYTES) this.#chunks.push(this.#crc)
+    }
+  }
+
+  /** Size in canonical form. */
+  get size(): number {
+    return this.physicalSize + this.#lone
+  }
+
+  frame({ guid, receivedMs, mailbox }: BoxMetadata): Buffer {
+    const chunks = this.physicalSize % CHUNK_BYTES === 0 ? this.#chunks : [...this.#chunks, this.#crc]
+    return writeFrame(this.physicalSize, {
+      size: this.size,
+      receivedMs,
+      guid,
+      mailbox: mailbox === undefined ? '' : encodedName(mailbox),
+      chunks,
+    })
+  }
+}
+
+let lastName = ''
+let lastEncoded = ''
+/** Deliveries name the same mailbox again and again. */
+function encodedName(name: string): string {
+  if (name !== lastName) {
+    lastEncoded = writeMailboxName(name)
+    lastName = name
+  }
+  return lastEncoded
+}
+
+async function* oneOf(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
+  yield bytes
+}
+
+/** A failure of writing, not of the source. */
+function isOurs(error: unknown): boolean {
+  return error instanceof Error && (error.name === 'FsError' || error.name === 'BoxError')
+}

@@ -1,0 +1,103 @@
+/**
+ * The consistency check: every byte of every file is read and verified, and every row's place holds its message.
+ * Reads only. Damage is named by file, offset and message; bytes that no row names are a note.
+ */
+import type { BoxFinding } from '@mailstead/box'
+import { type Fs, FsError, type FsFile } from '@mailstead/fs'
+import { LINE_MAX, readFileLine } from './format.ts'
+import { FLAG_CANONICAL, type Places, type PlaceTable } from './place.ts'
+import { listFiles } from './scan.ts'
+import { verifyRecord } from './walk.ts'
+import { Window } from './window.ts'
+
+/** Findings handed over at a time. */
+const PAGE = 256
+
+export async function* checkBox(fs: Fs, directory: string, table: PlaceTable): AsyncGenerator<readonly BoxFinding[]> {
+  const places = await table.loaded()
+  const rowsOf = new Map<number, number[]>()
+  for (let row = 0; row < places.view.count; row++) {
+    const id = places.file.number(row)
+    const rows = rowsOf.get(id)
+    if (rows === undefined) rowsOf.set(id, [row])
+    else rows.push(row)
+  }
+  const ids = new Set(await listFiles(fs, directory))
+  for (const id of rowsOf.keys()) ids.add(id)
+  for (const id of [...ids].sort((a, b) => a - b)) {
+    let page: BoxFinding[] = []
+    for await (const finding of checkFile(fs, directory, id, places, rowsOf.get(id) ?? [])) {
+      page.push(finding)
+      if (page.length < PAGE) continue
+      yield page
+      page = []
+    }
+    if (page.length > 0) yield page
+  }
+}
+
+async function* checkFile(
+  fs: Fs,
+  directory: string,
+  id: number,
+  places: Places,
+  rows: number[],
+): AsyncGenerator<BoxFinding> {
+  const name = `m.${id}`
+  const finding = (
+    severity: BoxFinding['severity'],
+    kind: string,
+    offset: number,
+    row: number,
+    message: string,
+  ): BoxFinding => ({ severity, kind, file: name, offset, ref: row < 0 ? undefined : places.view.uid(row), message })
+
+  let opened: FsFile
+  try {
+    opened = await fs.open(`${directory}/${name}`, 'read')
+  } catch (error) {
+    if (!(error instanceof FsError && error.code === 'FS_NOT_FOUND')) throw error
+    for (const row of rows)
+      yield finding('damage', 'file-missing', places.offset.number(row), row, 'the file of this message is missing')
+    return
+  }
+  await using file = opened
+  const { size } = await file.stat()
+  const window = new Window(file)
+  const line = readFileLine(await window.bytes(0, Math.min(LINE_MAX, size)))
+  if (line === undefined)
+    yield finding('damage', 'first-line', 0, -1, 'the first line is damaged; the messages are judged by their rows')
+  else if (!line.verified)
+    yield finding('note', 'first-line-unchecked', 0, -1, 'the first line has no checksum: somebody else wrote it')
+  if (rows.length === 0) {
+    yield finding('note', 'file-unnamed', 0, -1, `no message is known in this file of ${size} bytes`)
+    return
+  }
+
+  rows.sort((a, b) => places.offset.number(a) - places.offset.number(b))
+  let at = line?.length ?? places.offset.number(rows[0]!)
+  let dead = 0
+  for (const row of rows) {
+    const offset = places.offset.number(row)
+    const length = places.length.number(row)
+    if (offset < at) yield finding('damage', 'overlap', offset, row, 'the place overlaps that of another message')
+    else dead += offset - at
+    at = Math.max(at, offset + length)
+    if (offset + length > size) {
+      yield finding('damage', 'message-missing', offset, row, `the file ends at ${size}, within or before the message`)
+      continue
+    }
+    const found = await window.run(verifyRecord(offset, offset + length, line?.headerBytes))
+    if (found.damage !== undefined) yield finding('damage', 'message-damaged', offset, row, found.damage)
+    else if (found.length !== length)
+      yield finding('damage', 'message-damaged', offset, row, `${found.length} bytes where the row has ${length}`)
+    else if (found.sum !== places.sum.number(row))
+      yield finding('damage', 'message-damaged', offset, row, 'header or metadata are not those of the row')
+    else if (((places.flags.number(row) & FLAG_CANONICAL) !== 0) !== (found.size === found.physicalSize))
+      yield finding('damage', 'row-flags', offset, row, 'the row is wrong about the line ends of the message')
+    else if (!found.checksummed)
+      yield finding('note', 'message-unchecked', offset, row, 'the body has no checksum: somebody else wrote it')
+  }
+  dead += Math.max(0, size - at)
+  if (dead > 0) yield finding('note', 'dead-bytes', 0, -1, `${dead} of ${size} bytes are not named by any row`)
+}

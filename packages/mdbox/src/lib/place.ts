@@ -1,0 +1,72 @@
+/**
+ * Where a message is: the columns of the box's table.
+ *
+ * FORMAT   column   bytes  content (unsigned, little-endian)
+ *          file     4      number of the file: `m.<file>`
+ *          offset   6      of the record's header
+ *          length   6      of the record: header, body, metadata
+ *          sum      4      the record's own sum (format.ts): binds the row to its message
+ *          flags    1      bit 0: the stored bytes are the canonical form
+ * must not change: on disk
+ */
+import type { BoxColumn, BoxColumnSpec, BoxTable, BoxTableView } from '@mailstead/box'
+
+export const FLAG_CANONICAL = 1
+
+export const COLUMNS: readonly BoxColumnSpec[] = [
+  { name: 'file', bytes: 4 },
+  { name: 'offset', bytes: 6 },
+  { name: 'length', bytes: 6 },
+  { name: 'sum', bytes: 4 },
+  { name: 'flags', bytes: 1 },
+]
+export const PLACE_COLUMNS: readonly string[] = COLUMNS.map(({ name }) => name)
+
+/** The columns of one view. Rows are read without allocating. */
+export class Places {
+  readonly view: BoxTableView
+  readonly file: BoxColumn
+  readonly offset: BoxColumn
+  readonly length: BoxColumn
+  readonly sum: BoxColumn
+  readonly flags: BoxColumn
+
+  constructor(view: BoxTableView) {
+    this.view = view
+    this.file = column(view, 'file')
+    this.offset = column(view, 'offset')
+    this.length = column(view, 'length')
+    this.sum = column(view, 'sum')
+    this.flags = column(view, 'flags')
+  }
+}
+
+/** The places of a table's newest view, looked up once per view. */
+export class PlaceTable {
+  readonly #table: BoxTable
+  #last: Places | undefined
+
+  constructor(table: BoxTable) {
+    this.#table = table
+  }
+
+  get newest(): Places {
+    const view = this.#table.view
+    if (this.#last?.view !== view) this.#last = new Places(view)
+    return this.#last
+  }
+
+  /** The newest, with all its rows in memory. */
+  async loaded(): Promise<Places> {
+    const places = this.newest
+    await places.view.load?.(PLACE_COLUMNS)
+    return places
+  }
+}
+
+function column(view: BoxTableView, name: string): BoxColumn {
+  const found = view.extension(name)
+  if (found === undefined)
+    throw new TypeError(`the box's table has no column "${name}": create it with BoxFormat.columns`)
+  return found
+}

@@ -1,0 +1,44 @@
+/** Everything on disk, whatever the index says: for rebuilds, and for people. */
+import type { BoxScanned } from '@mailstead/box'
+import type { Fs } from '@mailstead/fs'
+import { fileId } from './append.ts'
+import { walkFile } from './walk.ts'
+import { Window } from './window.ts'
+
+/** Messages handed over at a time. */
+const PAGE = 256
+
+export async function* scanBox(fs: Fs, directory: string): AsyncGenerator<readonly BoxScanned[]> {
+  for (const id of await listFiles(fs, directory)) {
+    const file = `m.${id}`
+    await using opened = await fs.open(`${directory}/${file}`, 'read')
+    const { size } = await opened.stat()
+    let page: BoxScanned[] = []
+    for await (const found of new Window(opened).walk(walkFile(size))) {
+      if ('line' in found) {
+        if (found.damage === undefined) continue
+        page.push({ file, offset: 0, ...NOTHING, damage: found.damage })
+      } else {
+        const { offset, guid, receivedMs, physicalSize, mailbox, damage } = found
+        page.push({ file, offset, guid, receivedMs, physicalSize, mailbox, damage })
+      }
+      if (page.length < PAGE) continue
+      yield page
+      page = []
+    }
+    if (page.length > 0) yield page
+  }
+}
+
+const NOTHING = { guid: undefined, receivedMs: 0, physicalSize: 0, mailbox: undefined }
+
+/** Numbers of all message files, ascending. */
+export async function listFiles(fs: Fs, directory: string): Promise<number[]> {
+  const ids: number[] = []
+  for await (const page of fs.list(directory))
+    for (const { name } of page) {
+      const id = fileId(name)
+      if (id > 0) ids.push(id)
+    }
+  return ids.sort((a, b) => a - b)
+}

@@ -1,0 +1,227 @@
+/**
+ * Going through message files without doing any I/O: generators that ask for ranges and are given bytes.
+ *
+ * `verifyRecord` judges one record at a known place, `walkFile` a whole file from its first line to its end, going on
+ * at the next header after damage. Whoever drives them decides where bytes come from (`driveBytes` here, a file's
+ * window in window.ts); memory is bounded by the largest range asked for, METADATA_MAX.
+ */
+import { crc32 } from '@mailstead/bytes'
+import { countLoneLf } from './count.ts'
+import {
+  CHUNK_BYTES,
+  chunkCount,
+  chunkSum,
+  HEADER_BYTES,
+  LINE_MAX,
+  latin1,
+  METADATA_MAX,
+  POST_BYTES,
+  readFileLine,
+  readGuid,
+  readHeader,
+  readTrailer,
+  SIZE_BAD,
+  TRAILER_BAD,
+  TRAILER_CUT,
+  Trailer,
+} from './format.ts'
+import { readMailboxName } from './mailbox-name.ts'
+
+/** Asks for bytes: answered with up to `length` of them, fewer only at the end of the file, valid until the next request. */
+export interface Need {
+  readonly need: true
+  readonly position: number
+  readonly length: number
+}
+
+/** One record, judged. */
+export interface Walked {
+  readonly need: false
+  readonly offset: number
+  /** Bytes from header to the empty line; what could be told, if damaged. */
+  readonly length: number
+  readonly physicalSize: number
+  /** The body's size in canonical form, counted. */
+  readonly size: number
+  readonly guid: Uint8Array | undefined
+  readonly receivedMs: number
+  readonly mailbox: string | undefined
+  /** CRC-32 that a row must hold. */
+  readonly sum: number
+  /** Whether the record has checksums, which were verified. */
+  readonly checksummed: boolean
+  /** What is wrong, for people; undefined if nothing is. */
+  readonly damage: string | undefined
+}
+
+/** The file's first line, judged. */
+export interface WalkedLine {
+  readonly need: false
+  readonly line: true
+  readonly length: number
+  readonly createdMs: number
+  readonly verified: boolean
+  readonly damage: string | undefined
+}
+
+const LF = 0x0a
+const FIRST_METADATA_READ = 1024
+/** Records up to this size are asked for at once before their parts are. */
+const WHOLE_BYTES = 512 * 1024
+/** How much is searched for the next header at a time. */
+const SEARCH_BYTES = 256 * 1024
+const NEXT_HEADER = Buffer.from('\n\x01\x02N ', 'latin1')
+
+const ask = (position: number, length: number): Need => ({ need: true, position, length })
+
+/**
+ * Judges the record at `offset`, which must end at `end` at the latest (the file's end, if nothing else is known).
+ * `length` is 0 if not even its end could be told.
+ */
+export function* verifyRecord(
+  offset: number,
+  end: number,
+  headerBytes: number = HEADER_BYTES,
+): Generator<Need, Walked, Uint8Array> {
+  const none = { need: false, offset, guid: undefined, receivedMs: 0, mailbox: undefined, sum: 0 } as const
+  const bad = (damage: string, length: number, physicalSize: number): Walked => ({
+    ...none,
+    length,
+    physicalSize,
+    size: physicalSize,
+    checksummed: false,
+    damage,
+  })
+  let bytes = yield ask(offset, Math.min(headerBytes, end - offset))
+  if (bytes.length < headerBytes) return bad('the file ends within a message header', 0, 0)
+  const physicalSize = readHeader(bytes, 0, headerBytes)
+  if (physicalSize < 0) {
+    const empty = bytes.every((byte) => byte === 0)
+    return bad(empty ? 'a message was begun here and never finished' : 'no message header', 0, 0)
+  }
+  const headerSum = crc32(bytes.subarray(0, headerBytes))
+  const bodyAt = offset + headerBytes
+  const postAt = bodyAt + physicalSize
+  if (postAt + POST_BYTES > end) return bad('the file ends within the message', 0, physicalSize)
+
+  // The trailer first: without the right one the size is not believed, and the body is not read in vain.
+  const trailer = new Trailer()
+  let stop = TRAILER_CUT
+  let wanted = FIRST_METADATA_READ + 8 * chunkCount(physicalSize)
+  // All of a small record at once, so that a window moves forward only.
+  const whole = headerBytes + physicalSize + wanted
+  if (whole <= WHOLE_BYTES) yield ask(offset, Math.min(whole, end - offset))
+  while (stop === TRAILER_CUT) {
+    bytes = yield ask(postAt, Math.min(wanted, end - postAt))
+    stop = readTrailer(bytes, 0, bytes.length, headerSum, trailer)
+    if (stop !== TRAILER_CUT) break
+    if (bytes.length < wanted || wanted >= METADATA_MAX) return bad('the metadata does not end', 0, physicalSize)
+    wanted = Math.min(wanted * 4, METADATA_MAX)
+  }
+  if (stop === TRAILER_BAD) return bad('no metadata where the message must end', 0, physicalSize)
+  const length = headerBytes + physicalSize + stop
+  const guid = readGuid(bytes, trailer)
+  const name = trailer.mailboxAt < 0 ? undefined : latin1(bytes, trailer.mailboxAt, trailer.mailboxEnd)
+  const mailbox = name === undefined ? undefined : readMailboxName(name)
+  let damage: string | undefined
+  const sums: number[] = []
+  if (trailer.hasHash) {
+    if (trailer.stated < 0) damage = 'the checksum line is unreadable'
+    else if (trailer.stated !== trailer.sum) damage = 'header or metadata fail their checksum'
+    else if (trailer.chunks !== chunkCount(physicalSize)) damage = 'the checksum line does not fit the size'
+    else for (let i = 0; i < trailer.chunks; i++) sums.push(chunkSum(bytes, trailer, i))
+  }
+  if (trailer.guidAt < 0) damage ??= 'the message has no GUID'
+
+  let lone = 0
+  let before = 0
+  let broken = -1
+  for (let at = 0, i = 0; at < physicalSize; at += CHUNK_BYTES, i++) {
+    const wantedBytes = Math.min(CHUNK_BYTES, physicalSize - at)
+    const chunk = yield ask(bodyAt + at, wantedBytes)
+    if (chunk.length !== wantedBytes) return bad('the file ends within the message', 0, physicalSize)
+    lone += countLoneLf(chunk, before)
+    before = chunk[chunk.length - 1]!
+    if (sums.length > 0 && broken < 0 && crc32(chunk) !== sums[i]) broken = i
+  }
+  if (broken >= 0) damage ??= `body bytes ${broken * CHUNK_BYTES} … fail their checksum`
+  const size = physicalSize + lone
+  // V counts what Dovecot serves. Where it moved bytes out or compressed them (Z), that cannot be counted here.
+  if (trailer.size === SIZE_BAD) damage ??= 'the virtual size is unreadable'
+  else if (trailer.size >= 0 && trailer.plainSize < 0 && trailer.size !== size)
+    damage ??= `the virtual size is ${trailer.size}, counted ${size}`
+  const { receivedMs, sum } = trailer
+  return {
+    need: false,
+    offset,
+    length,
+    physicalSize,
+    size,
+    guid,
+    receivedMs,
+    mailbox,
+    sum,
+    checksummed: trailer.stated >= 0,
+    damage,
+  }
+}
+
+/** The first line, then every record of a file of `size` bytes. After damage, goes on at the next header. */
+export function* walkFile(size: number): Generator<Need | WalkedLine | Walked, void, Uint8Array> {
+  const first = yield ask(0, Math.min(LINE_MAX, size))
+  const line = readFileLine(first)
+  const lineLength = line?.length ?? first.indexOf(LF) + 1
+  yield {
+    need: false,
+    line: true,
+    length: lineLength,
+    createdMs: line?.createdMs ?? 0,
+    verified: line?.verified ?? false,
+    damage: line === undefined ? 'the first line is not that of a message file' : undefined,
+  }
+  const headerBytes = line?.headerBytes ?? HEADER_BYTES
+  let at = lineLength
+  while (at < size) {
+    const record = yield* verifyRecord(at, size, headerBytes)
+    if (record.length > 0) {
+      yield record
+      at += record.length
+      continue
+    }
+    let next = yield* findHeader(at + 1, size)
+    if (next < 0) next = size
+    yield { ...record, length: next - at }
+    at = next
+  }
+}
+
+/** Offset of the next header that follows an LF at or behind `from`, or -1. */
+export function* findHeader(from: number, size: number): Generator<Need, number, Uint8Array> {
+  for (let at = Math.max(0, from - 1); at < size; ) {
+    const bytes = yield ask(at, Math.min(SEARCH_BYTES, size - at))
+    if (bytes.length < NEXT_HEADER.length) return -1
+    const found = indexOfBytes(bytes, NEXT_HEADER)
+    if (found >= 0) return at + found + 1
+    at += bytes.length - NEXT_HEADER.length + 1
+  }
+  return -1
+}
+
+function indexOfBytes(bytes: Uint8Array, wanted: Uint8Array): number {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).indexOf(wanted)
+}
+
+/** Runs a walk over bytes in memory. */
+export function* driveBytes<T extends { readonly need: false }>(
+  bytes: Uint8Array,
+  walk: Generator<Need | T, void, Uint8Array>,
+): Generator<T, void, undefined> {
+  for (let next = walk.next(new Uint8Array(0)); next.done !== true; ) {
+    const value = next.value
+    if (value.need) next = walk.next(bytes.subarray(value.position, value.position + value.length))
+    else {
+      yield value
+      next = walk.next(new Uint8Array(0))
+    }
+  }
+}
