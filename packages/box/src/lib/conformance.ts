@@ -9,8 +9,8 @@ import { type MemoryProcess, type MemoryTable, memoryTable } from './memory-tabl
 
 /** The two functions every runner has: vitest, node:test, mocha. */
 export interface Runner {
-  describe(name: string, body: () => void): unknown
-  it(name: string, body: () => Promise<void>): unknown
+  readonly describe: (name: string, body: () => void) => unknown
+  readonly it: (name: string, body: () => Promise<void>) => unknown
 }
 
 export interface BoxUnderTest {

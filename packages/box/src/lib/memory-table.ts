@@ -115,7 +115,7 @@ export function memoryTable(format: readonly BoxColumnSpec[]): MemoryTable {
         return Promise.resolve()
       }
       return {
-        commit: async (body) => await commit(body),
+        commit: async (body) => commit(body),
         keep: async (...saved) => {
           const placed: BoxPending[] = []
           await commit((tx) => {
@@ -128,7 +128,7 @@ export function memoryTable(format: readonly BoxColumnSpec[]): MemoryTable {
           return refs
         },
         setUses: async (refs, uses) =>
-          await commit((tx) => {
+          commit((tx) => {
             for (const ref of refs) tx.setColumn(TABLE, BOX_USES_COLUMN, ref, uses)
           }),
         host: {
@@ -138,7 +138,7 @@ export function memoryTable(format: readonly BoxColumnSpec[]): MemoryTable {
               return view
             },
           },
-          transact: async (body) => await commit(body),
+          transact: async (body) => commit(body),
           refresh: () => {
             if ((view as MemoryView).state !== shared) view = viewOf(shared, columns)
             return Promise.resolve()

@@ -168,7 +168,7 @@ export class Appender {
 
   async #pump(): Promise<void> {
     // One turn of the microtask queue, so that flushes called together go together.
-    await undefined
+    await Promise.resolve()
     while (this.#queue.length > 0) {
       let bytes = 0
       let count = 0

@@ -87,7 +87,7 @@ export class Batch implements BoxBatch {
     if (source instanceof Uint8Array) {
       if (source.length <= Math.max(SMALL_MAX, this.#host.options.rotateBytes))
         return this.#keep([source], source.length, metadata)
-      return await this.#spoolAll([], oneOf(source), metadata)
+      return this.#spoolAll([], oneOf(source), metadata)
     }
     const chunks: Uint8Array[] = []
     let bytes = 0

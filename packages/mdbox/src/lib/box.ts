@@ -165,7 +165,7 @@ export class MdboxBox implements Box, BatchHost {
     }).finally(() => {
       this.#purging = undefined
     })
-    return await this.#purging
+    return this.#purging
   }
 
   scan(): AsyncIterable<readonly BoxScanned[]> {
@@ -185,7 +185,7 @@ export class MdboxBox implements Box, BatchHost {
 
   async #close(): Promise<void> {
     await this.#purging?.catch(() => {})
-    for (const batch of [...this.#batches]) await batch[Symbol.asyncDispose]()
+    for (const batch of this.#batches) await batch[Symbol.asyncDispose]()
     await this.appender.dispose()
     this.#files.dropAll()
   }

@@ -13,7 +13,7 @@ describe('mdbox in memory', () => {
     {
       create: async () => {
         const fs = memoryFs()
-        return { format: mdbox(fs, 'storage'), [Symbol.asyncDispose]: async () => await fs[Symbol.asyncDispose]() }
+        return { format: mdbox(fs, 'storage'), [Symbol.asyncDispose]: async () => fs[Symbol.asyncDispose]() }
       },
     },
   )
