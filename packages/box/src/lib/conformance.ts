@@ -15,7 +15,7 @@ export interface Runner {
 
 export interface BoxUnderTest {
   /** A format over fresh, empty storage each time. It is opened more than once, also at the same time. */
-  create(): Promise<{ readonly format: BoxFormat } & AsyncDisposable>
+  readonly create: () => Promise<{ readonly format: BoxFormat } & AsyncDisposable>
 }
 
 const GUID_BYTES = 16
