@@ -157,9 +157,19 @@ export interface FetchWriter {
   nil(label: Uint8Array): void
   /** `label` SP literal of exactly `value`. */
   literal(label: Uint8Array, value: Uint8Array): void
-  /** A literal whose `size` bytes follow through `bytes`. */
+  /** A literal whose `size` bytes follow through `bytes`, `give` or `space` and `advance`, in any mixture. */
   literalStart(label: Uint8Array, size: number): void
+  /** Copies: the chunk may change afterwards. */
   bytes(chunk: Uint8Array): void
+  /** Hands the chunk over without a copy: nobody may write to it any more. */
+  give(chunk: Uint8Array): void
+  /**
+   * Where the next bytes of the literal may be read into: at least `atLeast` bytes (up to 65 536) or all that the literal
+   * still lacks. Valid until `advance`, also across `await`; nothing else may be written in between.
+   */
+  space(atLeast: number): Uint8Array
+  /** So many bytes of the space were filled. */
+  advance(bytes: number): void
   end(): void
   /** A promise while the connection is congested, otherwise undefined. Rejects when the client is gone. */
   pending(): Promise<void> | undefined

@@ -1,0 +1,41 @@
+/** What CAPABILITY says, which depends on who asks and over what. */
+
+interface Asking {
+  readonly secure: boolean
+  readonly mayLogin: boolean
+  readonly options: { readonly startTls?: unknown }
+  readonly session: { readonly appendLimit: number } | undefined
+}
+
+const afterLogin = [
+  'IMAP4rev1',
+  'LITERAL+',
+  'ID',
+  'ENABLE',
+  'IDLE',
+  'NAMESPACE',
+  'CHILDREN',
+  'UIDPLUS',
+  'UNSELECT',
+  'MOVE',
+  'ESEARCH',
+  'SEARCHRES',
+  'CONDSTORE',
+  'QRESYNC',
+  'LIST-EXTENDED',
+  'LIST-STATUS',
+  'SPECIAL-USE',
+  'CREATE-SPECIAL-USE',
+  'STATUS=SIZE',
+  'MULTIAPPEND',
+  'SORT',
+  'THREAD=REFERENCES',
+  'THREAD=ORDEREDSUBJECT',
+  'WITHIN',
+].join(' ')
+
+export function capabilities(asking: Asking): string {
+  if (asking.session !== undefined) return `${afterLogin} APPENDLIMIT=${asking.session.appendLimit}`
+  const tls = !asking.secure && asking.options.startTls !== undefined ? ' STARTTLS' : ''
+  return `IMAP4rev1 LITERAL+ SASL-IR ID ENABLE${tls}${asking.mayLogin ? ' AUTH=PLAIN AUTH=LOGIN' : ' LOGINDISABLED'}`
+}
