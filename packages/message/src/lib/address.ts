@@ -36,7 +36,7 @@ const GREATER = 0x3e
 const AT = 0x40
 const QUOTE = 0x22
 
-/** Reads an unfolded address field. Never fails; at most `ScanLimits.addresses` elements. */
+/** Reads the value of an address field, unfolded or not. Never fails; at most `ScanLimits.addresses` elements. */
 export function parseAddressList(value: string): Address[] {
   const parser = new AddressParser(value)
   parser.list()
@@ -221,13 +221,10 @@ class AddressParser {
     cursor.comment = ''
     const quoted = cursor.peek() === QUOTE
     let outcome = this.#localPart()
-    let complete = false
-    if (outcome !== 'end' && cursor.peek() === AT) {
-      outcome = this.#domain()
-      complete = outcome !== 'bad'
-    }
+    const hasDomain = outcome !== 'end' && cursor.peek() === AT
+    if (hasDomain) outcome = this.#domain()
     if (cursor.comment !== '') this.#name = cursor.comment
-    else if (!complete) {
+    else if (!hasDomain) {
       const first = `${cursor.token} `
       cursor.token = ''
       cursor.phrase()

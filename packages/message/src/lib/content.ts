@@ -2,7 +2,7 @@
  * What the Content-* fields of one header say about its part, and what the part is treated as in the end.
  */
 
-import { colonOf, fieldEnd, isField, unfold } from './header.ts'
+import { colonOf, fieldEnd, folded, isField, nameEnd, unfold } from './header.ts'
 import { parseContentType, parseDisposition, parseLanguages, parseToken } from './parameters.ts'
 import type { Disposition, Parameters } from './structure.ts'
 
@@ -68,17 +68,16 @@ function readField(content: Content, header: Buffer, start: number, limits: Cont
   const end = fieldEnd(header, start)
   const colon = colonOf(header, start, end)
   if (colon < 0) return
-  const name = header
-    .toString('latin1', start + 8, colon)
-    .toLowerCase()
-    .trimEnd()
-  const value = (): string => unfold(header, colon + 1, Math.min(end, colon + 1 + limits.fieldBytes))
+  const name = header.toString('latin1', start + 8, nameEnd(header, start, colon)).toLowerCase()
+  const stop = Math.min(end, colon + 1 + limits.fieldBytes)
+  const value = (): string => unfold(header, colon + 1, stop)
+  const tokens = (): string => folded(header, colon + 1, stop)
   switch (name) {
     case 'type': {
       content.mime = true
       if (content.typePresent) return
       content.typePresent = true
-      const { type, subtype, parameters, valid } = parseContentType(value(), limits.parameters)
+      const { type, subtype, parameters, valid } = parseContentType(tokens(), limits.parameters)
       content.type = type
       content.subtype = subtype
       content.parameters = parameters
@@ -86,12 +85,12 @@ function readField(content: Content, header: Buffer, start: number, limits: Cont
       return
     }
     case 'transfer-encoding':
-      content.encoding ??= parseToken(value())
+      content.encoding ??= parseToken(tokens())
       return
     case 'disposition':
       // A bare "inline" gives way to a later field that names a file.
       if (content.disposition === undefined || content.disposition.parameters.length === 0) {
-        content.disposition = parseDisposition(value(), limits.parameters) ?? content.disposition
+        content.disposition = parseDisposition(tokens(), limits.parameters) ?? content.disposition
       }
       return
     case 'id':
@@ -107,13 +106,22 @@ function readField(content: Content, header: Buffer, start: number, limits: Cont
       content.location ??= plain(value())
       return
     case 'language':
-      content.language ??= parseLanguages(value())
+      if (content.language === undefined) {
+        const tags = parseLanguages(tokens())
+        if (tags.length > 0) content.language = tags
+      }
       return
   }
 }
 
-/** A value that is told as it stands: without stray CR; NUL, which no IMAP string can hold, becomes U+FFFD in UTF-8. */
+/**
+ * A value that is told as it stands, on one line: a stray CR becomes a blank unless one follows; NUL, which no IMAP string
+ * can hold, becomes U+FFFD in UTF-8.
+ */
 export function plain(value: string): string {
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: NUL and CR are what this is about
-  return /[\0\r]/.test(value) ? value.replace(/\r/g, '').replace(/\0/g, '\xef\xbf\xbd') : value
+  if (!/[\0\r]/.test(value)) return value
+  return value
+    .replace(/\r+(?=[ \t]|$)/g, '')
+    .replace(/\r+/g, ' ')
+    .replace(/\0/g, '\xef\xbf\xbd')
 }

@@ -4,7 +4,7 @@
 
 import { type Address, parseAddressList } from './address.ts'
 import { plain } from './content.ts'
-import { asBuffer, colonOf, emptyLine, fieldEnd, isField, unfold } from './header.ts'
+import { asBuffer, colonOf, emptyLine, fieldEnd, folded, isField, unfold } from './header.ts'
 
 export interface Envelope {
   /** Unfolded, one char per byte; the last field of that name wins. */
@@ -90,5 +90,5 @@ function text(bytes: Buffer, start: number, end: number): string {
 }
 
 function add(list: Address[], bytes: Buffer, start: number, end: number): void {
-  for (const address of parseAddressList(unfold(bytes, colonOf(bytes, start, end) + 1, end))) list.push(address)
+  for (const address of parseAddressList(folded(bytes, colonOf(bytes, start, end) + 1, end))) list.push(address)
 }

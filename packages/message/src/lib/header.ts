@@ -180,7 +180,8 @@ export function colonOf(bytes: Buffer, start: number, end: number): number {
   return -1
 }
 
-function nameEnd(bytes: Buffer, start: number, colon: number): number {
+/** Where the name ends that begins at `start`: before the blanks before the colon. */
+export function nameEnd(bytes: Buffer, start: number, colon: number): number {
   while (colon > start && (bytes[colon - 1] === SPACE || bytes[colon - 1] === TAB)) colon--
   return colon
 }
@@ -197,9 +198,23 @@ export function isField(bytes: Buffer, start: number, lower: string): boolean {
   return bytes[at] === COLON
 }
 
-/** The value between two offsets without leading blanks and without line ends; one char per byte. */
+/** The value between two offsets as it is, without its last line end; one char per byte. */
+export function folded(bytes: Buffer, start: number, end: number): string {
+  if (end > start && bytes[end - 1] === LF) {
+    end--
+    if (end > start && bytes[end - 1] === CR) end--
+  }
+  return bytes.toString('latin1', start, end)
+}
+
+/**
+ * The value between two offsets without leading blanks and without line ends; one char per byte. Of a first line of
+ * blanks only one goes.
+ */
 export function unfold(bytes: Buffer, start: number, end: number): string {
-  while (start < end && (bytes[start] === SPACE || bytes[start] === TAB)) start++
+  let at = start
+  while (at < end && (bytes[at] === SPACE || bytes[at] === TAB)) at++
+  if (at > start) start = emptyLine(bytes, at) > 0 ? start + 1 : at
   if (end > start && bytes[end - 1] === LF) {
     end--
     if (end > start && bytes[end - 1] === CR) end--

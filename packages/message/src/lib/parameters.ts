@@ -20,24 +20,27 @@ const EQUALS = 0x3d
 const SLASH = 0x2f
 const QUOTE = 0x22
 
-/** Reads an unfolded Content-Type value. */
+/** Reads a Content-Type value, unfolded or not. */
 export function parseContentType(value: string, maxParameters: number = ScanLimits.parameters): ContentType {
   const cursor = new Cursor(value)
   if (cursor.skipBlank() !== 'more') return INVALID
   const main = cursor.mimeToken()
   const type = cursor.take()
   // QUIRK: "Content-Type: text" was the way before MIME, and old archives are full of it.
-  if (main === 'end') return { type, subtype: '', parameters: [], valid: type !== '' }
-  if (main !== 'more' || cursor.peek() !== SLASH) return INVALID
+  if (main !== 'more') return { type, subtype: '', parameters: [], valid: type !== '' }
+  if (cursor.peek() !== SLASH) return INVALID
   cursor.at++
-  if (cursor.skipBlank() !== 'more' || cursor.mimeToken() === 'bad') return INVALID
+  if (cursor.skipBlank() !== 'more') return INVALID
+  const after = cursor.mimeToken()
+  if (type === '' || cursor.token === '' || after === 'bad' || (after === 'more' && cursor.peek() !== SEMICOLON))
+    return INVALID
   const subtype = cursor.take()
   return { type, subtype, parameters: parseParameters(cursor, maxParameters), valid: true }
 }
 
 const INVALID: ContentType = { type: '', subtype: '', parameters: [], valid: false }
 
-/** Reads an unfolded Content-Disposition value; undefined when it has no type. */
+/** Reads a Content-Disposition value, unfolded or not; undefined when it has no type. */
 export function parseDisposition(
   value: string,
   maxParameters: number = ScanLimits.parameters,
@@ -76,6 +79,8 @@ export function parseLanguages(value: string): string[] {
 interface Piece {
   readonly name: string
   readonly index: number
+  /** No index was written: the parameter is whole, only its value is encoded (RFC 2231 §4). */
+  readonly alone: boolean
   readonly extended: boolean
   readonly value: string
 }
@@ -129,10 +134,10 @@ function parseParameter(cursor: Cursor): [string, string] | undefined {
 
 /** `name*3`, `name*3*`, or `name*` alone; anything else with a star is a plain name. */
 function asPiece([key, value]: [string, string], star: number): Piece | undefined {
-  if (star === key.length - 1) return { name: key.slice(0, star), index: 0, extended: true, value }
+  if (star === key.length - 1) return { name: key.slice(0, star), index: 0, alone: true, extended: true, value }
   const match = /^(\d{1,9})(\*?)$/.exec(key.slice(star + 1))
   if (match === null) return undefined
-  return { name: key.slice(0, star), index: Number(match[1]), extended: match[2] === '*', value }
+  return { name: key.slice(0, star), index: Number(match[1]), alone: false, extended: match[2] === '*', value }
 }
 
 function joinPieces(pieces: Piece[], list: [string, string][]): void {
@@ -143,7 +148,7 @@ function joinPieces(pieces: Piece[], list: [string, string][]): void {
   }
   pieces.sort(compare)
   for (let from = 0; from < pieces.length; ) {
-    const name = pieces[from]!.name
+    const { name } = pieces[from]!
     const lower = name.toLowerCase()
     let to = from
     let extended = false
@@ -153,7 +158,8 @@ function joinPieces(pieces: Piece[], list: [string, string][]): void {
       if (pieces[to]!.index !== to - from) complete = false
     }
     if (complete) {
-      let value = ''
+      // Encoded pieces after a plain one need the empty charset and language that the first should have named.
+      let value = extended && !pieces[from]!.extended ? "''" : ''
       for (let i = from; i < to; i++) {
         const piece = pieces[i]!
         value += extended && !piece.extended ? percentEncode(piece.value) : piece.value
@@ -162,7 +168,8 @@ function joinPieces(pieces: Piece[], list: [string, string][]): void {
     } else {
       for (let i = from; i < to; i++) {
         const piece = pieces[i]!
-        list.push([`${piece.name}*${piece.index}${piece.extended ? '*' : ''}`, piece.value])
+        const index = piece.alone ? '' : `*${piece.index}`
+        list.push([`${piece.name}${index}${piece.extended ? '*' : ''}`, piece.value])
       }
     }
     from = to

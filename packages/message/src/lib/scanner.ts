@@ -64,7 +64,7 @@ export class MessageScanner {
   #closing = false
   /** A boundary line here or before takes no line end from the body: the one before it is the header's, or a boundary's. */
   #floor = 0
-  /** The part whose header was ended by the boundary line that the body scan is about to find. */
+  /** The part whose header was ended by the boundary line just found. */
   #cut: Open | undefined
 
   /** The header being read: bytes of earlier chunks, where candidates for Content-* fields begin in it, its true length. */
@@ -159,14 +159,16 @@ export class MessageScanner {
           const found = this.#boundaryAt(bytes, at, final)
           if (found === NEED_MORE) return this.#keepAndCarry(bytes, from, at)
           if (found !== NO_BOUNDARY) {
-            // The header ends here; its last line end belongs to the boundary line, which the body scan will find again.
+            // The header ends here; its last line end belongs to the boundary line.
             this.#headerLength += at - from
             this.#quirks.add('no-empty-line')
             if (this.#headerLength > 0) {
               this.#cut = this.#current
               this.#endHeader(this.#base + at + this.#bare - 2, bytes, from, at)
             } else this.#endHeader(this.#current.part.headerStart, bytes, from, at)
-            return at
+            // A message in a part cut like this is empty.
+            while (this.#state === 'header') this.#endHeader(this.#current.part.headerStart, EMPTY, 0, 0)
+            return this.#boundaryFound(found, bytes, at)
           }
         }
         // C and M in either case: Content-* and MIME-Version.
@@ -273,7 +275,7 @@ export class MessageScanner {
       if (!content.typeValid) kind = 'other'
       else if (type === 'text') kind = 'text'
       else if (type === 'message' && content.subtype.toLowerCase() === 'rfc822') kind = 'message'
-      else if (type === 'multipart') {
+      else if (type === 'multipart' && content.subtype !== '') {
         boundary = parameter(content.parameters, 'boundary')
         kind = 'multipart'
       }
@@ -301,13 +303,16 @@ export class MessageScanner {
       if (open.depth + 1 >= this.#limits.mimeDepth) {
         this.#quirks.add('too-deep')
         kind = 'other'
-        part.contentTypePresent = true
-        part.type = 'application'
-        part.subtype = 'octet-stream'
-      } else if (kind === 'message') {
-        part.type = 'message'
-        part.subtype = 'rfc822'
       }
+    }
+    if (kind === 'message') {
+      part.type = 'message'
+      part.subtype = 'rfc822'
+    } else if (kind === 'other' && isComposite(part)) {
+      // A leaf must not be told as something that has parts.
+      part.contentTypePresent = true
+      part.type = 'application'
+      part.subtype = 'octet-stream'
     }
     part.kind = kind
     if (open.parent === undefined && isPlainAscii(part)) {
@@ -505,6 +510,11 @@ export class MessageScanner {
     this.#state = 'header'
     return lf + 1
   }
+}
+
+function isComposite(part: MessagePart): boolean {
+  const type = part.type.toLowerCase()
+  return type === 'multipart' || (type === 'message' && part.subtype.toLowerCase() === 'rfc822')
 }
 
 /** Whether the part says nothing that the defaults of RFC 2045 §5.2 do not say. */

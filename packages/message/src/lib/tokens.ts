@@ -34,7 +34,7 @@ export class Cursor {
   at = 0
   /** The token just read, appended to what was there. */
   token = ''
-  /** The last comment skipped, without its outer parentheses. */
+  /** The last comment skipped, without its outer parentheses; of one that never closes, some of it. */
   comment = ''
 
   constructor(text: string) {
@@ -68,6 +68,7 @@ export class Cursor {
       const c = text.charCodeAt(this.at)
       if (c === 0x20 || c === 9 || c === CR || c === LF) this.at++
       else if (c === OPEN) {
+        this.comment = ''
         if (!this.#skipComment()) return 'bad'
       } else return 'more'
     }
@@ -77,12 +78,11 @@ export class Cursor {
   #skipComment(): boolean {
     const { text } = this
     let depth = 1
-    let kept = ''
     let from = ++this.at
     for (; this.at < text.length; this.at++) {
       switch (text.charCodeAt(this.at)) {
         case 0:
-          kept += text.slice(from, this.at) + NUL_REPLACEMENT
+          this.comment += text.slice(from, this.at) + NUL_REPLACEMENT
           from = this.at + 1
           break
         case OPEN:
@@ -90,18 +90,21 @@ export class Cursor {
           break
         case CLOSE:
           if (--depth === 0) {
-            this.comment = kept + text.slice(from, this.at)
+            this.comment += text.slice(from, this.at)
             this.at++
             return true
           }
           break
         case BACKSLASH:
-          kept += text.slice(from, this.at)
+          if (this.at + 1 >= text.length) return this.#cutShort() !== 'bad'
+          this.comment += text.slice(from, this.at)
           from = ++this.at
-          if (this.at >= text.length) return false
           break
         case LF:
-          kept += text.slice(from, text.charCodeAt(this.at - 1) === CR && this.at > from ? this.at - 1 : this.at)
+          this.comment += text.slice(
+            from,
+            text.charCodeAt(this.at - 1) === CR && this.at > from ? this.at - 1 : this.at,
+          )
           from = this.at + 1
           break
       }
@@ -153,7 +156,7 @@ export class Cursor {
       this.at++
       this.token += '.'
       next = this.skipBlank()
-      if (next !== 'more') return next
+      if (next !== 'more') return 'bad'
     }
   }
 
@@ -176,13 +179,12 @@ export class Cursor {
           from = this.at + 1
           break
         case BACKSLASH:
+          if (this.at + 1 >= text.length) return this.#cutShort()
           this.token += text.slice(from, this.at)
           from = ++this.at
-          if (this.at >= text.length) return 'bad'
           break
       }
     }
-    this.token += text.slice(from, this.at)
     return 'bad'
   }
 
@@ -206,6 +208,11 @@ export class Cursor {
     return this.peek() === 0x5b ? this.#domainLiteral() : this.dotAtom()
   }
 
+  #cutShort(): Outcome {
+    this.at = this.text.length
+    return 'bad'
+  }
+
   #domainLiteral(): Outcome {
     const { text } = this
     let from = this.at++
@@ -226,9 +233,9 @@ export class Cursor {
           from = this.at + 1
           break
         case BACKSLASH:
+          if (this.at + 1 >= text.length) return this.#cutShort()
           this.token += text.slice(from, this.at)
           from = ++this.at
-          if (this.at >= text.length) return 'bad'
           break
       }
     }
