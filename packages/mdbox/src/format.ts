@@ -1,1 +1,10 @@
-export {}
+export { dumpMdboxFile } from './lib/dump.ts'
+export {
+  CHUNK_BYTES,
+  type FileLine,
+  HEADER_BYTES,
+  readFileLine,
+  type TrailerFields,
+  writeFileLine,
+  writeFrame,
+} from './lib/format.ts'

@@ -70,7 +70,8 @@ const FIRST_METADATA_READ = 1024
 const WHOLE_BYTES = 512 * 1024
 /** How much is searched for the next header at a time. */
 const SEARCH_BYTES = 256 * 1024
-const NEXT_HEADER = Buffer.from('\n\x01\x02N ', 'latin1')
+/** How every header begins: magic, type and the spaces of a field long gone. */
+const HEADER_START = Buffer.from('\x01\x02N          ', 'latin1')
 
 const ask = (position: number, length: number): Need => ({ need: true, position, length })
 
@@ -195,20 +196,18 @@ export function* walkFile(size: number): Generator<Need | WalkedLine | Walked, v
   }
 }
 
-/** Offset of the next header that follows an LF at or behind `from`, or -1. */
+/** Offset of the next whole header at or behind `from`, or -1. The LF before it may be damaged, so none is asked for. */
 export function* findHeader(from: number, size: number): Generator<Need, number, Uint8Array> {
-  for (let at = Math.max(0, from - 1); at < size; ) {
+  for (let at = from; at < size; ) {
     const bytes = yield ask(at, Math.min(SEARCH_BYTES, size - at))
-    if (bytes.length < NEXT_HEADER.length) return -1
-    const found = indexOfBytes(bytes, NEXT_HEADER)
-    if (found >= 0) return at + found + 1
-    at += bytes.length - NEXT_HEADER.length + 1
+    if (bytes.length < HEADER_BYTES) return -1
+    const search = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
+    for (let found = search.indexOf(HEADER_START); found >= 0; found = search.indexOf(HEADER_START, found + 1))
+      if (readHeader(bytes, found) >= 0) return at + found
+    // What begins too near the end is looked at again, whole.
+    at += bytes.length - HEADER_BYTES + 1
   }
   return -1
-}
-
-function indexOfBytes(bytes: Uint8Array, wanted: Uint8Array): number {
-  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).indexOf(wanted)
 }
 
 /** Runs a walk over bytes in memory. */
