@@ -364,9 +364,12 @@ export function memoryFs(options: MemoryFsOptions = {}): Fs {
       if (from === to) return
       if (to.startsWith(`${from}/`)) throw new FsError('FS_DENIED', `${to} is within ${from}`, { path: to })
       const there = find(to)
-      if (there !== undefined && there.kind !== node.kind) throw exists(to)
-      if (there?.kind === 'directory' && there.entries.size > 0)
+      if (
+        from.startsWith(`${to}/`) ||
+        (there?.kind === 'directory' && node.kind === 'directory' && there.entries.size > 0)
+      )
         throw new FsError('FS_NOT_EMPTY', `${to} has entries`, { path: to })
+      if (there !== undefined && there.kind !== node.kind) throw exists(to)
       put(to, node)
       drop(from)
       changed(from)

@@ -76,6 +76,7 @@ export class Tree {
     }
     if (real !== this.root && !real.startsWith(this.#prefix))
       throw new FsError('FS_DENIED', `${directory} leads out of the root, to ${real}`, { path: directory })
+    if (this.#fs.statSync(real, { throwIfNoEntry: false })?.isDirectory() !== true) return false
     remember(this.#confined, directory)
     return true
   }
@@ -99,19 +100,29 @@ export class Tree {
 
   async #settle(directory: string): Promise<void> {
     const parent = parentOf(directory)
-    await this.settle(parent)
-    if (!this.confine(directory)) {
-      this.checkRoot()
-      try {
-        await call((done) => this.#fs.mkdir(this.absolute(directory), { mode: this.#directoryMode }, done))
-      } catch (error) {
-        if (errnoOf(error) !== 'EEXIST') throw fsErrorOf(error, directory, 'new')
+    for (let tries = 1; ; tries++) {
+      await this.settle(parent)
+      if (!this.confine(directory)) {
+        this.checkRoot()
+        try {
+          await call((done) => this.#fs.mkdir(this.absolute(directory), { mode: this.#directoryMode }, done))
+        } catch (error) {
+          const errno = errnoOf(error)
+          if (errno === 'ENOENT' && tries < VANISHED_TRIES) {
+            // The parent was removed since it was settled.
+            this.forget()
+            continue
+          }
+          if (errno !== 'EEXIST') throw this.failure(error, directory, 'new')
+        }
+        // A file, or a symbolic link that leads nowhere.
+        if (!this.confine(directory))
+          throw new FsError('FS_EXISTS', `${directory} is no directory`, { path: directory })
       }
-      // A file, or a symbolic link that leads nowhere.
-      if (!this.confine(directory)) throw new FsError('FS_EXISTS', `${directory} is no directory`, { path: directory })
+      await this.flush(parent)
+      remember(this.#settled, directory)
+      return
     }
-    await this.flush(parent)
-    remember(this.#settled, directory)
   }
 
   /** Runs `create` in a settled directory; again if the directory was removed meanwhile. */

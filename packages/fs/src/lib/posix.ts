@@ -166,15 +166,13 @@ class PosixFs implements Fs {
   async stat(path: string, options?: FsCallOptions): Promise<FsStat | undefined> {
     this.#enter(path, options, true)
     try {
-      if (this.#tree.confine(parentOf(path))) {
-        // In a confined directory, only the last part can be a symbolic link.
-        let stats = again(() => this.#fs.lstatSync(this.#tree.absolute(path), { throwIfNoEntry: false }))
-        if (stats?.isSymbolicLink() === true && this.#tree.confine(path))
-          stats = this.#fs.statSync(this.#tree.absolute(path), { throwIfNoEntry: false })
-        if (stats !== undefined) {
-          if (stats.isFile() || stats.isDirectory()) return new PosixStat(stats)
-          throw new FsError('FS_DENIED', `${path} is neither a file nor a directory`, { path })
-        }
+      let stats = this.#lookAt(path)
+      // In a confined directory, only the last part can be a symbolic link.
+      if (stats?.isSymbolicLink() === true && this.#tree.confine(path))
+        stats = this.#fs.statSync(this.#tree.absolute(path), { throwIfNoEntry: false })
+      if (stats !== undefined) {
+        if (stats.isFile() || stats.isDirectory()) return new PosixStat(stats)
+        throw new FsError('FS_DENIED', `${path} is neither a file nor a directory`, { path })
       }
     } catch (error) {
       const failure = this.#tree.failure(error, path)
@@ -493,15 +491,19 @@ class PosixFs implements Fs {
   async rename(from: string, to: string): Promise<void> {
     this.#enter(from)
     this.#enter(to)
-    if (to.startsWith(`${from}/`)) throw new FsError('FS_DENIED', `${to} is within ${from}`, { path: to })
     const fs = this.#fs
     const at = this.#tree.absolute(from)
     const target = this.#tree.absolute(to)
     let stats: nodeFs.Stats | undefined
     try {
-      stats = this.#tree.confine(parentOf(from)) ? fs.lstatSync(at, { throwIfNoEntry: false }) : undefined
+      stats = this.#lookAt(from)
       if (stats === undefined) throw this.#tree.absent(from)
       if (from === to) return
+      if (to.startsWith(`${from}/`)) throw new FsError('FS_DENIED', `${to} is within ${from}`, { path: to })
+      if (from.startsWith(`${to}/`)) throw new FsError('FS_NOT_EMPTY', `${to} has entries`, { path: to })
+      const there = this.#lookAt(to)
+      if (there !== undefined && there.isDirectory() !== stats.isDirectory())
+        throw new FsError('FS_EXISTS', `${to} is ${there.isDirectory() ? 'a' : 'no'} directory`, { path: to })
       await this.#name(parentOf(to), at, (done) => fs.rename(at, target, done))
     } catch (error) {
       throw this.#tree.failure(error, from, 'new')
@@ -521,13 +523,25 @@ class PosixFs implements Fs {
     const fs = this.#fs
     try {
       const at = this.#tree.absolute(from)
-      const stats = this.#tree.confine(parentOf(from)) ? fs.lstatSync(at, { throwIfNoEntry: false }) : undefined
+      const stats = this.#lookAt(from)
       if (stats === undefined) throw this.#tree.absent(from)
       if (!stats.isFile()) throw new FsError('FS_DENIED', `${from} is no file`, { path: from })
       const target = this.#tree.absolute(to)
       await this.#name(parentOf(to), at, (done) => fs.link(at, target, done))
     } catch (error) {
       throw this.#tree.failure(error, from, 'new')
+    }
+  }
+
+  /** The entry itself, not what a link leads to; undefined if there is none. */
+  #lookAt(path: string): nodeFs.Stats | undefined {
+    if (!this.#tree.confine(parentOf(path))) return undefined
+    try {
+      return again(() => this.#fs.lstatSync(this.#tree.absolute(path), { throwIfNoEntry: false }))
+    } catch (error) {
+      // A file where a directory should be.
+      if (errnoOf(error) === 'ENOTDIR') return undefined
+      throw error
     }
   }
 

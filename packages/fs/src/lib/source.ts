@@ -2,13 +2,14 @@ import type { FsSource } from './contract.ts'
 
 /** All bytes of a source, in memory of their own. */
 export async function collect(source: FsSource, signal: AbortSignal | undefined): Promise<Uint8Array> {
-  if (source instanceof Uint8Array) return source.slice()
+  // Not slice(): a Buffer's shares memory.
+  if (source instanceof Uint8Array) return new Uint8Array(source)
   const parts: Uint8Array[] = []
   let size = 0
   for await (const part of source) {
     signal?.throwIfAborted()
     // The producer may reuse its buffer once asked for more.
-    parts.push(part.slice())
+    parts.push(new Uint8Array(part))
     size += part.length
   }
   const bytes = new Uint8Array(size)
