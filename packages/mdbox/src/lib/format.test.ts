@@ -22,7 +22,9 @@ const CREATED = 1_700_000_000_000
 const messages = fc.record({
   body: fc.oneof(
     fc.uint8Array({ maxLength: 300 }),
-    fc.array(fc.constantFrom('\n', '\r\n', '\r', 'a', '\x01\x02N '), { maxLength: 40 }).map((parts) => latin1(parts.join(''))),
+    fc
+      .array(fc.constantFrom('\n', '\r\n', '\r', 'a', '\x01\x02N '), { maxLength: 40 })
+      .map((parts) => latin1(parts.join(''))),
     fc.integer({ min: CHUNK_BYTES - 1, max: 2 * CHUNK_BYTES + 1 }).map((size) => Buffer.alloc(size, 'line\r\n')),
   ),
   received: fc.integer({ min: 0, max: 0xffff_ffff }),
@@ -164,18 +166,23 @@ describe('a message file', () => {
 
   test('any bytes are walked to their end, and none twice', () => {
     fc.assert(
-      fc.property(fc.array(messages, { maxLength: 2 }), fc.uint8Array({ maxLength: 400 }), fc.nat(), (list, noise, n) => {
-        const bytes = fileOf(list)
-        const where = n % (bytes.length + 1)
-        const mixed = Buffer.concat([bytes.subarray(0, where), noise, bytes.subarray(where)])
-        const { line, records } = walk(mixed)
-        let at = line.length
-        for (const { offset, length } of records) {
-          expect(offset).toBe(at)
-          at += length
-        }
-        expect(at).toBe(mixed.length)
-      }),
+      fc.property(
+        fc.array(messages, { maxLength: 2 }),
+        fc.uint8Array({ maxLength: 400 }),
+        fc.nat(),
+        (list, noise, n) => {
+          const bytes = fileOf(list)
+          const where = n % (bytes.length + 1)
+          const mixed = Buffer.concat([bytes.subarray(0, where), noise, bytes.subarray(where)])
+          const { line, records } = walk(mixed)
+          let at = line.length
+          for (const { offset, length } of records) {
+            expect(offset).toBe(at)
+            at += length
+          }
+          expect(at).toBe(mixed.length)
+        },
+      ),
       { numRuns },
     )
   })
@@ -212,7 +219,15 @@ describe('the first line', () => {
       createdMs: 0x6b029847 * 1000,
       verified: false,
     })
-    for (const text of ['', '2 M1e C6b029847', '1 M1e C1\n', '2 M1e\n', '2 M1d C1\n', '2 M1e C1 X\n', '2 M1e C1 H00000000\n'])
+    for (const text of [
+      '',
+      '2 M1e C6b029847',
+      '1 M1e C1\n',
+      '2 M1e\n',
+      '2 M1d C1\n',
+      '2 M1e C1 X\n',
+      '2 M1e C1 H00000000\n',
+    ])
       expect(readFileLine(latin1(text))).toBeUndefined()
     expect(readFileLine(Buffer.concat([Buffer.alloc(LINE_MAX, '2'), latin1('\n')]))).toBeUndefined()
   })

@@ -59,27 +59,28 @@ export async function purgeBox(context: PurgeContext): Promise<PurgeReport> {
   await using locks = new SlotLocks(fs, directory, appender.slot!)
   const sizes = new Map<number, number>()
   for (const id of await listFiles(fs, directory)) {
-    if (!(await locks.has(slotOf(id)))) {
-      report.skipped++
-      continue
-    }
     const stat = await fs.stat(`${directory}/m.${id}`)
     if (stat !== undefined) sizes.set(id, stat.size)
   }
   await host.refresh()
   const condemned = readCondemned(host)
-  const worthIt: number[] = []
-  for (const content of (await survey(places, sizes)).values())
-    if (isWorthIt(content, options.purgeShare, (id) => condemned.has(id) || appender.isMade(id)))
-      worthIt.push(content.id)
-
-  // Nothing more comes to these files; what came has its row by now, or is pinned.
+  const isOurs = (id: number): boolean => condemned.has(id) || appender.isMade(id)
   const settled = new Map<number, number>()
-  for (const id of worthIt) {
-    await appender.retire(id)
-    if (appender.isSettled(id)) settled.set(id, (await fs.stat(`${directory}/m.${id}`))?.size ?? 0)
-    else report.skipped++
+  for (const content of (await survey(places, sizes)).values()) {
+    if (!isWorthIt(content, options.purgeShare, isOurs)) continue
+    const { id } = content
+    if (await locks.has(slotOf(id))) {
+      await appender.retire(id)
+      if (appender.isSettled(id)) {
+        const stat = await fs.stat(`${directory}/m.${id}`)
+        if (stat !== undefined) settled.set(id, stat.size)
+        continue
+      }
+    }
+    report.skipped++
   }
+  // Nothing more comes to these files, and what came has its row by now: from here on the plan holds.
+  await host.refresh()
   const removed: number[] = []
   for (const content of (await survey(places, settled)).values()) {
     const emptied = await empty(context, content, [...removed, content.id])
