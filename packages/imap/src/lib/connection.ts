@@ -11,7 +11,7 @@
  */
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
-import { Authentication } from './authenticate.ts'
+import type { Authentication } from './authenticate.ts'
 import { capabilities } from './capabilities.ts'
 import type { CloseReason, ImapConnection, ImapEvent, ImapServerOptions } from './engine-options.ts'
 import { ImapError } from './error.ts'

@@ -49,15 +49,6 @@ export function formatFlags(flags: number, keywords: readonly string[], recent: 
   return Buffer.from(`(${list.join(' ')})`, 'latin1')
 }
 
-/**
- * Bytes of an `nstring`: NIL, a quoted string where the value is short text in printable ASCII, otherwise a literal.
- * Values are bytes as they stand in a message; NUL, which IMAP cannot carry, becomes a space.
- */
-export function appendNstring(out: Buffer[], value: Uint8Array | undefined): void {
-  out.push(value === undefined ? nil : formatString(value))
-}
-
-const nil: Buffer = Buffer.from('NIL')
 /** Strings longer than this are sent as literals. Some clients read quoted strings into small buffers. */
 export const QUOTED_MAX = 1024
 
@@ -91,4 +82,19 @@ export function formatString(value: Uint8Array): Buffer {
   }
   out[at] = 0x22
   return out
+}
+
+/** The same for a string that holds one byte in each character. NUL, which IMAP cannot carry, becomes a space. */
+export function formatByteString(value: string): string {
+  let literal = value.length > QUOTED_MAX
+  let escapes = false
+  let nul = false
+  for (let i = 0; i < value.length; i++) {
+    const unit = value.charCodeAt(i)
+    if (unit === 0x22 || unit === 0x5c) escapes = true
+    else if (unit < 0x20 ? unit !== 9 : unit > 0x7e) literal = true
+    if (unit === 0) nul = true
+  }
+  if (literal) return `{${value.length}}\r\n${nul ? value.replaceAll('\0', ' ') : value}`
+  return escapes ? `"${value.replace(/["\\]/g, '\\$&')}"` : `"${value}"`
 }

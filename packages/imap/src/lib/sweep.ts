@@ -36,7 +36,7 @@ export function onAbort(signal: AbortSignal, callback: () => void): void {
     callbacks = all
     bySignal.set(signal, all)
     signal.addEventListener('abort', () => {
-      for (const one of [...all]) one()
+      for (const one of Array.from(all)) one()
     })
   }
   callbacks.add(callback)

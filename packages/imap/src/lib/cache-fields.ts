@@ -1,0 +1,87 @@
+/**
+ * What is computed once when a message is kept, so that FETCH, SEARCH, SORT and THREAD never open it again.
+ *
+ * name                 what                                             format
+ * imap.envelope        ENVELOPE as wire bytes                           format-structure.ts
+ * imap.bodystructure   BODYSTRUCTURE as wire bytes                      format-structure.ts
+ *                      BODY is `bodyOfBodyStructure` of it
+ * hdr                  raw header fields for BODY[HEADER.FIELDS (…)]    header-field.ts
+ * search               folded text for SEARCH                           search-field.ts
+ * sort                 keys for SORT                                    sort-field.ts
+ * thread               ids for THREAD                                   thread-field.ts
+ * mime.parts           `encodeStructure` of @mailstead/message: offsets of every part
+ *
+ * Names must not change: on disk.
+ */
+import { encodeStructure, type Envelope, type MessageStructure, parseEnvelope, parseHeader } from '@mailstead/message'
+import { envelopeText, formatBodyStructure } from './format-structure.ts'
+import { writeHeaderField } from './header-field.ts'
+import { writeSearchField } from './search-field.ts'
+import { writeSortField } from './sort-field.ts'
+import { writeThreadField } from './thread-field.ts'
+
+export interface CacheInput {
+  readonly structure: MessageStructure
+  /** The whole canonical header: `structure.header` of a scan. */
+  readonly header: Uint8Array
+}
+
+/** A value derived from a message, kept under its name. */
+export interface CacheField {
+  readonly name: string
+  /** Never fails, whatever the message. */
+  compute(message: CacheInput): Uint8Array
+}
+
+const nothing: Uint8Array = new Uint8Array(0)
+
+/** One reading of the header serves all fields. */
+const envelopes = new WeakMap<Uint8Array, Envelope>()
+function envelopeOf(header: Uint8Array): Envelope {
+  let envelope = envelopes.get(header)
+  if (envelope === undefined) {
+    envelope = parseEnvelope(header)
+    envelopes.set(header, envelope)
+  }
+  return envelope
+}
+
+/** The header is longer than what was kept of it: its fields say too little. */
+function isTruncated({ structure }: CacheInput): boolean {
+  return structure.quirks.includes('header-truncated')
+}
+
+export const imapCacheFields: readonly CacheField[] = [
+  {
+    name: 'imap.envelope',
+    compute: ({ header }) => Buffer.from(envelopeText(envelopeOf(header)), 'latin1'),
+  },
+  { name: 'imap.bodystructure', compute: ({ structure }) => formatBodyStructure(structure) },
+  { name: 'hdr', compute: (message) => (isTruncated(message) ? nothing : writeHeaderField(message.header)) },
+  {
+    name: 'search',
+    compute(message) {
+      if (isTruncated(message)) return nothing
+      const fields = parseHeader(message.header)
+      return writeSearchField({
+        from: fields.all('from'),
+        to: fields.all('to'),
+        cc: fields.all('cc'),
+        bcc: fields.all('bcc'),
+        subject: fields.all('subject'),
+      })
+    },
+  },
+  {
+    name: 'sort',
+    compute: ({ header }) => writeSortField(envelopeOf(header)),
+  },
+  {
+    name: 'thread',
+    compute({ header }) {
+      const { messageId, inReplyTo } = envelopeOf(header)
+      return writeThreadField({ messageId, inReplyTo, references: parseHeader(header).all('references') })
+    },
+  },
+  { name: 'mime.parts', compute: ({ structure }) => encodeStructure(structure) },
+]

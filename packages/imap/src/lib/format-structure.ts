@@ -1,0 +1,222 @@
+/**
+ * ENVELOPE, BODY and BODYSTRUCTURE as wire bytes (RFC 9051 §7.5.2). Text is built with one character for each byte; values
+ * are as they stand in the message, encoded words included, with literals where a quoted string cannot hold them.
+ */
+import {
+  type Address,
+  bodyParameters,
+  type Envelope,
+  type MessagePart,
+  type MessageStructure,
+  type Parameters,
+  parseEnvelope,
+  tidyBlanks,
+} from '@mailstead/message'
+import { formatByteString } from './format.ts'
+
+/** The ENVELOPE of a header. */
+export function formatEnvelope(envelope: Envelope): Uint8Array {
+  return Buffer.from(envelopeText(envelope), 'latin1')
+}
+
+/** BODY: the structure without extension data. */
+export function formatBody(structure: MessageStructure): Uint8Array {
+  return Buffer.from(partText(structure.root, false), 'latin1')
+}
+
+export function formatBodyStructure(structure: MessageStructure): Uint8Array {
+  return Buffer.from(partText(structure.root, true), 'latin1')
+}
+
+function nstring(value: string | undefined): string {
+  return value === undefined ? 'NIL' : formatByteString(value)
+}
+
+/** For people: with blanks tidied. */
+function readable(value: string | undefined): string {
+  return value === undefined ? 'NIL' : formatByteString(tidyBlanks(value))
+}
+
+export function envelopeText(envelope: Envelope): string {
+  const { date, subject, from, sender, replyTo, to, cc, bcc, inReplyTo, messageId } = envelope
+  const first = addresses(from)
+  // Most messages name neither sender nor reply-to.
+  const senders = sender === from ? first : addresses(sender)
+  const repliesTo = replyTo === from ? first : addresses(replyTo)
+  return `(${nstring(date)} ${readable(subject)} ${first} ${senders} ${repliesTo} ${addresses(to)} ${addresses(cc)} ${addresses(bcc)} ${nstring(inReplyTo)} ${nstring(messageId)})`
+}
+
+function addresses(list: readonly Address[]): string {
+  if (list.length === 0) return 'NIL'
+  let text = '('
+  for (const { name, route, mailbox, host } of list)
+    text += `(${readable(name)} ${nstring(route)} ${nstring(mailbox)} ${nstring(host)})`
+  return `${text})`
+}
+
+function parameterList(list: Parameters): string {
+  if (list.length === 0) return 'NIL'
+  let text = '('
+  for (const [name, value] of list) {
+    if (text.length > 1) text += ' '
+    text += `${formatByteString(name)} ${formatByteString(value)}`
+  }
+  return `${text})`
+}
+
+/** Disposition, language, location: the end of the extension data of every part. */
+function extension({ disposition, language, location }: MessagePart): string {
+  const shown =
+    disposition === undefined
+      ? 'NIL'
+      : `(${formatByteString(disposition.type)} ${parameterList(disposition.parameters)})`
+  const languages =
+    language === undefined || language.length === 0 ? 'NIL' : `(${language.map(formatByteString).join(' ')})`
+  return `${shown} ${languages} ${nstring(location)}`
+}
+
+/** A multipart without parts: the grammar wants one. */
+const NO_PART = '("text" "plain" ("charset" "us-ascii") NIL NIL "7bit" 0 0'
+
+function partText(part: MessagePart, extended: boolean): string {
+  if (part.kind === 'multipart') {
+    let children = ''
+    for (const child of part.children) children += partText(child, extended)
+    if (children === '') children = `${NO_PART}${extended ? ' NIL NIL NIL NIL' : ''})`
+    const rest = extended ? ` ${parameterList(part.parameters)} ${extension(part)}` : ''
+    return `(${children} ${formatByteString(part.subtype)}${rest})`
+  }
+  let { type, subtype } = part
+  const type7 = type.toLowerCase()
+  if (part.message === undefined && type7 === 'message' && subtype.toLowerCase() === 'rfc822') {
+    // Too deep to be looked into. The grammar has no message/rfc822 without envelope and structure.
+    type = 'application'
+    subtype = 'octet-stream'
+  }
+  let text = `(${formatByteString(type)} ${formatByteString(subtype)} ${parameterList(bodyParameters(part))} ${nstring(part.id)} ${nstring(part.description)} ${formatByteString(part.encoding ?? '7bit')} ${part.bodyEnd - part.bodyStart}`
+  if (part.message !== undefined) {
+    const envelope = envelopeText(parseEnvelope(part.message.header ?? nothing))
+    text += ` ${envelope} ${partText(part.message, extended)} ${part.bodyLines}`
+  } else if (type7 === 'text') text += ` ${part.bodyLines}`
+  if (extended) text += ` ${nstring(part.md5)} ${extension(part)}`
+  return `${text})`
+}
+
+const nothing: Uint8Array = new Uint8Array(0)
+
+/**
+ * BODY from the wire bytes of BODYSTRUCTURE: the same without the extension data, so BODY needs no cache of its own.
+ * Throws a RangeError for bytes that are no BODYSTRUCTURE.
+ */
+export function bodyOfBodyStructure(bodyStructure: Uint8Array): Uint8Array {
+  const cut = new Cutter(bodyStructure)
+  cut.part(0)
+  if (cut.at !== bodyStructure.length) throw new RangeError('no BODYSTRUCTURE')
+  return cut.result()
+}
+
+const SPACE = 0x20
+const OPEN = 0x28
+const CLOSE = 0x29
+const MAX_DEPTH = 2000
+
+class Cutter {
+  at = 0
+  readonly #bytes: Buffer
+  /** Where to copy from next. */
+  #from = 0
+  readonly #pieces: Buffer[] = []
+
+  constructor(bytes: Uint8Array) {
+    this.#bytes = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
+  }
+
+  result(): Uint8Array {
+    this.#pieces.push(this.#bytes.subarray(this.#from))
+    return this.#pieces.length === 1 ? this.#pieces[0]! : Buffer.concat(this.#pieces)
+  }
+
+  part(depth: number): void {
+    if (depth > MAX_DEPTH) throw new RangeError('no BODYSTRUCTURE')
+    this.#take(OPEN)
+    if (this.#bytes[this.at] === OPEN) {
+      while (this.#bytes[this.at] === OPEN) this.part(depth + 1)
+      this.#take(SPACE)
+      this.#value()
+    } else {
+      const type = this.#word()
+      this.#take(SPACE)
+      const subtype = this.#word()
+      // Parameters, id, description, encoding, size.
+      for (let i = 0; i < 5; i++) this.#next()
+      if (type === 'message' && subtype === 'rfc822') {
+        this.#next()
+        this.#take(SPACE)
+        this.part(depth + 1)
+        this.#next()
+      } else if (type === 'text') this.#next()
+    }
+    // What is left up to the parenthesis is extension data.
+    const end = this.at
+    while (this.#bytes[this.at] === SPACE) this.#next()
+    if (this.at > end) {
+      this.#pieces.push(this.#bytes.subarray(this.#from, end))
+      this.#from = this.at
+    }
+    this.#take(CLOSE)
+  }
+
+  #take(byte: number): void {
+    if (this.#bytes[this.at] !== byte) throw new RangeError('no BODYSTRUCTURE')
+    this.at++
+  }
+
+  #next(): void {
+    this.#take(SPACE)
+    this.#value()
+  }
+
+  #word(): string {
+    const start = this.at
+    this.#value()
+    const text = this.#bytes.toString('latin1', start, this.at)
+    return text
+      .replace(/^\{[0-9]+\}\r\n/, '')
+      .replace(/^"|"$/g, '')
+      .toLowerCase()
+  }
+
+  /** A string, literal, NIL, number, or list of them. */
+  #value(): void {
+    const bytes = this.#bytes
+    let depth = 0
+    do {
+      const byte = bytes[this.at]
+      if (byte === OPEN) {
+        depth++
+        this.at++
+      } else if (byte === CLOSE) {
+        depth--
+        if (depth < 0) throw new RangeError('no BODYSTRUCTURE')
+        this.at++
+      } else if (byte === SPACE) this.at++
+      else if (byte === 0x22) {
+        this.at++
+        while (bytes[this.at] !== 0x22) {
+          if (bytes[this.at] === 0x5c) this.at++
+          if (++this.at >= bytes.length) throw new RangeError('no BODYSTRUCTURE')
+        }
+        this.at++
+      } else if (byte === 0x7b) {
+        const end = bytes.indexOf(0x7d, this.at)
+        const size = end < 0 ? Number.NaN : Number(bytes.toString('latin1', this.at + 1, end))
+        if (!(size >= 0 && end + 3 + size <= bytes.length)) throw new RangeError('no BODYSTRUCTURE')
+        this.at = end + 3 + size
+      } else {
+        const start = this.at
+        for (let next = bytes[this.at]; next !== undefined && next > 0x2b; next = bytes[this.at]) this.at++
+        if (this.at === start) throw new RangeError('no BODYSTRUCTURE')
+      }
+    } while (depth > 0)
+  }
+}
