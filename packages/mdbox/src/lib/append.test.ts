@@ -1,7 +1,7 @@
-import type { Box, BoxRef, BoxSaved } from '@mailstead/box'
+import type { Box, BoxHost, BoxRef, BoxSaved } from '@mailstead/box'
 import { BoxError } from '@mailstead/box'
-import { type MemoryTable, memoryTable } from '@mailstead/box/testing'
-import { type Fs, FsError } from '@mailstead/fs'
+import { type MemoryProcess, type MemoryTable, memoryTable } from '@mailstead/box/testing'
+import type { Fs, FsErrorCode } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
 import { type FaultyOperation, faultyFs } from '@mailstead/fs/testing'
 import { describe, expect, test } from 'vitest'
@@ -9,7 +9,7 @@ import { mdbox } from './mdbox.ts'
 import type { MdboxOptions } from './options.ts'
 import { COLUMNS } from './place.ts'
 
-type Fault = 'short' | FsError['code'] | undefined
+type Fault = 'short' | FsErrorCode | undefined
 
 interface Bench {
   readonly inner: Fs
@@ -18,7 +18,7 @@ interface Bench {
   readonly trace: string[]
   /** Decides about each operation from now on. */
   fault: (operation: FaultyOperation, path: string) => Fault
-  open(options?: MdboxOptions): Promise<{ readonly box: Box; readonly process: ReturnType<MemoryTable['process']> }>
+  readonly open: (options?: MdboxOptions) => Promise<{ readonly box: Box; readonly process: MemoryProcess }>
 }
 
 function bench(): Bench {
@@ -46,12 +46,12 @@ function bench(): Bench {
 
 const metadata = { guid: new Uint8Array(16).fill(7), receivedMs: 1_700_000_000_000, mailbox: 'INBOX' }
 
-async function save(box: Box, process: ReturnType<MemoryTable['process']>, ...texts: string[]): Promise<BoxRef[]> {
+async function save(box: Box, process: MemoryProcess, ...texts: string[]): Promise<BoxRef[]> {
   await using batch = box.begin()
   const saved: BoxSaved[] = []
   for (const text of texts) saved.push(await batch.save(Buffer.from(text), metadata))
   await batch.flush()
-  return process.keep(...saved)
+  return await process.keep(...saved)
 }
 
 async function text(box: Box, ref: BoxRef): Promise<string> {
@@ -337,14 +337,9 @@ describe('files', () => {
     const { box, process } = await subject.open()
     const refs = await save(box, process, 'x'.repeat(5000), 'y'.repeat(5000))
     await process.setUses(refs, 0)
-    let revived = false
-    subject.table.onTransact = () => {
-      if (revived) return
-      revived = true
-    }
     // Between the plan and the transaction, the row is used again.
-    const original = process.host.transact
-    const host = process.host as { transact: typeof original }
+    const host = process.host as { transact: BoxHost['transact'] }
+    const original = host.transact.bind(host)
     host.transact = async (body) => {
       await process.setUses([refs[1]!], 1)
       await original(body)
