@@ -1,3 +1,6 @@
+export { changesBetween } from './lib/changes.ts'
 export * from './lib/contract.ts'
 export { IndexError, type IndexErrorCode } from './lib/error.ts'
+export * from './lib/limits.ts'
+export { openIndex } from './lib/open-index.ts'
 export { initRoot, ROOT_FILE, type Root, type RootOptions, type RootRole, readRoot } from './lib/root.ts'

@@ -176,6 +176,15 @@ export interface FlagOutcome {
 export interface ExpungeOutcome {
   readonly expunged: UidSet
 }
+/** Decided under the lock, row by row. */
+export interface ExpungeOptions {
+  /** INDEX_CONFLICT if one of them is gone already. */
+  readonly mustExist?: boolean
+  /** Only rows that have \Deleted. */
+  readonly onlyDeleted?: boolean
+  /** Only rows in which this column is zero: what nobody uses. */
+  readonly onlyZero?: string
+}
 export interface AppendFromOutcome {
   /** UIDs of the new rows, in the order of the source rows. */
   readonly uids: UidSet
@@ -210,14 +219,10 @@ export interface IndexTransaction extends AsyncDisposable {
     change: FlagChange,
     options?: { readonly unchangedSince?: number },
   ): FlagOutcome
-  /** `mustExist`: INDEX_CONFLICT if one of them is gone already. `onlyDeleted`: only rows that have \Deleted. */
-  expunge(
-    table: string,
-    uids: UidSet,
-    options?: { readonly mustExist?: boolean; readonly onlyDeleted?: boolean },
-  ): ExpungeOutcome
+  expunge(table: string, uids: UidSet, options?: ExpungeOptions): ExpungeOutcome
+  /** The row gets the transaction's modseq. INDEX_CONFLICT at commit if it is gone. */
   setColumn(table: string, column: string, uid: number, value: Uint8Array | number): void
-  /** Adds to an unsigned column, decided under the lock. */
+  /** Adds to an unsigned column, decided under the lock. The row keeps its modseq: counts of uses are nobody's news. */
   increment(table: string, column: string, uid: number, by: number): void
   /** Sets, or with undefined removes, a table-level value (at most VALUE_MAX bytes). */
   setValue(table: string, key: string, value: Uint8Array | undefined): void

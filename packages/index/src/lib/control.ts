@@ -1,0 +1,91 @@
+/**
+ * The control file: whether the log was closed, and where it then ended.
+ *
+ * FORMAT   Two slots of 512 bytes; the newer valid one counts. A slot:
+ *          0    8   magic          "MSindCTL"
+ *          8    4   version        u32le  0
+ *          12   4   state          u32le  0 open, 1 sealed
+ *          16   8   sequence       u64le  slot = sequence modulo 2
+ *          24   16  index UUID
+ *          40   8   segment        u64le  ┐
+ *          48   8   length         u64le  │ where the log ended when it was sealed;
+ *          56   8   last frame     u64le  │ 0 while it is open
+ *          64   4   chain          u32le  ┘
+ *          68   4   directory      u32le  CRC-32 of `tables/directory` when the log was sealed; 0 if there was none
+ *          72   436 reserved       0
+ *          508  4   checksum       CRC-32 of the 508 bytes before
+ *
+ * INVARIANTS
+ *   1. Only the holder of the commit lock writes, the older slot only, and flushes it before it goes on.
+ *   2. `open` is flushed before the first append after a seal; `sealed` is written after the log was flushed.
+ *      So if the newer slot says sealed, whatever the log lacks was lost, not torn.
+ */
+import { crc32 } from '@mailstead/bytes'
+import { readU64, writeU64 } from './segment.ts'
+
+// must not change: on disk
+const MAGIC = Buffer.from('MSindCTL', 'latin1')
+const VERSION = 0
+export const CONTROL_SLOT = 512
+export const CONTROL_LENGTH: number = 2 * CONTROL_SLOT
+
+export interface Control {
+  readonly state: 'open' | 'sealed'
+  readonly sequence: number
+  readonly uuid: Uint8Array
+  readonly segment: number
+  readonly length: number
+  readonly lastFrame: number
+  readonly chain: number
+  readonly directory: number
+}
+
+/** The bytes of one slot; it belongs at `controlOffset`. */
+export function writeControl(control: Control): Uint8Array {
+  const out = Buffer.alloc(CONTROL_SLOT)
+  MAGIC.copy(out)
+  out.writeUInt32LE(VERSION, 8)
+  out.writeUInt32LE(control.state === 'sealed' ? 1 : 0, 12)
+  writeU64(out, 16, control.sequence)
+  out.set(control.uuid, 24)
+  writeU64(out, 40, control.segment)
+  writeU64(out, 48, control.length)
+  writeU64(out, 56, control.lastFrame)
+  out.writeUInt32LE(control.chain, 64)
+  out.writeUInt32LE(control.directory, 68)
+  out.writeUInt32LE(crc32(out.subarray(0, CONTROL_SLOT - 4)), CONTROL_SLOT - 4)
+  return new Uint8Array(out.buffer, out.byteOffset, out.length)
+}
+
+export function controlOffset(control: Control): number {
+  return (control.sequence % 2) * CONTROL_SLOT
+}
+
+/** The valid slot at `at`, if there is one. */
+export function readControlSlot(bytes: Uint8Array, at: number): Control | undefined {
+  if (bytes.length < at + CONTROL_SLOT) return undefined
+  const slot = Buffer.from(bytes.buffer, bytes.byteOffset + at, CONTROL_SLOT)
+  if (crc32(slot.subarray(0, CONTROL_SLOT - 4)) !== slot.readUInt32LE(CONTROL_SLOT - 4)) return undefined
+  if (!slot.subarray(0, 8).equals(MAGIC) || slot.readUInt32LE(8) !== VERSION || slot.readUInt32LE(12) > 1)
+    return undefined
+  const sequence = readU64(slot, 16)
+  if ((sequence % 2) * CONTROL_SLOT !== at) return undefined
+  return {
+    state: slot.readUInt32LE(12) === 1 ? 'sealed' : 'open',
+    sequence,
+    uuid: Uint8Array.from(slot.subarray(24, 40)),
+    segment: readU64(slot, 40),
+    length: readU64(slot, 48),
+    lastFrame: readU64(slot, 56),
+    chain: slot.readUInt32LE(64),
+    directory: slot.readUInt32LE(68),
+  }
+}
+
+/** The newer valid slot; undefined if there is none. */
+export function readControl(bytes: Uint8Array): Control | undefined {
+  const a = readControlSlot(bytes, 0)
+  const b = readControlSlot(bytes, CONTROL_SLOT)
+  if (a === undefined || b === undefined) return a ?? b
+  return a.sequence > b.sequence ? a : b
+}

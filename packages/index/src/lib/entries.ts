@@ -1,0 +1,59 @@
+/** What an open index knows of its tables without opening them, kept up to date by the headers of frames. */
+import type { TableInfo } from './contract.ts'
+import type { FrameTable } from './frame.ts'
+import type { TableState } from './state.ts'
+
+/** Where a table's snapshot is, and up to which frame it goes. */
+export interface SnapshotPlace {
+  readonly frame: number
+  /** Bytes of the file that belong to snapshots. */
+  readonly length: number
+  /** Identifies the file: it is rewritten under a new salt. */
+  readonly salt: string
+  readonly directory: number
+  readonly directoryLength: number
+  readonly directoryChecksum: number
+}
+
+export class Entry implements TableInfo {
+  readonly number: number
+  readonly id: string
+  readonly uidValidity: number
+  uidNext = 1
+  highestModSeq = 1
+  ceiling = 0
+  count = 0
+  unseen = 0
+  deleted = 0
+  bytes = 0
+  /** Last frame that touched the table. */
+  frame = 0
+  snapshot: SnapshotPlace | undefined
+  /** Frames after the snapshot, in threes: number, segment, offset. */
+  frames: number[] = []
+  /** The newest state, if loaded. */
+  state: TableState | undefined
+  /** Why the table cannot be used. */
+  damage: string | undefined
+  dropped = false
+  /** Handles of callers. */
+  handles = 0
+
+  constructor(number: number, id: string, uidValidity: number) {
+    this.number = number
+    this.id = id
+    this.uidValidity = uidValidity
+  }
+
+  /** The table after a frame. */
+  apply(table: Omit<FrameTable, 'number' | 'sectionLength' | 'created' | 'dropped'>, frame: number): void {
+    this.uidNext = table.uidNext
+    this.highestModSeq = table.highestModSeq
+    this.ceiling = table.ceiling
+    this.count = table.count
+    this.unseen = table.unseen
+    this.deleted = table.deleted
+    this.bytes = table.bytes
+    this.frame = frame
+  }
+}

@@ -1,0 +1,664 @@
+/**
+ * The log as appended files: `log/<segment>.log`, one writer at a time under a kernel lock.
+ *
+ * What holds:
+ *   1. Only the holder of the lock appends, truncates, rotates or writes the control file. It holds the lock from before
+ *      it reads the tail until its flush has returned, so at most the last group can be torn, and whoever has the lock
+ *      may cut off whatever is no frame (I-4).
+ *   2. The control file says `open` before the first append after a seal.
+ *   3. A group whose append or flush failed is cut off before the lock is released; lazy frames before it are written
+ *      again, since the kernel may have dropped them with the flush that failed (I-5).
+ *   4. A new segment exists only after the end frame of the one before was flushed.
+ */
+import { ByteWriter } from '@mailstead/bytes'
+import { type Fs, FsError, type FsFile, type FsLock } from '@mailstead/fs'
+import {
+  type Control,
+  CONTROL_LENGTH,
+  controlOffset,
+  readControl,
+  readControlSlot,
+  writeControl,
+  CONTROL_SLOT,
+} from './control.ts'
+import { IndexError } from './error.ts'
+import {
+  FRAME_END,
+  FRAME_MIN,
+  FRAME_PART,
+  type FrameHeader,
+  frameLength,
+  payloadIsValid,
+  readFrameHeader,
+  readU32,
+  writeFrame,
+} from './frame.ts'
+import { FRAME_HEADER_MAX } from './limits.ts'
+import { type FoundFrame, type Gap, scanFrames } from './scan.ts'
+import {
+  readSegmentHeader,
+  SEGMENT_HEADER,
+  type SegmentHeader,
+  segmentName,
+  segmentOfName,
+  writeSegmentHeader,
+} from './segment.ts'
+
+/** Where the next frame will be. */
+export interface LogTail {
+  readonly segment: number
+  readonly offset: number
+  /** Number of the next frame. */
+  readonly next: number
+  /** Checksum of the header of the last frame. */
+  readonly chain: number
+  /** First frame that is not known to be flushed. */
+  readonly unflushed: number
+  /** The segment has ended: the next frame begins another one. */
+  readonly ended: boolean
+}
+
+/** A frame and where it is. */
+export interface LogFrame extends FoundFrame {
+  readonly segment: number
+  readonly salt: Uint8Array
+}
+
+export interface LogRead {
+  readonly frames: readonly LogFrame[]
+  readonly gaps: readonly (Gap & { readonly segment: number })[]
+  /** The position after the last frame. */
+  readonly tail: LogTail
+  /** Bytes after the tail that are no frames. */
+  readonly rest: number
+}
+
+/** A segment that is known. */
+interface Segment {
+  readonly file: FsFile
+  readonly header: SegmentHeader
+  readonly writable: boolean
+}
+
+export interface LogOptions {
+  readonly readOnly: boolean
+  readonly segmentBytes: number
+  readonly lockWaitMs: number
+  readonly now: () => number
+  readonly random: (bytes: Uint8Array) => void
+  readonly onEvent: (kind: string, message: string) => void
+}
+
+/** First read at the tail; more only if it is filled. */
+const TAIL_WINDOW = 64 * 1024
+
+export class FileLog implements AsyncDisposable {
+  readonly uuid: Uint8Array
+  /** Where the next frame goes, as far as is known. */
+  tail: LogTail
+  readonly #fs: Fs
+  readonly #prefix: string
+  readonly #options: LogOptions
+  readonly #segments = new Map<number, Segment>()
+  readonly #window = new Uint8Array(TAIL_WINDOW)
+  #lock: FsLock | undefined
+  #control: Control | undefined
+  #controlFile: FsFile | undefined
+  /** A flush failed and could not be taken back: nothing is written any more. */
+  #uncertain: unknown
+
+  private constructor(fs: Fs, prefix: string, options: LogOptions, uuid: Uint8Array, control: Control | undefined) {
+    this.#fs = fs
+    this.#prefix = prefix
+    this.#options = options
+    this.uuid = uuid
+    this.#control = control
+    this.tail = { segment: 0, offset: 0, next: 0, chain: 0, unflushed: 0, ended: false }
+  }
+
+  /** What the control file said when it was last read. */
+  get control(): Control | undefined {
+    return this.#control
+  }
+
+  /** Creates the files of an empty index. `prefix` is empty or ends with a slash. Whoever creates at the same time makes one of both fail or find it done. */
+  static async create(fs: Fs, prefix: string, options: LogOptions): Promise<void> {
+    const uuid = new Uint8Array(16)
+    const salt = new Uint8Array(8)
+    options.random(uuid)
+    options.random(salt)
+    await using lock = await fs.lock(`${prefix}lock`)
+    await lock.acquire({ waitMs: options.lockWaitMs })
+    if ((await fs.stat(`${prefix}control`)) !== undefined) return
+    const header = writeSegmentHeader({
+      uuid,
+      salt,
+      segment: 1,
+      firstFrame: 1,
+      lengthBefore: 0,
+      chainBefore: 0,
+      createdMs: options.now(),
+    })
+    // A segment without a control file is what a crash left here: nothing was ever acknowledged in it.
+    if ((await listSegments(fs, prefix)).length > 1)
+      throw new IndexError('INDEX_CORRUPT', `${prefix} has a log but no control file`)
+    await fs.writeFile(`${prefix}log/${segmentName(1)}`, header)
+    const control: Control = {
+      state: 'open',
+      sequence: 0,
+      uuid,
+      segment: 0,
+      length: 0,
+      lastFrame: 0,
+      chain: 0,
+      directory: 0,
+    }
+    const bytes = new Uint8Array(CONTROL_LENGTH)
+    bytes.set(writeControl(control), 0)
+    bytes.set(writeControl({ ...control, sequence: 1 }), CONTROL_SLOT)
+    await fs.writeFile(`${prefix}control`, bytes, { ifAbsent: true })
+    await fs.syncDirectory(prefix.slice(0, -1))
+  }
+
+  /** Undefined if there is no index. */
+  static async open(fs: Fs, prefix: string, options: LogOptions): Promise<FileLog | undefined> {
+    let control: Control | undefined
+    try {
+      control = readControl(await fs.readFile(`${prefix}control`))
+    } catch (error) {
+      if (!(error instanceof FsError) || error.code !== 'FS_NOT_FOUND') throw error
+      if ((await listSegments(fs, prefix)).length === 0) return undefined
+    }
+    if (control === undefined) {
+      // The segments know the index too; only whether the log was sealed is lost.
+      options.onEvent('control-damaged', `${prefix}control is missing or damaged`)
+      const first = (await listSegments(fs, prefix))[0]
+      const header = first === undefined ? undefined : await readHeader(fs, `${prefix}log/${segmentName(first)}`)
+      if (header === undefined)
+        throw new IndexError('INDEX_CORRUPT', `${prefix} has neither a control file nor a segment`)
+      control = {
+        state: 'open',
+        sequence: 0,
+        uuid: header.uuid,
+        segment: 0,
+        length: 0,
+        lastFrame: 0,
+        chain: 0,
+        directory: 0,
+      }
+    }
+    return new FileLog(fs, prefix, options, control.uuid, control)
+  }
+
+  /** Numbers of the segments there are, ascending. */
+  segments(): Promise<number[]> {
+    return listSegments(this.#fs, this.#prefix)
+  }
+
+  /** The position of the first frame of a segment; undefined if there is no such segment. */
+  async startOf(segment: number): Promise<LogTail | undefined> {
+    const found = await this.#segment(segment)
+    if (found === undefined) return undefined
+    const { firstFrame, chainBefore } = found.header
+    return {
+      segment,
+      offset: SEGMENT_HEADER,
+      next: firstFrame,
+      chain: chainBefore,
+      unflushed: firstFrame,
+      ended: false,
+    }
+  }
+
+  /**
+   * The frames after a position, up to the end of the log. `held`: the lock is held, so nothing is being written; else
+   * what may be an append under way is left alone.
+   */
+  async read(from: LogTail, held: boolean): Promise<LogRead> {
+    const frames: LogFrame[] = []
+    const gaps: (Gap & { segment: number })[] = []
+    let tail = from
+    let rest = 0
+    for (;;) {
+      const segment = await this.#segment(tail.segment)
+      if (segment === undefined)
+        throw new IndexError('INDEX_CORRUPT', `${this.#prefix}log/${segmentName(tail.segment)} is missing`)
+      const { salt } = segment.header
+      if (!tail.ended) {
+        const bytes = await this.#bytesFrom(segment.file, tail.offset)
+        if (bytes.length > 0) {
+          const options = { base: tail.offset, salt, next: tail.next, unflushed: tail.unflushed }
+          let scan = scanFrames(bytes, options)
+          if (scan.rest > 0 && !scan.ended && (await this.#segment(tail.segment + 1)) !== undefined)
+            scan = scanFrames(bytes, { ...options, unflushed: Number.POSITIVE_INFINITY })
+          for (const frame of scan.frames) frames.push({ ...frame, segment: tail.segment, salt })
+          for (const gap of scan.gaps) gaps.push({ ...gap, segment: tail.segment })
+          const last = scan.frames[scan.frames.length - 1]?.header
+          tail = {
+            segment: tail.segment,
+            offset: scan.end,
+            next: last === undefined ? tail.next : last.number + 1,
+            chain: last?.checksum ?? tail.chain,
+            unflushed: Math.max(tail.unflushed, scan.unflushed),
+            ended: scan.ended,
+          }
+          rest = scan.rest
+        }
+      }
+      // Only where the segment ends, or ought to, is it worth looking for another.
+      if (!tail.ended && rest === 0 && held && !this.#isShort(tail)) break
+      if (!tail.ended && rest === 0 && !this.#isShort(tail)) break
+      const start = await this.startOf(tail.segment + 1)
+      if (start === undefined) break
+      if (start.next > tail.next)
+        gaps.push({ first: tail.next, last: start.next - 1, offset: tail.offset, segment: tail.segment })
+      tail = { ...start, unflushed: Math.max(start.next, tail.unflushed) }
+      rest = 0
+    }
+    return { frames, gaps, tail, rest }
+  }
+
+  /** Whether there is anything after the tail; where that can be told without a turn of the event loop. */
+  hasMoreSync(): boolean | undefined {
+    const { segment, offset, ended } = this.tail
+    const file = this.#segments.get(segment)?.file
+    if (ended || file?.readSync === undefined) return undefined
+    return file.readSync(this.#window.subarray(0, 1), offset) > 0
+  }
+
+  /** Reads transactions by position; for one pass over frames that were taken in before. */
+  reader(): LogReader {
+    return new LogReader((segment) => this.#segment(segment))
+  }
+
+  /** Whether the log was sealed further than this. */
+  #isShort(tail: LogTail): boolean {
+    const control = this.#control
+    return control?.state === 'sealed' && tail.next <= control.lastFrame
+  }
+
+  /** Takes the commit lock. INDEX_LOCKED after the time allowed. */
+  async lock(): Promise<void> {
+    this.#lock ??= await this.#fs.lock(`${this.#prefix}lock`)
+    if (this.#lock.tryAcquire('exclusive')) return
+    try {
+      await this.#lock.acquire({ waitMs: this.#options.lockWaitMs })
+    } catch (error) {
+      if (error instanceof FsError && error.code === 'FS_LOCKED')
+        throw new IndexError('INDEX_LOCKED', `another process held the lock for ${this.#options.lockWaitMs} ms`, {
+          cause: error,
+        })
+      throw error
+    }
+  }
+
+  /** Takes the lock shared, if no writer is at work for longer than `waitMs`. */
+  async lockShared(waitMs: number): Promise<boolean> {
+    if (this.#options.readOnly) return false
+    this.#lock ??= await this.#fs.lock(`${this.#prefix}lock`)
+    if (this.#lock.tryAcquire('shared')) return true
+    try {
+      await this.#lock.acquire({ mode: 'shared', waitMs })
+      return true
+    } catch (error) {
+      if (error instanceof FsError && error.code === 'FS_LOCKED') return false
+      throw error
+    }
+  }
+
+  unlock(): void {
+    this.#lock?.release()
+  }
+
+  /** Reads the control file again: another process may have sealed the log, or opened it. */
+  async readControl(): Promise<Control | undefined> {
+    this.#controlFile ??= await this.#fs.open(`${this.#prefix}control`, this.#options.readOnly ? 'read' : 'write')
+    const bytes = await readBytes(this.#controlFile, 0, CONTROL_LENGTH)
+    this.#control = readControl(bytes) ?? this.#control
+    return this.#control
+  }
+
+  /**
+   * Under the lock, with everything at the tail read: cuts off what is no frame, opens a sealed log, starts a new segment
+   * if this one is full. Afterwards `tail` is where the next frame goes. Returns the salt for it.
+   */
+  async prepare(tail: LogTail, rest: number): Promise<{ tail: LogTail; salt: Uint8Array }> {
+    if (this.#uncertain !== undefined)
+      throw new IndexError('INDEX_UNCERTAIN', 'an earlier flush failed: open the index again', {
+        cause: this.#uncertain,
+      })
+    const control = await this.readControl()
+    if (control?.state === 'sealed' || control === undefined) {
+      await this.#writeControl({
+        state: 'open',
+        sequence: (control?.sequence ?? 0) + 1,
+        uuid: this.uuid,
+        segment: 0,
+        length: 0,
+        lastFrame: 0,
+        chain: 0,
+        directory: 0,
+      })
+    }
+    if (rest > 0 && !tail.ended) {
+      this.#options.onEvent('torn-tail', `${rest} bytes after frame ${tail.next - 1} are no frame and were cut off`)
+      const { file } = await this.#writable(tail.segment)
+      await file.truncate(tail.offset)
+      await file.sync()
+    }
+    if (tail.ended || tail.offset >= this.#options.segmentBytes) tail = await this.#rotate(tail)
+    return { tail, salt: (await this.#writable(tail.segment)).header.salt }
+  }
+
+  async #rotate(tail: LogTail): Promise<LogTail> {
+    const { file, header } = await this.#writable(tail.segment)
+    if (!tail.ended) {
+      const out = new ByteWriter()
+      const chain = writeFrame(
+        out,
+        { salt: header.salt, number: tail.next },
+        { unflushed: tail.unflushed, bits: FRAME_END, parts: 0, before: tail.chain, tables: [], payload: [] },
+      )
+      const bytes = out.finish()
+      await this.append(tail, bytes)
+      await this.flush(tail, bytes.length)
+      tail = {
+        segment: tail.segment,
+        offset: tail.offset + bytes.length,
+        next: tail.next + 1,
+        chain,
+        unflushed: tail.next + 1,
+        ended: true,
+      }
+    } else await file.sync()
+    const salt = new Uint8Array(8)
+    this.#options.random(salt)
+    const segment = tail.segment + 1
+    const path = `${this.#prefix}log/${segmentName(segment)}`
+    // What an earlier attempt left has no frames: it is replaced as a whole.
+    await this.#fs.writeFile(
+      path,
+      writeSegmentHeader({
+        uuid: this.uuid,
+        salt,
+        segment,
+        firstFrame: tail.next,
+        lengthBefore: tail.offset,
+        chainBefore: tail.chain,
+        createdMs: this.#options.now(),
+      }),
+    )
+    await this.#forget(segment)
+    return (await this.startOf(segment))!
+  }
+
+  /** Appends bytes at the tail, which the caller has prepared. A failure leaves the file as it was, or is INDEX_UNCERTAIN. */
+  async append(tail: LogTail, bytes: Uint8Array): Promise<void> {
+    const { file } = await this.#writable(tail.segment)
+    try {
+      const at =
+        file.appendSync !== undefined && bytes.length < 1 << 20 ? file.appendSync([bytes]) : await file.append([bytes])
+      if (at !== tail.offset) throw new Error(`the log ends at ${at}, not at ${tail.offset}`)
+    } catch (error) {
+      try {
+        if ((await file.stat()).size > tail.offset) await file.truncate(tail.offset)
+      } catch (second) {
+        this.#uncertain = second
+        throw new IndexError('INDEX_UNCERTAIN', 'the append failed, and so did taking it back', { cause: error })
+      }
+      throw new IndexError('INDEX_WRITE_FAILED', 'the append failed', { cause: error })
+    }
+  }
+
+  /** Flushes `bytes` bytes appended at `tail` and everything before. After a failure they are gone again, or it is INDEX_UNCERTAIN. */
+  async flush(tail: LogTail, bytes: number): Promise<void> {
+    const { file } = await this.#writable(tail.segment)
+    try {
+      await file.sync()
+    } catch (error) {
+      try {
+        await this.#takeBack(file, tail, bytes)
+      } catch (second) {
+        this.#uncertain = second
+        throw new IndexError('INDEX_UNCERTAIN', 'the flush failed, and so did taking it back', { cause: error })
+      }
+      throw new IndexError('INDEX_WRITE_FAILED', 'the flush failed', { cause: error })
+    }
+  }
+
+  /** Flushes the segment of a position, for a reader who is going to show what others wrote. */
+  async sync(tail: LogTail): Promise<void> {
+    const segment = await this.#segment(tail.segment)
+    await segment?.file.sync()
+  }
+
+  /**
+   * The kernel may have dropped any page that was not flushed, and will not say so again. Everything after what is known
+   * to be flushed is cut off; lazy frames are written again.
+   */
+  async #takeBack(file: FsFile, tail: LogTail, bytes: number): Promise<void> {
+    let flushedTo = tail.offset
+    let lazy: Uint8Array = new Uint8Array(0)
+    if (tail.unflushed < tail.next) {
+      const segment = (await this.#segment(tail.segment))!
+      const all = await readBytes(file, SEGMENT_HEADER, tail.offset - SEGMENT_HEADER)
+      const { frames } = scanFrames(all, {
+        base: SEGMENT_HEADER,
+        salt: segment.header.salt,
+        next: segment.header.firstFrame,
+        unflushed: Number.POSITIVE_INFINITY,
+      })
+      flushedTo = frames.find((frame) => frame.header.number >= tail.unflushed)?.offset ?? SEGMENT_HEADER
+      lazy = all.slice(flushedTo - SEGMENT_HEADER)
+    }
+    if (bytes > 0 || lazy.length > 0) await file.truncate(flushedTo)
+    if (lazy.length > 0) await file.append([lazy])
+    await file.sync()
+  }
+
+  /** Records where the log ends, so that a shortfall is damage. Under the lock, with everything flushed. */
+  async seal(tail: LogTail, directory: number): Promise<void> {
+    const control = await this.readControl()
+    if (control?.state === 'sealed') return
+    await this.#writeControl({
+      state: 'sealed',
+      sequence: (control?.sequence ?? 0) + 1,
+      uuid: this.uuid,
+      segment: tail.segment,
+      length: tail.offset,
+      lastFrame: tail.next - 1,
+      chain: tail.chain,
+      directory,
+    })
+  }
+
+  async #writeControl(control: Control): Promise<void> {
+    const file = this.#controlFile ?? (await this.#fs.open(`${this.#prefix}control`, 'write'))
+    this.#controlFile = file
+    const bytes = await readBytes(file, 0, CONTROL_LENGTH)
+    // A file that is too short, or whose other slot is lost, gets both.
+    if (bytes.length < CONTROL_LENGTH || readControlSlot(bytes, CONTROL_SLOT - controlOffset(control)) === undefined)
+      await file.write(
+        writeControl({ ...control, sequence: control.sequence + 1 }),
+        CONTROL_SLOT - controlOffset(control),
+      )
+    await file.write(writeControl(control), controlOffset(control))
+    await file.sync()
+    this.#control = control
+  }
+
+  /** Removes the segments before `first`. Under the checkpoint lock, after the snapshots that replace them are durable. */
+  async drop(first: number): Promise<number> {
+    let dropped = 0
+    for (const segment of await this.segments()) {
+      if (segment >= first) break
+      await this.#forget(segment)
+      try {
+        await this.#fs.remove(`${this.#prefix}log/${segmentName(segment)}`)
+        dropped++
+      } catch (error) {
+        if (!(error instanceof FsError) || error.code !== 'FS_NOT_FOUND') throw error
+      }
+    }
+    if (dropped > 0) await this.#fs.syncDirectory(`${this.#prefix}log`)
+    return dropped
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const segment of this.#segments.keys()) await this.#forget(segment)
+    await this.#controlFile?.[Symbol.asyncDispose]()
+    await this.#lock?.[Symbol.asyncDispose]()
+    this.#controlFile = undefined
+    this.#lock = undefined
+  }
+
+  async #forget(number: number): Promise<void> {
+    const segment = this.#segments.get(number)
+    this.#segments.delete(number)
+    await segment?.file[Symbol.asyncDispose]()
+  }
+
+  async #writable(number: number): Promise<Segment> {
+    const segment = await this.#segment(number)
+    if (segment === undefined) throw new IndexError('INDEX_CORRUPT', `segment ${number} of the log is missing`)
+    if (segment.writable) return segment
+    const file = await this.#fs.open(`${this.#prefix}log/${segmentName(number)}`, 'write')
+    await segment.file[Symbol.asyncDispose]()
+    const writable = { ...segment, file, writable: true }
+    this.#segments.set(number, writable)
+    return writable
+  }
+
+  async #segment(number: number): Promise<Segment | undefined> {
+    const known = this.#segments.get(number)
+    if (known !== undefined) return known
+    const path = `${this.#prefix}log/${segmentName(number)}`
+    let file: FsFile
+    try {
+      file = await this.#fs.open(path, 'read')
+    } catch (error) {
+      if (error instanceof FsError && error.code === 'FS_NOT_FOUND') return undefined
+      throw error
+    }
+    const header = readSegmentHeader(await readBytes(file, 0, SEGMENT_HEADER))
+    if (header === undefined || header.segment !== number) {
+      await file[Symbol.asyncDispose]()
+      throw new IndexError('INDEX_CORRUPT', `${path} has no valid header`)
+    }
+    const segment = { file, header, writable: false }
+    this.#segments.set(number, segment)
+    return segment
+  }
+
+  /** Everything from `offset` to the end of the file; valid until the next call. */
+  async #bytesFrom(file: FsFile, offset: number): Promise<Uint8Array> {
+    const window = this.#window
+    const count = file.readSync === undefined ? await file.read(window, offset) : file.readSync(window, offset)
+    if (count < window.length) return window.subarray(0, count)
+    const { size } = await file.stat()
+    return readBytes(file, offset, size - offset)
+  }
+}
+
+async function listSegments(fs: Fs, prefix: string): Promise<number[]> {
+  const found: number[] = []
+  for await (const page of fs.list(`${prefix}log`))
+    for (const entry of page) {
+      const segment = segmentOfName(entry.name)
+      if (segment > 0) found.push(segment)
+    }
+  return found.sort((a, b) => a - b)
+}
+
+async function readHeader(fs: Fs, path: string): Promise<SegmentHeader | undefined> {
+  return readSegmentHeader(await fs.readFile(path, { end: SEGMENT_HEADER }))
+}
+
+/** Up to `length` bytes; less at the end of the file. */
+export async function readBytes(file: FsFile, offset: number, length: number): Promise<Uint8Array> {
+  const bytes = new Uint8Array(length)
+  const count = file.readSync === undefined ? await file.read(bytes, offset) : file.readSync(bytes, offset)
+  return count === length ? bytes : bytes.subarray(0, count)
+}
+
+/** A read goes on from here as far, at least; neighbouring frames come with it. */
+const FIRST_READ = 8 * 1024
+const NEXT_READ = 1024 * 1024
+
+/** Reads transactions whose places are known, in ascending order mostly, through a window. */
+export class LogReader {
+  readonly #segment: (segment: number) => Promise<Segment | undefined>
+  #number = 0
+  #base = 0
+  #bytes: Uint8Array = new Uint8Array(0)
+  #salt: Uint8Array = new Uint8Array(0)
+  #next = FIRST_READ
+
+  constructor(segment: (segment: number) => Promise<Segment | undefined>) {
+    this.#segment = segment
+  }
+
+  /** The transaction whose first frame is at `offset`; undefined if it is damaged. The payload is valid until the next call. */
+  async transactionAt(
+    segment: number,
+    offset: number,
+  ): Promise<{ header: FrameHeader; payload: Uint8Array } | undefined> {
+    const parts: Uint8Array[] = []
+    for (let at = offset; ; ) {
+      const header = await this.#headerAt(segment, at)
+      if (header === undefined) return undefined
+      const end = header.headerLength + header.payloadLength
+      const bytes = await this.#read(segment, at, end)
+      const payload = bytes.subarray(header.headerLength, end)
+      if (!payloadIsValid(header, this.#salt, payload)) return undefined
+      if ((header.bits & FRAME_PART) === 0) {
+        if (parts.length !== header.parts) return undefined
+        return { header, payload: parts.length === 0 ? payload : Buffer.concat([...parts, payload]) }
+      }
+      parts.push(payload.slice())
+      at += frameLength(header)
+    }
+  }
+
+  async #headerAt(segment: number, offset: number): Promise<FrameHeader | undefined> {
+    let bytes = await this.#read(segment, offset, FRAME_MIN)
+    let header = readFrameHeader(bytes, 0, this.#salt)
+    if (header === undefined && bytes.length >= 8) {
+      // The header may be longer than what was read; if its length is damaged, nothing is found there.
+      const length = readU32(bytes, 4)
+      if (length > bytes.length && length <= FRAME_HEADER_MAX) {
+        bytes = await this.#read(segment, offset, length)
+        header = readFrameHeader(bytes, 0, this.#salt)
+      }
+    }
+    if (header !== undefined) return header
+    // Damaged: the trailer tells.
+    const found = await this.#segment(segment)
+    if (found === undefined) return undefined
+    const { size } = await found.file.stat()
+    const all = await readBytes(found.file, SEGMENT_HEADER, size - SEGMENT_HEADER)
+    const scan = scanFrames(all, {
+      base: SEGMENT_HEADER,
+      salt: found.header.salt,
+      next: found.header.firstFrame,
+      unflushed: Number.POSITIVE_INFINITY,
+    })
+    return scan.frames.find((frame) => frame.offset === offset)?.header
+  }
+
+  /** At least `length` bytes from `offset`, unless the file ends before. */
+  async #read(segment: number, offset: number, length: number): Promise<Uint8Array> {
+    if (segment === this.#number && offset >= this.#base && offset + length <= this.#base + this.#bytes.length)
+      return this.#bytes.subarray(offset - this.#base)
+    const found = await this.#segment(segment)
+    if (found === undefined) return new Uint8Array(0)
+    const near =
+      segment === this.#number && offset >= this.#base && offset < this.#base + this.#bytes.length + NEXT_READ
+    this.#next = near ? NEXT_READ : FIRST_READ
+    this.#number = segment
+    this.#base = offset
+    this.#salt = found.header.salt
+    this.#bytes = await readBytes(found.file, offset, Math.max(length, this.#next))
+    return this.#bytes
+  }
+}

@@ -1,0 +1,1133 @@
+/**
+ * An open index: the tables it knows, the commit pump, and how foreign frames are taken in.
+ *
+ * THE PUMP   One loop does everything that touches the log, one step at a time. A group is everything that waits when a
+ *            step begins. Under the commit lock: foreign frames are read, the transactions of the group are decided one
+ *            after another against the newest state, their frames are appended by one call and flushed once. Meanwhile the
+ *            next group gathers. Only then are the new states shown and the callers told.
+ *
+ * INVARIANTS
+ *   1. `entries` and their states hold only what may be shown: flushed frames, and lazy ones that were appended.
+ *   2. A batch collects what a step found or decided; it is published as a whole after the flush, or dropped.
+ *   3. The position of the log and the entries move together.
+ */
+import { ByteReader, ByteWriter } from '@mailstead/bytes'
+import { type Fs, FsError, type FsLock } from '@mailstead/fs'
+import { randomFillSync } from 'node:crypto'
+import { openCacheFile, type TableCache } from './cache.ts'
+import { checkpoint, type CheckpointHost } from './checkpoint.ts'
+import { checkIndex } from './check.ts'
+import type {
+  CacheEntry,
+  CommitOptions,
+  CommitResult,
+  Index,
+  IndexEvent,
+  IndexFinding,
+  IndexOptions,
+  IndexTransaction,
+  Table,
+  TableInfo,
+  TableView,
+} from './contract.ts'
+import { Entry } from './entries.ts'
+import { IndexError } from './error.ts'
+import { FRAME_LAZY, FRAME_PART, type FrameTable, payloadIsValid, writeFrame } from './frame.ts'
+import { FRAME_MAX, TRANSACTION_MAX } from './limits.ts'
+import { FileLog, type LogFrame, type LogRead, type LogTail } from './log.ts'
+import { applySection, readCreate } from './operations.ts'
+import { resolveTransaction, type Resolved } from './resolve.ts'
+import { Snapshots } from './snapshots.ts'
+import { Draft, emptyState, tableMeta, type TableState } from './state.ts'
+import { expungedAfter } from './tombstones.ts'
+import { type Committer, type Requested, Transaction } from './transaction.ts'
+import { makeView } from './view.ts'
+import type { UidSet } from '@mailstead/uidset'
+
+const MiB = 1024 * 1024
+/** How long a reader waits for a writer at work, in milliseconds, before it shows only what is surely flushed. */
+const REFRESH_WAIT_MS = 100
+/** Tables without a handle whose state is kept. */
+const IDLE_TABLES_MAX = 64
+/** Transactions of one group. */
+const GROUP_MAX = 1024
+/** Bytes of one group, after which it takes no more transactions. */
+const GROUP_BYTES_MAX: number = 64 * MiB
+
+export type Settings = Required<Omit<IndexOptions, 'onEvent'>> & { readonly onEvent: (event: IndexEvent) => void }
+
+export function withDefaults(options: IndexOptions): Settings {
+  const {
+    create = false,
+    readOnly = false,
+    lockWaitMs = 30_000,
+    segmentBytes = 8 * MiB,
+    checkpointBytes = 16 * MiB,
+    now = Date.now,
+    random = (bytes: Uint8Array) => void randomFillSync(bytes),
+    onEvent = () => {},
+  } = options
+  if (!(lockWaitMs >= 0)) throw new TypeError(`lockWaitMs must be a number of milliseconds, not ${lockWaitMs}`)
+  if (!(segmentBytes > 0)) throw new TypeError(`segmentBytes must be a positive number of bytes, not ${segmentBytes}`)
+  if (!(checkpointBytes > 0))
+    throw new TypeError(`checkpointBytes must be a positive number of bytes, not ${checkpointBytes}`)
+  return { create, readOnly, lockWaitMs, segmentBytes, checkpointBytes, now, random, onEvent }
+}
+
+/** Opens the index in a directory. Throws INDEX_NOT_FOUND if there is none and `create` is not set. */
+export async function openIndex(fs: Fs, path: string, options: IndexOptions = {}): Promise<Index> {
+  const settings = withDefaults(options)
+  const prefix = path === '' ? '' : `${path}/`
+  const logOptions = {
+    ...settings,
+    onEvent: (kind: string, message: string) => settings.onEvent({ kind, message }),
+  }
+  let log = await FileLog.open(fs, prefix, logOptions)
+  if (log === undefined) {
+    if (!settings.create || settings.readOnly)
+      throw new IndexError('INDEX_NOT_FOUND', `there is no index in ${fs.name}/${path}`)
+    if (path !== '') await fs.makeDirectory(path)
+    await FileLog.create(fs, prefix, logOptions)
+    log = await FileLog.open(fs, prefix, logOptions)
+    if (log === undefined) throw new IndexError('INDEX_NOT_FOUND', `${fs.name}/${path} vanished`)
+  }
+  const index = new StoreIndex(fs, path, prefix, settings, log)
+  try {
+    await index.start()
+  } catch (error) {
+    await index.abandon()
+    throw error
+  }
+  return index
+}
+
+interface Waiter {
+  readonly requested: readonly Requested[]
+  readonly lazy: boolean
+  readonly resolve: (result: CommitResult) => void
+  readonly reject: (error: unknown) => void
+}
+
+/** What one frame, or the last of its parts, did. */
+interface Effect {
+  readonly number: number
+  readonly tables: readonly FrameTable[]
+  readonly segment: number
+  readonly offset: number
+}
+
+/** What a step found or decided, before it may be shown. */
+interface Batch {
+  readonly effects: Effect[]
+  /** Newest states by table number, of tables that are loaded or created here. */
+  readonly states: Map<number, TableState>
+  /** Number of the table that has this id after the batch; undefined if it was dropped. */
+  readonly ids: Map<string, number | undefined>
+  readonly damage: Map<number, string>
+  nextNumber: number
+}
+
+class StoreIndex implements Index, Committer, CheckpointHost {
+  readonly fs: Fs
+  readonly prefix: string
+  readonly settings: Settings
+  readonly log: FileLog
+  readonly snapshots: Snapshots
+  readonly #path: string
+  readonly #entries = new Map<string, Entry>()
+  readonly #byNumber = new Map<number, Entry>()
+  readonly #watchers = new Set<(tables: readonly string[]) => void>()
+  readonly #handles = new Set<TableHandle>()
+  readonly #idle = new Map<number, Entry>()
+  #nextNumber = 1
+  #writer = new ByteWriter(64 * 1024)
+  #queue: Waiter[] = []
+  #refreshes: { resolve: () => void; reject: (error: unknown) => void }[] = []
+  #jobs: (() => Promise<void>)[] = []
+  #pumping: Promise<void> | undefined
+  #closing: Promise<void> | undefined
+  #presence: FsLock | undefined
+  #wrote = false
+  #watching: AbortController | undefined
+  #watchScheduled = false
+  #checkpointing: Promise<void> | undefined
+  /** Bytes of log written or read since the last checkpoint. */
+  #logBytes = 0
+  #checkpointAt: number
+
+  constructor(fs: Fs, path: string, prefix: string, settings: Settings, log: FileLog) {
+    this.fs = fs
+    this.#path = path
+    this.prefix = prefix
+    this.settings = settings
+    this.log = log
+    this.snapshots = new Snapshots(fs, prefix, log.uuid, settings)
+    this.#checkpointAt = settings.checkpointBytes
+  }
+
+  get uuid(): Uint8Array {
+    return this.log.uuid
+  }
+
+  get tables(): readonly TableInfo[] {
+    return [...this.#entries.values()].map(infoOf)
+  }
+
+  info(id: string): TableInfo | undefined {
+    const entry = this.#entries.get(id)
+    return entry === undefined ? undefined : infoOf(entry)
+  }
+
+  entryList(): readonly Entry[] {
+    return [...this.#byNumber.values()]
+  }
+
+  nextTableNumber(): number {
+    return this.#nextNumber
+  }
+
+  // ---- opening
+
+  async start(): Promise<void> {
+    const { fs, settings } = this
+    let alone = false
+    if (fs.supports.lock && !settings.readOnly) {
+      this.#presence = await fs.lock(`${this.prefix}open`)
+      alone = this.#presence.tryAcquire('exclusive')
+    }
+    await this.#readAll()
+    if (alone) await this.#afterCrash()
+    if (this.#presence !== undefined) await this.#presence.acquire({ mode: 'shared', waitMs: settings.lockWaitMs })
+  }
+
+  /** Everything known of the tables, from the directory of snapshots and the log after it. */
+  async #readAll(): Promise<void> {
+    const held = await this.log.lockShared(REFRESH_WAIT_MS)
+    try {
+      const control = await this.log.readControl()
+      const { entries, nextNumber, start, logBefore } = await this.snapshots.readDirectory(this.log)
+      this.#entries.clear()
+      this.#byNumber.clear()
+      for (const entry of entries) this.#put(entry)
+      this.#nextNumber = nextNumber
+      this.log.tail = start
+      void logBefore
+      let read = await this.log.read(start, held)
+      const sealed = control?.state === 'sealed'
+      if (!held && !settingsAllowAll(this.settings)) read = onlyFlushed(read)
+      else if (!sealed && read.frames.length > 0 && !this.settings.readOnly) await this.log.sync(read.tail)
+      const batch = this.#newBatch()
+      this.#takeIn(read, batch)
+      this.#publish(batch, held && !sealed ? { ...read.tail, unflushed: read.tail.next } : read.tail)
+      this.#logBytes =
+        read.tail.segment === start.segment ? read.tail.offset - start.offset : settingsBytes(this.settings)
+      if (
+        sealed &&
+        (read.tail.next <= control.lastFrame ||
+          (read.tail.next === control.lastFrame + 1 && read.tail.chain !== control.chain))
+      )
+        this.#damageAll(
+          `the log was closed with frame ${control.lastFrame} and now ends with ${read.tail.next - 1}`,
+          control.lastFrame,
+        )
+    } finally {
+      if (held) this.log.unlock()
+    }
+  }
+
+  /** Nobody else is alive and the log was not sealed: lazy changes may be lost that clients were told of. */
+  async #afterCrash(): Promise<void> {
+    if (this.log.control?.state === 'sealed') return
+    const raised = [...this.#byNumber.values()].filter((entry) => entry.ceiling > entry.highestModSeq)
+    if (raised.length === 0) return
+    await this.log.lock()
+    try {
+      const read = await this.log.read(this.log.tail, true)
+      const prepared = await this.log.prepare(read.tail, read.rest)
+      const batch = this.#newBatch()
+      this.#takeIn(read, batch)
+      const tables = raised.map((entry) => ({
+        number: entry.number,
+        sectionLength: 0,
+        created: undefined,
+        dropped: false,
+        uidNext: entry.uidNext,
+        highestModSeq: entry.ceiling,
+        ceiling: entry.ceiling,
+        count: entry.count,
+        unseen: entry.unseen,
+        deleted: entry.deleted,
+        bytes: entry.bytes,
+      }))
+      const out = new ByteWriter()
+      const { tail } = prepared
+      const chain = writeFrame(
+        out,
+        { salt: prepared.salt, number: tail.next },
+        { unflushed: tail.unflushed, bits: 0, parts: 0, before: tail.chain, tables, payload: [] },
+      )
+      const bytes = out.finish()
+      await this.log.append(tail, bytes)
+      await this.log.flush(tail, bytes.length)
+      this.#wrote = true
+      batch.effects.push({ number: tail.next, tables, segment: tail.segment, offset: tail.offset })
+      this.#publish(batch, {
+        segment: tail.segment,
+        offset: tail.offset + bytes.length,
+        next: tail.next + 1,
+        chain,
+        unflushed: tail.next + 1,
+        ended: false,
+      })
+    } finally {
+      this.log.unlock()
+    }
+  }
+
+  #put(entry: Entry): void {
+    this.#entries.set(entry.id, entry)
+    this.#byNumber.set(entry.number, entry)
+  }
+
+  #damageAll(reason: string, before: number): void {
+    this.settings.onEvent({ kind: 'log-damaged', message: reason })
+    for (const entry of this.#byNumber.values()) if ((entry.snapshot?.frame ?? 0) < before) entry.damage ??= reason
+  }
+
+  // ---- tables
+
+  async open(id: string): Promise<Table | undefined> {
+    this.#checkOpen()
+    for (;;) {
+      const entry = this.#entries.get(id)
+      if (entry === undefined) return undefined
+      entry.handles++
+      try {
+        await this.#job(() => this.#load(entry))
+        if (entry.dropped) {
+          entry.handles--
+          continue
+        }
+        const cache = await openCacheFile(this.fs, this.#path, id, {
+          readOnly: this.settings.readOnly,
+          now: this.settings.now,
+        })
+        const handle = new TableHandle(this, entry, cache)
+        this.#handles.add(handle)
+        return handle
+      } catch (error) {
+        entry.handles--
+        throw error
+      }
+    }
+  }
+
+  /** Brings the state of a table into memory, as of the last published frame. */
+  async #load(entry: Entry): Promise<void> {
+    if (entry.state !== undefined || entry.dropped) return
+    if (entry.damage !== undefined) throw damaged(entry.id, entry.damage)
+    try {
+      entry.state = await this.#read(entry)
+    } catch (error) {
+      if (error instanceof IndexError && error.code === 'INDEX_CORRUPT') entry.damage = error.message
+      throw error
+    }
+    if (entry.handles === 0) this.#keepIdle(entry)
+  }
+
+  async #read(entry: Entry): Promise<TableState> {
+    let draft: Draft | undefined
+    let from = 0
+    const place = entry.snapshot
+    if (place !== undefined) {
+      const snapshot = await this.snapshots.load(entry, place)
+      draft = new Draft(snapshot.state)
+      from = snapshot.frame
+    }
+    const { frames } = entry
+    const reader = this.log.reader()
+    for (let i = 0; i < frames.length; i += 3) {
+      const number = frames[i]!
+      if (number <= from) continue
+      const found = await reader.transactionAt(frames[i + 1]!, frames[i + 2]!)
+      if (found === undefined || found.header.number !== number)
+        throw damaged(entry.id, `frame ${number} in segment ${frames[i + 1]!} at ${frames[i + 2]!} is damaged`)
+      let at = 0
+      for (const table of found.header.tables) {
+        if (table.number === entry.number)
+          draft = applyFrameTable(draft, table, found.payload.subarray(at, at + table.sectionLength), number)
+        at += table.sectionLength
+      }
+    }
+    if (draft === undefined) throw damaged(entry.id, 'neither a snapshot nor the frame that created it is there')
+    return draft.freeze()
+  }
+
+  #keepIdle(entry: Entry): void {
+    this.#idle.delete(entry.number)
+    this.#idle.set(entry.number, entry)
+    if (this.#idle.size <= IDLE_TABLES_MAX) return
+    for (const [number, oldest] of this.#idle) {
+      this.#idle.delete(number)
+      if (oldest.handles === 0) oldest.state = undefined
+      break
+    }
+  }
+
+  /** A handle is gone: its table may be forgotten when others are needed. */
+  released(handle: TableHandle, entry: Entry): void {
+    this.#handles.delete(handle)
+    entry.handles--
+    if (entry.handles === 0 && entry.state !== undefined && !entry.dropped) this.#keepIdle(entry)
+    this.#watchFiles()
+  }
+
+  // ---- transactions
+
+  begin(): IndexTransaction {
+    this.#checkOpen()
+    return new Transaction(this)
+  }
+
+  commit(requested: readonly Requested[], options: CommitOptions): Promise<CommitResult> {
+    this.#checkOpen()
+    if (this.settings.readOnly) throw new TypeError('the index is open for reading only')
+    return new Promise((resolve, reject) => {
+      this.#queue.push({ requested, lazy: options.durability === 'lazy', resolve, reject })
+      this.#kick()
+    })
+  }
+
+  async refresh(): Promise<void> {
+    this.#checkOpen()
+    // One read tells that nothing changed, which is usual.
+    if (this.#pumping === undefined && this.log.hasMoreSync() === false) return
+    await new Promise<void>((resolve, reject) => {
+      this.#refreshes.push({ resolve, reject })
+      this.#kick()
+    })
+  }
+
+  /** Runs in the pump, between groups. */
+  #job<T>(body: () => Promise<T>): Promise<T> {
+    return new Promise((resolve, reject) => {
+      this.#jobs.push(() => body().then(resolve, reject))
+      this.#kick()
+    })
+  }
+
+  runInPump<T>(body: () => Promise<T>): Promise<T> {
+    return this.#job(body)
+  }
+
+  #kick(): void {
+    if (this.#pumping !== undefined) return
+    // The rest of this turn may add to the group.
+    this.#pumping = Promise.resolve().then(() => this.#pump())
+  }
+
+  async #pump(): Promise<void> {
+    for (;;) {
+      if (this.#jobs.length > 0) {
+        const jobs = this.#jobs
+        this.#jobs = []
+        for (const job of jobs) await job()
+      } else if (this.#queue.length > 0) {
+        const group = this.#queue.length > GROUP_MAX ? this.#queue.splice(0, GROUP_MAX) : this.#queue
+        if (group === this.#queue) this.#queue = []
+        await this.#commitGroup(group)
+        // Those who were told may want to be in the next group.
+        if (this.#queue.length > 0 || this.#jobs.length === 0)
+          await new Promise<void>((resolve) => setImmediate(resolve))
+      } else if (this.#refreshes.length > 0) {
+        const waiting = this.#refreshes
+        this.#refreshes = []
+        try {
+          await this.#refreshNow()
+          for (const one of waiting) one.resolve()
+        } catch (error) {
+          for (const one of waiting) one.reject(error)
+        }
+      } else break
+    }
+    this.#pumping = undefined
+  }
+
+  async #refreshNow(): Promise<void> {
+    const held = await this.log.lockShared(REFRESH_WAIT_MS)
+    try {
+      let read: LogRead
+      try {
+        read = await this.log.read(this.log.tail, held)
+      } catch (error) {
+        if (!(await this.#fellBehind())) throw error
+        await this.#reload()
+        return
+      }
+      if (!held && !settingsAllowAll(this.settings)) read = onlyFlushed(read)
+      if (read.frames.length === 0 && read.gaps.length === 0) {
+        this.log.tail = read.tail
+        return
+      }
+      let { tail } = read
+      if (held && read.frames.some((frame) => (frame.header.bits & FRAME_LAZY) === 0)) {
+        await this.log.sync(tail)
+        tail = { ...tail, unflushed: tail.next }
+      }
+      const batch = this.#newBatch()
+      this.#takeIn(read, batch)
+      this.#logBytes += tail.segment === this.log.tail.segment ? tail.offset - this.log.tail.offset : tail.offset
+      this.#publish(batch, tail)
+    } finally {
+      if (held) this.log.unlock()
+    }
+  }
+
+  /** Whether the segment that is to be read next was dropped by another process. */
+  async #fellBehind(): Promise<boolean> {
+    const segments = await this.log.segments()
+    return segments.length > 0 && segments[0]! > this.log.tail.segment
+  }
+
+  /** Another process dropped frames that were not read here: everything is read anew. */
+  async #reload(): Promise<void> {
+    const before = [...this.#byNumber.values()]
+    await this.#readAll()
+    const changed = new Set<string>()
+    for (const old of before) {
+      changed.add(old.id)
+      const entry = this.#byNumber.get(old.number)
+      if (entry === undefined) {
+        old.dropped = true
+        continue
+      }
+      if (entry === old) continue
+      entry.handles = old.handles
+      for (const handle of this.#handles) if (handle.entry === old) handle.entry = entry
+      if (entry.handles > 0)
+        await this.#load(entry).catch((error: unknown) => {
+          this.settings.onEvent({ kind: 'table-damaged', message: `${entry.id}: ${String(error)}` })
+          entry.state = old.state
+        })
+    }
+    this.#idle.clear()
+    for (const entry of this.#byNumber.values()) changed.add(entry.id)
+    this.#notify(changed)
+  }
+
+  async #commitGroup(group: readonly Waiter[]): Promise<void> {
+    let results: (CommitResult | { readonly error: unknown })[] = []
+    try {
+      await this.#preload(group)
+      await this.log.lock()
+      try {
+        results = await this.#commitLocked(group)
+      } finally {
+        this.log.unlock()
+      }
+    } catch (error) {
+      for (let i = 0; i < group.length; i++) {
+        const result = results[i]
+        group[i]!.reject(result !== undefined && 'error' in result ? result.error : error)
+      }
+      return
+    }
+    for (let i = 0; i < group.length; i++) {
+      const result = results[i]!
+      if ('error' in result) group[i]!.reject(result.error)
+      else group[i]!.resolve(result)
+    }
+    if (this.#logBytes > this.#checkpointAt) this.#checkpointSoon()
+  }
+
+  async #commitLocked(group: readonly Waiter[]): Promise<(CommitResult | { readonly error: unknown })[]> {
+    let read: LogRead
+    try {
+      read = await this.log.read(this.log.tail, true)
+    } catch (error) {
+      if (!(await this.#fellBehind())) throw error
+      await this.#reload()
+      await this.#preload(group)
+      read = await this.log.read(this.log.tail, true)
+    }
+    let batch = this.#newBatch()
+    if (read.frames.length > 0 || read.gaps.length > 0) {
+      this.#takeIn(read, batch)
+      this.#logBytes += read.tail.offset
+      // Tables that this group needs and only the new frames know of are read from the files, which takes publishing first.
+      if (!this.#loadedFor(group, batch)) {
+        await this.log.sync(read.tail)
+        read = { frames: [], gaps: [], tail: { ...read.tail, unflushed: read.tail.next }, rest: read.rest }
+        this.#publish(batch, read.tail)
+        await this.#preload(group)
+        batch = this.#newBatch()
+      }
+    }
+    const foreign = batch.effects.length
+    const world = {
+      state: (id: string) => this.#stateIn(batch, id),
+      newNumber: () => batch.nextNumber++,
+    }
+    const results: (CommitResult | { error: unknown })[] = []
+    const resolved: { at: number; value: Resolved }[] = []
+    let flushed = false
+    for (let i = 0; i < group.length; i++) {
+      const nextNumber = batch.nextNumber
+      try {
+        const value = resolveTransaction(group[i]!.requested, world, group[i]!.lazy)
+        results.push({ frame: 0 })
+        if (value === undefined) continue
+        checkSize(value)
+        resolved.push({ at: i, value })
+        if (!value.lazy) flushed = true
+        for (const [t, table] of value.tables.entries()) {
+          const state = value.states[t]
+          if (table.created !== undefined) batch.ids.set(table.created.id, table.number)
+          if (state !== undefined) batch.states.set(table.number, state)
+          else this.#dropIn(batch, table.number)
+        }
+      } catch (error) {
+        batch.nextNumber = nextNumber
+        results.push({ error })
+      }
+    }
+    if (resolved.length === 0) {
+      if (foreign > 0) {
+        await this.log.sync(read.tail)
+        this.#publish(batch, { ...read.tail, unflushed: read.tail.next })
+      }
+      return results
+    }
+    const prepared = await this.log.prepare(read.tail, read.rest)
+    this.#wrote = true
+    const { salt } = prepared
+    let { tail } = prepared
+    const out = this.#writer
+    out.reset()
+    for (const { at, value } of resolved) {
+      const start = tail.offset + out.position
+      const { number, chain } = writeTransaction(out, salt, tail, value)
+      results[at] = { frame: number }
+      batch.effects.push({ number, tables: value.tables, segment: tail.segment, offset: start })
+      tail = { ...tail, next: number + 1, chain }
+    }
+    const bytes = out.finish()
+    await this.log.append(prepared.tail, bytes)
+    // Foreign frames that come with the group are shown with it, so they need the flush too.
+    const flush = flushed || foreign > 0
+    if (flush) await this.log.flush(prepared.tail, bytes.length)
+    if (bytes.length > KEEP_WRITER_BYTES) this.#writer = new ByteWriter(64 * 1024)
+    this.#logBytes += bytes.length
+    for (const { value } of resolved) value.settle()
+    this.#publish(batch, {
+      ...tail,
+      offset: prepared.tail.offset + bytes.length,
+      unflushed: flush ? tail.next : prepared.tail.unflushed,
+    })
+    return results
+  }
+
+  #dropIn(batch: Batch, number: number): void {
+    const id = this.#byNumber.get(number)?.id
+    if (id !== undefined) batch.ids.set(id, undefined)
+    for (const [created, one] of batch.ids) if (one === number) batch.ids.set(created, undefined)
+    batch.states.delete(number)
+  }
+
+  // ---- states
+
+  #newBatch(): Batch {
+    return { effects: [], states: new Map(), ids: new Map(), damage: new Map(), nextNumber: this.#nextNumber }
+  }
+
+  #stateIn(batch: Batch, id: string): TableState | undefined {
+    const entry = this.#entries.get(id)
+    const number = batch.ids.has(id) ? batch.ids.get(id) : entry?.number
+    if (number === undefined) return undefined
+    const reason = batch.damage.get(number) ?? this.#byNumber.get(number)?.damage
+    if (reason !== undefined) throw damaged(id, reason)
+    const state = batch.states.get(number) ?? this.#byNumber.get(number)?.state
+    if (state === undefined) throw new Error(`table ${id} is not loaded`)
+    return state
+  }
+
+  /** Tables that a group needs: those it names, and those whose rows these count. */
+  *#needed(group: readonly Waiter[], batch: Batch | undefined): Generator<string> {
+    const seen = new Set<string>()
+    for (const { requested } of group) {
+      for (const request of requested) {
+        const { table } = request
+        if (seen.has(table)) continue
+        seen.add(table)
+        yield table
+        const number = batch?.ids.get(table) ?? this.#entries.get(table)?.number
+        const state =
+          number === undefined ? undefined : (batch?.states.get(number) ?? this.#byNumber.get(number)?.state)
+        const columns = request.kind === 'create' ? request.spec.columns : (state?.meta.columns ?? [])
+        for (const { counts } of columns) {
+          if (counts === undefined || seen.has(counts.table)) continue
+          seen.add(counts.table)
+          yield counts.table
+        }
+      }
+    }
+  }
+
+  async #preload(group: readonly Waiter[]): Promise<void> {
+    for (const id of this.#needed(group, undefined)) {
+      const entry = this.#entries.get(id)
+      if (entry === undefined || entry.state !== undefined || entry.damage !== undefined) continue
+      // A table that cannot be read fails the transactions that name it, not the group.
+      await this.#load(entry).catch((error: unknown) => {
+        entry.damage ??= String(error)
+        if (!(error instanceof IndexError)) {
+          entry.damage = undefined
+          throw error
+        }
+      })
+    }
+  }
+
+  #loadedFor(group: readonly Waiter[], batch: Batch): boolean {
+    for (const id of this.#needed(group, batch)) {
+      const number = batch.ids.has(id) ? batch.ids.get(id) : this.#entries.get(id)?.number
+      if (number === undefined || batch.states.has(number) || batch.damage.has(number)) continue
+      const entry = this.#byNumber.get(number)
+      if (entry !== undefined && entry.state === undefined && entry.damage === undefined) return false
+    }
+    return true
+  }
+
+  /** Takes frames that others wrote into a batch. */
+  #takeIn(read: LogRead, batch: Batch): void {
+    let parts: LogFrame[] = []
+    for (const gap of read.gaps)
+      this.#damageAll(`frames ${gap.first} to ${gap.last} in segment ${gap.segment} are unreadable`, gap.last)
+    for (const frame of read.frames) {
+      if ((frame.header.bits & FRAME_PART) !== 0) {
+        parts.push(frame)
+        continue
+      }
+      const mine = frame.header.parts === 0 ? [] : parts.slice(-frame.header.parts)
+      parts = []
+      const first = mine[0] ?? frame
+      const whole = mine.length === frame.header.parts
+      if (frame.header.tables.length === 0) continue
+      let payload: Uint8Array | undefined
+      let at = 0
+      for (const table of frame.header.tables) {
+        const { number } = table
+        const entry = this.#byNumber.get(number)
+        const state = batch.states.get(number) ?? entry?.state
+        if (table.created !== undefined) {
+          batch.ids.set(table.created.id, number)
+          if (number >= batch.nextNumber) batch.nextNumber = number + 1
+        } else if (table.dropped) this.#dropIn(batch, number)
+        // Only what is in memory follows; the rest is read when it is opened.
+        if ((state !== undefined || table.created !== undefined) && !batch.damage.has(number)) {
+          payload ??= whole ? payloadOf([...mine, frame]) : undefined
+          try {
+            if (payload === undefined) throw new Error(`frame ${frame.header.number} is damaged`)
+            const section = payload.subarray(at, at + table.sectionLength)
+            const draft = state === undefined || table.created !== undefined ? undefined : new Draft(state)
+            batch.states.set(number, applyFrameTable(draft, table, section, frame.header.number).freeze())
+          } catch (error) {
+            batch.damage.set(number, String(error))
+          }
+        }
+        at += table.sectionLength
+      }
+      batch.effects.push({
+        number: frame.header.number,
+        tables: frame.header.tables,
+        segment: first.segment,
+        offset: first.offset,
+      })
+    }
+  }
+
+  /** Shows a batch: from here on it is what everybody sees. */
+  #publish(batch: Batch, tail: LogTail): void {
+    this.log.tail = tail
+    this.#nextNumber = Math.max(this.#nextNumber, batch.nextNumber)
+    if (batch.effects.length === 0) return
+    const changed = new Set<string>()
+    const touched = new Set<Entry>()
+    for (const { number, tables, segment, offset } of batch.effects) {
+      for (const table of tables) {
+        let entry = this.#byNumber.get(table.number)
+        if (table.created !== undefined) {
+          entry = new Entry(table.number, table.created.id, table.created.uidValidity)
+          this.#put(entry)
+          this.#nextNumber = Math.max(this.#nextNumber, table.number + 1)
+        }
+        if (entry === undefined) {
+          this.settings.onEvent({ kind: 'unknown-table', message: `frame ${number} touches table ${table.number}` })
+          this.#nextNumber = Math.max(this.#nextNumber, table.number + 1)
+          continue
+        }
+        changed.add(entry.id)
+        entry.apply(table, number)
+        entry.frames.push(number, segment, offset)
+        if (table.dropped) {
+          entry.dropped = true
+          this.#byNumber.delete(entry.number)
+          this.#idle.delete(entry.number)
+          if (this.#entries.get(entry.id) === entry) this.#entries.delete(entry.id)
+        } else touched.add(entry)
+      }
+    }
+    for (const entry of touched) {
+      if (entry.dropped) continue
+      const state = batch.states.get(entry.number)
+      if (state !== undefined) {
+        entry.state = state
+        if (entry.handles === 0) this.#keepIdle(entry)
+      } else if (entry.state !== undefined) {
+        // A frame that only raised the modseq.
+        entry.state = { ...entry.state, highestModSeq: entry.highestModSeq, ceiling: entry.ceiling }
+      }
+      const reason = batch.damage.get(entry.number)
+      if (reason !== undefined) {
+        entry.damage = reason
+        this.settings.onEvent({ kind: 'table-damaged', message: `${entry.id}: ${reason}` })
+      }
+    }
+    this.#notify(changed)
+  }
+
+  #notify(changed: ReadonlySet<string>): void {
+    for (const handle of this.#handles) if (changed.has(handle.id)) handle.changed()
+    if (this.#watchers.size > 0) {
+      const ids = [...changed]
+      for (const onChange of this.#watchers) onChange(ids)
+    }
+  }
+
+  // ---- watching
+
+  watch(onChange: (tables: readonly string[]) => void): Disposable {
+    this.#checkOpen()
+    // One caller may watch twice with the same function.
+    const watcher = (tables: readonly string[]): void => onChange(tables)
+    this.#watchers.add(watcher)
+    this.#watchFiles()
+    return {
+      [Symbol.dispose]: () => {
+        this.#watchers.delete(watcher)
+        this.#watchFiles()
+      },
+    }
+  }
+
+  /** Follows what other processes append, as long as somebody wants to know. */
+  watchFiles(): void {
+    this.#watchFiles()
+  }
+
+  #watchFiles(): void {
+    if (this.fs.watch === undefined || this.settings.readOnly) return
+    const wanted =
+      this.#closing === undefined && (this.#watchers.size > 0 || [...this.#handles].some((one) => one.watched))
+    if (wanted === (this.#watching !== undefined)) return
+    if (!wanted) {
+      this.#watching?.abort()
+      this.#watching = undefined
+      return
+    }
+    this.#watching = new AbortController()
+    try {
+      this.fs.watch(`${this.prefix}log`, () => this.#onFileChange(), { signal: this.#watching.signal })
+    } catch (error) {
+      this.settings.onEvent({ kind: 'watch-failed', message: String(error) })
+    }
+  }
+
+  #onFileChange(): void {
+    if (this.#watchScheduled || this.#closing !== undefined) return
+    this.#watchScheduled = true
+    setImmediate(() => {
+      this.#watchScheduled = false
+      if (this.#closing !== undefined) return
+      this.refresh().catch((error: unknown) => {
+        this.settings.onEvent({ kind: 'refresh-failed', message: String(error) })
+      })
+    })
+  }
+
+  // ---- upkeep
+
+  async checkpoint(): Promise<void> {
+    this.#checkOpen()
+    if (this.settings.readOnly) throw new TypeError('the index is open for reading only')
+    await this.#checkpointNow()
+  }
+
+  async #checkpointNow(): Promise<void> {
+    while (this.#checkpointing !== undefined) await this.#checkpointing.catch(() => {})
+    this.#checkpointing = checkpoint(this).then((done) => {
+      if (done) {
+        this.#logBytes = 0
+        this.#checkpointAt = this.settings.checkpointBytes
+      }
+    })
+    try {
+      await this.#checkpointing
+    } finally {
+      this.#checkpointing = undefined
+    }
+  }
+
+  #checkpointSoon(): void {
+    if (this.#checkpointing !== undefined || this.#closing !== undefined) return
+    // If it fails it is tried again after as much log again.
+    this.#checkpointAt = this.#logBytes + this.settings.checkpointBytes
+    this.#checkpointNow().catch((error: unknown) => {
+      this.settings.onEvent({ kind: 'checkpoint-failed', message: String(error) })
+    })
+  }
+
+  /** For the checkpoint: the state of a table that may be shown, loaded if it is not. In the pump. */
+  async loadForCheckpoint(entry: Entry): Promise<TableState> {
+    if (entry.state !== undefined) return entry.state
+    return this.#read(entry)
+  }
+
+  async *check(): AsyncIterable<readonly IndexFinding[]> {
+    this.#checkOpen()
+    yield* checkIndex(this.fs, this.prefix, this.settings)
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    this.#closing ??= this.#close()
+    return this.#closing
+  }
+
+  async #close(): Promise<void> {
+    // What was asked for before is done; nothing new is taken.
+    while (this.#pumping !== undefined) await this.#pumping
+    await this.#checkpointing?.catch(() => {})
+    this.#watching?.abort()
+    for (const handle of [...this.#handles]) await handle[Symbol.asyncDispose]()
+    try {
+      if (this.#wrote) await this.#seal()
+    } catch (error) {
+      // An index that is not sealed is whole: only the last group can then not be told from a torn one.
+      this.settings.onEvent({ kind: 'seal-failed', message: String(error) })
+    } finally {
+      await this.abandon()
+    }
+  }
+
+  async #seal(): Promise<void> {
+    await this.log.lock()
+    try {
+      const read = await this.log.read(this.log.tail, true)
+      await this.log.sync(read.tail)
+      await this.log.seal(read.tail, await this.snapshots.directoryChecksum())
+    } finally {
+      this.log.unlock()
+    }
+  }
+
+  /** Lets go of everything, without a word in the files. */
+  async abandon(): Promise<void> {
+    this.#closing ??= Promise.resolve()
+    await this.snapshots[Symbol.asyncDispose]()
+    await this.log[Symbol.asyncDispose]()
+    await this.#presence?.[Symbol.asyncDispose]()
+  }
+
+  #checkOpen(): void {
+    if (this.#closing !== undefined) throw new IndexError('INDEX_CLOSED', 'the index is closed')
+  }
+}
+
+class TableHandle implements Table {
+  readonly id: string
+  entry: Entry
+  readonly #index: StoreIndex
+  readonly #cache: TableCache
+  readonly #watchers = new Set<() => void>()
+  #state: TableState
+  #view: TableView | undefined
+  #disposed = false
+
+  constructor(index: StoreIndex, entry: Entry, cache: TableCache) {
+    this.id = entry.id
+    this.entry = entry
+    this.#index = index
+    this.#cache = cache
+    this.#state = entry.state!
+  }
+
+  get watched(): boolean {
+    return this.#watchers.size > 0
+  }
+
+  get view(): TableView {
+    // A dropped table stays as it was.
+    const state = this.entry.state ?? this.#state
+    if (this.#view === undefined || state !== this.#state) {
+      this.#state = state
+      this.#view = makeView(state, () => (this.#disposed ? undefined : this.#cache))
+    }
+    return this.#view
+  }
+
+  watch(onChange: () => void): Disposable {
+    const watcher = (): void => onChange()
+    this.#watchers.add(watcher)
+    this.#index.watchFiles()
+    return {
+      [Symbol.dispose]: () => {
+        this.#watchers.delete(watcher)
+        this.#index.watchFiles()
+      },
+    }
+  }
+
+  changed(): void {
+    for (const watcher of this.#watchers) watcher()
+  }
+
+  expungedSince(modSeq: number): UidSet | undefined {
+    return expungedAfter((this.entry.state ?? this.#state).tombstones, modSeq)
+  }
+
+  cacheWrite(entries: readonly CacheEntry[]): void {
+    if (!this.#disposed) this.#cache.write(entries)
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#disposed) return
+    // Views that live on keep their columns, but not the cache.
+    void this.view
+    this.#disposed = true
+    this.#watchers.clear()
+    this.#index.released(this, this.entry)
+    if (this.entry.dropped) await this.#cache.drop()
+    await this.#cache[Symbol.asyncDispose]()
+  }
+}
+
+/** Kept between groups, unless a large one blew it up. */
+const KEEP_WRITER_BYTES: number = 4 * MiB
+
+/** Writes the frames of one transaction: parts as long as they are too long, then the one that commits. */
+function writeTransaction(
+  out: ByteWriter,
+  salt: Uint8Array,
+  tail: LogTail,
+  { tables, sections, lazy }: Resolved,
+): { number: number; chain: number } {
+  let length = 0
+  for (const section of sections) length += section.length
+  let payload: readonly Uint8Array[] = sections
+  let number = tail.next
+  let before = tail.chain
+  let parts = 0
+  const { unflushed } = tail
+  if (length > FRAME_MAX) {
+    let rest: Uint8Array = Buffer.concat(sections)
+    for (; rest.length > FRAME_MAX; parts++) {
+      const part = [rest.subarray(0, FRAME_MAX)]
+      before = writeFrame(
+        out,
+        { salt, number },
+        { unflushed, bits: FRAME_PART, parts: 0, before, tables: [], payload: part },
+      )
+      rest = rest.subarray(FRAME_MAX)
+      number++
+    }
+    payload = [rest]
+  }
+  const bits = lazy ? FRAME_LAZY : 0
+  const chain = writeFrame(out, { salt, number }, { unflushed, bits, parts, before, tables, payload })
+  return { number, chain }
+}
+
+function checkSize({ sections }: Resolved): void {
+  let length = 0
+  for (const section of sections) length += section.length
+  if (length > TRANSACTION_MAX)
+    throw new IndexError('INDEX_LIMIT', `a transaction of ${length} bytes is longer than ${TRANSACTION_MAX}`)
+}
+
+/**
+ * Applies what a frame did to one table. Returns the draft to go on with: a new one if the frame creates the table.
+ * Throws if it does not fit, or if the counters are not what the frame says.
+ */
+export function applyFrameTable(
+  draft: Draft | undefined,
+  table: FrameTable,
+  section: Uint8Array,
+  frame: number,
+): Draft {
+  const reader = new ByteReader(section)
+  if (table.created !== undefined) {
+    const spec = readCreate(reader)
+    if (spec === undefined) throw new Error(`frame ${frame} creates table ${table.number} without saying how`)
+    draft = new Draft(emptyState(tableMeta(table.number, spec), spec.uidNext))
+  }
+  if (draft === undefined) throw new Error(`frame ${frame} changes table ${table.number} before it is created`)
+  applySection(draft, reader, table.highestModSeq)
+  draft.uidNext = table.uidNext
+  draft.highestModSeq = table.highestModSeq
+  draft.ceiling = table.ceiling
+  if (
+    !table.dropped &&
+    (draft.count !== table.count ||
+      draft.unseen !== table.unseen ||
+      draft.deleted !== table.deleted ||
+      draft.bytes !== table.bytes)
+  )
+    throw new Error(`frame ${frame} leaves table ${draft.meta.id} with other counters than it says`)
+  return draft
+}
+
+/** The payload of a transaction, verified; undefined if any part is damaged. */
+function payloadOf(frames: readonly LogFrame[]): Uint8Array | undefined {
+  for (const { header, salt, payload } of frames) if (!payloadIsValid(header, salt, payload)) return undefined
+  return frames.length === 1 ? frames[0]!.payload : Buffer.concat(frames.map((frame) => frame.payload))
+}
+
+/** Without the frames that may still be in flight. */
+function onlyFlushed(read: LogRead): LogRead {
+  const { unflushed } = read.tail
+  const count = read.frames.findIndex((frame) => frame.header.number >= unflushed)
+  if (count < 0) return { ...read, rest: 0 }
+  const first = read.frames[count]!
+  const last = read.frames[count - 1]
+  return {
+    frames: read.frames.slice(0, count),
+    gaps: read.gaps,
+    tail: {
+      segment: first.segment,
+      offset: first.offset,
+      next: first.header.number,
+      chain: last?.header.checksum ?? first.header.before,
+      unflushed: Math.min(unflushed, first.header.number),
+      ended: false,
+    },
+    rest: 0,
+  }
+}
+
+/** A reader that can take no lock shows every frame that is whole. */
+function settingsAllowAll(settings: Settings): boolean {
+  return settings.readOnly
+}
+
+function settingsBytes(settings: Settings): number {
+  return settings.segmentBytes
+}
+
+function damaged(table: string, reason: string): IndexError {
+  return new IndexError('INDEX_CORRUPT', `table ${table} is damaged: ${reason}`, { table })
+}
+
+function infoOf(entry: Entry): TableInfo {
+  const { id, uidValidity, uidNext, highestModSeq, count, unseen, deleted, bytes } = entry
+  return { id, uidValidity, uidNext, highestModSeq, count, unseen, deleted, bytes }
+}

@@ -1,0 +1,748 @@
+/**
+ * Decides a transaction under the commit lock, against the newest state: which rows, which UIDs, which flags. What comes
+ * out is the next state of every table it touches and, for the log, the same decisions made explicit.
+ *
+ * INVARIANTS
+ *   1. Replaying the sections on the states before gives the states after: both go through the same drafts.
+ *   2. What changes nothing is not written and gets no modseq.
+ *   3. Uses (I-8): for every row appended, expunged or set, the rows it names elsewhere are counted in the same frame.
+ *   4. A transaction that fails leaves no trace: its drafts are dropped.
+ */
+import { ByteWriter } from '@mailstead/bytes'
+import { UidSet, UidSetBuilder } from '@mailstead/uidset'
+import {
+  type Chunk,
+  chunkAtLeast,
+  extOf,
+  isZeroColumn,
+  readNumber,
+  rowAtLeast,
+  writeNumber,
+  ZERO_SETS,
+} from './chunk.ts'
+import { FLAG_DELETED, type NewRow } from './contract.ts'
+import { IndexError } from './error.ts'
+import type { FrameTable } from './frame.ts'
+import { findKeyword, findSet } from './keywords.ts'
+import { KEYWORD_SETS_MAX, KEYWORDS_MAX, LAZY_MODSEQS, UID_LAST, VALUES_MAX } from './limits.ts'
+import {
+  APPEND_ROWS_MAX,
+  EACH_FLAGS,
+  EACH_SET,
+  EACH_VALUE,
+  OP_APPEND,
+  OP_COLUMN,
+  OP_DROP,
+  OP_EXPUNGE,
+  OP_FLAGS,
+  OP_KEYWORD,
+  OP_SET,
+  OP_VALUE,
+  TOUCHES,
+  writeCreate,
+  writeRanges,
+} from './operations.ts'
+import { Draft, emptyState, tableMeta, type TableState } from './state.ts'
+import { PendingRow, type Requested } from './transaction.ts'
+
+/** The newest tables, as the group sees them. */
+export interface World {
+  /** Undefined if there is no such table. Throws INDEX_CORRUPT if it is damaged. */
+  state(id: string): TableState | undefined
+  /** A number for a new table, never given before. */
+  newNumber(): number
+}
+
+export interface Resolved {
+  readonly tables: readonly FrameTable[]
+  readonly sections: readonly Uint8Array[]
+  /** The new state of each table that still exists, in the order of `tables`. */
+  readonly states: readonly (TableState | undefined)[]
+  readonly lazy: boolean
+  /** Fills in the outcomes. */
+  readonly settle: () => void
+}
+
+/** Undefined if nothing has to be written: the outcomes are then filled in. Throws what the caller of commit gets. */
+export function resolveTransaction(requested: readonly Requested[], world: World, lazy: boolean): Resolved | undefined {
+  return new Resolver(world, lazy).run(requested)
+}
+
+/** One table as this transaction changes it. */
+interface Working {
+  readonly draft: Draft
+  readonly out: ByteWriter
+  readonly modSeq: number
+  created: boolean
+  dropped: boolean
+  /** Rows changed in a way that gives them a modseq. */
+  touched: boolean
+  /** Only flags changed. */
+  flagsOnly: boolean
+  /** Rows appended and not yet written. */
+  appendedFrom: number
+  appended: number
+}
+
+interface Uses {
+  readonly table: string
+  readonly column: string
+  readonly by: Map<number, number>
+}
+
+class Resolver {
+  readonly #world: World
+  readonly #lazy: boolean
+  readonly #open = new Map<string, Working>()
+  readonly #order: Working[] = []
+  readonly #uses = new Map<string, Uses>()
+  readonly #settle: (() => void)[] = []
+
+  constructor(world: World, lazy: boolean) {
+    this.#world = world
+    this.#lazy = lazy
+  }
+
+  run(requested: readonly Requested[]): Resolved | undefined {
+    for (let i = 0; i < requested.length; i++) this.#one(requested[i]!)
+    this.#countUses()
+    const changed: Working[] = []
+    for (const working of this.#order) {
+      this.#flushAppend(working)
+      if (working.touched) working.draft.highestModSeq = working.modSeq
+      if (working.out.position > 0) changed.push(working)
+    }
+    const settle = (): void => {
+      for (const one of this.#settle) one()
+    }
+    if (changed.length === 0) {
+      settle()
+      return undefined
+    }
+    let lazy = this.#lazy
+    for (const { draft, flagsOnly, modSeq } of changed) lazy &&= flagsOnly && modSeq <= draft.ceiling
+    const tables: FrameTable[] = []
+    const sections: Uint8Array[] = []
+    const states: (TableState | undefined)[] = []
+    for (const working of changed) {
+      const { draft, dropped } = working
+      // A flushed frame renews the ceiling of tables that have lazy changes.
+      if (!lazy && (this.#lazy || draft.ceiling > 0) && draft.ceiling < draft.highestModSeq + LAZY_MODSEQS / 2)
+        draft.ceiling = draft.highestModSeq + LAZY_MODSEQS
+      const section = working.out.finish()
+      tables.push({
+        number: draft.meta.number,
+        sectionLength: section.length,
+        created: working.created ? { id: draft.meta.id, uidValidity: draft.meta.uidValidity } : undefined,
+        dropped,
+        uidNext: draft.uidNext,
+        highestModSeq: draft.highestModSeq,
+        ceiling: draft.ceiling,
+        count: draft.count,
+        unseen: draft.unseen,
+        deleted: draft.deleted,
+        bytes: draft.bytes,
+      })
+      sections.push(section)
+      states.push(dropped ? undefined : draft.freeze())
+    }
+    return { tables, sections, states, lazy, settle }
+  }
+
+  #one(request: Requested): void {
+    switch (request.kind) {
+      case 'create': {
+        const { id } = request.spec
+        if (
+          this.#open.get(id)?.dropped === false ||
+          (this.#open.get(id) === undefined && this.#world.state(id) !== undefined)
+        )
+          throw new IndexError('INDEX_TABLE_EXISTS', `table ${id} exists already`, { table: id })
+        const meta = tableMeta(this.#world.newNumber(), request.spec)
+        for (const c of meta.counting) {
+          const counts = meta.columns[c]!.counts!
+          const target = this.#open.get(counts.table)?.draft.meta ?? this.#world.state(counts.table)?.meta
+          if (target === undefined || !target.byName.has(counts.column))
+            throw new IndexError(
+              'INDEX_CONFLICT',
+              `there is no column ${counts.column} in ${counts.table} to count in`,
+              {
+                table: id,
+              },
+            )
+        }
+        const working = this.#add(emptyState(meta, request.spec.uidNext))
+        working.created = true
+        working.flagsOnly = false
+        writeCreate(working.out, request.spec)
+        return
+      }
+      case 'drop': {
+        const working = this.#working(request.table)
+        this.#flushAppend(working)
+        const { meta, chunks } = working.draft
+        for (const c of meta.counting) for (const chunk of chunks) this.#useRows(working, c, chunk, 0, chunk.rows, -1)
+        working.out.u8(OP_DROP)
+        working.dropped = true
+        working.flagsOnly = false
+        return
+      }
+      case 'append':
+        this.#append(this.#working(request.table), request.row, request.pending)
+        return
+      case 'append-from':
+        this.#appendFrom(this.#working(request.table), request)
+        return
+      case 'flags':
+        this.#flags(this.#working(request.table), request)
+        return
+      case 'expunge':
+        this.#expunge(this.#working(request.table), request)
+        return
+      case 'column':
+        this.#column(this.#working(request.table), request.column, request.uid, request.value)
+        return
+      case 'increment':
+        this.#increment(this.#working(request.table), request.column, request.uid, request.by)
+        return
+      case 'value': {
+        const working = this.#working(request.table)
+        const { key, value } = request
+        const before = working.draft.values.get(key)
+        if (sameBytes(before, value)) return
+        if (before === undefined && working.draft.values.size >= VALUES_MAX)
+          throw new IndexError('INDEX_LIMIT', `more than ${VALUES_MAX} values`, { table: request.table })
+        this.#flushAppend(working)
+        working.flagsOnly = false
+        working.draft.setValue(key, value)
+        working.out.u8(OP_VALUE)
+        working.out.utf8(key)
+        working.out.u8(value === undefined ? 0 : 1)
+        if (value !== undefined) working.out.sized(value)
+        return
+      }
+      case 'expect': {
+        const { table, key, value } = request
+        if (!sameBytes(this.#working(table).draft.values.get(key), value))
+          throw new IndexError('INDEX_CONFLICT', `value ${JSON.stringify(key)} of ${table} is another`, { table })
+        return
+      }
+    }
+  }
+
+  #working(id: string): Working {
+    const known = this.#open.get(id)
+    if (known !== undefined && !known.dropped) return known
+    const state = known === undefined ? this.#world.state(id) : undefined
+    if (state === undefined) throw new IndexError('INDEX_TABLE_GONE', `there is no table ${id}`, { table: id })
+    return this.#add(state)
+  }
+
+  #add(state: TableState): Working {
+    const working: Working = {
+      draft: new Draft(state),
+      out: new ByteWriter(64),
+      modSeq: state.highestModSeq + 1,
+      created: false,
+      dropped: false,
+      touched: false,
+      flagsOnly: true,
+      appendedFrom: 0,
+      appended: 0,
+    }
+    this.#open.set(state.meta.id, working)
+    this.#order.push(working)
+    return working
+  }
+
+  #append(working: Working, row: NewRow, pending: PendingRow): void {
+    const { draft } = working
+    const { meta } = draft
+    const uid = draft.uidNext
+    if (uid > UID_LAST) throw new IndexError('INDEX_LIMIT', `${meta.id} has no UIDs left`, { table: meta.id })
+    const set =
+      row.keywords === undefined || row.keywords.length === 0
+        ? 0
+        : this.#setOf(working, this.#keywords(working, row.keywords))
+    const chunk = draft.appendRow(uid, row.flags ?? 0, set, working.modSeq)
+    const at = chunk.rows - 1
+    if (row.columns !== undefined) {
+      for (const name in row.columns) {
+        const c = this.#columnOf(working, name)
+        const value = row.columns[name]!
+        const { bytes: width } = meta.columns[c]!
+        if (typeof value === 'number' && value === 0) continue
+        const column = draft.appendedColumn(chunk, c)
+        if (typeof value === 'number') writeNumber(column, at * width, width, value)
+        else if (value instanceof Uint8Array) {
+          if (value.length !== width) throw new RangeError(`${value.length} bytes for column ${name} of ${width}`)
+          column.set(value, at * width)
+        } else {
+          const assigned = value instanceof PendingRow ? value.assigned : value.uid
+          if (assigned === 0) throw new TypeError(`column ${name} names a row that is not appended before`)
+          writeNumber(column, at * width, width, assigned)
+        }
+        if (c === meta.summed) draft.bytes += readNumber(column, at * width, width)
+      }
+      for (const c of meta.counting) this.#useRows(working, c, chunk, at, at + 1, 1)
+    }
+    pending.assigned = uid
+    this.#settle.push(() => {
+      pending.uid = uid
+    })
+    this.#appendedRows(working, uid, 1)
+  }
+
+  #appendedRows(working: Working, uid: number, count: number): void {
+    if (working.appended === 0) working.appendedFrom = uid
+    working.appended += count
+    working.touched = true
+    working.flagsOnly = false
+  }
+
+  #appendFrom(working: Working, request: Extract<Requested, { kind: 'append-from' }>): void {
+    const { source, rows, outcome } = request
+    const { draft } = working
+    const { meta } = draft
+    const count = rows.length
+    if (count === 0) return
+    const uid = draft.uidNext
+    if (uid + count - 1 > UID_LAST)
+      throw new IndexError('INDEX_LIMIT', `${meta.id} has no UIDs left`, { table: meta.id })
+    const flags = new Uint8Array(count)
+    const sets = new Uint32Array(count)
+    const known = new Map<number, number>([[0, 0]])
+    for (let i = 0; i < count; i++) {
+      const row = rows[i]!
+      flags[i] = source.flags(row)
+      const from = source.keywordSet(row)
+      if (from === 0) continue
+      let set = known.get(from)
+      if (set === undefined) {
+        const names = source.keywordSets[from]!.map((k) => source.keywords[k]!)
+        set = this.#setOf(working, this.#keywords(working, names))
+        known.set(from, set)
+      }
+      sets[i] = set
+    }
+    const columns: (Uint8Array | undefined)[] = []
+    for (let c = 0; c < meta.columns.length; c++) {
+      const { name, bytes: width } = meta.columns[c]!
+      const from = source.extension(name)
+      if (from === undefined || from.bytes !== width) continue
+      const column = new Uint8Array(count * width)
+      for (let i = 0; i < count; i++) column.set(from.value(rows[i]!), i * width)
+      columns[c] = column
+    }
+    draft.appendRun(uid, count, flags, sets, columns, working.modSeq)
+    for (const c of meta.counting) {
+      const column = columns[c]
+      if (column === undefined) continue
+      const uses = this.#usesOf(working, c)
+      for (let i = 0; i < count; i++) addUse(uses, readNumber(column, i * 4, 4), 1)
+    }
+    this.#appendedRows(working, uid, count)
+    this.#settle.push(() => {
+      outcome.uids = UidSet.range(uid, uid + count - 1)
+    })
+  }
+
+  #flags(working: Working, request: Extract<Requested, { kind: 'flags' }>): void {
+    this.#flushAppend(working)
+    const { uids, change, unchangedSince, outcome } = request
+    const { draft } = working
+    const add = change.add ?? 0
+    const remove = (change.replace === true ? 0xff : (change.remove ?? 0)) & ~add
+    const keep = ~remove & 0xff
+    const adds = change.addKeywords ?? []
+    const removes = change.removeKeywords ?? []
+    const touchesSets = change.replace === true || adds.length > 0 || removes.length > 0
+    // Keywords are interned only if a row needs them: what changes nothing is not written.
+    const becomes = new Map<number, number>()
+    const setAfter = (before: number): number => {
+      let after = becomes.get(before)
+      if (after === undefined) {
+        const names = change.replace === true ? [] : draft.keywords.sets[before]!.slice()
+        for (const name of adds) {
+          let k = findKeyword(draft.keywords, name)
+          if (k < 0) k = this.#newKeyword(working, name)
+          if (!names.includes(k)) names.push(k)
+        }
+        const gone = removes.map((name) => findKeyword(draft.keywords, name))
+        after = this.#setOf(
+          working,
+          names.filter((k) => !gone.includes(k)),
+        )
+        becomes.set(before, after)
+      }
+      return after
+    }
+    const present = new UidSetBuilder()
+    const changed = new UidSetBuilder()
+    const tooNew = new UidSetBuilder()
+    /** By resulting set (-1: sets stay), ranges of rows that change. */
+    const groups = new Map<number, number[]>()
+    const { ranges } = uids
+    const { chunks } = draft
+    for (let r = 0, at = 0; r < ranges.length; r += 2) {
+      const lo = ranges[r]!
+      const hi = ranges[r + 1]!
+      let group: number[] | undefined
+      let groupSet = -2
+      // Whether the row before this one, in this range, is the last of its group.
+      let adjoining = false
+      for (at = chunkAtLeast(chunks, lo, at); at < chunks.length; at++) {
+        const chunk = chunks[at]!
+        const rows = chunk.rows
+        if (chunk.uids[0]! > hi) break
+        const from = rowAtLeast(chunk.uids, rows, lo)
+        const to = hi >= chunk.uids[rows - 1]! ? rows : rowAtLeast(chunk.uids, rows, hi + 1)
+        for (let row = from; row < to; row++) {
+          const uid = chunk.uids[row]!
+          present.add(uid)
+          if (chunk.modSeqs[row]! > unchangedSince) {
+            tooNew.add(uid)
+            adjoining = false
+            continue
+          }
+          const flags = chunk.flags[row]!
+          const set = chunk.sets[row]!
+          const after = touchesSets ? setAfter(set) : set
+          if (((flags & keep) | add) === flags && after === set) {
+            adjoining = false
+            continue
+          }
+          changed.add(uid)
+          const result = touchesSets ? after : -1
+          if (result !== groupSet || group === undefined) {
+            groupSet = result
+            group = groups.get(result)
+            if (group === undefined) {
+              group = []
+              groups.set(result, group)
+            }
+            adjoining = false
+          }
+          if (adjoining) group[group.length - 1] = uid
+          else group.push(uid, uid)
+          adjoining = true
+        }
+        if (to < rows) break
+      }
+    }
+    for (const [set, list] of groups) {
+      for (let i = 0; i < list.length; i += 2)
+        draft.changeFlags(list[i]!, list[i + 1]!, add, remove, set, working.modSeq)
+      working.out.u8(OP_FLAGS)
+      working.out.u8(add)
+      working.out.u8(remove)
+      working.out.varint(set + 1)
+      writeRanges(working.out, list)
+      working.touched = true
+    }
+    const changedUids = changed.build()
+    const failed = uids.subtract(present.build()).union(tooNew.build())
+    this.#settle.push(() => {
+      outcome.changed = changedUids
+      outcome.failed = failed
+    })
+  }
+
+  #expunge(working: Working, request: Extract<Requested, { kind: 'expunge' }>): void {
+    this.#flushAppend(working)
+    const { uids, options, outcome } = request
+    const { draft } = working
+    const { meta, chunks } = draft
+    const zero = options.onlyZero === undefined ? -1 : this.#columnOf(working, options.onlyZero)
+    const chosen = options.onlyDeleted === true || zero >= 0
+    const expunged = new UidSetBuilder()
+    const rows: number[] = []
+    let found = 0
+    const { ranges } = uids
+    let lastChunk: Chunk | undefined
+    let lastRow = -1
+    for (let r = 0, at = 0; r < ranges.length; r += 2) {
+      const lo = ranges[r]!
+      const hi = ranges[r + 1]!
+      for (at = chunkAtLeast(chunks, lo, at); at < chunks.length; at++) {
+        const chunk = chunks[at]!
+        if (chunk.uids[0]! > hi) break
+        const from = rowAtLeast(chunk.uids, chunk.rows, lo)
+        const to = hi >= chunk.uids[chunk.rows - 1]! ? chunk.rows : rowAtLeast(chunk.uids, chunk.rows, hi + 1)
+        found += to - from
+        for (let row = from; row < to; row++) {
+          if (chosen) {
+            if (options.onlyDeleted === true && (chunk.flags[row]! & FLAG_DELETED) === 0) continue
+            if (zero >= 0 && !isZero(chunk, zero, meta.columns[zero]!.bytes, row)) continue
+          }
+          const uid = chunk.uids[row]!
+          expunged.add(uid)
+          // Rows that follow each other are one range, whatever UIDs are missing between them.
+          const follows =
+            rows.length > 0 &&
+            (lastChunk === chunk
+              ? lastRow + 1 === row
+              : row === 0 && at > 0 && lastChunk === chunks[at - 1] && lastRow === lastChunk!.rows - 1)
+          if (follows) rows[rows.length - 1] = uid
+          else rows.push(uid, uid)
+          lastChunk = chunk
+          lastRow = row
+          for (const c of meta.counting) this.#useRows(working, c, chunk, row, row + 1, -1)
+        }
+        if (to < chunk.rows) break
+      }
+    }
+    if (options.mustExist === true && found !== uids.size)
+      throw new IndexError('INDEX_CONFLICT', `${uids.size - found} of the rows to expunge are gone`, { table: meta.id })
+    const set = expunged.build()
+    this.#settle.push(() => {
+      outcome.expunged = set
+    })
+    if (rows.length === 0) return
+    draft.expunge(rows, working.modSeq)
+    working.out.u8(OP_EXPUNGE)
+    writeRanges(working.out, rows)
+    working.touched = true
+    working.flagsOnly = false
+  }
+
+  #column(working: Working, name: string, uid: number, value: Uint8Array | number): void {
+    this.#flushAppend(working)
+    const { draft } = working
+    const { meta } = draft
+    const c = this.#columnOf(working, name)
+    const width = meta.columns[c]!.bytes
+    const chunk = draft.chunkOf(uid)
+    if (chunk === undefined)
+      throw new IndexError('INDEX_CONFLICT', `row ${uid} of ${meta.id} is gone`, { table: meta.id })
+    let bytes: Uint8Array
+    if (typeof value === 'number') {
+      bytes = new Uint8Array(width)
+      writeNumber(bytes, 0, width, value)
+    } else bytes = value
+    if (bytes.length !== width) throw new RangeError(`${bytes.length} bytes for column ${name} of ${width}`)
+    const row = rowAtLeast(chunk.uids, chunk.rows, uid)
+    const column = extOf(chunk, c, width)
+    if (sameBytes(column.subarray(row * width, (row + 1) * width), bytes)) return
+    const counted = meta.counting.includes(c)
+    if (counted) this.#useRows(working, c, chunk, row, row + 1, -1)
+    draft.setColumn(uid, c, bytes, working.modSeq)
+    if (counted) addUse(this.#usesOf(working, c), readNumber(bytes, 0, 4), 1)
+    this.#writeColumn(working, c, [uid, uid], bytes, TOUCHES)
+    working.touched = true
+  }
+
+  #increment(working: Working, name: string, uid: number, by: number): void {
+    this.#flushAppend(working)
+    const { draft } = working
+    const { meta } = draft
+    const c = this.#columnOf(working, name)
+    const width = meta.columns[c]!.bytes
+    const chunk = draft.chunkOf(uid)
+    if (chunk === undefined)
+      throw new IndexError('INDEX_CONFLICT', `row ${uid} of ${meta.id} is gone`, { table: meta.id })
+    if (by === 0) return
+    const row = rowAtLeast(chunk.uids, chunk.rows, uid)
+    const after = readNumber(extOf(chunk, c, width), row * width, width) + by
+    if (after < 0 || (width <= 6 && after >= 256 ** width))
+      throw new IndexError('INDEX_LIMIT', `column ${name} of row ${uid} cannot be ${after}`, { table: meta.id })
+    const bytes = new Uint8Array(width)
+    writeNumber(bytes, 0, width, after)
+    draft.setColumn(uid, c, bytes, 0)
+    this.#writeColumn(working, c, [uid, uid], bytes, 0)
+  }
+
+  #writeColumn(working: Working, c: number, ranges: readonly number[], values: Uint8Array, bits: number): void {
+    working.flagsOnly = false
+    working.out.u8(OP_COLUMN)
+    working.out.varint(c)
+    working.out.u8(bits)
+    writeRanges(working.out, ranges)
+    working.out.bytes(values)
+  }
+
+  #usesOf(working: Working, c: number): Map<number, number> {
+    const { table, column } = working.draft.meta.columns[c]!.counts!
+    const key = `${table} ${column}`
+    let uses = this.#uses.get(key)
+    if (uses === undefined) {
+      uses = { table, column, by: new Map() }
+      this.#uses.set(key, uses)
+    }
+    return uses.by
+  }
+
+  #useRows(working: Working, c: number, chunk: Chunk, from: number, to: number, by: number): void {
+    const column = extOf(chunk, c, 4)
+    if (isZeroColumn(column)) return
+    const uses = this.#usesOf(working, c)
+    for (let row = from; row < to; row++) addUse(uses, readNumber(column, row * 4, 4), by)
+  }
+
+  /** Counts in the tables that are named, at the end, when their own rows are there. */
+  #countUses(): void {
+    for (const { table, column, by } of this.#uses.values()) {
+      const uids: number[] = []
+      for (const [uid, change] of by) if (change !== 0) uids.push(uid)
+      if (uids.length === 0) continue
+      uids.sort((a, b) => a - b)
+      const gone =
+        this.#open.get(table)?.dropped === true || (!this.#open.has(table) && this.#world.state(table) === undefined)
+      if (gone) {
+        // Whoever stops using rows of a table that is gone has nothing to count.
+        if (uids.every((uid) => by.get(uid)! < 0)) continue
+        throw new IndexError('INDEX_CONFLICT', `table ${table} is gone`, { table })
+      }
+      const working = this.#working(table)
+      this.#flushAppend(working)
+      const { draft } = working
+      const c = this.#columnOf(working, column)
+      const width = draft.meta.columns[c]!.bytes
+      const ranges: number[] = []
+      const values = new Uint8Array(uids.length * width)
+      let count = 0
+      for (const uid of uids) {
+        const change = by.get(uid)!
+        const after = draft.addColumn(uid, c, change)
+        if (after < 0) {
+          if (change < 0) continue
+          throw new IndexError('INDEX_CONFLICT', `row ${uid} of ${table} is gone`, { table })
+        }
+        writeNumber(values, count * width, width, after)
+        if (ranges.length > 0 && ranges[ranges.length - 1]! + 1 === uid) ranges[ranges.length - 1] = uid
+        else ranges.push(uid, uid)
+        count++
+      }
+      if (count > 0) this.#writeColumn(working, c, ranges, values.subarray(0, count * width), EACH_VALUE)
+    }
+  }
+
+  #columnOf(working: Working, name: string): number {
+    const c = working.draft.meta.byName.get(name)
+    if (c === undefined) throw new TypeError(`${working.draft.meta.id} has no column ${name}`)
+    return c
+  }
+
+  /** Indexes of these names, interned. */
+  #keywords(working: Working, names: readonly string[]): number[] {
+    const members: number[] = []
+    for (const name of names) {
+      let k = findKeyword(working.draft.keywords, name)
+      if (k < 0) k = this.#newKeyword(working, name)
+      if (!members.includes(k)) members.push(k)
+    }
+    return members
+  }
+
+  #newKeyword(working: Working, name: string): number {
+    const { draft } = working
+    if (draft.keywords.names.length >= KEYWORDS_MAX)
+      throw new IndexError('INDEX_LIMIT', `more than ${KEYWORDS_MAX} keywords`, { table: draft.meta.id })
+    this.#flushAppend(working)
+    working.out.u8(OP_KEYWORD)
+    working.out.utf8(name)
+    return draft.addKeyword(name)
+  }
+
+  /** Index of the set with these members, in any order, interned. */
+  #setOf(working: Working, members: readonly number[]): number {
+    if (members.length === 0) return 0
+    const { draft } = working
+    const sorted = members.toSorted((a, b) => a - b)
+    const known = findSet(draft.keywords, sorted)
+    if (known >= 0) return known
+    if (draft.keywords.sets.length >= KEYWORD_SETS_MAX)
+      throw new IndexError('INDEX_LIMIT', `more than ${KEYWORD_SETS_MAX} sets of keywords`, { table: draft.meta.id })
+    this.#flushAppend(working)
+    working.out.u8(OP_SET)
+    working.out.varint(sorted.length)
+    for (const member of sorted) working.out.varint(member)
+    return draft.addSet(sorted)
+  }
+
+  /** Writes the rows appended since the last operation on the table, read back from the draft as columns. */
+  #flushAppend(working: Working): void {
+    let { appendedFrom: uid, appended: left } = working
+    working.appended = 0
+    while (left > 0) {
+      const count = Math.min(left, APPEND_ROWS_MAX)
+      writeAppend(working.out, working.draft, uid, count)
+      uid += count
+      left -= count
+    }
+  }
+}
+
+function writeAppend(out: ByteWriter, draft: Draft, uid: number, count: number): void {
+  const { chunks, meta } = draft
+  // Slices of chunks that hold the rows: chunk, first row, row after the last.
+  const first = chunkAtLeast(chunks, uid)
+  const slices: { chunk: Chunk; from: number; to: number }[] = []
+  for (let at = first, left = count; left > 0; at++) {
+    const chunk = chunks[at]!
+    const from = at === first ? rowAtLeast(chunk.uids, chunk.rows, uid) : 0
+    const to = Math.min(chunk.rows, from + left)
+    slices.push({ chunk, from, to })
+    left -= to - from
+  }
+  const head = slices[0]!
+  const oneFlags = head.chunk.flags[head.from]!
+  const oneSet = head.chunk.sets[head.from]!
+  let eachFlags = false
+  let eachSet = false
+  for (const { chunk, from, to } of slices) {
+    for (let row = from; row < to && !eachFlags; row++) eachFlags = chunk.flags[row] !== oneFlags
+    if (chunk.sets === ZERO_SETS && oneSet === 0) continue
+    for (let row = from; row < to && !eachSet; row++) eachSet = chunk.sets[row] !== oneSet
+  }
+  out.u8(OP_APPEND)
+  out.varint(uid)
+  out.varint(count)
+  out.u8((eachFlags ? EACH_FLAGS : 0) | (eachSet ? EACH_SET : 0))
+  if (!eachFlags) out.u8(oneFlags)
+  else for (const { chunk, from, to } of slices) out.bytes(chunk.flags.subarray(from, to))
+  if (!eachSet) out.varint(oneSet)
+  else for (const { chunk, from, to } of slices) for (let row = from; row < to; row++) out.varint(chunk.sets[row]!)
+  const named: number[] = []
+  for (let c = 0; c < meta.columns.length; c++) {
+    const width = meta.columns[c]!.bytes
+    if (slices.some(({ chunk, from, to }) => !isZeroSlice(chunk.ext[c]!, from * width, to * width))) named.push(c)
+  }
+  out.varint(named.length)
+  for (const c of named) {
+    const width = meta.columns[c]!.bytes
+    const value = head.chunk.ext[c]!.subarray(head.from * width, (head.from + 1) * width)
+    const each = !slices.every(({ chunk, from, to }) => repeats(chunk.ext[c]!, from, to, width, value))
+    out.varint(c)
+    out.u8(each ? EACH_VALUE : 0)
+    if (!each) out.bytes(value)
+    else for (const { chunk, from, to } of slices) out.bytes(chunk.ext[c]!.subarray(from * width, to * width))
+  }
+}
+
+function isZeroSlice(column: Uint8Array, from: number, to: number): boolean {
+  if (isZeroColumn(column)) return true
+  for (let i = from; i < to; i++) if (column[i] !== 0) return false
+  return true
+}
+
+function repeats(column: Uint8Array, from: number, to: number, width: number, value: Uint8Array): boolean {
+  for (let row = from; row < to; row++)
+    for (let i = 0; i < width; i++) if (column[row * width + i] !== value[i]) return false
+  return true
+}
+
+function isZero(chunk: Chunk, c: number, width: number, row: number): boolean {
+  return isZeroSlice(extOf(chunk, c, width), row * width, (row + 1) * width)
+}
+
+function addUse(uses: Map<number, number>, uid: number, by: number): void {
+  if (uid !== 0) uses.set(uid, (uses.get(uid) ?? 0) + by)
+}
+
+function sameBytes(a: Uint8Array | undefined, b: Uint8Array | undefined): boolean {
+  if (a === undefined || b === undefined) return a === b
+  if (a.length !== b.length) return false
+  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false
+  return true
+}

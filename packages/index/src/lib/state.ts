@@ -1,0 +1,616 @@
+/**
+ * The state of one table: immutable columns in shared chunks, counters, keywords, values and tombstones; and the draft
+ * that makes the next state of it.
+ *
+ * INVARIANTS
+ *   1. A state never changes. A draft copies what it writes, one chunk's column at a time.
+ *   2. The states of a table form one line: a draft begins from the newest state, or from the one before it after that
+ *      one was taken back and is shown to nobody. So what lies beyond the rows of a state may be overwritten.
+ *   3. Counters equal what a scan of the columns would count.
+ *   4. Drafts do the same for a transaction and for the replay of its frame; they decide nothing.
+ */
+import {
+  type Chunk,
+  chunkAtLeast,
+  EXT,
+  extOf,
+  FLAGS,
+  isZeroColumn,
+  MODSEQS,
+  readNumber,
+  rowAtLeast,
+  SETS,
+  UIDS,
+  writeNumber,
+  ZERO_SETS,
+  zeroColumn,
+} from './chunk.ts'
+import type { ColumnSpec, TableSpec } from './contract.ts'
+import { FLAG_DELETED, FLAG_SEEN } from './contract.ts'
+import { type KeywordTable, NO_KEYWORDS, withKeyword, withSet } from './keywords.ts'
+import { CHUNK_ROWS, COLUMN_BYTES_MAX, COLUMNS_MAX, UID_LAST } from './limits.ts'
+import { addTombstone, NO_TOMBSTONES, type Tombstones } from './tombstones.ts'
+
+/** What never changes about a table. */
+export interface TableMeta {
+  /** Given at creation, never reused in this index. */
+  readonly number: number
+  readonly id: string
+  readonly uidValidity: number
+  readonly columns: readonly ColumnSpec[]
+  readonly byName: ReadonlyMap<string, number>
+  /** Index of the summed column, or -1. */
+  readonly summed: number
+  /** Indexes of the columns that count uses elsewhere. */
+  readonly counting: readonly number[]
+}
+
+export interface TableState {
+  readonly meta: TableMeta
+  readonly uidNext: number
+  readonly highestModSeq: number
+  /** Lazy changes may use modseqs up to this one. */
+  readonly ceiling: number
+  readonly count: number
+  readonly unseen: number
+  readonly deleted: number
+  readonly bytes: number
+  readonly chunks: readonly Chunk[]
+  readonly keywords: KeywordTable
+  readonly tombstones: Tombstones
+  readonly values: ReadonlyMap<string, Uint8Array>
+}
+
+const idPattern = /^[a-z0-9-]{1,64}$/
+const columnPattern = /^[a-z0-9-]{1,32}$/
+
+/** Checks a specification. Throws a TypeError or a RangeError. */
+export function tableMeta(number: number, spec: TableSpec): TableMeta {
+  const { id, columns, uidValidity } = spec
+  if (!idPattern.test(id))
+    throw new TypeError(`${JSON.stringify(id)} is no table id: 1 to 64 characters of a-z, 0-9 and -`)
+  if (!(uidValidity >= 1 && uidValidity < 2 ** 32 && uidValidity % 1 === 0))
+    throw new RangeError(`uidValidity ${uidValidity} is not within 1 … 2 ** 32 - 1`)
+  if (columns.length > COLUMNS_MAX) throw new RangeError(`${columns.length} columns are more than ${COLUMNS_MAX}`)
+  const byName = new Map<string, number>()
+  const counting: number[] = []
+  let summed = -1
+  for (const [c, column] of columns.entries()) {
+    if (!columnPattern.test(column.name)) throw new TypeError(`${JSON.stringify(column.name)} is no column name`)
+    if (byName.has(column.name)) throw new TypeError(`two columns are named ${column.name}`)
+    if (!(column.bytes >= 1 && column.bytes <= COLUMN_BYTES_MAX && column.bytes % 1 === 0))
+      throw new RangeError(`column ${column.name} of ${column.bytes} bytes`)
+    if (column.counts !== undefined) {
+      if (column.bytes !== 4) throw new TypeError(`column ${column.name} counts uses and must have 4 bytes`)
+      counting.push(c)
+    }
+    if (column.summed === true) {
+      if (column.bytes > 6) throw new TypeError(`column ${column.name} is summed and must have at most 6 bytes`)
+      if (summed >= 0) throw new TypeError(`two columns are summed`)
+      summed = c
+    }
+    byName.set(column.name, c)
+  }
+  return { number, id, uidValidity, columns, byName, summed, counting }
+}
+
+export function emptyState(meta: TableMeta, uidNext = 1): TableState {
+  if (!(uidNext >= 1 && uidNext <= UID_LAST && uidNext % 1 === 0)) throw new RangeError(`uidNext ${uidNext}`)
+  return {
+    meta,
+    uidNext,
+    highestModSeq: 1,
+    ceiling: 0,
+    count: 0,
+    unseen: 0,
+    deleted: 0,
+    bytes: 0,
+    chunks: [],
+    keywords: NO_KEYWORDS,
+    tombstones: NO_TOMBSTONES,
+    values: new Map(),
+  }
+}
+
+/** Makes the next state of a table. Use it once: after `freeze` it is done. */
+export class Draft {
+  readonly meta: TableMeta
+  readonly base: TableState
+  uidNext: number
+  highestModSeq: number
+  ceiling: number
+  count: number
+  unseen: number
+  deleted: number
+  bytes: number
+  keywords: KeywordTable
+  tombstones: Tombstones
+  readonly #token = {}
+  #chunks: Chunk[]
+  #ownsChunks = false
+  #values: Map<string, Uint8Array>
+  #ownsValues = false
+
+  constructor(base: TableState) {
+    this.meta = base.meta
+    this.base = base
+    this.uidNext = base.uidNext
+    this.highestModSeq = base.highestModSeq
+    this.ceiling = base.ceiling
+    this.count = base.count
+    this.unseen = base.unseen
+    this.deleted = base.deleted
+    this.bytes = base.bytes
+    this.keywords = base.keywords
+    this.tombstones = base.tombstones
+    // Cast away readonly: written only after `#ownsChunks` and `#ownsValues`.
+    this.#chunks = base.chunks as Chunk[]
+    this.#values = base.values as Map<string, Uint8Array>
+  }
+
+  get chunks(): readonly Chunk[] {
+    return this.#chunks
+  }
+
+  get values(): ReadonlyMap<string, Uint8Array> {
+    return this.#values
+  }
+
+  freeze(): TableState {
+    return {
+      meta: this.meta,
+      uidNext: this.uidNext,
+      highestModSeq: this.highestModSeq,
+      ceiling: this.ceiling,
+      count: this.count,
+      unseen: this.unseen,
+      deleted: this.deleted,
+      bytes: this.bytes,
+      chunks: this.#chunks,
+      keywords: this.keywords,
+      tombstones: this.tombstones,
+      values: this.#values,
+    }
+  }
+
+  addKeyword(name: string): number {
+    this.keywords = withKeyword(this.keywords, name)
+    return this.keywords.names.length - 1
+  }
+
+  addSet(members: readonly number[]): number {
+    this.keywords = withSet(this.keywords, members)
+    return this.keywords.sets.length - 1
+  }
+
+  setValue(key: string, value: Uint8Array | undefined): void {
+    if (!this.#ownsValues) {
+      this.#values = new Map(this.#values)
+      this.#ownsValues = true
+    }
+    if (value === undefined) this.#values.delete(key)
+    else this.#values.set(key, value)
+  }
+
+  /**
+   * Appends one row whose extension columns are zero. Returns its chunk, in which it is row `rows - 1`; the caller may
+   * set its extension columns there by `setAppended`, and then accounts for it by `counted`.
+   */
+  appendRow(uid: number, flags: number, set: number, modSeq: number): Chunk {
+    const chunk = this.#tail()
+    const row = chunk.rows
+    this.#room(chunk, row + 1)
+    chunk.uids[row] = uid
+    chunk.flags[row] = flags
+    chunk.modSeqs[row] = modSeq
+    if (chunk.sets !== ZERO_SETS) chunk.sets[row] = set
+    else if (set !== 0) {
+      chunk.sets = ZERO_SETS.slice(0, chunk.uids.length)
+      chunk.sets[row] = set
+    }
+    const { columns } = this.meta
+    for (let c = 0; c < columns.length; c++) {
+      const column = chunk.ext[c]!
+      if (!isZeroColumn(column)) {
+        const width = columns[c]!.bytes
+        column.fill(0, row * width, (row + 1) * width)
+      }
+    }
+    chunk.rows = row + 1
+    this.uidNext = uid + 1
+    this.count++
+    if ((flags & FLAG_SEEN) === 0) this.unseen++
+    if ((flags & FLAG_DELETED) !== 0) this.deleted++
+    return chunk
+  }
+
+  /** The extension column of a chunk returned by `appendRow`, to write the appended row. */
+  appendedColumn(chunk: Chunk, c: number): Uint8Array {
+    const column = chunk.ext[c]!
+    if (!isZeroColumn(column)) return column
+    const width = this.meta.columns[c]!.bytes
+    const own = new Uint8Array(chunk.uids.length * width)
+    chunk.ext[c] = own
+    return own
+  }
+
+  /**
+   * Appends `count` rows with consecutive UIDs. `flags`, `sets` and each column hold one element for all rows, or one
+   * for each; a column that is undefined is zero.
+   */
+  appendRun(
+    uid: number,
+    count: number,
+    flags: Uint8Array,
+    sets: ArrayLike<number>,
+    columns: readonly (Uint8Array | undefined)[],
+    modSeq: number,
+  ): void {
+    const { summed } = this.meta
+    const specs = this.meta.columns
+    for (let done = 0; done < count; ) {
+      const chunk = this.#tail()
+      const row = chunk.rows
+      const n = Math.min(count - done, CHUNK_ROWS - row)
+      this.#room(chunk, row + n)
+      for (let i = 0; i < n; i++) chunk.uids[row + i] = uid + done + i
+      chunk.modSeqs.fill(modSeq, row, row + n)
+      if (flags.length === 1) chunk.flags.fill(flags[0]!, row, row + n)
+      else chunk.flags.set(flags.subarray(done, done + n), row)
+      for (let i = 0; i < n; i++) {
+        const bits = chunk.flags[row + i]!
+        if ((bits & FLAG_SEEN) === 0) this.unseen++
+        if ((bits & FLAG_DELETED) !== 0) this.deleted++
+      }
+      const constantSet = sets.length === 1 ? sets[0]! : -1
+      if (constantSet !== 0 || chunk.sets !== ZERO_SETS) {
+        if (chunk.sets === ZERO_SETS) chunk.sets = ZERO_SETS.slice(0, chunk.uids.length)
+        if (constantSet >= 0) chunk.sets.fill(constantSet, row, row + n)
+        else for (let i = 0; i < n; i++) chunk.sets[row + i] = sets[done + i]!
+      }
+      for (let c = 0; c < specs.length; c++) {
+        const width = specs[c]!.bytes
+        const from = columns[c]
+        if (from === undefined) {
+          const column = chunk.ext[c]!
+          if (!isZeroColumn(column)) column.fill(0, row * width, (row + n) * width)
+          continue
+        }
+        const column = this.appendedColumn(chunk, c)
+        if (from.length === width) {
+          for (let i = 0; i < n; i++) column.set(from, (row + i) * width)
+        } else column.set(from.subarray(done * width, (done + n) * width), row * width)
+        if (c === summed) for (let i = 0; i < n; i++) this.bytes += readNumber(column, (row + i) * width, width)
+      }
+      chunk.rows = row + n
+      done += n
+    }
+    this.count += count
+    this.uidNext = uid + count
+  }
+
+  /** Gives the rows of a range of UIDs new flags, and another set of keywords unless `set` is negative. */
+  changeFlags(lo: number, hi: number, add: number, remove: number, set: number, modSeq: number): void {
+    const keep = ~remove & 0xff
+    for (let at = chunkAtLeast(this.#chunks, lo); at < this.#chunks.length; at++) {
+      const found = this.#chunks[at]!
+      if (found.uids[0]! > hi) return
+      const from = rowAtLeast(found.uids, found.rows, lo)
+      const to = hi >= found.uids[found.rows - 1]! ? found.rows : rowAtLeast(found.uids, found.rows, hi + 1)
+      if (from >= to) continue
+      const chunk = this.#own(at)
+      const flags = this.#writableFlags(chunk)
+      const modSeqs = this.#writableModSeqs(chunk)
+      let { unseen, deleted } = this
+      for (let row = from; row < to; row++) {
+        const before = flags[row]!
+        const after = (before & keep) | add
+        flags[row] = after
+        unseen += ((before & FLAG_SEEN) >> 3) - ((after & FLAG_SEEN) >> 3)
+        deleted += ((after & FLAG_DELETED) >> 2) - ((before & FLAG_DELETED) >> 2)
+      }
+      this.unseen = unseen
+      this.deleted = deleted
+      modSeqs.fill(modSeq, from, to)
+      if (set >= 0 && (set > 0 || chunk.sets !== ZERO_SETS)) this.#writableSets(chunk).fill(set, from, to)
+    }
+  }
+
+  /** Removes the rows of these ranges (pairs lo, hi, ascending). */
+  expunge(ranges: ArrayLike<number>, modSeq: number): void {
+    if (ranges.length === 0) return
+    const { columns, summed } = this.meta
+    const out: Chunk[] = []
+    const chunks = this.#chunks
+    let r = 0
+    let first = chunkAtLeast(chunks, ranges[0]!)
+    for (let i = 0; i < first; i++) out.push(chunks[i]!)
+    let touchedBefore = false
+    for (; first < chunks.length; first++) {
+      const chunk = chunks[first]!
+      const { uids, rows } = chunk
+      const lastUid = uids[rows - 1]!
+      while (r < ranges.length && ranges[r + 1]! < uids[0]!) r += 2
+      if (r >= ranges.length && !touchedBefore) {
+        for (let i = first; i < chunks.length; i++) out.push(chunks[i]!)
+        break
+      }
+      // Rows to keep, as pairs from, to.
+      const kept: number[] = []
+      let keptRows = 0
+      let from = 0
+      for (let k = r; k < ranges.length && ranges[k]! <= lastUid; k += 2) {
+        const begin = rowAtLeast(uids, rows, ranges[k]!)
+        const end = ranges[k + 1]! >= lastUid ? rows : rowAtLeast(uids, rows, ranges[k + 1]! + 1)
+        if (begin > from) {
+          kept.push(from, begin)
+          keptRows += begin - from
+        }
+        this.#uncount(chunk, Math.max(begin, from), end, summed)
+        from = Math.max(from, end)
+      }
+      if (from < rows) {
+        kept.push(from, rows)
+        keptRows += rows - from
+      }
+      const touched = keptRows !== rows
+      if (keptRows === 0) {
+        touchedBefore = true
+        continue
+      }
+      const before = out[out.length - 1]
+      if ((touched || touchedBefore) && before !== undefined && before.rows + keptRows <= CHUNK_ROWS / 2) {
+        out[out.length - 1] = this.#joined(before, chunk, kept, columns.length)
+      } else out.push(touched ? this.#joined(undefined, chunk, kept, columns.length) : chunk)
+      touchedBefore = touched
+    }
+    this.#chunks = out
+    this.#ownsChunks = true
+    for (let i = 0; i < ranges.length; i += 2)
+      this.tombstones = addTombstone(this.tombstones, ranges[i]!, ranges[i + 1]!, modSeq)
+  }
+
+  /** Sets an extension column of one row that is there. */
+  setColumn(uid: number, c: number, value: Uint8Array, modSeq: number): void {
+    const at = chunkAtLeast(this.#chunks, uid)
+    const found = this.#chunks[at]
+    const row = found === undefined ? 0 : rowAtLeast(found.uids, found.rows, uid)
+    if (found === undefined || found.uids[row] !== uid) throw new Error(`no row ${uid}`)
+    const chunk = this.#own(at)
+    const width = this.meta.columns[c]!.bytes
+    const column = this.#writableExt(chunk, c)
+    if (c === this.meta.summed) this.bytes -= readNumber(column, row * width, width)
+    column.set(value, row * width)
+    if (c === this.meta.summed) this.bytes += readNumber(column, row * width, width)
+    if (modSeq > 0) this.#writableModSeqs(chunk)[row] = modSeq
+  }
+
+  /** Adds to an unsigned column of one row that is there. Returns the value, clamped at 0. */
+  addColumn(uid: number, c: number, by: number): number {
+    const at = chunkAtLeast(this.#chunks, uid)
+    const found = this.#chunks[at]
+    const row = found === undefined ? 0 : rowAtLeast(found.uids, found.rows, uid)
+    if (found === undefined || found.uids[row] !== uid) return -1
+    const chunk = this.#own(at)
+    const width = this.meta.columns[c]!.bytes
+    const column = this.#writableExt(chunk, c)
+    const before = readNumber(column, row * width, width)
+    const after = Math.max(0, before + by)
+    writeNumber(column, row * width, width, after)
+    if (c === this.meta.summed) this.bytes += after - before
+    return after
+  }
+
+  /** Chunk that holds `uid`, and with `rowIn` the row in it; undefined if there is no such row. */
+  chunkOf(uid: number): Chunk | undefined {
+    const chunk = this.#chunks[chunkAtLeast(this.#chunks, uid)]
+    if (chunk === undefined) return undefined
+    return chunk.uids[rowAtLeast(chunk.uids, chunk.rows, uid)] === uid ? chunk : undefined
+  }
+
+  #uncount(chunk: Chunk, from: number, to: number, summed: number): void {
+    if (from >= to) return
+    this.count -= to - from
+    for (let row = from; row < to; row++) {
+      const bits = chunk.flags[row]!
+      if ((bits & FLAG_SEEN) === 0) this.unseen--
+      if ((bits & FLAG_DELETED) !== 0) this.deleted--
+    }
+    if (summed >= 0) {
+      const width = this.meta.columns[summed]!.bytes
+      const column = extOf(chunk, summed, width)
+      for (let row = from; row < to; row++) this.bytes -= readNumber(column, row * width, width)
+    }
+  }
+
+  /** A new chunk of `head` and the kept rows (pairs from, to) of `chunk`. */
+  #joined(head: Chunk | undefined, chunk: Chunk, kept: readonly number[], columns: number): Chunk {
+    let rows = head?.rows ?? 0
+    for (let k = 0; k < kept.length; k += 2) rows += kept[k + 1]! - kept[k]!
+    const plain = chunk.sets === ZERO_SETS && (head === undefined || head.sets === ZERO_SETS)
+    const joined: Chunk = {
+      rows,
+      uids: new Uint32Array(rows),
+      flags: new Uint8Array(rows),
+      modSeqs: new Float64Array(rows),
+      sets: plain ? ZERO_SETS : new Uint32Array(rows),
+      ext: [],
+      pages: undefined,
+      owner: this.#token,
+      owned: -1,
+    }
+    let at = 0
+    const copy = (from: Chunk, begin: number, end: number): void => {
+      joined.uids.set(from.uids.subarray(begin, end), at)
+      joined.flags.set(from.flags.subarray(begin, end), at)
+      joined.modSeqs.set(from.modSeqs.subarray(begin, end), at)
+      if (!plain) joined.sets.set(from.sets.subarray(begin, end), at)
+      at += end - begin
+    }
+    if (head !== undefined) copy(head, 0, head.rows)
+    for (let k = 0; k < kept.length; k += 2) copy(chunk, kept[k]!, kept[k + 1]!)
+    for (let c = 0; c < columns; c++) {
+      const width = this.meta.columns[c]!.bytes
+      const source = extOf(chunk, c, width)
+      const first = head === undefined ? undefined : extOf(head, c, width)
+      if (isZeroColumn(source) && (first === undefined || isZeroColumn(first))) {
+        joined.ext[c] = zeroColumn(width)
+        continue
+      }
+      const column = new Uint8Array(rows * width)
+      let byte = 0
+      if (first !== undefined) {
+        column.set(first.subarray(0, head!.rows * width))
+        byte = head!.rows * width
+      }
+      for (let k = 0; k < kept.length; k += 2) {
+        column.set(source.subarray(kept[k]! * width, kept[k + 1]! * width), byte)
+        byte += (kept[k + 1]! - kept[k]!) * width
+      }
+      joined.ext[c] = column
+    }
+    return joined
+  }
+
+  #list(): Chunk[] {
+    if (!this.#ownsChunks) {
+      this.#chunks = this.#chunks.slice()
+      this.#ownsChunks = true
+    }
+    return this.#chunks
+  }
+
+  #own(at: number): Chunk {
+    const chunk = this.#chunks[at]!
+    if (chunk.owner === this.#token) return chunk
+    const own: Chunk = {
+      rows: chunk.rows,
+      uids: chunk.uids,
+      flags: chunk.flags,
+      modSeqs: chunk.modSeqs,
+      sets: chunk.sets,
+      ext: chunk.ext.slice(),
+      pages: chunk.pages,
+      owner: this.#token,
+      owned: 0,
+    }
+    this.#list()[at] = own
+    return own
+  }
+
+  /** The last chunk, owned, with all columns loaded and less than CHUNK_ROWS rows. */
+  #tail(): Chunk {
+    const last = this.#chunks[this.#chunks.length - 1]
+    if (last === undefined || last.rows >= CHUNK_ROWS) {
+      const chunk: Chunk = {
+        rows: 0,
+        uids: new Uint32Array(16),
+        flags: new Uint8Array(16),
+        modSeqs: new Float64Array(16),
+        sets: ZERO_SETS,
+        ext: this.meta.columns.map((column) => zeroColumn(column.bytes)),
+        pages: undefined,
+        owner: this.#token,
+        owned: -1,
+      }
+      this.#list().push(chunk)
+      return chunk
+    }
+    const chunk = this.#own(this.#chunks.length - 1)
+    if (chunk.pages !== undefined) {
+      for (let c = 0; c < this.meta.columns.length; c++) extOf(chunk, c, this.meta.columns[c]!.bytes)
+      chunk.pages = undefined
+    }
+    return chunk
+  }
+
+  /** Makes room for `rows` rows in every array. */
+  #room(chunk: Chunk, rows: number): void {
+    if (chunk.uids.length < rows) {
+      const capacity = Math.min(CHUNK_ROWS, Math.max(16, rows, 2 * chunk.rows))
+      const uids = new Uint32Array(capacity)
+      uids.set(chunk.uids.subarray(0, chunk.rows))
+      chunk.uids = uids
+      chunk.owned |= 1 << UIDS
+    }
+    const capacity = chunk.uids.length
+    if (chunk.flags.length < rows) {
+      const flags = new Uint8Array(capacity)
+      flags.set(chunk.flags.subarray(0, chunk.rows))
+      chunk.flags = flags
+      chunk.owned |= 1 << FLAGS
+    }
+    if (chunk.modSeqs.length < rows) {
+      const modSeqs = new Float64Array(capacity)
+      modSeqs.set(chunk.modSeqs.subarray(0, chunk.rows))
+      chunk.modSeqs = modSeqs
+      chunk.owned |= 1 << MODSEQS
+    }
+    if (chunk.sets.length < rows) {
+      const sets = new Uint32Array(capacity)
+      sets.set(chunk.sets.subarray(0, chunk.rows))
+      chunk.sets = sets
+      chunk.owned |= 1 << SETS
+    }
+    const { columns } = this.meta
+    for (let c = 0; c < columns.length; c++) {
+      const column = chunk.ext[c]!
+      const width = columns[c]!.bytes
+      if (column.length >= rows * width) continue
+      const larger = new Uint8Array(capacity * width)
+      larger.set(column.subarray(0, chunk.rows * width))
+      chunk.ext[c] = larger
+      chunk.owned |= 1 << (EXT + c)
+    }
+  }
+
+  #writableFlags(chunk: Chunk): Uint8Array {
+    if ((chunk.owned & (1 << FLAGS)) === 0) {
+      chunk.flags = chunk.flags.slice()
+      this.#taken(chunk, FLAGS)
+    }
+    return chunk.flags
+  }
+
+  #writableModSeqs(chunk: Chunk): Float64Array {
+    if ((chunk.owned & (1 << MODSEQS)) === 0) {
+      chunk.modSeqs = chunk.modSeqs.slice()
+      this.#taken(chunk, MODSEQS)
+    }
+    return chunk.modSeqs
+  }
+
+  #writableSets(chunk: Chunk): Uint32Array {
+    if (chunk.sets === ZERO_SETS) {
+      chunk.sets = new Uint32Array(chunk.uids.length)
+      this.#taken(chunk, SETS)
+    } else if ((chunk.owned & (1 << SETS)) === 0) {
+      chunk.sets = chunk.sets.slice()
+      this.#taken(chunk, SETS)
+    }
+    return chunk.sets
+  }
+
+  #writableExt(chunk: Chunk, c: number): Uint8Array {
+    const width = this.meta.columns[c]!.bytes
+    let column = extOf(chunk, c, width)
+    if (isZeroColumn(column)) {
+      column = new Uint8Array(chunk.uids.length * width)
+      this.#taken(chunk, EXT + c)
+    } else if ((chunk.owned & (1 << (EXT + c))) === 0) {
+      column = column.slice()
+      this.#taken(chunk, EXT + c)
+    }
+    chunk.ext[c] = column
+    return column
+  }
+
+  /** The draft has its own copy of a column: it is no longer what the snapshot holds. */
+  #taken(chunk: Chunk, column: number): void {
+    chunk.owned |= 1 << column
+    if (chunk.pages === undefined) return
+    const offsets = chunk.pages.offsets.slice()
+    offsets[column] = -1
+    chunk.pages = { ...chunk.pages, offsets }
+  }
+}

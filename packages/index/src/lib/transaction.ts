@@ -1,0 +1,194 @@
+/** Transactions as callers build them: lists of operations that `resolve.ts` decides at commit. */
+import type { UidSet } from '@mailstead/uidset'
+import { UidSet as Uids } from '@mailstead/uidset'
+import type {
+  AppendedRow,
+  AppendFromOutcome,
+  CommitOptions,
+  CommitResult,
+  ExpungeOptions,
+  ExpungeOutcome,
+  FlagChange,
+  FlagOutcome,
+  IndexTransaction,
+  NewRow,
+  TableSpec,
+  TableView,
+} from './contract.ts'
+import { IndexError } from './error.ts'
+import { KEYWORD_BYTES_MAX, VALUE_KEY_MAX, VALUE_MAX } from './limits.ts'
+import { tableMeta } from './state.ts'
+
+/** A row on its way; `assigned` is its UID while the transaction is resolved, `uid` after the commit. */
+export class PendingRow implements AppendedRow {
+  uid = 0
+  assigned = 0
+}
+
+export interface PendingFlags {
+  changed: UidSet
+  failed: UidSet
+}
+export interface PendingExpunge {
+  expunged: UidSet
+}
+export interface PendingAppendFrom {
+  uids: UidSet
+}
+
+export type Requested =
+  | { readonly kind: 'create'; readonly table: string; readonly spec: TableSpec }
+  | { readonly kind: 'drop'; readonly table: string }
+  | { readonly kind: 'append'; readonly table: string; readonly row: NewRow; readonly pending: PendingRow }
+  | {
+      readonly kind: 'append-from'
+      readonly table: string
+      readonly source: TableView
+      readonly rows: Uint32Array
+      readonly outcome: PendingAppendFrom
+    }
+  | {
+      readonly kind: 'flags'
+      readonly table: string
+      readonly uids: UidSet
+      readonly change: FlagChange
+      readonly unchangedSince: number
+      readonly outcome: PendingFlags
+    }
+  | {
+      readonly kind: 'expunge'
+      readonly table: string
+      readonly uids: UidSet
+      readonly options: ExpungeOptions
+      readonly outcome: PendingExpunge
+    }
+  | {
+      readonly kind: 'column'
+      readonly table: string
+      readonly column: string
+      readonly uid: number
+      readonly value: Uint8Array | number
+    }
+  | {
+      readonly kind: 'increment'
+      readonly table: string
+      readonly column: string
+      readonly uid: number
+      readonly by: number
+    }
+  | { readonly kind: 'value'; readonly table: string; readonly key: string; readonly value: Uint8Array | undefined }
+  | { readonly kind: 'expect'; readonly table: string; readonly key: string; readonly value: Uint8Array | undefined }
+
+/** What a transaction asks for when it commits. */
+export interface Committer {
+  commit(requested: readonly Requested[], options: CommitOptions): Promise<CommitResult>
+}
+
+export class Transaction implements IndexTransaction {
+  readonly #committer: Committer
+  #requested: Requested[] = []
+  #state: 'open' | 'done' = 'open'
+
+  constructor(committer: Committer) {
+    this.#committer = committer
+  }
+
+  createTable(spec: TableSpec): void {
+    tableMeta(1, spec)
+    this.#add({ kind: 'create', table: spec.id, spec })
+  }
+
+  dropTable(id: string): void {
+    this.#add({ kind: 'drop', table: id })
+  }
+
+  append(table: string, row: NewRow): AppendedRow {
+    checkFlags(row.flags ?? 0)
+    if (row.keywords !== undefined) checkKeywords(row.keywords)
+    const pending = new PendingRow()
+    this.#add({ kind: 'append', table, row, pending })
+    return pending
+  }
+
+  appendFrom(table: string, source: TableView, rows: Uint32Array): AppendFromOutcome {
+    for (let i = 0; i < rows.length; i++)
+      if (rows[i]! >= source.count || (i > 0 && rows[i]! <= rows[i - 1]!))
+        throw new RangeError(`rows to append must ascend and be below ${source.count}`)
+    const outcome: PendingAppendFrom = { uids: Uids.empty }
+    this.#add({ kind: 'append-from', table, source, rows, outcome })
+    return outcome
+  }
+
+  changeFlags(
+    table: string,
+    uids: UidSet,
+    change: FlagChange,
+    options: { readonly unchangedSince?: number } = {},
+  ): FlagOutcome {
+    checkFlags(change.add ?? 0)
+    checkFlags(change.remove ?? 0)
+    if (change.addKeywords !== undefined) checkKeywords(change.addKeywords)
+    if (change.removeKeywords !== undefined) checkKeywords(change.removeKeywords)
+    const outcome: PendingFlags = { changed: Uids.empty, failed: Uids.empty }
+    const { unchangedSince = Number.POSITIVE_INFINITY } = options
+    this.#add({ kind: 'flags', table, uids, change, unchangedSince, outcome })
+    return outcome
+  }
+
+  expunge(table: string, uids: UidSet, options: ExpungeOptions = {}): ExpungeOutcome {
+    const outcome: PendingExpunge = { expunged: Uids.empty }
+    this.#add({ kind: 'expunge', table, uids, options, outcome })
+    return outcome
+  }
+
+  setColumn(table: string, column: string, uid: number, value: Uint8Array | number): void {
+    this.#add({ kind: 'column', table, column, uid, value: typeof value === 'number' ? value : value.slice() })
+  }
+
+  increment(table: string, column: string, uid: number, by: number): void {
+    if (!Number.isSafeInteger(by)) throw new RangeError(`increment by ${by}`)
+    this.#add({ kind: 'increment', table, column, uid, by })
+  }
+
+  setValue(table: string, key: string, value: Uint8Array | undefined): void {
+    const size = Buffer.byteLength(key)
+    if (size === 0 || size > VALUE_KEY_MAX) throw new RangeError(`a key of ${size} bytes`)
+    if (value !== undefined && value.length > VALUE_MAX)
+      throw new IndexError('INDEX_LIMIT', `a value of ${value.length} bytes is longer than ${VALUE_MAX}`, { table })
+    this.#add({ kind: 'value', table, key, value: value?.slice() })
+  }
+
+  expectValue(table: string, key: string, value: Uint8Array | undefined): void {
+    this.#add({ kind: 'expect', table, key, value: value?.slice() })
+  }
+
+  async commit(options: CommitOptions = {}): Promise<CommitResult> {
+    if (this.#state !== 'open') throw new TypeError('the transaction is done')
+    this.#state = 'done'
+    const requested = this.#requested
+    this.#requested = []
+    return this.#committer.commit(requested, options)
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#state = 'done'
+    this.#requested = []
+  }
+
+  #add(requested: Requested): void {
+    if (this.#state !== 'open') throw new TypeError('the transaction is done')
+    this.#requested.push(requested)
+  }
+}
+
+function checkFlags(flags: number): void {
+  if (!(flags >= 0 && flags <= 0xff && flags % 1 === 0)) throw new RangeError(`flags ${flags} are not within 0 … 255`)
+}
+
+function checkKeywords(keywords: readonly string[]): void {
+  for (const keyword of keywords) {
+    const size = Buffer.byteLength(keyword)
+    if (size === 0 || size > KEYWORD_BYTES_MAX)
+      throw new IndexError('INDEX_LIMIT', `a keyword of ${size} bytes; 1 to ${KEYWORD_BYTES_MAX} are allowed`)
+  }
+}
