@@ -1,0 +1,303 @@
+import { execFile, execFileSync } from 'node:child_process'
+import { createHash, randomBytes, randomUUID } from 'node:crypto'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { chmod, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import type { BoxSaved } from '@mailstead/box'
+import { memoryTable } from '@mailstead/box/testing'
+import { posixFs } from '@mailstead/fs/posix'
+import { describe, expect, test } from 'vitest'
+import { dumpMdboxFile } from './dump.ts'
+import { mdbox } from './mdbox.ts'
+import { driveBytes, type Walked, type WalkedLine, walkFile } from './walk.ts'
+
+const run = promisify(execFile)
+const shared = fileURLToPath(new URL('../../../../../shared/', import.meta.url))
+
+/** Runs the test if there is nothing that prevents it, else says what does. */
+function unless(reason: string | undefined, name: string, body: () => Promise<void>): void {
+  if (reason === undefined) test(name, body)
+  else test.skip(`${name} (skipped: ${reason})`, () => {})
+  if (reason !== undefined) console.log(`skipped: ${name}: ${reason}`)
+}
+
+function records(bytes: Uint8Array): { readonly line: WalkedLine; readonly messages: Walked[] } {
+  const [line, ...messages] = driveBytes<Walked | WalkedLine>(bytes, walkFile(bytes.length))
+  return { line: line as WalkedLine, messages: messages as Walked[] }
+}
+
+interface Truth {
+  readonly guid: string
+  readonly 'size.physical': number
+  readonly 'size.virtual': number
+  readonly 'date.received': number
+  readonly sha256: string
+}
+
+describe('files that Dovecot wrote', () => {
+  const samples = join(shared, 'spec/samples')
+  unless(existsSync(samples) ? undefined : `no ${samples}`, 'are walked to their end', () => {
+    let count = 0
+    for (const path of [
+      'mdbox/storage/m.11',
+      'mdbox/storage/m.13',
+      'alt/t1/storage/m.10',
+      'alt/t1/storage/m.12',
+      'attachment-variants.m.1',
+    ]) {
+      const { line, messages } = records(readFileSync(join(samples, path)))
+      expect(line).toMatchObject({ verified: false, damage: undefined })
+      for (const message of messages) {
+        expect(message, path).toMatchObject({ damage: undefined, checksummed: false })
+        expect(message.guid?.length).toBe(16)
+        count++
+      }
+    }
+    expect(count).toBeGreaterThan(4)
+    console.log(`${count} messages of Dovecot's samples read`)
+    const truncated = records(readFileSync(join(samples, 'mdbox/storage/m.13.broken'))).messages
+    expect(truncated.at(-1)?.damage).toBeDefined()
+    return Promise.resolve()
+  })
+
+  const fixture = join(shared, 'fixtures/mdbox.tar.gz')
+  unless(
+    existsSync(fixture) ? undefined : `no ${fixture}`,
+    'hold every message of the fixture, by its GUID',
+    async () => {
+      const directory = await mkdtemp(join(tmpdir(), 'mdbox-fixture-'))
+      try {
+        execFileSync('tar', ['xzf', fixture, '-C', directory])
+        const truth = new Map<string, Truth>()
+        const { mailboxes } = JSON.parse(readFileSync(join(shared, 'fixtures/mdbox.json'), 'utf8')) as {
+          readonly mailboxes: Readonly<Record<string, { readonly mail: readonly Truth[] }>>
+        }
+        for (const { mail } of Object.values(mailboxes)) for (const one of mail) truth.set(one.guid, one)
+        const found = new Map<string, Walked>()
+        for (const storage of ['fixmdbox/mdbox/storage', 'fixmdbox/alt/storage']) {
+          for (const name of readdirSync(join(directory, storage)).filter((file) => file.startsWith('m.'))) {
+            const { line, messages } = records(readFileSync(join(directory, storage, name)))
+            expect(line.damage).toBeUndefined()
+            for (const message of messages) {
+              expect(message.damage, `${name} ${message.offset}`).toBeUndefined()
+              found.set(Buffer.from(message.guid!).toString('hex'), message)
+            }
+          }
+        }
+        for (const [guid, one] of truth) {
+          // Migrated GUIDs may be any text.
+          const key = /^[0-9a-f]{32}$/.test(guid) ? guid : createHash('sha1').update(guid).digest('hex').slice(8)
+          const message = found.get(key)
+          expect(message, guid).toMatchObject({
+            physicalSize: one['size.physical'],
+            size: one['size.virtual'],
+            receivedMs: one['date.received'] * 1000,
+          })
+        }
+        console.log(`${truth.size} messages of the fixture found among ${found.size} in its files`)
+      } finally {
+        await rm(directory, { recursive: true })
+      }
+    },
+  )
+})
+
+/** A Dovecot without a server: doveadm on a directory of its own, as `nobody`. */
+class Dovecot implements AsyncDisposable {
+  readonly directory: string
+  readonly #config: string
+
+  private constructor(directory: string) {
+    this.directory = directory
+    this.#config = join(directory, 'dovecot.conf')
+  }
+
+  static async create(): Promise<Dovecot> {
+    const directory = await mkdtemp(join(tmpdir(), 'mdbox-dovecot-'))
+    const dovecot = new Dovecot(directory)
+    await chmod(directory, 0o755)
+    await mkdir(join(directory, 'home'))
+    const settings = {
+      base_dir: join(directory, 'run'),
+      state_dir: join(directory, 'run'),
+      log_path: join(directory, 'log'),
+      mail_location: `mdbox:${join(directory, 'home/mdbox')}`,
+      mail_home: join(directory, 'home'),
+      mail_uid: 'nobody',
+      mail_gid: 'nogroup',
+      first_valid_uid: '1',
+      ssl: 'no',
+      protocols: '',
+    }
+    const lines = Object.entries(settings).map(([name, value]) => `${name} = ${value}\n`)
+    await writeFile(dovecot.#config, `${lines.join('')}namespace inbox {\n  inbox = yes\n  separator = /\n}\n`)
+    await writeFile(join(directory, 'log'), '')
+    await chmod(join(directory, 'log'), 0o666)
+    await dovecot.own()
+    // An index must be there, or a rebuild does not look.
+    await dovecot.doveadm('force-resync', '*')
+    await dovecot.doveadm('mailbox', 'create', 'Before')
+    return dovecot
+  }
+
+  /** Everything in the home belongs to Dovecot's user. */
+  async own(): Promise<void> {
+    await run('chown', ['-R', 'nobody:nogroup', join(this.directory, 'home')])
+  }
+
+  get #env(): NodeJS.ProcessEnv {
+    return { PATH: process.env['PATH'], HOME: join(this.directory, 'home'), USER: 'nobody' }
+  }
+
+  async doveadm(...args: readonly string[]): Promise<string> {
+    const { stdout } = await run('doveadm', ['-c', this.#config, ...args], { env: this.#env })
+    return stdout
+  }
+
+  /** Bodies of a mailbox as IMAP serves them, by their position. */
+  async bodies(mailbox: string): Promise<Buffer[]> {
+    const input = join(this.directory, 'commands')
+    await writeFile(input, `a SELECT "${mailbox}"\r\nb FETCH 1:* (RFC822.SIZE BODY.PEEK[])\r\nc LOGOUT\r\n`)
+    // Through pipes: Dovecot takes a socket, as Node makes them, for a connection that is gone once we have written.
+    const script = 'cat "$1" | doveadm -c "$2" exec imap | cat'
+    const { stdout: all } = await run('sh', ['-c', script, 'sh', input, this.#config], {
+      env: this.#env,
+      encoding: 'buffer',
+      maxBuffer: 64 * 1024 * 1024,
+    })
+    const bodies: Buffer[] = []
+    for (let at = 0; ; ) {
+      const found = /\* [0-9]+ FETCH \(RFC822\.SIZE ([0-9]+) BODY\[\] (?:\{([0-9]+)\}\r\n|(""|NIL))/.exec(
+        all.subarray(at).toString('latin1'),
+      )
+      if (found === null) return bodies
+      const start = at + found.index + found[0].length
+      const length = Number(found[2] ?? 0)
+      expect(Number(found[1])).toBe(length)
+      bodies.push(all.subarray(start, start + length))
+      at = start + length
+    }
+  }
+
+  async log(): Promise<string> {
+    return (await run('cat', [join(this.directory, 'log')])).stdout
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await rm(this.directory, { recursive: true, force: true })
+  }
+}
+
+function noDovecot(): string | undefined {
+  if (!existsSync('/usr/bin/doveadm')) return 'no doveadm'
+  return process.getuid?.() === 0 ? undefined : 'not root'
+}
+
+/** As Dovecot serves what is stored: in canonical form, and (in a literal, which may hold none) NUL as 0x80. */
+function served(body: Buffer): string {
+  return body.toString('latin1').replaceAll(/\r?\n/g, '\r\n').replaceAll('\0', '\x80')
+}
+
+describe('files that we write', () => {
+  unless(noDovecot(), 'are indexed and served by Dovecot, byte for byte', async () => {
+    await using dovecot = await Dovecot.create()
+    const fs = await posixFs(join(dovecot.directory, 'home/mdbox'))
+    const proc = memoryTable(mdbox(fs, 'storage').columns).process()
+    const texts = [
+      'Subject: one\r\n\r\nbody\r\n',
+      'Subject: lone line feeds\n\nbody\nwithout an end',
+      'Subject: mixed\r\n\nlone \r and \r\r\n and \0 and \u00e9\r\n',
+      'Subject: magic\r\n\r\n\n\x01\x02N          0000000000000010\nfake\n\x01\x03\nGx\n\n',
+      `Subject: long\r\n\r\n${'a line of this message\r\n'.repeat(10_000)}`,
+      ...Array.from({ length: 30 }, (_, i) => `Subject: ${i}\r\n\r\n${randomUUID()}\r\n`),
+    ]
+    const bodies = texts.map((text) => Buffer.from(text, 'latin1'))
+    const large = Buffer.from(`Subject: spooled\r\n\r\n${randomBytes(1_500_000).toString('base64')}\r\n`)
+    {
+      await using box = await mdbox(fs, 'storage', { rotateBytes: 60_000 }).open(proc.host)
+      for (const [mailbox, list] of [
+        ['INBOX', bodies],
+        ['Büro/Q&A', [bodies[0]!, large]],
+      ] as const)
+        for (const body of list) {
+          await using batch = box.begin()
+          const metadata = { guid: randomBytes(16), receivedMs: 1_600_000_000_000, mailbox }
+          const saved: BoxSaved = await batch.save(body === large ? pieces(body) : body, metadata)
+          await batch.flush()
+          await proc.keep(saved)
+        }
+    }
+    await dovecot.own()
+    await dovecot.doveadm('force-resync', '*')
+    const inbox = await dovecot.bodies('INBOX')
+    expect(inbox.map((body) => body.toString('latin1')).toSorted()).toEqual(bodies.map(served).toSorted())
+    const other = await dovecot.bodies('B&APw-ro/Q&-A')
+    expect(other.length).toBe(2)
+    expect(other.some((body) => body.equals(large))).toBe(true)
+    const dates = await dovecot.doveadm('-f', 'tab', 'fetch', 'date.received', 'mailbox', 'Büro/Q&A')
+    expect(dates).toContain('2020-09-13')
+    expect(await dovecot.log()).not.toMatch(/Error|Panic|[Cc]orrupt/)
+
+    // What Dovecot moves about, raw, keeps our checksums.
+    await dovecot.doveadm('expunge', 'mailbox', 'INBOX', 'uid', '1')
+    await dovecot.doveadm('purge')
+    let checked = 0
+    const storage = join(dovecot.directory, 'home/mdbox/storage')
+    for (const name of readdirSync(storage).filter((file) => /^m\.\d+$/.test(file)))
+      for (const message of records(readFileSync(join(storage, name))).messages) {
+        expect(message, name).toMatchObject({ damage: undefined, checksummed: true })
+        checked++
+      }
+    expect(checked).toBe(bodies.length + 1)
+    expect((await dovecot.bodies('INBOX')).length).toBe(bodies.length - 1)
+    console.log(
+      `${inbox.length + other.length} messages served by Dovecot, ${checked} checksums kept through its purge`,
+    )
+  })
+
+  unless(noDovecot(), 'damaged, are repaired by Dovecot without harm to our checksums', async () => {
+    await using dovecot = await Dovecot.create()
+    const fs = await posixFs(join(dovecot.directory, 'home/mdbox'))
+    const proc = memoryTable(mdbox(fs, 'storage').columns).process()
+    {
+      await using box = await mdbox(fs, 'storage').open(proc.host)
+      await using batch = box.begin()
+      const saved: BoxSaved[] = []
+      for (let i = 0; i < 5; i++)
+        saved.push(
+          await batch.save(Buffer.from(`Subject: ${i}\r\n\r\nbody ${i}\r\n`), {
+            guid: new Uint8Array(16).fill(i + 1),
+            receivedMs: 0,
+            mailbox: 'INBOX',
+          }),
+        )
+      await batch.flush()
+      await proc.keep(...saved)
+    }
+    const path = join(dovecot.directory, 'home/mdbox/storage/m.1')
+    const bytes = readFileSync(path)
+    const before = records(bytes).messages
+    // The third message's metadata is broken, so that Dovecot rewrites the file.
+    const at = before[2]!.offset + 30 + before[2]!.physicalSize
+    bytes[at + 1] = 0x20
+    await writeFile(path, bytes)
+    await dovecot.own()
+    await dovecot.doveadm('force-resync', '*').catch(() => {})
+    await dovecot.doveadm('force-resync', '*').catch(() => {})
+    const after = records(readFileSync(path)).messages
+    for (const i of [0, 1, 4]) {
+      const kept = after.find((message) => message.sum === before[i]!.sum)
+      expect(kept, [...dumpMdboxFile(readFileSync(path))].join('\n')).toMatchObject({
+        damage: undefined,
+        checksummed: true,
+      })
+    }
+  })
+})
+
+async function* pieces(body: Buffer): AsyncGenerator<Uint8Array> {
+  for (let at = 0; at < body.length; at += 64_000) yield body.subarray(at, at + 64_000)
+}
