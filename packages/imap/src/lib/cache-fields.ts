@@ -4,7 +4,7 @@
  * name                 what                                             format
  * imap.envelope        ENVELOPE as wire bytes                           format-structure.ts
  * imap.bodystructure   BODYSTRUCTURE as wire bytes                      format-structure.ts
- *                      BODY is `bodyOfBodyStructure` of it
+ * imap.body            BODY as wire bytes                               format-structure.ts
  * hdr                  raw header fields for BODY[HEADER.FIELDS (…)]    header-field.ts
  * search               folded text for SEARCH                           search-field.ts
  * sort                 keys for SORT                                    sort-field.ts
@@ -14,7 +14,7 @@
  * Names must not change: on disk.
  */
 import { encodeStructure, type Envelope, type MessageStructure, parseEnvelope, parseHeader } from '@mailstead/message'
-import { envelopeText, formatBodyStructure } from './format-structure.ts'
+import { envelopeText, formatBody, formatBodyStructure } from './format-structure.ts'
 import { writeHeaderField } from './header-field.ts'
 import { writeSearchField } from './search-field.ts'
 import { writeSortField } from './sort-field.ts'
@@ -57,6 +57,7 @@ export const imapCacheFields: readonly CacheField[] = [
     compute: ({ header }) => Buffer.from(envelopeText(envelopeOf(header)), 'latin1'),
   },
   { name: 'imap.bodystructure', compute: ({ structure }) => formatBodyStructure(structure) },
+  { name: 'imap.body', compute: ({ structure }) => formatBody(structure) },
   { name: 'hdr', compute: (message) => (isTruncated(message) ? nothing : writeHeaderField(message.header)) },
   {
     name: 'search',
