@@ -1,1 +1,1 @@
-export {}
+export { type TestServer, testServer, type TestServerOptions } from './lib/test-server.ts'

@@ -1,0 +1,331 @@
+/**
+ * LMTP (RFC 2033): mail comes in.
+ *
+ * The protocol is the `smtp-server` library's; what is here is who the recipients are, where their mail goes and what each of
+ * them is answered. The message is kept exactly as it came through the protocol (dot-stuffing undone): no header is added
+ * unless `returnPath` asks for one.
+ *
+ * INVARIANTS
+ *   1. 250 for a recipient is sent only after the message is durable in that recipient's store.
+ *   2. Recipients of one user are one frame of that store: all of them or none.
+ *   3. One user's trouble is no other's: each gets an answer of its own, in the order of the RCPT commands (RFC 2033 §4.2).
+ *   4. Memory: a message up to `gatherBytes` is collected, a longer one is streamed; never more per connection.
+ */
+import type { AddressInfo, Socket } from 'node:net'
+import type { SaveTarget, StoreSession } from '@mailstead/store'
+import { StoreError } from '@mailstead/store'
+import { SMTPServer, type SMTPServerDataStream, type SMTPServerOptions, type SMTPServerSession } from 'smtp-server'
+import { SMTPConnection } from 'smtp-server/lib/smtp-connection.js'
+import { recipientOf } from './address.ts'
+import { broadcast } from './broadcast.ts'
+import { ServerError } from './error.ts'
+import type { OnServerEvent } from './events.ts'
+import type { StorePool } from './store-pool.ts'
+import type { User, Users } from './users.ts'
+
+export interface LmtpOptions {
+  readonly users: Users
+  readonly pool: StorePool
+  readonly onEvent: OnServerEvent
+  /** Name in the greeting. */
+  readonly hostname: string
+  /** Largest message, in bytes: 552 beyond. */
+  readonly messageMax: number
+  /** Recipients of one message: 452 beyond. */
+  readonly recipientsMax: number
+  readonly connectionsMax: number
+  /** Silence before a client is disconnected, in milliseconds. */
+  readonly idleMs: number
+  /** Between the user's name and the folder; empty: addresses have no folder. */
+  readonly separator: string
+  /** Begin each message with the envelope sender, as `Return-Path:`. */
+  readonly returnPath: boolean
+  readonly tls: { readonly cert: Buffer; readonly key: Buffer } | undefined
+  /** Messages up to this many bytes are collected before they are handed to the store, longer ones streamed. (default 256 KiB) */
+  readonly gatherBytes?: number
+}
+
+export interface LmtpServer extends AsyncDisposable {
+  listen(host: string, port: number): Promise<AddressInfo>
+  readonly connections: number
+}
+
+interface Accepted {
+  readonly user: User
+  readonly detail: string | undefined
+  readonly address: string
+}
+type Reply = string | (Error & { responseCode: number })
+
+const INBOX = 'INBOX'
+const LF = 10
+
+export function lmtpServer(options: LmtpOptions): LmtpServer {
+  const { users, onEvent } = options
+  // The recipients of the message under way. smtp-server folds equal addresses into one; RFC 2033 wants a reply for each.
+  const accepted = new WeakMap<SMTPServerSession, Accepted[]>()
+  const delivering = new WeakSet<SMTPServerSession>()
+
+  const settings: SMTPServerOptions = {
+    lmtp: true,
+    name: options.hostname,
+    size: options.messageMax,
+    disabledCommands: options.tls === undefined ? ['AUTH', 'STARTTLS'] : ['AUTH'],
+    hideENHANCEDSTATUSCODES: false,
+    disableReverseLookup: true,
+    authOptional: true,
+    logger: false,
+    maxClients: options.connectionsMax,
+    socketTimeout: options.idleMs,
+    closeTimeout: 5_000,
+    ...(options.tls === undefined ? {} : { cert: options.tls.cert, key: options.tls.key }),
+    onMailFrom(_address, session, callback) {
+      accepted.set(session, [])
+      callback()
+    },
+    onRcptTo(address, session, callback) {
+      const recipient = recipientOf(address.address, users, options.separator)
+      const list = accepted.get(session)
+      if (recipient === undefined || list === undefined) {
+        callback(replyError(550, `No such user: ${printable(address.address)}`))
+        return
+      }
+      if (list.length >= options.recipientsMax) {
+        callback(replyError(452, 'Too many recipients'))
+        return
+      }
+      list.push({ ...recipient, address: address.address })
+      callback()
+    },
+    onData(stream, session, callback) {
+      const list = accepted.get(session) ?? []
+      accepted.set(session, [])
+      const answer = callback as (error: Error | null, replies?: Reply[]) => void
+      delivering.add(session)
+      deliver(options, stream, session, list).then(
+        (replies) => {
+          delivering.delete(session)
+          answer(null, replies)
+        },
+        (error: unknown) => {
+          delivering.delete(session)
+          onEvent({ level: 'error', kind: 'bug', message: 'delivery failed unexpectedly', error })
+          answer(replyError(451, 'Internal error'))
+        },
+      )
+    },
+  }
+  const server = new PromptServer(settings)
+  // A client that goes away is no news, and an `error` nobody listens to would end the process.
+  server.on('error', (error: Error) => {
+    onEvent({ level: 'debug', kind: 'lmtp-connection', message: error.message, error })
+  })
+  return {
+    get connections(): number {
+      return server.connections.size
+    },
+    async listen(host, port) {
+      const { promise, resolve, reject } = Promise.withResolvers<void>()
+      const onError = (error: Error): void => reject(error)
+      server.once('error', onError)
+      server.listen(port, host, () => resolve())
+      try {
+        await promise
+      } catch (error) {
+        const message = `LMTP cannot listen on ${host}:${port}: ${(error as Error).message}`
+        throw new ServerError('SERVER_LISTEN', message, { cause: error })
+      } finally {
+        server.off('error', onError)
+      }
+      return server.server.address() as AddressInfo
+    },
+    async [Symbol.asyncDispose]() {
+      const { promise, resolve } = Promise.withResolvers<void>()
+      server.close(() => resolve())
+      // Those in the middle of a message get its reply; the others are told at once.
+      for (const connection of server.connections as Set<SMTPConnection>) {
+        if (delivering.has(connection.session)) continue
+        connection.send(421, 'Server shutting down')
+        connection.close()
+      }
+      await promise
+    },
+  }
+}
+
+/** The library waits 100 ms for SMTP clients that talk before they are greeted, as spammers do. LMTP has no strangers. */
+class PromptConnection extends SMTPConnection {
+  override init(): void {
+    this._setListeners(() => {
+      const { maxClients } = this._server.options
+      if (maxClients !== undefined && this._server.connections.size > maxClients)
+        this.send(421, `${this.name} Too many connections`, false)
+      else this.connectionReady()
+    })
+  }
+}
+
+class PromptServer extends SMTPServer {
+  connect(socket: Socket, socketOptions: unknown): void {
+    const connection = new PromptConnection(this, socket, socketOptions)
+    this.connections.add(connection)
+    connection.on('error', (error) => this.emit('error', error))
+    connection.init()
+  }
+}
+
+async function deliver(
+  options: LmtpOptions,
+  stream: SMTPServerDataStream,
+  session: SMTPServerSession,
+  list: readonly Accepted[],
+): Promise<Reply[]> {
+  const prefix = options.returnPath ? returnPathOf(session) : undefined
+  // Recipients by user: one save each, whatever the number of folders.
+  const byUser = new Map<string, Accepted[]>()
+  for (const one of list) {
+    const same = byUser.get(one.user.name)
+    if (same === undefined) byUser.set(one.user.name, [one])
+    else same.push(one)
+  }
+  const groups = [...byUser.values()]
+  const outcomes = new Map<string, Reply>()
+  try {
+    const whole = await gather(stream, prefix, options.gatherBytes ?? 256 * 1024)
+    if (whole instanceof Uint8Array) {
+      await Promise.all(groups.map((group) => deliverTo(options, group, whole, stream, session, outcomes)))
+    } else if (groups.length === 1) {
+      await deliverTo(options, groups[0]!, whole, stream, session, outcomes)
+    } else {
+      const sources = broadcast(whole, groups.length)
+      await Promise.all(groups.map((group, n) => deliverTo(options, group, sources[n]!, stream, session, outcomes)))
+    }
+  } finally {
+    // Whatever was not read (every store failed) has to go by, or the reply could never be sent.
+    if (!stream.readableEnded && !stream.destroyed) stream.resume()
+  }
+  return list.map((one) => outcomes.get(one.user.name) ?? replyError(451, 'Internal error'))
+}
+
+async function deliverTo(
+  options: LmtpOptions,
+  group: readonly Accepted[],
+  source: Uint8Array | AsyncIterable<Uint8Array>,
+  stream: SMTPServerDataStream,
+  session: SMTPServerSession,
+  outcomes: Map<string, Reply>,
+): Promise<void> {
+  const { user } = group[0]!
+  try {
+    if (stream.sizeExceeded) throw replyError(552, 'Message is too large')
+    using lease = await options.pool.acquire(user)
+    const mailboxes = lease.store.as(user)
+    const targets = targetsOf(mailboxes, group)
+    await using batch = mailboxes.save()
+    await batch.add(source, targets)
+    // smtp-server answers 552 by itself, so nothing of such a message may stay.
+    if (stream.sizeExceeded) throw replyError(552, 'Message is too large')
+    const saved = await batch.commit()
+    const [{ mailbox, uid }] = saved as [(typeof saved)[0]]
+    outcomes.set(user.name, `Saved ${uid} in ${printable(mailbox)}`)
+    options.onEvent({
+      level: 'debug',
+      kind: 'delivered',
+      message: 'delivered',
+      user: user.name,
+      remoteAddress: session.remoteAddress,
+      mailbox,
+      uid,
+      bytes: stream.byteLength,
+    })
+  } catch (error) {
+    const reply = replyFor(error)
+    outcomes.set(user.name, reply)
+    options.onEvent({
+      level: reply.responseCode === 552 ? 'info' : 'error',
+      kind: 'delivery-failed',
+      message: reply.message,
+      user: user.name,
+      remoteAddress: session.remoteAddress,
+      error,
+    })
+  }
+}
+
+/** One target per folder; a folder that does not exist means INBOX. */
+function targetsOf(mailboxes: StoreSession, group: readonly Accepted[]): SaveTarget[] {
+  const names = new Set<string>()
+  for (const { detail } of group) names.add(folderOf(mailboxes, detail))
+  return [...names].map((mailbox) => ({ mailbox }))
+}
+
+function folderOf(mailboxes: StoreSession, detail: string | undefined): string {
+  if (detail === undefined || detail === '' || detail.toUpperCase() === INBOX) return INBOX
+  const exact = mailboxes.mailbox(detail)
+  if (exact !== undefined) return exact.name
+  // Local parts reach us in lower case more often than not.
+  const folded = detail.toLowerCase()
+  return mailboxes.mailboxes().find(({ name }) => name.toLowerCase() === folded)?.name ?? INBOX
+}
+
+/** The message as one piece if it is short, else what was read of it and then the rest. */
+async function gather(
+  stream: SMTPServerDataStream,
+  prefix: Uint8Array | undefined,
+  gatherBytes: number,
+): Promise<Uint8Array | AsyncIterable<Uint8Array>> {
+  const chunks: Uint8Array[] = prefix === undefined ? [] : [prefix]
+  let bytes = 0
+  const iterator = stream[Symbol.asyncIterator]() as AsyncIterator<Buffer>
+  for (;;) {
+    const { done, value } = await iterator.next()
+    if (done === true) break
+    chunks.push(value)
+    bytes += value.length
+    if (bytes > gatherBytes) return resumed(chunks, iterator)
+  }
+  return chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks)
+}
+
+async function* resumed(chunks: readonly Uint8Array[], iterator: AsyncIterator<Buffer>): AsyncGenerator<Uint8Array> {
+  try {
+    yield* chunks
+    for (;;) {
+      const { done, value } = await iterator.next()
+      if (done === true) return
+      yield value
+    }
+  } finally {
+    await iterator.return?.()
+  }
+}
+
+function returnPathOf(session: SMTPServerSession): Uint8Array {
+  const { mailFrom } = session.envelope
+  return Buffer.from(`Return-Path: <${mailFrom === false ? '' : mailFrom.address}>\r${String.fromCharCode(LF)}`)
+}
+
+function replyError(responseCode: number, message: string): Error & { responseCode: number } {
+  return Object.assign(new Error(message), { responseCode })
+}
+
+/** What a failure is called on the wire: 4xx wherever a later try may succeed. */
+function replyFor(error: unknown): Error & { responseCode: number } {
+  if (error instanceof Error && 'responseCode' in error) return error as Error & { responseCode: number }
+  if (error instanceof StoreError) {
+    if (error.code === 'STORE_LIMIT') return replyError(552, 'Message is too large')
+    if (error.code === 'STORE_UNAVAILABLE')
+      return noSpace(error) ? replyError(452, 'Out of space') : replyError(451, 'Storage is unavailable')
+  }
+  return replyError(451, 'Temporary failure')
+}
+
+function noSpace(error: unknown): boolean {
+  for (let cause: unknown = error; cause instanceof Error; cause = cause.cause)
+    if ((cause as { code?: unknown }).code === 'FS_NO_SPACE') return true
+  return false
+}
+
+function printable(text: string): string {
+  return text.replace(/[^\x20-\x7e]/g, '?')
+}

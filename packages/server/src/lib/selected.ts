@@ -1,0 +1,489 @@
+/**
+ * A selected mailbox: one client's view of it.
+ *
+ * Two views of the mailbox's table are held. `shown` is what the client's sequence numbers mean; it moves only in `sync`.
+ * `told` is the newest view whose flag changes the client has heard of; it moves ahead of `shown` while expunges are
+ * withheld. Flags that commands report are always the newest (see client-rows.ts).
+ *
+ * INVARIANTS
+ *   1. A sequence number means the same message from one `sync` (or expunge, move) to the next.
+ *   2. While expunges are withheld, so is every count, and every number of a message that came later.
+ *   3. What this session changed and reported itself is not reported to it again.
+ */
+import {
+  type CopyResult,
+  type FetchRequest,
+  type FetchWriter,
+  ImapError,
+  type ResyncRequest,
+  type SearchKey,
+  type SelectedMailbox,
+  type SortCriterion,
+  type StoreRequest,
+  type StoreResult,
+  type Target,
+  type ThreadAlgorithm,
+  type ThreadNode,
+  type UpdateWriter,
+} from '@mailstead/imap'
+import { changesBetween, type FlagChange, type TableView } from '@mailstead/index'
+import type { Mailbox } from '@mailstead/store'
+import { UidSet } from '@mailstead/uidset'
+import { clientRows, nothingExpunged, sequencesOfUids, uidsOfSequences } from './client-rows.ts'
+import type { OnServerEvent } from './events.ts'
+import { fetchMessages, withoutSeen } from './fetch.ts'
+import { FlagLists } from './flag-lists.ts'
+import { Pace } from './pace.ts'
+import type { RecentMarks } from './recent.ts'
+import { searchRows } from './search.ts'
+import { sortRows } from './sort.ts'
+import { renamed } from './store-errors.ts'
+import { sequencesOf, uidsNamed } from './targets.ts'
+import { threadRows } from './thread-rows.ts'
+
+const SEEN = 8
+/** Messages between two looks at the connection's congestion. */
+const PENDING_EVERY = 256
+
+export interface SelectedOptions {
+  readonly mailbox: Mailbox
+  readonly recent: RecentMarks
+  readonly readOnly: boolean
+  readonly onEvent: OnServerEvent
+}
+
+export class Selected implements SelectedMailbox {
+  readonly name: string
+  readonly readOnly: boolean
+  readonly mailboxId: string
+  readonly keywordsCanGrow: boolean
+  readonly #mailbox: Mailbox
+  readonly #marks: RecentMarks
+  readonly #onEvent: OnServerEvent
+  readonly #lists = new FlagLists()
+  #shown: TableView
+  #told: TableView
+  #keywordsTold: number
+  #recent: UidSet
+  #saved: UidSet = UidSet.empty
+  /** Changes of our own that the client has heard of, and the modseq they had then. */
+  #ours: { readonly uids: UidSet; readonly modSeq: number }[] = []
+  /** CONDSTORE is on: a flag change is not told before its modseq is. */
+  #modSeqs = false
+
+  constructor(options: SelectedOptions) {
+    const { mailbox } = options
+    this.#mailbox = mailbox
+    this.#marks = options.recent
+    this.#onEvent = options.onEvent
+    this.name = mailbox.name
+    this.readOnly = options.readOnly
+    this.mailboxId = mailbox.guid
+    this.keywordsCanGrow = !options.readOnly
+    this.#shown = mailbox.view
+    this.#told = this.#shown
+    this.#keywordsTold = this.#shown.keywords.length
+    this.#recent = this.#claim(this.#shown.uidNext)
+  }
+
+  get uidValidity(): number {
+    return this.#shown.uidValidity
+  }
+  get uidNext(): number {
+    return this.#shown.uidNext
+  }
+  get count(): number {
+    return this.#shown.count
+  }
+  get recent(): number {
+    return sequencesOfUids(this.#shown, this.#recent).size
+  }
+  get firstUnseen(): number {
+    if (this.#shown.unseen === 0) return 0
+    for (const { first, flags, rows } of this.#shown.chunks)
+      for (let i = 0; i < rows; i++) if ((flags[i]! & SEEN) === 0) return first + i + 1
+    return 0
+  }
+  /** Never beyond an expunge that was withheld (RFC 7162 §3.2.5.1). */
+  get highestModSeq(): number {
+    return this.#shown.highestModSeq
+  }
+  get keywords(): readonly string[] {
+    return this.#mailbox.view.keywords
+  }
+
+  #claim(uidNext: number): UidSet {
+    const { guid } = this.#mailbox
+    const mark = this.readOnly ? this.#marks.mark(guid) : this.#marks.claim(guid, uidNext)
+    return mark < uidNext ? UidSet.range(mark, uidNext - 1) : UidSet.empty
+  }
+
+  async resync(request: ResyncRequest, vanishedEarlier: (uids: UidSet) => void, writer: FetchWriter): Promise<void> {
+    this.#modSeqs = true
+    const view = this.#shown
+    if (request.uidValidity !== view.uidValidity) return
+    const known = request.knownUids ?? (view.uidNext > 1 ? UidSet.range(1, view.uidNext - 1) : UidSet.empty)
+    const gone = this.#expungedAmong(known, request.modSeq, request.sequenceMatch)
+    if (!gone.isEmpty) vanishedEarlier(gone)
+    const rows = clientRows(view, this.#mailbox.view)
+    this.#lists.use(rows.keywordSets, rows.keywords)
+    const request_: FetchRequest = {
+      ...NOTHING_ASKED,
+      uid: true,
+      flags: true,
+      modSeq: true,
+      changedSince: request.modSeq,
+    }
+    await fetchMessages({
+      mailbox: this.#mailbox,
+      rows,
+      sequences: sequencesOfUids(view, known),
+      request: request_,
+      writer,
+      lists: this.#lists,
+      recent: this.#recent,
+      newlySeen: UidSet.empty,
+    })
+  }
+
+  /** Of `known`, what was expunged after `modSeq`; where history does not reach back that far, all that is not there. */
+  #expungedAmong(known: UidSet, modSeq: number, match: ResyncRequest['sequenceMatch']): UidSet {
+    const expunged = this.#mailbox.table.expungedSince(modSeq)
+    const shown = uidsOfSequences(this.#shown.chunks, sequencesOfUids(this.#shown, known))
+    if (expunged !== undefined) return expunged.intersect(known).subtract(shown)
+    let from = 1
+    if (match !== undefined) from = lastMatch(this.#shown, match.sequences, match.uids) + 1
+    const gone = known.subtract(shown)
+    return from > 1 ? gone.subtract(UidSet.range(1, from - 1)) : gone
+  }
+
+  async fetch(
+    target: Target,
+    request: FetchRequest,
+    writer: FetchWriter,
+    vanishedEarlier: (uids: UidSet) => void,
+  ): Promise<void> {
+    if (request.modSeq || request.changedSince !== undefined) this.#modSeqs = true
+    const sequences = sequencesOf(target, this.#shown, this.#saved)
+    if (request.vanished && request.changedSince !== undefined) {
+      const gone = this.#expungedAmong(uidsNamed(target, this.#shown, this.#saved), request.changedSince, undefined)
+      if (!gone.isEmpty) vanishedEarlier(gone)
+    }
+    let newlySeen = UidSet.empty
+    if (!this.readOnly && !sequences.isEmpty && request.sections.some(({ peek }) => !peek))
+      newlySeen = await this.#setSeen(sequences, request.changedSince, request.modSeq)
+    const rows = clientRows(this.#shown, this.#mailbox.view)
+    this.#lists.use(rows.keywordSets, rows.keywords)
+    const outcome = await fetchMessages({
+      mailbox: this.#mailbox,
+      rows,
+      sequences,
+      request,
+      writer,
+      lists: this.#lists,
+      recent: this.#recent,
+      newlySeen,
+    })
+    for (const { uid, error } of outcome.damaged)
+      this.#onEvent({ level: 'error', kind: 'damaged', message: `message ${uid} of ${this.name} is damaged`, error })
+    if (outcome.damaged.length > 0) throw new ImapError('SERVERBUG', 'Some messages are damaged and cannot be read')
+    if (outcome.unavailable !== undefined)
+      throw new ImapError('UNAVAILABLE', 'The mail store is not available now', { cause: outcome.unavailable })
+    if (outcome.expunged > 0) throw new ImapError('EXPUNGEISSUED', 'Some messages no longer exist')
+  }
+
+  /** One transaction for the whole command. A store that cannot be written now can still be read. */
+  async #setSeen(sequences: UidSet, changedSince: number | undefined, withModSeq: boolean): Promise<UidSet> {
+    const unseen = withoutSeen(clientRows(this.#shown, this.#mailbox.view), sequences, changedSince)
+    if (unseen.isEmpty) return unseen
+    try {
+      const { changed } = await this.#mailbox.changeFlags(unseen, { add: SEEN })
+      if (!this.#modSeqs || withModSeq) this.#remember(changed)
+      return changed
+    } catch (error) {
+      this.#onEvent({ level: 'warn', kind: 'seen', message: `\\Seen could not be set in ${this.name}`, error })
+      return UidSet.empty
+    }
+  }
+
+  /** The client knows of these changes, or is about to. */
+  #remember(changed: UidSet): void {
+    if (changed.isEmpty) return
+    const { view } = this.#mailbox
+    const row = view.rowOf(changed.first)
+    if (row >= 0) this.#ours.push({ uids: changed, modSeq: view.modSeq(row) })
+  }
+
+  async store(
+    target: Target,
+    request: StoreRequest,
+    writer: FetchWriter,
+    options: { readonly wantsModSeq: boolean },
+  ): Promise<StoreResult> {
+    if (this.readOnly) throw new ImapError('READ-ONLY', 'The mailbox is selected read-only')
+    const { wantsModSeq } = options
+    if (wantsModSeq || request.unchangedSince !== undefined) this.#modSeqs = true
+    const sequences = sequencesOf(target, this.#shown, this.#saved)
+    if (sequences.isEmpty) return { modified: UidSet.empty }
+    const uids = uidsOfSequences(this.#shown.chunks, sequences)
+    const { unchangedSince } = request
+    const { changed, failed } = await renamed(() =>
+      this.#mailbox.changeFlags(uids, flagChange(request), unchangedSince === undefined ? {} : { unchangedSince }),
+    )
+    this.#remember(changed)
+    if (!request.silent || (wantsModSeq && !changed.isEmpty)) {
+      const rows = clientRows(this.#shown, this.#mailbox.view)
+      this.#lists.use(rows.keywordSets, rows.keywords)
+      const told = request.silent ? changed : failed.isEmpty ? uids : uids.subtract(failed)
+      await fetchMessages({
+        mailbox: this.#mailbox,
+        rows,
+        sequences: told === uids ? sequences : sequencesOfUids(this.#shown, told),
+        request: { ...NOTHING_ASKED, uid: request.uid, flags: !request.silent, modSeq: wantsModSeq },
+        writer,
+        lists: this.#lists,
+        recent: this.#recent,
+        newlySeen: UidSet.empty,
+      })
+    }
+    if (unchangedSince === undefined || failed.isEmpty) return { modified: UidSet.empty }
+    const byUid = target.kind === 'saved' ? target.uid : target.kind === 'uids'
+    return { modified: byUid ? failed : sequencesOfUids(this.#shown, failed) }
+  }
+
+  async search(
+    key: SearchKey,
+    options: { readonly uid: boolean },
+  ): Promise<{ readonly found: UidSet; readonly modSeq: number }> {
+    return renamed(async () => {
+      const rows = clientRows(this.#shown, this.#mailbox.view)
+      const { mask, modSeq } = await searchRows(this.#searchContext(rows), key)
+      return { found: setOf(mask, options.uid ? rows.chunks : undefined), modSeq }
+    })
+  }
+
+  async sort(
+    criteria: readonly SortCriterion[],
+    key: SearchKey,
+    options: { readonly uid: boolean },
+  ): Promise<Uint32Array> {
+    return renamed(async () => {
+      const rows = clientRows(this.#shown, this.#mailbox.view)
+      const { mask } = await searchRows(this.#searchContext(rows), key)
+      return sortRows({ mailbox: this.#mailbox, rows, mask, criteria, uid: options.uid })
+    })
+  }
+
+  async thread(
+    algorithm: ThreadAlgorithm,
+    key: SearchKey,
+    options: { readonly uid: boolean },
+  ): Promise<readonly ThreadNode[]> {
+    return renamed(async () => {
+      const rows = clientRows(this.#shown, this.#mailbox.view)
+      const { mask } = await searchRows(this.#searchContext(rows), key)
+      return threadRows({ mailbox: this.#mailbox, rows, mask, algorithm, uid: options.uid })
+    })
+  }
+
+  #searchContext(rows: ReturnType<typeof clientRows>): Parameters<typeof searchRows>[0] {
+    return {
+      mailbox: this.#mailbox,
+      rows,
+      recent: this.#recent,
+      sequencesOf: (target) => sequencesOf(target, this.#shown, this.#saved),
+      nowMs: Date.now(),
+    }
+  }
+
+  async copy(target: Target, mailbox: string): Promise<CopyResult> {
+    const sequences = sequencesOf(target, this.#shown, this.#saved)
+    if (sequences.isEmpty) return { copied: undefined }
+    const uids = uidsOfSequences(this.#shown.chunks, sequences)
+    const outcome = await renamed(() => this.#mailbox.copy(uids, mailbox), 'TRYCREATE')
+    // All or none (RFC 3501 §6.4.7): a message expunged by another meanwhile was not the client's to copy any more.
+    return { copied: outcome.source.isEmpty ? undefined : outcome }
+  }
+
+  async move(
+    target: Target,
+    mailbox: string,
+    copied: (result: CopyResult) => void,
+    writer: UpdateWriter,
+  ): Promise<void> {
+    if (this.readOnly) throw new ImapError('READ-ONLY', 'The mailbox is selected read-only')
+    const sequences = sequencesOf(target, this.#shown, this.#saved)
+    if (!sequences.isEmpty) {
+      const uids = uidsOfSequences(this.#shown.chunks, sequences)
+      const outcome = await renamed(() => this.#mailbox.move(uids, mailbox), 'TRYCREATE')
+      copied({ copied: outcome.source.isEmpty ? undefined : outcome })
+    } else copied({ copied: undefined })
+    await this.sync({ expunges: true }, writer)
+  }
+
+  async expunge(among: Target | undefined, writer: UpdateWriter): Promise<void> {
+    if (this.readOnly) throw new ImapError('READ-ONLY', 'The mailbox is selected read-only')
+    const uids = this.#deleted(among)
+    if (!uids.isEmpty) await renamed(() => this.#mailbox.expunge(uids))
+    await this.sync({ expunges: true }, writer)
+  }
+
+  /** Only what the client has seen: a message that came deleted since is not what it asked to expunge. */
+  #deleted(among: Target | undefined): UidSet {
+    const { uidNext, count } = this.#shown
+    if (count === 0 || this.#mailbox.view.deleted === 0) return UidSet.empty
+    if (among === undefined) return UidSet.range(1, uidNext - 1)
+    return uidsOfSequences(this.#shown.chunks, sequencesOf(among, this.#shown, this.#saved))
+  }
+
+  async close(): Promise<void> {
+    if (this.readOnly) return
+    const uids = this.#deleted(undefined)
+    if (!uids.isEmpty) await renamed(() => this.#mailbox.expunge(uids))
+  }
+
+  async sync(options: { readonly expunges: boolean }, writer: UpdateWriter): Promise<void> {
+    if (options.expunges) await renamed(() => this.#mailbox.refresh())
+    const latest = this.#mailbox.view
+    this.#modSeqs = writer.wantsModSeq
+    if (latest === this.#shown && latest === this.#told) return
+    if (latest.keywords.length > this.#keywordsTold) {
+      writer.flagsGrew(latest.keywords)
+      this.#keywordsTold = latest.keywords.length
+    }
+    const withheld = !options.expunges && !nothingExpunged(this.#shown, latest)
+    const { changed } = changesBetween(this.#told, latest)
+    if (!withheld) {
+      const before = this.#shown
+      const { expunged } = nothingExpunged(before, latest) ? NO_EXPUNGES : changesBetween(before, latest)
+      if (!expunged.isEmpty) {
+        if (writer.wantsVanished) writer.vanished(expunged)
+        else await writeExpunged(before, expunged, writer)
+      }
+      this.#shown = latest
+      if (latest.uidNext > before.uidNext) this.#recent = this.#recent.union(this.#claim(latest.uidNext))
+      if (latest.count !== before.count - expunged.size) {
+        writer.exists(latest.count)
+        writer.recent(this.recent)
+      }
+      await this.#writeChanged(changed, before.uidNext, latest, writer)
+    } else await this.#writeChanged(changed, this.#shown.uidNext, latest, writer)
+    this.#told = latest
+    this.#ours = []
+  }
+
+  /** FETCH replies for changes that are not ours, of messages below `uidNext`. */
+  async #writeChanged(changed: UidSet, uidNext: number, latest: TableView, writer: UpdateWriter): Promise<void> {
+    if (changed.isEmpty) return
+    const { fetch, wantsUid, wantsModSeq } = writer
+    const shown = this.#shown
+    const recent = this.#recent
+    const ours = this.#ours
+    const recentFrom = recent.isEmpty ? Number.POSITIVE_INFINITY : recent.first
+    this.#lists.use(latest.keywordSets, latest.keywords)
+    const pace = new Pace()
+    let written = 0
+    const { ranges } = changed
+    for (let i = 0; i < ranges.length; i += 2) {
+      for (let uid = ranges[i]!; uid <= ranges[i + 1]!; uid++) {
+        if (uid >= uidNext) return
+        const row = latest.rowOf(uid)
+        if (row < 0) continue
+        const modSeq = latest.modSeq(row)
+        let known = false
+        for (let j = 0; j < ours.length && !known; j++) known = ours[j]!.modSeq === modSeq && ours[j]!.uids.has(uid)
+        if (known) continue
+        const at = shown === latest ? row : shown.rowOf(uid)
+        if (at < 0) continue
+        fetch.begin(at + 1)
+        if (wantsUid) fetch.uid(uid)
+        fetch.flags(this.#lists.list(latest.flags(row), uid >= recentFrom && recent.has(uid), latest.keywordSet(row)))
+        if (wantsModSeq) fetch.modSeq(modSeq)
+        fetch.end()
+        if (++written % PENDING_EVERY === 0) {
+          const pending = fetch.pending() ?? pace.due()
+          if (pending !== undefined) await pending
+        }
+      }
+    }
+  }
+
+  watch(onChange: () => void): Disposable {
+    return this.#mailbox.watch(onChange)
+  }
+
+  saveResult(uids: UidSet): void {
+    this.#saved = uids
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#mailbox[Symbol.asyncDispose]()
+  }
+}
+
+const NO_EXPUNGES = { expunged: UidSet.empty }
+
+const NOTHING_ASKED: FetchRequest = {
+  uid: false,
+  flags: false,
+  internalDate: false,
+  size: false,
+  envelope: false,
+  body: false,
+  bodyStructure: false,
+  modSeq: false,
+  sections: [],
+  changedSince: undefined,
+  vanished: false,
+}
+
+function flagChange({ mode, flags, keywords }: StoreRequest): FlagChange {
+  if (mode === 'add') return { add: flags, addKeywords: keywords }
+  if (mode === 'remove') return { remove: flags, removeKeywords: keywords }
+  return { replace: true, add: flags, addKeywords: keywords }
+}
+
+/** EXPUNGE for each, highest first, so that no number depends on another. */
+async function writeExpunged(before: TableView, expunged: UidSet, writer: UpdateWriter): Promise<void> {
+  const { ranges } = sequencesOfUids(before, expunged)
+  let written = 0
+  for (let i = ranges.length - 2; i >= 0; i -= 2) {
+    for (let sequence = ranges[i + 1]!; sequence >= ranges[i]!; sequence--) {
+      writer.expunged(sequence)
+      if (++written % PENDING_EVERY === 0) {
+        const pending = writer.fetch.pending()
+        if (pending !== undefined) await pending
+      }
+    }
+  }
+}
+
+/** The matching messages, by UID where `chunks` are given, else by sequence number. */
+function setOf(mask: Uint8Array, chunks: ReturnType<typeof clientRows>['chunks'] | undefined): UidSet {
+  const sequences: number[] = []
+  const count = mask.length
+  for (let row = 0; row < count; row++) {
+    if (mask[row] === 0) continue
+    const from = row
+    while (row < count && mask[row] !== 0) row++
+    sequences.push(from + 1, row)
+  }
+  const set = UidSet.fromRanges(sequences)
+  return chunks === undefined ? set : uidsOfSequences(chunks, set)
+}
+
+/**
+ * Highest UID that the client knows under the right sequence number (RFC 7162 §3.2.5.2): nothing at or below it is missing at
+ * the client.
+ */
+function lastMatch(view: TableView, sequences: UidSet, uids: UidSet): number {
+  const sequence = sequences[Symbol.iterator]()
+  let last = 0
+  for (const uid of uids) {
+    const { done, value } = sequence.next()
+    if (done === true) break
+    if (view.rowOf(uid) !== value - 1) break
+    last = uid
+  }
+  return last
+}

@@ -1,0 +1,365 @@
+/**
+ * The server: listeners, sessions and stores put together.
+ *
+ * INVARIANTS
+ *   1. Nothing is answered positively before everything that can be wrong with the options was found: listening comes last.
+ *   2. Stopping: no new connections; each client is told BYE (421) after the command in progress; commits in flight finish;
+ *      stores are closed when nobody uses them; then, and only then, dispose resolves.
+ */
+import { createServer, type AddressInfo, type Server, type Socket } from 'node:net'
+import { hostname as machineName } from 'node:os'
+import { createSecureContext, createServer as createTlsServer, type SecureContext, TLSSocket } from 'node:tls'
+import type { Duplex } from 'node:stream'
+import type { Fs } from '@mailstead/fs'
+import type { ImapBackend, ImapCredentials, ImapSession } from '@mailstead/imap'
+import { imapCacheFields } from '@mailstead/imap/cache-fields'
+import { type ImapEvent, type ImapLimits, type ImapServerOptions, serveImap } from '@mailstead/imap/server'
+import { openStore, type Store, type StoreOptions } from '@mailstead/store'
+import { ServerError } from './error.ts'
+import { ignoreEvents, type OnServerEvent } from './events.ts'
+import { imapSession } from './imap-session.ts'
+import { type LmtpServer, lmtpServer } from './lmtp.ts'
+import { imapError } from './store-errors.ts'
+import { StorePool } from './store-pool.ts'
+import type { User, Users } from './users.ts'
+
+export interface ListenAt {
+  readonly host: string
+  /** 0: a free one. */
+  readonly port: number
+}
+
+/** Where a user's store is. */
+export interface UserStorage {
+  /** Rooted at the store's own directory. Disposed with the store. */
+  readonly fs: Fs
+  readonly box: StoreOptions['box']
+  /** UUID of the root that holds it, which the store records at creation and insists on later. */
+  readonly rootUuid?: Uint8Array
+}
+
+export interface ServerOptions {
+  readonly users: Users
+  /** Called for users that exist, once for each opening of their store. Fails if it must not be used or created now. */
+  readonly storage: (user: User) => Promise<UserStorage>
+  /** Listen for IMAP. (default: do not) */
+  readonly imap?: ListenAt
+  /** Listen for IMAP over TLS; needs `tls`. (default: do not) */
+  readonly imaps?: ListenAt
+  /** Listen for LMTP. (default: do not) */
+  readonly lmtp?: ListenAt
+  /** PEM. With it STARTTLS is offered. (default: no TLS) */
+  readonly tls?: { readonly cert: Buffer; readonly key: Buffer }
+  /** What the server calls itself. (default: the machine's name) */
+  readonly hostname?: string
+  /** Durability of flag-only changes. (default 'flushed') */
+  readonly flags?: 'flushed' | 'lazy'
+  /** Largest message, in bytes. (default 64 MiB) */
+  readonly messageMax?: number
+  /** How long an unused store stays open, in milliseconds. (default 60 000) */
+  readonly storeIdleMs?: number
+  /** Unused stores kept open. (default 256) */
+  readonly storesOpenMax?: number
+  /** (default 10 000) */
+  readonly imapConnectionsMax?: number
+  readonly imapLimits?: Partial<ImapLimits>
+  /** Take passwords off loopback without TLS. (default false) */
+  readonly plaintextLogin?: boolean
+  /** (default 100) */
+  readonly lmtpConnectionsMax?: number
+  /** Recipients of one message. (default 1000) */
+  readonly recipientsMax?: number
+  /** Silence before an LMTP client is disconnected, in milliseconds. (default 300 000) */
+  readonly lmtpIdleMs?: number
+  /** Between user and folder in an LMTP recipient; empty: no folders. (default '+') */
+  readonly separator?: string
+  /** Begin delivered messages with Return-Path. (default false: messages are kept as they come) */
+  readonly returnPath?: boolean
+  readonly onEvent?: OnServerEvent
+}
+
+export interface MailServer extends AsyncDisposable {
+  /** Where it listens; undefined where it does not. */
+  readonly imap: ListenAt | undefined
+  readonly imaps: ListenAt | undefined
+  readonly lmtp: ListenAt | undefined
+  /** The open stores, for deliveries that do not come through LMTP. */
+  readonly stores: StorePool
+}
+
+const MiB = 1024 * 1024
+
+/** Starts listening. SERVER_LISTEN, SERVER_TLS. */
+export async function startServer(options: ServerOptions): Promise<MailServer> {
+  const onEvent = options.onEvent ?? ignoreEvents
+  const messageMax = options.messageMax ?? 64 * MiB
+  const stores = new StorePool({
+    open: (user) => openUserStore(options, messageMax, onEvent, user),
+    onEvent,
+    ...(options.storeIdleMs === undefined ? {} : { idleMs: options.storeIdleMs }),
+    ...(options.storesOpenMax === undefined ? {} : { openMax: options.storesOpenMax }),
+  })
+  const tls = options.tls === undefined ? undefined : secureContext(options.tls)
+  const backend = imapBackend(options.users, stores, messageMax, onEvent)
+  const stack = new AsyncDisposableStack()
+  // Disposed last, when no session is left.
+  stack.use(stores)
+  try {
+    const connections = new ImapConnections(options, backend, onEvent, tls)
+    stack.use(connections)
+    let imap: ListenAt | undefined
+    let imaps: ListenAt | undefined
+    let lmtp: ListenAt | undefined
+    if (options.imap !== undefined) imap = await connections.listen(options.imap, false)
+    if (options.imaps !== undefined) {
+      if (options.tls === undefined) throw new ServerError('SERVER_TLS', 'IMAP over TLS needs a certificate')
+      imaps = await connections.listen(options.imaps, true)
+    }
+    if (options.lmtp !== undefined) {
+      const server: LmtpServer = lmtpServer({
+        users: options.users,
+        pool: stores,
+        onEvent,
+        hostname: options.hostname ?? machineName(),
+        messageMax,
+        recipientsMax: options.recipientsMax ?? 1000,
+        connectionsMax: options.lmtpConnectionsMax ?? 100,
+        idleMs: options.lmtpIdleMs ?? 300_000,
+        separator: options.separator ?? '+',
+        returnPath: options.returnPath ?? false,
+        tls: options.tls,
+      })
+      stack.use(server)
+      lmtp = at(await server.listen(options.lmtp.host, options.lmtp.port))
+    }
+    let stopping: Promise<void> | undefined
+    return {
+      imap,
+      imaps,
+      lmtp,
+      stores,
+      [Symbol.asyncDispose]: () => (stopping ??= stack.disposeAsync()),
+    }
+  } catch (error) {
+    await stack.disposeAsync()
+    throw error
+  }
+}
+
+async function openUserStore(
+  options: ServerOptions,
+  messageMax: number,
+  onEvent: OnServerEvent,
+  user: User,
+): Promise<Store> {
+  const { fs, box, rootUuid } = await options.storage(user)
+  let store: Store
+  try {
+    store = await openStore({
+      owner: user.name,
+      fs,
+      box,
+      cacheFields: imapCacheFields,
+      create: true,
+      messageMax,
+      flags: options.flags ?? 'flushed',
+      onEvent: ({ kind, message }) => onEvent({ level: 'info', kind: 'store', message, user: user.name, what: kind }),
+      ...(rootUuid === undefined ? {} : { rootUuid }),
+    })
+  } catch (error) {
+    await fs[Symbol.asyncDispose]()
+    throw error
+  }
+  return {
+    owner: store.owner,
+    uuid: store.uuid,
+    as: (subject) => store.as(subject),
+    check: () => store.check(),
+    purge: () => store.purge(),
+    checkpoint: () => store.checkpoint(),
+    async [Symbol.asyncDispose]() {
+      await store[Symbol.asyncDispose]()
+      await fs[Symbol.asyncDispose]()
+    },
+  }
+}
+
+function imapBackend(users: Users, stores: StorePool, messageMax: number, onEvent: OnServerEvent): ImapBackend {
+  return {
+    async login(credentials: ImapCredentials): Promise<ImapSession | undefined> {
+      const { name, password, authorizeAs } = credentials
+      // Nobody may act for somebody else.
+      if (authorizeAs !== undefined && authorizeAs !== '' && authorizeAs !== name) return undefined
+      const user = await users.authenticate(name, password)
+      if (user === undefined) return undefined
+      try {
+        const lease = await stores.acquire(user)
+        return imapSession({
+          store: lease.store.as({ name: user.name, groups: user.groups }),
+          recent: lease.recent,
+          appendLimit: messageMax,
+          release: () => lease[Symbol.dispose](),
+          onEvent: (event) => onEvent({ user: user.name, ...event }),
+        })
+      } catch (error) {
+        onEvent({ level: 'error', kind: 'store', message: 'the store cannot be opened', user: user.name, error })
+        throw imapError(error)
+      }
+    },
+  }
+}
+
+class ImapConnections implements AsyncDisposable {
+  readonly #options: ServerOptions
+  readonly #onEvent: OnServerEvent
+  readonly #servers: Server[] = []
+  readonly #sockets = new Set<Socket>()
+  readonly #closing: Promise<void>[] = []
+  readonly #stop = new AbortController()
+  readonly #shared: Omit<ImapServerOptions, 'secure' | 'loopback' | 'remoteAddress'>
+  readonly #max: number
+  #open = 0
+  #idle: (() => void) | undefined
+
+  constructor(options: ServerOptions, backend: ImapBackend, onEvent: OnServerEvent, tls: SecureContext | undefined) {
+    this.#options = options
+    this.#onEvent = onEvent
+    this.#max = options.imapConnectionsMax ?? 10_000
+    this.#shared = {
+      backend,
+      limits: { ...options.imapLimits },
+      greeting: 'Mailstead ready.',
+      signal: this.#stop.signal,
+      onError: (error) =>
+        onEvent({ level: 'error', kind: 'bug', message: 'an IMAP command failed unexpectedly', error }),
+      onEvent: (event) => this.#tell(event),
+      ...(tls === undefined ? {} : { startTls: (socket: Duplex) => startTls(socket, tls) }),
+    }
+  }
+
+  async listen(where: ListenAt, secure: boolean): Promise<ListenAt> {
+    const { tls } = this.#options
+    const server = secure
+      ? createTlsServer({ cert: tls!.cert, key: tls!.key, handshakeTimeout: 30_000 }, (socket) =>
+          this.#serve(socket, true),
+        )
+      : createServer({ noDelay: true, allowHalfOpen: true }, (socket) => this.#serve(socket, false))
+    server.on('connection', (socket: Socket) => {
+      this.#sockets.add(socket)
+      socket.once('close', () => this.#sockets.delete(socket))
+    })
+    if (secure) server.on('tlsClientError', () => undefined)
+    this.#servers.push(server)
+    return listenOn(server, where, secure ? 'IMAPS' : 'IMAP')
+  }
+
+  #serve(socket: Socket, secure: boolean): void {
+    const remoteAddress = socket.remoteAddress ?? ''
+    if (this.#open >= this.#max) {
+      socket.on('error', () => undefined)
+      socket.end('* BYE [UNAVAILABLE] Too many connections.\r\n')
+      this.#onEvent({
+        level: 'warn',
+        kind: 'too-many-connections',
+        message: 'too many IMAP connections',
+        remoteAddress,
+      })
+      return
+    }
+    this.#open++
+    if (secure) socket.setNoDelay(true)
+    const loopback = (this.#options.plaintextLogin ?? false) || isLoopback(remoteAddress)
+    const connection = serveImap(socket, { ...this.#shared, secure, loopback, remoteAddress })
+    void connection.closed.then(() => {
+      this.#open--
+      if (this.#open === 0) this.#idle?.()
+    })
+  }
+
+  #tell(event: ImapEvent): void {
+    switch (event.type) {
+      case 'login':
+        this.#onEvent({ level: 'info', kind: 'login', message: 'logged in', ...event })
+        return
+      case 'login-failed':
+        this.#onEvent({ level: 'warn', kind: 'login-failed', message: 'login failed', ...event })
+        return
+      case 'close':
+        this.#onEvent({
+          level: 'debug',
+          kind: 'closed',
+          message: 'connection closed',
+          remoteAddress: event.remoteAddress,
+          reason: event.reason,
+          ...(event.user === undefined ? {} : { user: event.user }),
+        })
+        return
+      case 'tls':
+      case 'client-id':
+      case 'bad-command':
+        this.#onEvent({ level: 'debug', kind: event.type, message: event.type, type: event.type })
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const server of this.#servers) this.#closing.push(closed(server))
+    this.#stop.abort()
+    if (this.#open > 0) await new Promise<void>((resolve) => (this.#idle = resolve))
+    // Sessions are over, and what they wrote is on its way; a client that does not hang up is not waited for.
+    const patience = setTimeout(() => {
+      for (const socket of this.#sockets) socket.destroy()
+    }, HANG_UP_MS)
+    await Promise.all(this.#closing)
+    clearTimeout(patience)
+  }
+}
+
+/** What a client that was told BYE gets to hang up, when the server stops, in milliseconds. */
+const HANG_UP_MS = 500
+
+function startTls(socket: Duplex, secureContext: SecureContext): Promise<Duplex> {
+  const { promise, resolve, reject } = Promise.withResolvers<Duplex>()
+  const secured = new TLSSocket(socket as Socket, { isServer: true, secureContext })
+  secured.once('error', reject)
+  secured.once('close', () => reject(new Error('closed during the handshake')))
+  secured.once('secure', () => {
+    secured.off('error', reject)
+    resolve(secured)
+  })
+  return promise
+}
+
+function secureContext(tls: { readonly cert: Buffer; readonly key: Buffer }): SecureContext {
+  try {
+    return createSecureContext(tls)
+  } catch (error) {
+    const message = `the certificate and its key cannot be used: ${(error as Error).message}`
+    throw new ServerError('SERVER_TLS', message, { cause: error })
+  }
+}
+
+async function listenOn(server: Server, { host, port }: ListenAt, name: string): Promise<ListenAt> {
+  const { promise, resolve, reject } = Promise.withResolvers<void>()
+  server.once('error', reject)
+  server.listen({ host, port, backlog: 1024 }, resolve)
+  try {
+    await promise
+  } catch (error) {
+    const message = `${name} cannot listen on ${host}:${port}: ${(error as Error).message}`
+    throw new ServerError('SERVER_LISTEN', message, { cause: error })
+  }
+  server.off('error', reject)
+  return at(server.address() as AddressInfo)
+}
+
+function closed(server: Server): Promise<void> {
+  return new Promise((resolve) => server.close(() => resolve()))
+}
+
+function at({ address, port }: AddressInfo): ListenAt {
+  return { host: address, port }
+}
+
+function isLoopback(address: string): boolean {
+  return address === '::1' || /^(?:::ffff:)?127\./.test(address)
+}
