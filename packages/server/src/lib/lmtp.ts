@@ -15,7 +15,7 @@ import type { AddressInfo, Socket } from 'node:net'
 import type { SaveTarget, StoreSession } from '@mailstead/store'
 import { StoreError } from '@mailstead/store'
 import { SMTPServer, type SMTPServerDataStream, type SMTPServerOptions, type SMTPServerSession } from 'smtp-server'
-import { SMTPConnection } from 'smtp-server/lib/smtp-connection.js'
+import { SMTPConnection, type SMTPConnectionOptions } from 'smtp-server/lib/smtp-connection.js'
 import { recipientOf } from './address.ts'
 import { broadcast } from './broadcast.ts'
 import { ServerError } from './error.ts'
@@ -143,7 +143,7 @@ export function lmtpServer(options: LmtpOptions): LmtpServer {
       const { promise, resolve } = Promise.withResolvers<void>()
       server.close(() => resolve())
       // Those in the middle of a message get its reply; the others are told at once.
-      for (const connection of server.connections as Set<SMTPConnection>) {
+      for (const connection of server.connections) {
         if (delivering.has(connection.session)) continue
         connection.send(421, 'Server shutting down')
         connection.close()
@@ -166,7 +166,7 @@ class PromptConnection extends SMTPConnection {
 }
 
 class PromptServer extends SMTPServer {
-  connect(socket: Socket, socketOptions: unknown): void {
+  override connect(socket: Socket, socketOptions?: SMTPConnectionOptions): void {
     const connection = new PromptConnection(this, socket, socketOptions)
     this.connections.add(connection)
     connection.on('error', (error) => this.emit('error', error))
