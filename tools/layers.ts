@@ -16,7 +16,7 @@ export const arrows: Readonly<Record<string, readonly string[]>> = {
   'packages/box': [],
   'packages/index': ['bytes', 'fs', 'uidset'],
   'packages/imap': ['bytes', 'message', 'uidset'],
-  'packages/mdbox': ['box', 'bytes', 'fs', 'index'],
+  'packages/mdbox': ['box', 'bytes', 'fs', 'index', 'uidset'],
   'packages/store': ['box', 'bytes', 'fs', 'index', 'message', 'uidset'],
   'packages/server': ['box', 'bytes', 'fs', 'imap', 'index', 'mdbox', 'message', 'store', 'uidset'],
   'apps/server': ['bytes', 'fs', 'imap', 'index', 'mdbox', 'message', 'server', 'store'],

@@ -1,2 +1,3 @@
 export { mdbox } from './lib/mdbox.ts'
 export { MESSAGE_MAX, type MdboxOptions, SMALL_MAX, WHOLE_MAX } from './lib/options.ts'
+export { type Mdbox, type MdboxBatch, type OpenMdboxOptions, openMdbox } from './lib/standalone.ts'

@@ -65,14 +65,15 @@ async function* checkFile(
   const { size } = await file.stat()
   const window = new Window(file)
   const line = readFileLine(await window.bytes(0, Math.min(LINE_MAX, size)))
+  if (rows.length === 0) {
+    // Whatever it looks like: a crash may leave a file that was never flushed, and nobody was told of what it holds.
+    yield finding('note', 'file-unnamed', 0, -1, `no message is known in this file of ${size} bytes`)
+    return
+  }
   if (line === undefined)
     yield finding('damage', 'first-line', 0, -1, 'the first line is damaged; the messages are judged by their rows')
   else if (!line.verified)
     yield finding('note', 'first-line-unchecked', 0, -1, 'the first line has no checksum: somebody else wrote it')
-  if (rows.length === 0) {
-    yield finding('note', 'file-unnamed', 0, -1, `no message is known in this file of ${size} bytes`)
-    return
-  }
 
   rows.sort((a, b) => places.offset.number(a) - places.offset.number(b))
   let at = line?.length ?? places.offset.number(rows[0]!)

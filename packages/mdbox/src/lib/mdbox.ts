@@ -9,6 +9,7 @@ import { COLUMNS } from './place.ts'
  * Needs a file system with `append`, `overwrite` and `lock`.
  */
 export function mdbox(fs: Fs, path: string, options?: MdboxOptions): BoxFormat {
+  if (path === '') throw new TypeError('a box needs a directory of its own, not the root of its file system')
   const complete = withDefaults(options)
   return {
     name: 'mdbox',

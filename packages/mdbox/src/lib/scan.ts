@@ -13,6 +13,8 @@ export async function* scanBox(fs: Fs, directory: string): AsyncGenerator<readon
     const file = `m.${id}`
     await using opened = await fs.open(`${directory}/${file}`, 'read')
     const { size } = await opened.stat()
+    // Begun, and never flushed.
+    if (size === 0) continue
     let page: BoxScanned[] = []
     for await (const found of new Window(opened).walk(walkFile(size))) {
       if ('line' in found) {

@@ -1,0 +1,238 @@
+/**
+ * The box used alone: message files and an index of their own, `<path>/m.<n>` and `<path>/index/`.
+ *
+ * What a store does for a box is done here in the simplest way: each message has one use until it is removed.
+ */
+import {
+  BOX_USES_COLUMN,
+  type Box,
+  type BoxBatch,
+  BoxError,
+  type BoxFinding,
+  type BoxHost,
+  type BoxMessage,
+  type BoxMetadata,
+  type BoxPending,
+  type BoxPurgeTransaction,
+  type BoxRef,
+  type BoxSaved,
+  type BoxScanned,
+  type BoxTransaction,
+  type PurgeReport,
+} from '@mailstead/box'
+import type { Fs } from '@mailstead/fs'
+import { type Index, IndexError, type IndexTransaction, openIndex, type Table } from '@mailstead/index'
+import { UidSet } from '@mailstead/uidset'
+import { mdbox } from './mdbox.ts'
+import type { MdboxOptions } from './options.ts'
+import { COLUMNS } from './place.ts'
+import { listFiles } from './scan.ts'
+
+export interface OpenMdboxOptions extends MdboxOptions {
+  /** Create the index if there is none, and no message files either. (default false: BOX_NOT_FOUND) */
+  readonly create?: boolean
+}
+
+export interface MdboxBatch extends BoxBatch {
+  /**
+   * Flushes, and keeps what was saved since the last commit: all of it, or (BOX_WRITE_FAILED) none. Resolves to the
+   * references, in the order of `save`, when they survive power loss.
+   */
+  commit(): Promise<BoxRef[]>
+}
+
+/** Messages kept in files, found by the references `commit` gave. */
+export interface Mdbox extends Box {
+  /** References of all messages that are kept, ascending. */
+  readonly refs: Uint32Array
+  begin(): MdboxBatch
+  /** Removes messages, durably when resolved; those that are not there are passed over. `purge` gives back their space. */
+  remove(refs: readonly BoxRef[]): Promise<void>
+}
+
+/** must not change: on disk */
+const TABLE = 'box'
+
+/** Opens (or with `create` makes) a box with an index of its own. BOX_DAMAGED if there are message files without an index. */
+export async function openMdbox(fs: Fs, path: string, options: OpenMdboxOptions = {}): Promise<Mdbox> {
+  const { create = false, ...rest } = options
+  const format = mdbox(fs, path, rest)
+  const now = rest.now ?? Date.now
+  const index = await openOwnIndex(fs, path, create, now)
+  try {
+    let table = await index.open(TABLE)
+    if (table === undefined) {
+      await using tx = index.begin()
+      const columns = [...COLUMNS, { name: BOX_USES_COLUMN, bytes: 4 }]
+      tx.createTable({ id: TABLE, columns, uidValidity: Math.max(1, Math.floor(now() / 1000) % 0xffff_ffff) })
+      await tx.commit()
+      table = await index.open(TABLE)
+    }
+    if (table === undefined) throw new BoxError('BOX_DAMAGED', `the index in ${path} lost its table`)
+    return new Standalone(index, table, await format.open(hostOf(index, table)))
+  } catch (error) {
+    await index[Symbol.asyncDispose]()
+    throw error
+  }
+}
+
+async function openOwnIndex(fs: Fs, path: string, create: boolean, now: () => number): Promise<Index> {
+  const place = `${path}/index`
+  try {
+    return await openIndex(fs, place, { now })
+  } catch (error) {
+    if (!(error instanceof IndexError && error.code === 'INDEX_NOT_FOUND')) throw error
+    // Files without an index are not an empty box: the index was lost, or is not mounted.
+    if ((await listFiles(fs, path)).length > 0)
+      throw new BoxError('BOX_DAMAGED', `${path} has message files and no index`, { cause: error })
+    if (!create) throw new BoxError('BOX_NOT_FOUND', `there is no box in ${path}`, { cause: error })
+    return await openIndex(fs, place, { now, create: true })
+  }
+}
+
+function hostOf(index: Index, table: Table): BoxHost {
+  return {
+    table,
+    refresh: async () => index.refresh(),
+    transact: async (body) => {
+      await using tx = index.begin()
+      body(boxTransaction(tx))
+      await tx.commit()
+    },
+  }
+}
+
+function boxTransaction(tx: IndexTransaction): BoxTransaction & BoxPurgeTransaction {
+  return {
+    append: (table, { columns }) => tx.append(table, { columns: { ...columns, [BOX_USES_COLUMN]: 1 } }),
+    setColumn: (table, column, uid, value) => {
+      tx.setColumn(table, column, uid, value)
+    },
+    setValue: (table, key, value) => {
+      tx.setValue(table, key, value)
+    },
+    dropUnused: (table, refs) => {
+      tx.expunge(table, UidSet.of(...refs), { onlyZero: BOX_USES_COLUMN })
+    },
+  }
+}
+
+class Standalone implements Mdbox {
+  readonly name: string
+  readonly openSync?: (ref: BoxRef) => BoxMessage | undefined
+  readonly #index: Index
+  readonly #table: Table
+  readonly #box: Box
+
+  constructor(index: Index, table: Table, box: Box) {
+    this.name = box.name
+    this.#index = index
+    this.#table = table
+    this.#box = box
+    if (box.openSync !== undefined) this.openSync = (ref) => (this.#isKept(ref) ? box.openSync!(ref) : undefined)
+  }
+
+  get refs(): Uint32Array {
+    const { view } = this.#table
+    const uses = view.extension(BOX_USES_COLUMN)!
+    const refs = new Uint32Array(view.count)
+    let kept = 0
+    for (let row = 0; row < view.count; row++) if (uses.number(row) > 0) refs[kept++] = view.uid(row)
+    return refs.slice(0, kept)
+  }
+
+  begin(): MdboxBatch {
+    return new StandaloneBatch(this.#index, this.#box.begin())
+  }
+
+  async open(ref: BoxRef): Promise<BoxMessage> {
+    if (!this.#isKept(ref)) {
+      await this.#index.refresh()
+      if (!this.#isKept(ref)) throw new BoxError('BOX_NOT_FOUND', `no message ${ref}`, { ref })
+    }
+    return await this.#box.open(ref)
+  }
+
+  async remove(refs: readonly BoxRef[]): Promise<void> {
+    await this.#index.refresh()
+    await using tx = this.#index.begin()
+    for (const ref of refs) if (this.#isKept(ref)) tx.setColumn(TABLE, BOX_USES_COLUMN, ref, 0)
+    await tx.commit()
+  }
+
+  async purge(): Promise<PurgeReport> {
+    return await this.#box.purge()
+  }
+
+  scan(): AsyncIterable<readonly BoxScanned[]> {
+    return this.#box.scan()
+  }
+
+  async *check(): AsyncGenerator<readonly BoxFinding[]> {
+    for await (const page of this.#index.check())
+      yield page.map(({ severity, kind, file, offset, uid, message }) => ({
+        severity,
+        kind: `index-${kind}`,
+        file,
+        offset,
+        ref: uid,
+        message,
+      }))
+    yield* this.#box.check()
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#box[Symbol.asyncDispose]()
+    await this.#index[Symbol.asyncDispose]()
+  }
+
+  #isKept(ref: BoxRef): boolean {
+    const { view } = this.#table
+    const row = view.rowOf(ref)
+    return row >= 0 && view.extension(BOX_USES_COLUMN)!.number(row) > 0
+  }
+}
+
+class StandaloneBatch implements MdboxBatch {
+  readonly #index: Index
+  readonly #batch: BoxBatch
+  /** In the order in which they were asked for. */
+  #saved: Promise<BoxSaved>[] = []
+
+  constructor(index: Index, batch: BoxBatch) {
+    this.#index = index
+    this.#batch = batch
+  }
+
+  async save(source: Uint8Array | AsyncIterable<Uint8Array>, metadata: BoxMetadata): Promise<BoxSaved> {
+    const saving = this.#batch.save(source, metadata)
+    this.#saved.push(saving)
+    return await saving
+  }
+
+  async flush(): Promise<void> {
+    await this.#batch.flush()
+  }
+
+  async commit(): Promise<BoxRef[]> {
+    const asked = this.#saved
+    this.#saved = []
+    // What could not be saved was said by `save`.
+    const outcomes = await Promise.allSettled(asked)
+    await this.#batch.flush()
+    await using tx = this.#index.begin()
+    const placing = boxTransaction(tx)
+    const pending: BoxPending[] = []
+    for (const outcome of outcomes) if (outcome.status === 'fulfilled') pending.push(outcome.value.place(placing))
+    try {
+      await tx.commit()
+    } catch (error) {
+      throw new BoxError('BOX_WRITE_FAILED', 'nothing was kept: the index could not be written', { cause: error })
+    }
+    return pending.map(({ uid }) => uid)
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#batch[Symbol.asyncDispose]()
+  }
+}
