@@ -1,1 +1,14 @@
-export {}
+export { type Config, ConfigError, parseConfig, readConfig } from './lib/config.ts'
+export {
+  checkDataDirectory,
+  initDataDirectory,
+  openUserStore,
+  storeDirectories,
+  userFs,
+  type UserStoreOptions,
+  USERS_FILE,
+} from './lib/data-directory.ts'
+export { readyLine, serveUntilStopped, startFromSettings } from './lib/serve.ts'
+export { serveCommand, withServeFlags } from './lib/serve-command.ts'
+export { type ServeFlags, type Settings, settingsOf } from './lib/settings.ts'
+export { startDemo } from './lib/start-demo.ts'

@@ -1,0 +1,31 @@
+import { readFileSync } from 'node:fs'
+import { Command } from 'commander'
+import { dumpMdboxFile } from '@mailstead/mdbox/format'
+import { Exit } from './exit.ts'
+
+/** Largest file that is dumped, in bytes. */
+const FILE_MAX: number = 2 ** 31
+
+/** `mailstead dump FILE`: what is in a file of a store, record by record, for people. */
+export function dumpCommand(): Command {
+  return new Command('dump')
+    .description('print what is in a file of a store')
+    .argument('<file>')
+    .action((file: string) => {
+      let bytes: Buffer
+      try {
+        bytes = readFileSync(file)
+      } catch (error) {
+        throw new Exit(2, `${file} cannot be read: ${(error as Error).message}`)
+      }
+      if (bytes.length > FILE_MAX) throw new Exit(2, `${file} is larger than ${FILE_MAX} bytes`)
+      const lines = isMdbox(bytes) ? dumpMdboxFile(bytes) : undefined
+      if (lines === undefined) throw new Exit(1, `${file} is no file of a store, as far as its first bytes tell`)
+      for (const line of lines) process.stdout.write(`${line}\n`)
+    })
+}
+
+/** dbox v2 files begin with `2 M`: the version and the first of the header's fields. */
+function isMdbox(bytes: Buffer): boolean {
+  return bytes.length > 2 && bytes[0] === 0x32 && bytes[1] === 0x20
+}

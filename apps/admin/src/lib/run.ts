@@ -1,0 +1,53 @@
+/** The command line: parses it, runs the command, and turns failures into one sentence and an exit code. */
+import { Command, CommanderError } from 'commander'
+import { ConfigError, serveCommand } from '@mailstead/app-server'
+import { checkCommand } from './check.ts'
+import { deliverCommand } from './deliver.ts'
+import { dumpCommand } from './dump.ts'
+import { Exit } from './exit.ts'
+import { initCommand } from './init.ts'
+import { mailboxCommand } from './mailbox.ts'
+import { userCommand } from './user.ts'
+
+/** Exit codes: 0 done, 1 failed (`check`: findings), 2 misused or could not look. */
+export async function run(argv: readonly string[]): Promise<number> {
+  const program = new Command('mailstead')
+    .description('Mailstead: mail storage, and an IMAP and LMTP server over it')
+    .version('0.0.1')
+    .exitOverride()
+    .addCommand(initCommand())
+    .addCommand(serveCommand())
+    .addCommand(userCommand())
+    .addCommand(deliverCommand())
+    .addCommand(mailboxCommand())
+    .addCommand(checkCommand())
+    .addCommand(dumpCommand())
+  for (const command of everyCommand(program)) command.exitOverride()
+  try {
+    await program.parseAsync([...argv], { from: 'user' })
+    return 0
+  } catch (error) {
+    if (error instanceof Exit) {
+      if (error.message !== '') process.stderr.write(`mailstead: ${error.message}\n`)
+      return error.code
+    }
+    // commander has said what is wrong.
+    if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2
+    if (error instanceof ConfigError) {
+      process.stderr.write(`mailstead: ${error.message}\n`)
+      return 2
+    }
+    if (error instanceof Error && 'code' in error) {
+      process.stderr.write(`mailstead: ${error.message}\n`)
+      return 1
+    }
+    throw error
+  }
+}
+
+function* everyCommand(command: Command): Generator<Command> {
+  for (const each of command.commands) {
+    yield each
+    yield* everyCommand(each)
+  }
+}

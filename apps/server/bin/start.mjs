@@ -1,0 +1,14 @@
+// What `npm start` runs. Says so plainly where Node is too old to read the rest.
+const major = Number(process.versions.node.split('.')[0])
+if (major < 24) {
+  console.error(`Mailstead needs Node 24 or newer; this is ${process.versions.node}.`)
+  process.exit(2)
+}
+const { startDemo } = await import('../dist/index.js')
+try {
+  await startDemo(process.argv.slice(2))
+  process.exit(0)
+} catch (error) {
+  console.error(error instanceof Error && 'code' in error ? error.message : error)
+  process.exit(1)
+}

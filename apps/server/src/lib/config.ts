@@ -1,0 +1,205 @@
+/**
+ * The configuration: a small TOML file, and flags that override it.
+ *
+ * Every key is optional, every unknown key is refused by name, and each complaint names the file and the key. See
+ * docs/configuration.md, which lists them all.
+ */
+import { readFileSync } from 'node:fs'
+import { dirname, resolve } from 'node:path'
+import { parse, TomlError } from 'smol-toml'
+import * as v from 'valibot'
+
+export interface Listen {
+  readonly host: string
+  readonly port: number
+}
+
+export type LogLevel = 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'silent'
+
+export interface Config {
+  /** Directory of the mail; must hold a root marker. */
+  readonly data: string | undefined
+  readonly users: string | undefined
+  readonly hostname: string | undefined
+  readonly imap: Listen | undefined
+  readonly imaps: Listen | undefined
+  readonly lmtp: Listen | undefined
+  readonly tls: { readonly cert: string; readonly key: string } | undefined
+  readonly imapSettings: {
+    readonly connections: number | undefined
+    readonly idleMinutes: number | undefined
+    readonly loginSeconds: number | undefined
+    readonly plaintextLogin: boolean | undefined
+  }
+  readonly lmtpSettings: {
+    readonly connections: number | undefined
+    readonly recipients: number | undefined
+    readonly separator: string | undefined
+    readonly returnPath: boolean | undefined
+    readonly idleSeconds: number | undefined
+  }
+  readonly store: {
+    readonly flags: 'flushed' | 'lazy' | undefined
+    readonly messageBytes: number | undefined
+    readonly idleSeconds: number | undefined
+    readonly open: number | undefined
+  }
+  readonly logLevel: LogLevel | undefined
+}
+
+/** What is wrong with the configuration, in a sentence for whoever wrote it. */
+export class ConfigError extends Error {
+  override readonly name = 'ConfigError'
+}
+
+const count = v.pipe(
+  v.number('must be a number'),
+  v.integer('must be a whole number'),
+  v.minValue(1, 'must be at least 1'),
+)
+const text = v.pipe(v.string('must be a string'), v.minLength(1, 'must not be empty'))
+const flag = v.boolean('must be true or false')
+const address = v.pipe(
+  text,
+  v.rawTransform<string, Listen>(({ dataset, addIssue, NEVER }) => {
+    const parsed = parseListen(dataset.value)
+    if (typeof parsed !== 'string') return parsed
+    addIssue({ message: parsed })
+    return NEVER
+  }),
+)
+
+const Schema = v.strictObject({
+  data: v.optional(text),
+  users: v.optional(text),
+  hostname: v.optional(text),
+  imap: v.optional(
+    v.strictObject({
+      listen: v.optional(address),
+      tls_listen: v.optional(address),
+      connections: v.optional(count),
+      idle_minutes: v.optional(v.pipe(count, v.minValue(30, 'must be at least 30 (RFC 3501 §5.4)'))),
+      login_seconds: v.optional(count),
+      plaintext_login: v.optional(flag),
+    }),
+  ),
+  lmtp: v.optional(
+    v.strictObject({
+      listen: v.optional(address),
+      connections: v.optional(count),
+      recipients: v.optional(count),
+      separator: v.optional(v.pipe(v.string('must be a string'), v.maxLength(1, 'must be one character, or empty'))),
+      return_path: v.optional(flag),
+      idle_seconds: v.optional(count),
+    }),
+  ),
+  tls: v.optional(v.strictObject({ cert: text, key: text })),
+  store: v.optional(
+    v.strictObject({
+      flags: v.optional(v.picklist(['flushed', 'lazy'], 'must be "flushed" or "lazy"')),
+      message_bytes: v.optional(count),
+      idle_seconds: v.optional(count),
+      open: v.optional(count),
+    }),
+  ),
+  log: v.optional(
+    v.strictObject({
+      level: v.optional(
+        v.picklist(
+          ['trace', 'debug', 'info', 'warn', 'error', 'silent'],
+          'must be trace, debug, info, warn, error or silent',
+        ),
+      ),
+    }),
+  ),
+})
+
+/** The configuration of nothing. */
+export const emptyConfig: Config = fromInput({}, '.')
+
+/** Reads a file. Paths in it are relative to its directory. ConfigError names file and key. */
+export function readConfig(file: string): Config {
+  let source: string
+  try {
+    source = readFileSync(file, 'utf8')
+  } catch (error) {
+    throw new ConfigError(`${file}: cannot be read: ${(error as Error).message}`, { cause: error })
+  }
+  return parseConfig(source, file)
+}
+
+export function parseConfig(source: string, file: string): Config {
+  let table: unknown
+  try {
+    table = parse(source)
+  } catch (error) {
+    if (!(error instanceof TomlError)) throw error
+    const why = error.message.split('\n')[0]!.replace(/^Invalid TOML document: /, '')
+    throw new ConfigError(`${file}:${error.line}:${error.column}: no valid TOML: ${why}`, { cause: error })
+  }
+  const result = v.safeParse(Schema, table)
+  if (!result.success) {
+    const lines = result.issues.map((issue) => `${file}: ${complaint(issue)}`)
+    throw new ConfigError(lines.join('\n'))
+  }
+  return fromInput(result.output, dirname(file))
+}
+
+function complaint(issue: v.BaseIssue<unknown>): string {
+  const key = v.getDotPath(issue) ?? ''
+  if (issue.type === 'strict_object') {
+    const unknown = issue.expected === 'never'
+    if (unknown) return `${key}: no such key`
+    if (issue.expected === 'Object') return `${key}: must be a table ([${key}])`
+    return `${key}: is missing`
+  }
+  return `${key}: ${issue.message}`
+}
+
+function fromInput(input: v.InferOutput<typeof Schema>, base: string): Config {
+  const path = (name: string | undefined): string | undefined => (name === undefined ? undefined : resolve(base, name))
+  const { imap, lmtp, store, tls } = input
+  return {
+    data: path(input.data),
+    users: path(input.users),
+    hostname: input.hostname,
+    imap: imap?.listen,
+    imaps: imap?.tls_listen,
+    lmtp: lmtp?.listen,
+    tls: tls === undefined ? undefined : { cert: resolve(base, tls.cert), key: resolve(base, tls.key) },
+    imapSettings: {
+      connections: imap?.connections,
+      idleMinutes: imap?.idle_minutes,
+      loginSeconds: imap?.login_seconds,
+      plaintextLogin: imap?.plaintext_login,
+    },
+    lmtpSettings: {
+      connections: lmtp?.connections,
+      recipients: lmtp?.recipients,
+      separator: lmtp?.separator,
+      returnPath: lmtp?.return_path,
+      idleSeconds: lmtp?.idle_seconds,
+    },
+    store: {
+      flags: store?.flags,
+      messageBytes: store?.message_bytes,
+      idleSeconds: store?.idle_seconds,
+      open: store?.open,
+    },
+    logLevel: input.log?.level,
+  }
+}
+
+/** `HOST:PORT`, `[IPV6]:PORT`. A string says what is wrong. */
+export function parseListen(value: string): Listen | string {
+  const match = /^(?:\[([0-9a-fA-F:.%]+)\]|([^:[\]\s]+)):(\d{1,5})$/.exec(value)
+  if (match === null) return `${JSON.stringify(value)} is no address; write HOST:PORT or [IPV6]:PORT`
+  const port = Number(match[3])
+  if (port > 65_535) return `${port} is no port`
+  return { host: match[1] ?? match[2]!, port }
+}
+
+/** `HOST:PORT` as it is written. */
+export function formatListen({ host, port }: Listen): string {
+  return host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`
+}

@@ -1,0 +1,120 @@
+/**
+ * The data directory: where the mail of all users is.
+ *
+ *   DATA/mailstead-root        the marker: this directory was made for Mailstead (docs/formats/root.md)
+ *   DATA/users.passwd          the users file, unless the configuration names another
+ *   DATA/users/<name>/         one store per user: its log and indexes, and its messages under storage/
+ *
+ * INVARIANTS
+ *   1. Nothing is created in a directory without marker: it may be a mount point whose mount is missing.
+ *   2. The marker is looked at again before the first store of a user is created.
+ */
+import { readdirSync, statSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import { type Fs, FsError } from '@mailstead/fs'
+import { posixFs } from '@mailstead/fs/posix'
+import { initRoot, readRoot, ROOT_FILE } from '@mailstead/index'
+import { imapCacheFields } from '@mailstead/imap/cache-fields'
+import { mdbox } from '@mailstead/mdbox'
+import { type Store, openStore } from '@mailstead/store'
+import { ServerError, userDirectory } from '@mailstead/server'
+
+export const USERS_FILE = 'users.passwd'
+const USERS_DIRECTORY = 'users'
+/** Where a store keeps its messages. Must not change: on disk. */
+export const STORAGE = 'storage'
+
+/** Marks a directory, making it if it is not there. `already` if it is marked. */
+export async function initDataDirectory(path: string): Promise<'made' | 'already'> {
+  await using fs = await posixFs(path, { create: true })
+  if ((await readRoot(fs)) !== undefined) return 'already'
+  if ((await fs.stat(USERS_DIRECTORY)) !== undefined)
+    throw new ServerError(
+      'SERVER_NO_ROOT',
+      `${path} holds ${USERS_DIRECTORY}/ but no ${ROOT_FILE}: the marker was lost, or this is something else. Nothing was changed.`,
+    )
+  await initRoot(fs, 'data')
+  return 'made'
+}
+
+/** The root's UUID. Fails with SERVER_NO_ROOT unless the directory carries the marker of a data directory. */
+export async function checkDataDirectory(path: string): Promise<Uint8Array> {
+  const absolute = resolve(path)
+  try {
+    await using fs = await posixFs(absolute)
+    const root = await readRoot(fs)
+    if (root?.role === 'data') return root.uuid
+  } catch (error) {
+    if (!(error instanceof FsError) || error.code !== 'FS_UNAVAILABLE') throw error
+    throw new ServerError(
+      'SERVER_NO_ROOT',
+      `the data directory ${absolute} is not there. If it is on a file system of its own, mount it; to make a new one, run: mailstead init ${path}`,
+      { cause: error },
+    )
+  }
+  throw new ServerError(
+    'SERVER_NO_ROOT',
+    `${absolute} holds no ${ROOT_FILE}, so it is not known to be a data directory: perhaps its file system is not mounted. To make it one, run: mailstead init ${path}`,
+  )
+}
+
+/** The file system of one user's store, made if it is not there; fails as `checkDataDirectory` does. */
+export async function userFs(
+  data: string,
+  user: { readonly name: string; readonly home?: string | undefined },
+): Promise<Fs> {
+  const path = join(data, userDirectory(user))
+  if (statSync(path, { throwIfNoEntry: false }) === undefined) {
+    await checkDataDirectory(data)
+    return posixFs(path, { create: true })
+  }
+  return posixFs(path)
+}
+
+export interface UserStoreOptions {
+  readonly readOnly?: boolean
+  readonly create?: boolean
+}
+
+/** A user's store outside of a server: for the command. A running server may have it open at the same time. */
+export async function openUserStore(
+  data: string,
+  user: { readonly name: string; readonly home?: string | undefined },
+  options: UserStoreOptions = {},
+): Promise<{ readonly store: Store } & AsyncDisposable> {
+  const rootUuid = await checkDataDirectory(data)
+  const fs = options.create === true ? await userFs(data, user) : await posixFs(join(data, userDirectory(user)))
+  let store: Store
+  try {
+    store = await openStore({
+      owner: user.name,
+      fs,
+      box: (storeFs) => mdbox(storeFs, STORAGE),
+      cacheFields: imapCacheFields,
+      rootUuid,
+      ...options,
+    })
+  } catch (error) {
+    await fs[Symbol.asyncDispose]()
+    throw error
+  }
+  return {
+    store,
+    async [Symbol.asyncDispose]() {
+      await store[Symbol.asyncDispose]()
+      await fs[Symbol.asyncDispose]()
+    },
+  }
+}
+
+/** Names of the directories below `users/`, as they are on disk. */
+export function storeDirectories(data: string): string[] {
+  try {
+    return readdirSync(join(data, USERS_DIRECTORY), { withFileTypes: true })
+      .filter((entry) => entry.isDirectory())
+      .map(({ name }) => name)
+      .sort()
+  } catch {
+    return []
+  }
+}

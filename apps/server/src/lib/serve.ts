@@ -1,0 +1,103 @@
+/** `mailstead serve`: settings, then a server over posix and mdbox, until a signal. */
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { type MailServer, ServerError, startServer, usersFile } from '@mailstead/server'
+import { mdbox } from '@mailstead/mdbox'
+import { formatListen, type Listen } from './config.ts'
+import { checkDataDirectory, initDataDirectory, STORAGE, userFs } from './data-directory.ts'
+import { eventLog, serverLog } from './log.ts'
+import type { Settings } from './settings.ts'
+
+/** Starts the server. Everything that can be wrong with the settings is found before anything listens. */
+export async function startFromSettings(settings: Settings): Promise<MailServer> {
+  const { data, config } = settings
+  const onEvent = eventLog(serverLog(config.logLevel))
+  if (settings.init) await initDataDirectory(data)
+  const rootUuid = await checkDataDirectory(data)
+  if (settings.init && !existsSync(settings.users)) writeFileSync(settings.users, '', { flag: 'wx', mode: 0o600 })
+  const users = usersFile(settings.users, { onEvent })
+  const { imapSettings, lmtpSettings, store } = config
+  return startServer({
+    users,
+    async storage(user) {
+      return { fs: await userFs(data, user), rootUuid, box: (storeFs) => mdbox(storeFs, STORAGE) }
+    },
+    onEvent,
+    ...defined({
+      imap: settings.imap,
+      imaps: settings.imaps,
+      lmtp: settings.lmtp,
+      tls: settings.tls === undefined ? undefined : tlsFiles(settings.tls),
+      hostname: config.hostname,
+      flags: store.flags,
+      messageMax: store.messageBytes,
+      storeIdleMs: times(store.idleSeconds, 1000),
+      storesOpenMax: store.open,
+      imapConnectionsMax: imapSettings.connections,
+      plaintextLogin: imapSettings.plaintextLogin,
+      imapLimits: defined({
+        idleTimeoutMs: times(imapSettings.idleMinutes, 60_000),
+        preAuthTimeoutMs: times(imapSettings.loginSeconds, 1000),
+      }),
+      lmtpConnectionsMax: lmtpSettings.connections,
+      lmtpIdleMs: times(lmtpSettings.idleSeconds, 1000),
+      recipientsMax: lmtpSettings.recipients,
+      separator: lmtpSettings.separator,
+      returnPath: lmtpSettings.returnPath,
+    }),
+  })
+}
+
+/** `ready imap=HOST:PORT lmtp=HOST:PORT`: what whoever started the server waits for. */
+export function readyLine(server: MailServer): string {
+  const parts: string[] = []
+  const names: readonly ['imap' | 'imaps' | 'lmtp', Listen | undefined][] = [
+    ['imap', server.imap],
+    ['imaps', server.imaps],
+    ['lmtp', server.lmtp],
+  ]
+  for (const [name, at] of names) if (at !== undefined) parts.push(`${name}=${formatListen(at)}`)
+  return `ready ${parts.join(' ')}`
+}
+
+/** Resolves once a signal asks to stop. A second signal ends the process at once. */
+export function stopSignal(): Promise<NodeJS.Signals> {
+  const { promise, resolve } = Promise.withResolvers<NodeJS.Signals>()
+  let asked = false
+  for (const signal of ['SIGTERM', 'SIGINT'] as const)
+    process.on(signal, () => {
+      if (asked) process.exit(1)
+      asked = true
+      resolve(signal)
+    })
+  return promise
+}
+
+/** Serves until SIGTERM or SIGINT, then stops cleanly. `started` is called once everything listens. */
+export async function serveUntilStopped(
+  settings: Settings,
+  started: (server: MailServer) => void | Promise<void>,
+): Promise<void> {
+  const stop = stopSignal()
+  await using server = await startFromSettings(settings)
+  await started(server)
+  await stop
+}
+
+function tlsFiles(tls: { readonly cert: string; readonly key: string }): { cert: Buffer; key: Buffer } {
+  try {
+    return { cert: readFileSync(tls.cert), key: readFileSync(tls.key) }
+  } catch (error) {
+    throw new ServerError('SERVER_TLS', `the certificate cannot be read: ${(error as Error).message}`, { cause: error })
+  }
+}
+
+function times(value: number | undefined, by: number): number | undefined {
+  return value === undefined ? undefined : value * by
+}
+
+/** Without the keys whose value is undefined. */
+function defined<T extends object>(object: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
+  return Object.fromEntries(Object.entries(object).filter(([, value]) => value !== undefined)) as {
+    [K in keyof T]?: Exclude<T[K], undefined>
+  }
+}
