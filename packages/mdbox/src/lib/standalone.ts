@@ -86,7 +86,7 @@ async function openOwnIndex(fs: Fs, path: string, create: boolean, now: () => nu
     if ((await listFiles(fs, path)).length > 0)
       throw new BoxError('BOX_DAMAGED', `${path} has message files and no index`, { cause: error })
     if (!create) throw new BoxError('BOX_NOT_FOUND', `there is no box in ${path}`, { cause: error })
-    return await openIndex(fs, place, { now, create: true })
+    return openIndex(fs, place, { now, create: true })
   }
 }
 
@@ -150,7 +150,7 @@ class Standalone implements Mdbox {
       await this.#index.refresh()
       if (!this.#isKept(ref)) throw new BoxError('BOX_NOT_FOUND', `no message ${ref}`, { ref })
     }
-    return await this.#box.open(ref)
+    return this.#box.open(ref)
   }
 
   async remove(refs: readonly BoxRef[]): Promise<void> {
@@ -161,7 +161,7 @@ class Standalone implements Mdbox {
   }
 
   async purge(): Promise<PurgeReport> {
-    return await this.#box.purge()
+    return this.#box.purge()
   }
 
   scan(): AsyncIterable<readonly BoxScanned[]> {
@@ -207,7 +207,7 @@ class StandaloneBatch implements MdboxBatch {
   async save(source: Uint8Array | AsyncIterable<Uint8Array>, metadata: BoxMetadata): Promise<BoxSaved> {
     const saving = this.#batch.save(source, metadata)
     this.#saved.push(saving)
-    return await saving
+    return saving
   }
 
   async flush(): Promise<void> {
