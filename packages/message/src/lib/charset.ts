@@ -13,6 +13,7 @@ const ALIASES: Readonly<Record<string, string>> = {
   cp949: 'euc-kr',
   cp932: 'shift_jis',
   cp950: 'big5',
+  eucgb2312_cn: 'gb2312',
   'gb2312-80': 'gb2312',
   'iso-2022-cn': 'gbk',
   'ks_c_5601-1989': 'euc-kr',
