@@ -11,6 +11,7 @@ export type PosixNodeFs = Pick<
   | 'fsync'
   | 'ftruncate'
   | 'ftruncateSync'
+  | 'futimesSync'
   | 'link'
   | 'lstatSync'
   | 'mkdir'

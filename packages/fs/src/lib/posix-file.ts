@@ -323,7 +323,13 @@ export class PosixFile implements FsFile {
         })
       else await this.#appends?.catch(() => {})
     }
+    this.closeSync()
+  }
+
+  /** Closes at once: for whoever knows that nothing is under way. */
+  closeSync(): void {
     const fd = this.#fd
+    if (fd < 0) return
     this.#fd = -1
     this.#onClose(this)
     try {

@@ -2,9 +2,10 @@ import type { Stats } from 'node:fs'
 import type { FsStat } from './contract.ts'
 
 /**
- * The tag is inode, size and time of the last change of content. A replaced file has another inode, an appended one
- * another size; an overwritten one another time, as fine as the kernel keeps it (Linux 6.13: every change that was
- * looked at in between; before: 4 ms).
+ * The tag is inode, size and time of the last change of content. A replaced file has another inode; where a freed inode is
+ * used again, another time, since `writeFile` sets one of microseconds. An appended file has another size. A file that
+ * is overwritten in place has another time only as finely as the kernel keeps it: since Linux 6.13 for every change
+ * that follows a look at it, before every 4 ms.
  */
 export class PosixStat implements FsStat {
   readonly kind: 'file' | 'directory'

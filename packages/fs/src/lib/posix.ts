@@ -126,6 +126,11 @@ class PosixFs implements Fs {
   readonly #queue = new LockQueue()
   /** The last writer of each name that is being written. */
   readonly #writers = new Map<string, Promise<unknown>>()
+  /** Of the file opened last, for whoever goes on within the same turn of the event loop. */
+  #openedSize = 0
+  /** How finely times of files are kept, in milliseconds: what memfs keeps is a Date. */
+  readonly #tickMs: number
+  #lastChangeMs = 0
   readonly #closed = new AbortController()
   readonly watch?: (path: string, onChange: () => void, options: FsWatchOptions) => void
 
@@ -141,6 +146,7 @@ class PosixFs implements Fs {
     this.#locks = locks
     this.#fileMode = options.fileMode
     this.#maxOpenFiles = options.maxOpenFiles
+    this.#tickMs = real ? 0.001 : 1
     this.name = `posix:${tree.root}`
     this.supports = {
       append: true,
@@ -236,6 +242,7 @@ class PosixFs implements Fs {
   #checkFile(fd: number, path: string, mode: FsOpenMode): number {
     try {
       const stats = this.#fs.fstatSync(fd)
+      this.#openedSize = stats.size
       if (stats.isFile()) return fd
       throw stats.isDirectory()
         ? new FsError(mode === 'read' ? 'FS_NOT_FOUND' : 'FS_EXISTS', `${path} is a directory`, { path })
@@ -254,17 +261,15 @@ class PosixFs implements Fs {
       const fd = this.#openExisting(path, 'read')
       const file = new PosixFile(this.#fs, fd, path, 'read', () => {})
       try {
-        const { size } = this.#fs.fstatSync(fd)
-        const wanted = Math.max(0, Math.min(end, size) - start)
+        const wanted = Math.max(0, Math.min(end, this.#openedSize) - start)
         if (wanted > READ_FILE_MAX_BYTES)
           throw new FsError('FS_LIMIT', `${wanted} bytes are too many to be read at once`, { path })
-        // Buffer.allocUnsafeSlow: memory of its own, not a slice of a pool that it would keep alive.
-        const bytes = Buffer.allocUnsafeSlow(wanted)
+        const bytes = new Uint8Array(wanted)
         const count = wanted <= SYNC_READ_BYTES ? file.readSync(bytes, start) : await file.read(bytes, start)
         signal?.throwIfAborted()
-        return new Uint8Array(bytes.buffer, 0, count)
+        return count === wanted ? bytes : bytes.subarray(0, count)
       } finally {
-        await file[Symbol.asyncDispose]()
+        file.closeSync()
       }
     } catch (error) {
       throw this.#tree.failure(error, path)
@@ -320,6 +325,8 @@ class PosixFs implements Fs {
           signal?.throwIfAborted()
           await this.#writeAll(fd, part)
         }
+      const now = this.#changeTime()
+      fs.futimesSync(fd, now, now)
       await call((done) => fs.fsync(fd, done))
       signal?.throwIfAborted()
       // The content may have taken long, and not everybody who changes a name goes through here.
@@ -341,6 +348,14 @@ class PosixFs implements Fs {
         this.#queue.wake(temporary)
       }
     }
+  }
+
+  /** Seconds since the epoch, never twice the same: the kernel's own clock ticks too slowly to tell contents apart. */
+  #changeTime(): number {
+    const step = this.#tickMs
+    const now = Math.floor((performance.timeOrigin + performance.now()) / step) * step
+    this.#lastChangeMs = Math.max(now, this.#lastChangeMs + step)
+    return this.#lastChangeMs / 1000
   }
 
   /** Opens, or takes over, the temporary file for `path`, empty and locked. */
