@@ -131,6 +131,10 @@ export async function execute(connection: Connection, tag: string, command: Comm
         output.gap()
         output.number(id)
       }
+      if (command.modSeq && found.length > 0) {
+        const { modSeq } = await selected.search(command.key, { uid: command.uid })
+        output.text(` (MODSEQ ${modSeq})`)
+      }
       output.text('\r\n')
       return 'OK Sort completed.'
     }

@@ -531,9 +531,8 @@ class MemorySelected implements SelectedMailbox {
       case 'body':
         return textOf(message, message.structure.root).some((text) => holds(text, key.value))
       case 'text':
-        return (
-          holds(decodeEncodedWords(Buffer.from(message.structure.header).toString('latin1')), key.value) ||
-          textOf(message, message.structure.root).some((text) => holds(text, key.value))
+        return [...headersOf(message, message.structure.root), ...textOf(message, message.structure.root)].some(
+          (text) => holds(text, key.value),
         )
       case 'date': {
         const day = key.sent ? sortFieldOf(message).sentDay : Math.floor(message.dateMs / 86_400_000)
@@ -746,6 +745,12 @@ function applied(message: Message, request: StoreRequest): [flags: number, keywo
 
 function holds(text: string, value: string): boolean {
   return foldText(text).includes(foldText(value))
+}
+
+function headersOf(message: Message, part: MessagePart): string[] {
+  const own = Buffer.from(message.bytes.subarray(part.headerStart, part.bodyStart)).toString('latin1')
+  const inner = part.message === undefined ? part.children : [part.message]
+  return [decodeEncodedWords(own), ...inner.flatMap((child) => headersOf(message, child))]
 }
 
 function textOf(message: Message, part: MessagePart): string[] {
