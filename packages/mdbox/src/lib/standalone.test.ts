@@ -47,7 +47,6 @@ for (const [name, create] of Object.entries(drivers))
         for (let i = 0; i < 40; i++) await batch.save(Buffer.from(`message ${round} ${i} `.repeat(50)), metadata())
         for (const [i, ref] of (await batch.commit()).entries()) kept.set(ref, `message ${round} ${i} `.repeat(50))
         await batch.save(Buffer.from('never committed'), metadata())
-        await batch[Symbol.asyncDispose]()
         const removed = [...kept.keys()].filter((ref) => ref % 2 === 0)
         await box.remove([...removed, 999_999])
         for (const ref of removed) {

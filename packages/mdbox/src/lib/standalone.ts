@@ -142,7 +142,7 @@ class Standalone implements Mdbox {
   }
 
   begin(): MdboxBatch {
-    return new StandaloneBatch(this.#index, this.#box.begin())
+    return new StandaloneBatch(this.#index, this.#box)
   }
 
   async open(ref: BoxRef): Promise<BoxMessage> {
@@ -195,13 +195,16 @@ class Standalone implements Mdbox {
 
 class StandaloneBatch implements MdboxBatch {
   readonly #index: Index
-  readonly #batch: BoxBatch
+  readonly #box: Box
+  /** Holds what is saved next; a new one for each commit, so that what has its row is purged when its time comes. */
+  #batch: BoxBatch
   /** In the order in which they were asked for. */
   #saved: Promise<BoxSaved>[] = []
 
-  constructor(index: Index, batch: BoxBatch) {
+  constructor(index: Index, box: Box) {
     this.#index = index
-    this.#batch = batch
+    this.#box = box
+    this.#batch = box.begin()
   }
 
   async save(source: Uint8Array | AsyncIterable<Uint8Array>, metadata: BoxMetadata): Promise<BoxSaved> {
@@ -216,10 +219,12 @@ class StandaloneBatch implements MdboxBatch {
 
   async commit(): Promise<BoxRef[]> {
     const asked = this.#saved
+    await using batch = this.#batch
+    this.#batch = this.#box.begin()
     this.#saved = []
     // What could not be saved was said by `save`.
     const outcomes = await Promise.allSettled(asked)
-    await this.#batch.flush()
+    await batch.flush()
     await using tx = this.#index.begin()
     const placing = boxTransaction(tx)
     const pending: BoxPending[] = []
