@@ -1,6 +1,6 @@
 import type { Fs } from '@mailstead/fs'
 import type { IndexFinding } from './contract.ts'
-import type { Settings } from './open-index.ts'
+import type { Settings } from './settings.ts'
 export async function* checkIndex(
   _fs: Fs,
   _prefix: string,

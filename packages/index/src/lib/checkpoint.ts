@@ -1,6 +1,99 @@
+/**
+ * The checkpoint: snapshots of the tables that changed, a new list of tables, and fewer segments.
+ *
+ * What a crash leaves at each step:
+ *   1. snapshots of some tables appended: bytes that no list names; the next checkpoint cuts them off.
+ *   2. the list replaced: the new snapshots count, from their own frames on.
+ *   3. files of dropped tables and old segments removed: nothing names them any more.
+ *
+ * Everything runs beside commits; the pump is asked only for states, between two groups. Only flushed frames get into a
+ * snapshot: it must never know more than the log.
+ */
+import type { Fs } from '@mailstead/fs'
+import { Entry } from './entries.ts'
+import type { FileLog } from './log.ts'
+import type { Snapshots } from './snapshots.ts'
+import type { TableState } from './state.ts'
+
 export interface CheckpointHost {
+  readonly fs: Fs
   readonly prefix: string
+  readonly log: FileLog
+  readonly snapshots: Snapshots
+  /** Runs between two groups, with everything that was appended flushed. */
+  whenFlushed<T>(body: () => Promise<T>): Promise<T>
+  /** Tables that exist. */
+  entryList(): readonly Entry[]
+  nextTableNumber(): number
+  /** The state of a table, loaded if it is not. */
+  loadForCheckpoint(entry: Entry): Promise<TableState>
 }
-export async function checkpoint(_host: CheckpointHost): Promise<boolean> {
-  return false
+
+/** Whether it was made: another process may be at it. */
+export async function checkpoint(host: CheckpointHost): Promise<boolean> {
+  const { fs, prefix, log, snapshots } = host
+  await using lock = await fs.lock(`${prefix}checkpoint`)
+  if (!lock.tryAcquire('exclusive')) return false
+  const list = await snapshots.readList()
+  const places = new Map(list?.tables.map((table) => [table.number, table.snapshot]))
+  // Everything as of one position; tables that change meanwhile get later snapshots, which is as good.
+  const { tail, nextTable, captured } = await host.whenFlushed(async () => ({
+    tail: log.tail,
+    nextTable: host.nextTableNumber(),
+    captured: host.entryList().map((entry) => ({ entry, copy: copyOf(entry) })),
+  }))
+  const tables: Entry[] = []
+  for (const { entry, copy } of captured) {
+    // Another process may have written a newer snapshot than this one knows of.
+    const place = places.get(entry.number)
+    if (place !== undefined && place.frame >= copy.frame) {
+      copy.snapshot = place
+      tables.push(copy)
+      continue
+    }
+    const found = await host.whenFlushed(async () => {
+      if (entry.dropped || entry.damage !== undefined) return undefined
+      return { state: await host.loadForCheckpoint(entry), now: copyOf(entry) }
+    })
+    if (found === undefined) {
+      // What cannot be read keeps what it has: neither its snapshot nor its frames may go.
+      if (!entry.dropped) return false
+      continue
+    }
+    found.now.snapshot = await snapshots.write(found.state, found.now.frame, place)
+    tables.push(found.now)
+  }
+  const old = await snapshots.writeList({
+    uuid: log.uuid,
+    generation: (list?.generation ?? 0) + 1,
+    segment: tail.segment,
+    offset: tail.offset,
+    next: tail.next,
+    chain: tail.chain,
+    firstSegment: list?.segment ?? 1,
+    nextTable,
+    tables,
+  })
+  await host.whenFlushed(async () => {
+    const byNumber = new Map(tables.map((table) => [table.number, table]))
+    for (const entry of host.entryList()) {
+      const place = byNumber.get(entry.number)?.snapshot
+      if (place === undefined || (entry.snapshot?.frame ?? 0) > place.frame) continue
+      entry.snapshot = place
+      entry.forgetFrames(place.frame)
+    }
+  })
+  const keep = new Set(tables.map((table) => table.id))
+  for (const entry of host.entryList()) keep.add(entry.id)
+  await snapshots.removeOthers(keep)
+  // The log is kept back to the position of the list before, whose place it could take.
+  await log.drop(old?.segment ?? 1)
+  return true
+}
+
+function copyOf(entry: Entry): Entry {
+  const copy = new Entry(entry.number, entry.id, entry.uidValidity)
+  copy.apply(entry, entry.frame)
+  copy.snapshot = entry.snapshot
+  return copy
 }

@@ -56,4 +56,12 @@ export class Entry implements TableInfo {
     this.bytes = table.bytes
     this.frame = frame
   }
+
+  /** Frames up to this one are in the snapshot. */
+  forgetFrames(upTo: number): void {
+    const kept: number[] = []
+    for (let i = 0; i < this.frames.length; i += 3)
+      if (this.frames[i]! > upTo) kept.push(this.frames[i]!, this.frames[i + 1]!, this.frames[i + 2]!)
+    this.frames = kept
+  }
 }

@@ -576,7 +576,8 @@ async function readHeader(fs: Fs, path: string): Promise<SegmentHeader | undefin
 
 /** Up to `length` bytes; less at the end of the file. */
 export async function readBytes(file: FsFile, offset: number, length: number): Promise<Uint8Array> {
-  const bytes = new Uint8Array(length)
+  // Not filled with zeros first: all that is returned was read.
+  const bytes = new Uint8Array(Buffer.allocUnsafeSlow(length).buffer)
   const count = file.readSync === undefined ? await file.read(bytes, offset) : file.readSync(bytes, offset)
   return count === length ? bytes : bytes.subarray(0, count)
 }

@@ -12,9 +12,9 @@
  *   3. The position of the log and the entries move together.
  */
 import { ByteReader, ByteWriter } from '@mailstead/bytes'
-import { type Fs, FsError, type FsLock } from '@mailstead/fs'
-import { randomFillSync } from 'node:crypto'
+import type { Fs, FsLock } from '@mailstead/fs'
 import { openCacheFile, type TableCache } from './cache.ts'
+import type { Control } from './control.ts'
 import { checkpoint, type CheckpointHost } from './checkpoint.ts'
 import { checkIndex } from './check.ts'
 import type {
@@ -22,7 +22,6 @@ import type {
   CommitOptions,
   CommitResult,
   Index,
-  IndexEvent,
   IndexFinding,
   IndexOptions,
   IndexTransaction,
@@ -37,6 +36,7 @@ import { FRAME_MAX, TRANSACTION_MAX } from './limits.ts'
 import { FileLog, type LogFrame, type LogRead, type LogTail } from './log.ts'
 import { applySection, readCreate } from './operations.ts'
 import { resolveTransaction, type Resolved } from './resolve.ts'
+import { type Settings, withDefaults } from './settings.ts'
 import { Snapshots } from './snapshots.ts'
 import { Draft, emptyState, tableMeta, type TableState } from './state.ts'
 import { expungedAfter } from './tombstones.ts'
@@ -47,33 +47,12 @@ import type { UidSet } from '@mailstead/uidset'
 const MiB = 1024 * 1024
 /** How long a reader waits for a writer at work, in milliseconds, before it shows only what is surely flushed. */
 const REFRESH_WAIT_MS = 100
+/** How often opening begins again because another process's checkpoint came between. */
+const OPEN_ATTEMPTS = 8
 /** Tables without a handle whose state is kept. */
 const IDLE_TABLES_MAX = 64
 /** Transactions of one group. */
 const GROUP_MAX = 1024
-/** Bytes of one group, after which it takes no more transactions. */
-const GROUP_BYTES_MAX: number = 64 * MiB
-
-export type Settings = Required<Omit<IndexOptions, 'onEvent'>> & { readonly onEvent: (event: IndexEvent) => void }
-
-export function withDefaults(options: IndexOptions): Settings {
-  const {
-    create = false,
-    readOnly = false,
-    lockWaitMs = 30_000,
-    segmentBytes = 8 * MiB,
-    checkpointBytes = 16 * MiB,
-    now = Date.now,
-    random = (bytes: Uint8Array) => void randomFillSync(bytes),
-    onEvent = () => {},
-  } = options
-  if (!(lockWaitMs >= 0)) throw new TypeError(`lockWaitMs must be a number of milliseconds, not ${lockWaitMs}`)
-  if (!(segmentBytes > 0)) throw new TypeError(`segmentBytes must be a positive number of bytes, not ${segmentBytes}`)
-  if (!(checkpointBytes > 0))
-    throw new TypeError(`checkpointBytes must be a positive number of bytes, not ${checkpointBytes}`)
-  return { create, readOnly, lockWaitMs, segmentBytes, checkpointBytes, now, random, onEvent }
-}
-
 /** Opens the index in a directory. Throws INDEX_NOT_FOUND if there is none and `create` is not set. */
 export async function openIndex(fs: Fs, path: string, options: IndexOptions = {}): Promise<Index> {
   const settings = withDefaults(options)
@@ -148,6 +127,8 @@ class StoreIndex implements Index, Committer, CheckpointHost {
   #closing: Promise<void> | undefined
   #presence: FsLock | undefined
   #wrote = false
+  /** The commit lock is held. */
+  #locked = false
   #watching: AbortController | undefined
   #watchScheduled = false
   #checkpointing: Promise<void> | undefined
@@ -200,39 +181,50 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     if (this.#presence !== undefined) await this.#presence.acquire({ mode: 'shared', waitMs: settings.lockWaitMs })
   }
 
-  /** Everything known of the tables, from the directory of snapshots and the log after it. */
+  /** Everything known of the tables, from their list and the log after it. */
   async #readAll(): Promise<void> {
-    const held = await this.log.lockShared(REFRESH_WAIT_MS)
+    const held = this.#locked || (await this.log.lockShared(REFRESH_WAIT_MS))
     try {
-      const control = await this.log.readControl()
-      const { entries, nextNumber, start, logBefore } = await this.snapshots.readDirectory(this.log)
-      this.#entries.clear()
-      this.#byNumber.clear()
-      for (const entry of entries) this.#put(entry)
-      this.#nextNumber = nextNumber
-      this.log.tail = start
-      void logBefore
-      let read = await this.log.read(start, held)
-      const sealed = control?.state === 'sealed'
-      if (!held && !settingsAllowAll(this.settings)) read = onlyFlushed(read)
-      else if (!sealed && read.frames.length > 0 && !this.settings.readOnly) await this.log.sync(read.tail)
-      const batch = this.#newBatch()
-      this.#takeIn(read, batch)
-      this.#publish(batch, held && !sealed ? { ...read.tail, unflushed: read.tail.next } : read.tail)
-      this.#logBytes =
-        read.tail.segment === start.segment ? read.tail.offset - start.offset : settingsBytes(this.settings)
-      if (
-        sealed &&
-        (read.tail.next <= control.lastFrame ||
-          (read.tail.next === control.lastFrame + 1 && read.tail.chain !== control.chain))
-      )
-        this.#damageAll(
-          `the log was closed with frame ${control.lastFrame} and now ends with ${read.tail.next - 1}`,
-          control.lastFrame,
-        )
+      for (let attempt = 1; ; attempt++) {
+        const control = await this.log.readControl()
+        const { entries, nextNumber, start } = await this.snapshots.readTables(this.log)
+        let read: LogRead
+        try {
+          read = await this.log.read(start, held)
+        } catch (error) {
+          // A checkpoint of another process may have dropped the segment since the list was read.
+          const { generation } = this.snapshots
+          await this.snapshots.readList()
+          if (attempt < OPEN_ATTEMPTS && this.snapshots.generation !== generation) continue
+          throw error
+        }
+        this.#entries.clear()
+        this.#byNumber.clear()
+        for (const entry of entries) this.#put(entry)
+        this.#nextNumber = nextNumber
+        this.log.tail = start
+        const sealed = control?.state === 'sealed'
+        if (!held && !this.settings.readOnly) read = onlyFlushed(read)
+        else if (!sealed && read.frames.length > 0 && !this.settings.readOnly) await this.log.sync(read.tail)
+        const batch = this.#newBatch()
+        this.#takeIn(read, batch)
+        this.#publish(batch, held && !sealed ? { ...read.tail, unflushed: read.tail.next } : read.tail)
+        this.#logBytes = this.#bytesBetween(start, read.tail)
+        if (sealed && isShort(read.tail, control))
+          this.#damageAll(
+            `the log was closed with frame ${control.lastFrame} and now ends with ${read.tail.next - 1}`,
+            control.lastFrame,
+          )
+        return
+      }
     } finally {
-      if (held) this.log.unlock()
+      if (held && !this.#locked) this.log.unlock()
     }
+  }
+
+  /** Bytes of log between two positions, roughly. */
+  #bytesBetween(from: LogTail, to: LogTail): number {
+    return (to.segment - from.segment) * this.settings.segmentBytes + to.offset - from.offset
   }
 
   /** Nobody else is alive and the log was not sealed: lazy changes may be lost that clients were told of. */
@@ -302,49 +294,56 @@ class StoreIndex implements Index, Committer, CheckpointHost {
       const entry = this.#entries.get(id)
       if (entry === undefined) return undefined
       entry.handles++
+      let loaded = entry
       try {
-        await this.#job(() => this.#load(entry))
-        if (entry.dropped) {
-          entry.handles--
+        loaded = await this.#job(() => this.#load(entry))
+        if (loaded.dropped || loaded.state === undefined) {
+          loaded.handles--
           continue
         }
         const cache = await openCacheFile(this.fs, this.#path, id, {
           readOnly: this.settings.readOnly,
           now: this.settings.now,
         })
-        const handle = new TableHandle(this, entry, cache)
+        const handle = new TableHandle(this, loaded, cache)
         this.#handles.add(handle)
         return handle
       } catch (error) {
-        entry.handles--
+        loaded.handles--
         throw error
       }
     }
   }
 
-  /** Brings the state of a table into memory, as of the last published frame. */
-  async #load(entry: Entry): Promise<void> {
-    if (entry.state !== undefined || entry.dropped) return
+  /** Brings the state of a table into memory, as of the last published frame. Returns its entry, which may be another one. */
+  async #load(entry: Entry): Promise<Entry> {
+    if (entry.state !== undefined || entry.dropped) return entry
     if (entry.damage !== undefined) throw damaged(entry.id, entry.damage)
     try {
       entry.state = await this.#read(entry)
     } catch (error) {
-      if (error instanceof IndexError && error.code === 'INDEX_CORRUPT') entry.damage = error.message
+      if (!(error instanceof IndexError) || error.code !== 'INDEX_CORRUPT') throw error
+      // Another process may have made a checkpoint and dropped what this entry refers to.
+      const { generation } = this.snapshots
+      await this.snapshots.readList()
+      if (this.snapshots.generation !== generation) {
+        await this.#reload()
+        const again = this.#byNumber.get(entry.number)
+        return again === undefined ? entry : this.#load(again)
+      }
+      entry.damage = error.message
       throw error
     }
     if (entry.handles === 0) this.#keepIdle(entry)
+    return entry
   }
 
   async #read(entry: Entry): Promise<TableState> {
-    let draft: Draft | undefined
-    let from = 0
-    const place = entry.snapshot
-    if (place !== undefined) {
-      const snapshot = await this.snapshots.load(entry, place)
-      draft = new Draft(snapshot.state)
-      from = snapshot.frame
-    }
-    const { frames } = entry
+    const base = await this.snapshots.load(entry)
+    let draft = base === undefined ? undefined : new Draft(base.state)
+    const from = base?.frame ?? 0
+    let { frames } = entry
+    if (from < (entry.snapshot?.frame ?? 0)) frames = await this.#framesSince(entry, from)
     const reader = this.log.reader()
     for (let i = 0; i < frames.length; i += 3) {
       const number = frames[i]!
@@ -355,12 +354,40 @@ class StoreIndex implements Index, Committer, CheckpointHost {
       let at = 0
       for (const table of found.header.tables) {
         if (table.number === entry.number)
-          draft = applyFrameTable(draft, table, found.payload.subarray(at, at + table.sectionLength), number)
+          try {
+            draft = applyFrameTable(draft, table, found.payload.subarray(at, at + table.sectionLength), number)
+          } catch (error) {
+            throw damaged(entry.id, String(error))
+          }
         at += table.sectionLength
       }
     }
     if (draft === undefined) throw damaged(entry.id, 'neither a snapshot nor the frame that created it is there')
     return draft.freeze()
+  }
+
+  /** Every frame of a table after `from` that the log still has, when the snapshot is older than it should be. */
+  async #framesSince(entry: Entry, from: number): Promise<number[]> {
+    this.settings.onEvent({
+      kind: 'snapshot-replaced',
+      message: `${entry.id}: its snapshot of frame ${entry.snapshot?.frame ?? 0} is damaged, going on from frame ${from}`,
+    })
+    const first = (await this.log.segments())[0]
+    const start = first === undefined ? undefined : await this.log.startOf(first)
+    const read = start === undefined ? undefined : await this.log.read(start, false)
+    if (start === undefined || read === undefined || start.next > from + 1 || read.gaps.length > 0)
+      throw damaged(entry.id, `its snapshot is damaged, and the log does not reach back to frame ${from + 1}`)
+    const places: number[] = []
+    let begin: LogFrame | undefined
+    for (const frame of read.frames) {
+      begin ??= frame
+      if ((frame.header.bits & FRAME_PART) !== 0) continue
+      const { number, tables } = frame.header
+      if (number > from && number <= entry.frame && tables.some((table) => table.number === entry.number))
+        places.push(number, begin.segment, begin.offset)
+      begin = undefined
+    }
+    return places
   }
 
   #keepIdle(entry: Entry): void {
@@ -416,8 +443,15 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     })
   }
 
-  runInPump<T>(body: () => Promise<T>): Promise<T> {
-    return this.#job(body)
+  whenFlushed<T>(body: () => Promise<T>): Promise<T> {
+    return this.#job(async () => {
+      const { tail } = this.log
+      if (tail.unflushed < tail.next) {
+        await this.log.sync(tail)
+        this.log.tail = { ...tail, unflushed: tail.next }
+      }
+      return body()
+    })
   }
 
   #kick(): void {
@@ -464,7 +498,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
         await this.#reload()
         return
       }
-      if (!held && !settingsAllowAll(this.settings)) read = onlyFlushed(read)
+      if (!held && !this.settings.readOnly) read = onlyFlushed(read)
       if (read.frames.length === 0 && read.gaps.length === 0) {
         this.log.tail = read.tail
         return
@@ -520,9 +554,11 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     try {
       await this.#preload(group)
       await this.log.lock()
+      this.#locked = true
       try {
         results = await this.#commitLocked(group)
       } finally {
+        this.#locked = false
         this.log.unlock()
       }
     } catch (error) {
@@ -756,7 +792,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     for (const { number, tables, segment, offset } of batch.effects) {
       for (const table of tables) {
         let entry = this.#byNumber.get(table.number)
-        if (table.created !== undefined) {
+        if (table.created !== undefined && entry === undefined) {
           entry = new Entry(table.number, table.created.id, table.created.uidValidity)
           this.#put(entry)
           this.#nextNumber = Math.max(this.#nextNumber, table.number + 1)
@@ -766,6 +802,8 @@ class StoreIndex implements Index, Committer, CheckpointHost {
           this.#nextNumber = Math.max(this.#nextNumber, table.number + 1)
           continue
         }
+        // The snapshot may be of a later frame than the position from which the log is read.
+        if (number <= (entry.snapshot?.frame ?? 0) && !table.dropped) continue
         changed.add(entry.id)
         entry.apply(table, number)
         entry.frames.push(number, segment, offset)
@@ -908,7 +946,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     while (this.#pumping !== undefined) await this.#pumping
     await this.#checkpointing?.catch(() => {})
     this.#watching?.abort()
-    for (const handle of [...this.#handles]) await handle[Symbol.asyncDispose]()
+    for (const handle of this.#handles) await handle[Symbol.asyncDispose]()
     try {
       if (this.#wrote) await this.#seal()
     } catch (error) {
@@ -924,7 +962,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     try {
       const read = await this.log.read(this.log.tail, true)
       await this.log.sync(read.tail)
-      await this.log.seal(read.tail, await this.snapshots.directoryChecksum())
+      await this.log.seal(read.tail, await this.snapshots.listChecksum())
     } finally {
       this.log.unlock()
     }
@@ -1114,13 +1152,9 @@ function onlyFlushed(read: LogRead): LogRead {
   }
 }
 
-/** A reader that can take no lock shows every frame that is whole. */
-function settingsAllowAll(settings: Settings): boolean {
-  return settings.readOnly
-}
-
-function settingsBytes(settings: Settings): number {
-  return settings.segmentBytes
+/** Whether a sealed log ends before or otherwise than it did. */
+function isShort(tail: LogTail, control: Control): boolean {
+  return tail.next <= control.lastFrame || (tail.next === control.lastFrame + 1 && tail.chain !== control.chain)
 }
 
 function damaged(table: string, reason: string): IndexError {

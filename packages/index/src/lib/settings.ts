@@ -1,0 +1,25 @@
+import { randomFillSync } from 'node:crypto'
+import type { IndexEvent, IndexOptions } from './contract.ts'
+
+const MiB = 1024 * 1024
+
+/** Options with every default filled in. */
+export type Settings = Required<Omit<IndexOptions, 'onEvent'>> & { readonly onEvent: (event: IndexEvent) => void }
+
+export function withDefaults(options: IndexOptions): Settings {
+  const {
+    create = false,
+    readOnly = false,
+    lockWaitMs = 30_000,
+    segmentBytes = 8 * MiB,
+    checkpointBytes = 16 * MiB,
+    now = Date.now,
+    random = (bytes: Uint8Array) => void randomFillSync(bytes),
+    onEvent = () => {},
+  } = options
+  if (!(lockWaitMs >= 0)) throw new TypeError(`lockWaitMs must be a number of milliseconds, not ${lockWaitMs}`)
+  if (!(segmentBytes > 0)) throw new TypeError(`segmentBytes must be a positive number of bytes, not ${segmentBytes}`)
+  if (!(checkpointBytes > 0))
+    throw new TypeError(`checkpointBytes must be a positive number of bytes, not ${checkpointBytes}`)
+  return { create, readOnly, lockWaitMs, segmentBytes, checkpointBytes, now, random, onEvent }
+}
