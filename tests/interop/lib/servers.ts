@@ -4,7 +4,7 @@
  * so that anybody with the Debian packages can repeat what is measured.
  */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -44,6 +44,8 @@ export interface ServerOptions {
   readonly config?: string
   /** A command that runs the server, as `['strace', '-f', …]`. The server is its only child. */
   readonly wrapper?: readonly string[]
+  /** Told the process id as soon as there is one, long before it is ready. */
+  readonly onSpawn?: (pid: number) => void
   /** The ports of an earlier start. (default: chosen by the kernel) */
   readonly ports?: { readonly imap: number; readonly lmtp: number }
 }
@@ -64,8 +66,11 @@ export async function startServer(options: ServerOptions = {}): Promise<Server> 
   return testServer() === 'dovecot' ? startDovecot(options) : startMailstead(options)
 }
 
+/** A new directory; readable by the user that Dovecot becomes. */
 export function temporaryDirectory(name: string): string {
-  return mkdtempSync(join(tmpdir(), `mailstead-${name}-`))
+  const directory = mkdtempSync(join(tmpdir(), `mailstead-${name}-`))
+  chmodSync(directory, 0o755)
+  return directory
 }
 
 export async function startMailstead(options: ServerOptions = {}): Promise<Server> {
@@ -85,6 +90,7 @@ export async function startMailstead(options: ServerOptions = {}): Promise<Serve
   const [command, ...rest] = [...(options.wrapper ?? []), process.execPath, MAILSTEAD_COMMAND, ...args]
   const child = spawn(command!, rest, { stdio: ['ignore', 'pipe', 'pipe'], cwd: directory })
   const ended = exitOf(child)
+  options.onSpawn?.(child.pid!)
   let log = ''
   let ready: ((line: string) => void) | undefined
   const isReady = new Promise<string>((resolve) => {
@@ -154,11 +160,13 @@ export async function startDovecot(options: ServerOptions = {}): Promise<Server>
   for (const name of ['', 'run', 'home']) mkdirSync(join(directory, name), { recursive: true, mode: 0o755 })
   spawnSync('chmod', ['755', directory])
   spawnSync('chown', [`${MAIL_USER}:${MAIL_USER}`, join(directory, 'home')])
+  rmSync(join(directory, 'log'), { force: true })
   const file = join(directory, 'dovecot.conf')
   writeFileSync(file, dovecotConfiguration(directory, ports))
   const [command, ...rest] = [...(options.wrapper ?? []), '/usr/sbin/dovecot', '-F', '-c', file]
   const child = spawn(command!, rest, { stdio: ['ignore', 'pipe', 'pipe'] })
   const ended = exitOf(child)
+  options.onSpawn?.(child.pid!)
   let output = ''
   child.stdout.on('data', (chunk: Buffer) => (output += chunk.toString()))
   child.stderr.on('data', (chunk: Buffer) => (output += chunk.toString()))
