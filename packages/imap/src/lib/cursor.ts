@@ -107,7 +107,9 @@ export class Cursor {
 
   tag(): string {
     const end = this.#while(TAG)
-    if (end === this.at || end - this.at > 128) this.fail('The tag is missing or malformed.')
+    const next = this.bytes[end]
+    if (end === this.at || end - this.at > 128 || (next !== undefined && next !== 0x20))
+      this.fail('The tag is missing or malformed.')
     const tag = this.bytes.toString('latin1', this.at, end)
     this.at = end
     return tag
@@ -212,7 +214,8 @@ export class Cursor {
     const byte = this.peek()
     if (byte === 0x22) return this.#quoted()
     if (byte === 0x7b) return this.#literal()
-    if (byte === 0x7e) throw new ImapSyntaxError('Binary literals are not taken here.')
+    if (byte === 0x7e && this.bytes[this.at + 1] === 0x7b)
+      throw new ImapSyntaxError('Binary literals are not taken here.')
     return undefined
   }
 

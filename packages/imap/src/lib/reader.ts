@@ -56,6 +56,8 @@ const empty: Buffer = Buffer.alloc(0)
 /** Room for ` ~{18446744073709551615+}` CR LF: what must be remembered of a skipped line to see a literal at its end. */
 const TAIL_BYTES = 32
 const NO_LITERAL = -1
+/** In place of the end of a line that holds no literal: no line has it. */
+const PLAIN = '\n\n'
 
 export class CommandReader {
   /** See above. */
@@ -290,7 +292,7 @@ export class CommandReader {
       const wasPlain = this.#mode === 'plain'
       this.#refuse('The line is too long.')
       // A plain line holds no literal.
-      this.#tail = wasPlain ? 'x' : ''
+      if (wasPlain) this.#tail = PLAIN
       return undefined
     }
     this.#text += end - this.#at
@@ -322,6 +324,7 @@ export class CommandReader {
       const sync = this.literalSync
       const size = this.literalSize
       this.#refuse('The literal is too large.')
+      this.#tail = ''
       if (sync) {
         this.#fresh()
         this.#mode = 'text'
@@ -372,7 +375,7 @@ export class CommandReader {
     if (quoted) return NO_LITERAL
     this.literalSize = size
     this.literalSync = !plus
-    return start
+    return at
   }
 
   #refuse(why: string): void {
@@ -382,8 +385,12 @@ export class CommandReader {
       : tagOf(Buffer.concat([this.#view().subarray(0, 256), this.#firstBytes()]))
     this.refusal = why
     const append = this.#append
+    // What was taken of the line may be the beginning of a literal's announcement.
+    const taken = this.#view()
+    const tail = taken.toString('latin1', Math.max(this.#pieceStart, taken.length - TAIL_BYTES))
     this.#fresh()
     this.#append = append
+    this.#tail = tail
     this.#mode = 'skip-text'
   }
 
@@ -397,7 +404,7 @@ export class CommandReader {
     const lf = chunk.indexOf(LF, this.#at)
     const end = lf < 0 ? chunk.length : lf + 1
     // Only the end of the line matters: whether a literal follows.
-    const plain = this.#tail === 'x'
+    const plain = this.#tail === PLAIN
     if (!plain)
       this.#tail = (this.#tail + chunk.toString('latin1', Math.max(this.#at, end - TAIL_BYTES), end)).slice(-TAIL_BYTES)
     this.#at = end
