@@ -6,14 +6,14 @@
  */
 import type { BoxFormat } from '@mailstead/box'
 import type { Fs } from '@mailstead/fs'
-import type { FlagChange, Table, TableView } from '@mailstead/index'
+import type { ColumnSpec, FlagChange, Table, TableView } from '@mailstead/index'
 import type { MessageStructure } from '@mailstead/message'
 import type { UidSet } from '@mailstead/uidset'
 
 /** Extension columns of every mailbox table. Must not change: on disk. */
-export const MAILBOX_COLUMNS: readonly { readonly name: string; readonly bytes: number }[] = [
+export const MAILBOX_COLUMNS: readonly ColumnSpec[] = [
   /** BoxRef; counts a use in the box's table. */
-  { name: 'box', bytes: 4 },
+  { name: 'box', bytes: 4, counts: { table: 'box', column: 'uses' } },
   /** 16 random bytes; the same for all copies of a message. */
   { name: 'guid', bytes: 16 },
   /** INTERNALDATE, milliseconds since the epoch. */
@@ -21,7 +21,7 @@ export const MAILBOX_COLUMNS: readonly { readonly name: string; readonly bytes: 
   /** When it came into this mailbox, milliseconds since the epoch. */
   { name: 'saved', bytes: 6 },
   /** Canonical size in bytes; the table's `bytes` counter is its sum. */
-  { name: 'size', bytes: 6 },
+  { name: 'size', bytes: 6, summed: true },
   /** Bit 0: stored bytes are the canonical form. */
   { name: 'form', bytes: 1 },
 ]
@@ -54,6 +54,11 @@ export interface StoreOptions {
   /** Fills a buffer with randomness. (default node:crypto) */
   readonly random?: (bytes: Uint8Array) => void
   readonly onEvent?: (event: { readonly kind: string; readonly message: string }) => void
+  /**
+   * UUID of the root (16 bytes) that the store lies in. Recorded when the store is made, or when it is first given;
+   * STORE_UNAVAILABLE if another is recorded: something else is mounted here. (default: not looked at)
+   */
+  readonly rootUuid?: Uint8Array
 }
 
 /** Who acts. Rights come with the access package; today everybody who has the store may do everything. */
@@ -103,7 +108,7 @@ export interface SaveBatch extends AsyncDisposable {
 }
 
 /** A message's bytes in canonical form (every LF with a CR before it), verified by checksum on the way. */
-export interface MessageBody extends AsyncDisposable {
+export interface MessageBody extends AsyncDisposable, Disposable {
   /** Canonical bytes. */
   readonly size: number
   /** Bytes `start` … `end` - 1 of the canonical form, without a turn of the event loop; undefined where that cannot be (large, or a file system without sync reads). Valid until disposed. */

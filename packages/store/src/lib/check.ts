@@ -1,0 +1,186 @@
+/**
+ * Everything that is wrong with a store: what its index and its box find in themselves, and what only both together
+ * show. Read-only; memory is bounded by the number of messages (17 bytes each), not by their sizes.
+ */
+import type { Box, BoxFinding } from '@mailstead/box'
+import type { IndexFinding, Table } from '@mailstead/index'
+import { FORM_CANONICAL, type StoreFinding } from './contract.ts'
+import type { Core } from './core.ts'
+import { storeError } from './failure.ts'
+import { INBOX } from './name.ts'
+import { BOX_TABLE, guidOfTable, mailboxTable, TREE_TABLE } from './tree.ts'
+
+/** Findings of one page. */
+const PAGE = 256
+/** Bytes read at once of a message that is compared with its row. */
+const CHUNK = 64 * 1024
+const LF = 10
+const CR = 13
+
+function finding(kind: string, message: string, details: Partial<StoreFinding> = {}): StoreFinding {
+  return {
+    severity: 'damage',
+    kind,
+    file: undefined,
+    offset: undefined,
+    mailbox: undefined,
+    uid: undefined,
+    message,
+    ...details,
+  }
+}
+
+export async function* checkStore(
+  core: Core,
+  boxTable: Table,
+): AsyncGenerator<readonly StoreFinding[], void, undefined> {
+  core.mustBeOpen()
+  try {
+    await core.index.refresh()
+    for await (const page of core.index.check()) if (page.length > 0) yield page.map((each) => ofIndex(core, each))
+    for await (const page of core.box.check()) if (page.length > 0) yield page.map(ofBox)
+    const tree = checkTree(core)
+    if (tree.length > 0) yield tree
+    yield* checkRows(core, boxTable)
+  } catch (error) {
+    throw storeError(error)
+  }
+}
+
+function ofIndex(core: Core, { severity, kind, file, offset, table, uid, message }: IndexFinding): StoreFinding {
+  const guid = table === undefined ? undefined : guidOfTable(table)
+  const mailbox = guid === undefined ? undefined : (core.tree.state.byGuid.get(guid)?.name ?? guid)
+  return { severity, kind, file, offset, mailbox, uid: guid === undefined ? undefined : uid, message }
+}
+
+function ofBox({ severity, kind, file, offset, message }: BoxFinding): StoreFinding {
+  return { severity, kind, file, offset, mailbox: undefined, uid: undefined, message }
+}
+
+/** Names, tables, UIDVALIDITY. */
+function checkTree(core: Core): StoreFinding[] {
+  const { index, tree } = core
+  const { byGuid, byName, damaged } = tree.state
+  const found: StoreFinding[] = []
+  for (const key of damaged)
+    found.push(finding('tree-entry', `the entry ${key} cannot be read, or its name is another mailbox's too`))
+  if (!byName.has(INBOX)) found.push(finding('no-inbox', 'there is no INBOX'))
+  const validities = new Map<number, string>()
+  for (const { guid, name, uidValidity } of byGuid.values()) {
+    const table = index.info(mailboxTable(guid))
+    if (table === undefined) found.push(finding('no-table', 'the mailbox has no table', { mailbox: name }))
+    else if (table.uidValidity !== uidValidity)
+      found.push(
+        finding('uidvalidity', `UIDVALIDITY is ${table.uidValidity} in the table, ${uidValidity} in the tree`, {
+          mailbox: name,
+        }),
+      )
+    const other = validities.get(uidValidity)
+    if (other !== undefined)
+      found.push(finding('uidvalidity', `UIDVALIDITY ${uidValidity} is that of ${other} too`, { mailbox: name }))
+    validities.set(uidValidity, name)
+  }
+  for (const { id } of index.tables) {
+    const guid = guidOfTable(id)
+    if (guid === undefined ? id !== TREE_TABLE && id !== BOX_TABLE : !byGuid.has(guid))
+      found.push(finding('dangling-table', `no mailbox has the table ${id}`))
+  }
+  return found
+}
+
+/** Every row names a message that is there and is what the row says. Each message is read once. */
+async function* checkRows(core: Core, boxTable: Table): AsyncGenerator<readonly StoreFinding[], void, undefined> {
+  const boxView = boxTable.view
+  const { count } = boxView
+  /** By row of the box's table: uses counted, canonical size (-1: unreadable) and whether that was looked up. */
+  const uses = new Uint32Array(count)
+  const sizes = new Float64Array(count)
+  const looked = new Uint8Array(count)
+  let page: StoreFinding[] = []
+  for (const entry of core.tree.sorted) {
+    await using lease = await core.tables.acquire(mailboxTable(entry.guid))
+    if (lease === undefined) continue
+    const { view } = lease.table
+    await view.load(core.columnNames)
+    const box = view.extension('box')
+    const guids = view.extension('guid')
+    const rowSizes = view.extension('size')
+    const forms = view.extension('form')
+    if (box === undefined || guids === undefined || rowSizes === undefined || forms === undefined) {
+      page.push(finding('no-columns', 'the mailbox lacks columns that every mailbox has', { mailbox: entry.name }))
+      continue
+    }
+    for (let row = 0; row < view.count; row++) {
+      const uid = view.uid(row)
+      const ref = box.number(row)
+      const report = (kind: string, message: string): void => {
+        page.push(finding(kind, message, { mailbox: entry.name, uid }))
+      }
+      const at = boxView.rowOf(ref)
+      if (at < 0) report('no-message', `no message ${ref} is in the box`)
+      else {
+        uses[at]!++
+        const canonical = (forms.number(row) & FORM_CANONICAL) !== 0
+        if (looked[at] === 0) {
+          looked[at] = 1
+          sizes[at] = await measure(core.box, ref, guids.value(row), canonical, report)
+        }
+        const size = sizes[at]!
+        if (size >= 0 && size !== rowSizes.number(row))
+          report('size', `the row says ${rowSizes.number(row)} bytes, the message has ${size}`)
+      }
+      if (page.length >= PAGE) {
+        yield page
+        page = []
+      }
+    }
+  }
+  const kept = boxView.extension('uses')
+  await boxView.load(['uses'])
+  for (let row = 0; kept !== undefined && row < count; row++) {
+    if (kept.number(row) !== uses[row]!)
+      page.push(
+        finding(
+          'uses',
+          `message ${boxView.uid(row)} is named by ${uses[row]!} rows, and ${kept.number(row)} are counted`,
+        ),
+      )
+  }
+  if (page.length > 0) yield page
+}
+
+/** The canonical size of a message, or -1 if the box has reported, or now it is reported, that it is not as it should be. */
+async function measure(
+  box: Box,
+  ref: number,
+  guid: Uint8Array,
+  canonical: boolean,
+  report: (kind: string, message: string) => void,
+): Promise<number> {
+  try {
+    await using message = box.openSync?.(ref) ?? (await box.open(ref))
+    if (Buffer.compare(message.guid, guid) !== 0) {
+      report('guid', `the message's GUID is ${Buffer.from(message.guid).toString('hex')}`)
+      return -1
+    }
+    const { physicalSize } = message
+    const chunk = Buffer.allocUnsafe(Math.min(CHUNK, Math.max(1, physicalSize)))
+    let size = physicalSize
+    let afterCR = false
+    for (let position = 0; position < physicalSize; ) {
+      const read = await message.read(chunk, position)
+      if (read === 0) break
+      const bytes = chunk.subarray(0, read)
+      for (let lf = bytes.indexOf(LF); lf >= 0; lf = bytes.indexOf(LF, lf + 1))
+        if (lf === 0 ? !afterCR : bytes[lf - 1] !== CR) size++
+      afterCR = bytes[read - 1] === CR
+      position += read
+    }
+    if (canonical !== (size === physicalSize))
+      report('form', canonical ? 'stored bytes are not canonical, as the row says' : 'stored bytes are canonical')
+    return size
+  } catch (error) {
+    report('unreadable', `message ${ref}: ${(error as Error).message}`)
+    return -1
+  }
+}

@@ -1,0 +1,234 @@
+/** What the sessions, mailboxes and batches of one open store share. */
+import { randomFillSync } from 'node:crypto'
+import type { Box } from '@mailstead/box'
+import { type Index, IndexError, type IndexTransaction } from '@mailstead/index'
+import { type CacheField, MAILBOX_COLUMNS, type MailboxInfo, type StoreOptions } from './contract.ts'
+import { StoreError } from './error.ts'
+import { storeError } from './failure.ts'
+import { OpenTables } from './tables.ts'
+import {
+  decodeNumber,
+  type Entry,
+  encodeNumber,
+  KEY_VALIDITY,
+  KEY_VERSION,
+  mailboxTable,
+  TREE_TABLE,
+  type Tree,
+  type TreeState,
+} from './tree.ts'
+
+const MiB = 1024 * 1024
+/** Times a change is decided again because another process was faster. */
+export const ATTEMPTS_MAX = 32
+/** Random bytes drawn at once: 256 GUIDs. */
+const RANDOM_BYTES = 4096
+
+/** The options with their defaults. */
+export interface Settings {
+  readonly owner: string
+  readonly cacheFields: readonly CacheField[]
+  readonly readOnly: boolean
+  readonly lazyFlags: boolean
+  readonly messageMax: number
+  readonly now: () => number
+  readonly random: (bytes: Uint8Array) => void
+  readonly onEvent: (event: { readonly kind: string; readonly message: string }) => void
+}
+
+export function withDefaults(options: StoreOptions): Settings {
+  const { messageMax = 64 * MiB, rootUuid } = options
+  if (!(messageMax > 0)) throw new TypeError(`messageMax must be a positive number of bytes, not ${messageMax}`)
+  if (rootUuid !== undefined && rootUuid.length !== 16)
+    throw new TypeError(`rootUuid must have 16 bytes, not ${rootUuid.length}`)
+  const names = new Set((options.cacheFields ?? []).map(({ name }) => name))
+  if (names.size !== (options.cacheFields ?? []).length) throw new TypeError('two cacheFields have the same name')
+  return {
+    owner: options.owner,
+    cacheFields: options.cacheFields ?? [],
+    readOnly: options.readOnly ?? false,
+    lazyFlags: options.flags === 'lazy',
+    messageMax,
+    now: options.now ?? Date.now,
+    random: options.random ?? randomFillSync,
+    onEvent: options.onEvent ?? ((): void => {}),
+  }
+}
+
+/** A change of the tree while it is decided. */
+export interface TreeChange {
+  readonly tx: IndexTransaction
+  readonly state: TreeState
+  /** A UIDVALIDITY that no mailbox of this store ever had. */
+  nextValidity(): number
+}
+
+export class Core {
+  readonly settings: Settings
+  readonly index: Index
+  readonly box: Box
+  readonly tree: Tree
+  readonly tables: OpenTables
+  /** Rows of views answer without `load`. */
+  readonly syncRead: boolean
+  readonly columnNames: readonly string[] = MAILBOX_COLUMNS.map(({ name }) => name)
+  #closed = false
+  readonly #work = new Set<Promise<unknown>>()
+  #treeTurn: Promise<unknown> = Promise.resolve()
+  #random: Uint8Array = new Uint8Array(0)
+
+  constructor(parts: {
+    readonly settings: Settings
+    readonly index: Index
+    readonly box: Box
+    readonly tree: Tree
+    readonly syncRead: boolean
+  }) {
+    this.settings = parts.settings
+    this.index = parts.index
+    this.box = parts.box
+    this.tree = parts.tree
+    this.syncRead = parts.syncRead
+    this.tables = new OpenTables(parts.index)
+  }
+
+  /** 16 random bytes. */
+  guid(): Uint8Array {
+    if (this.#random.length < 16) {
+      this.#random = new Uint8Array(RANDOM_BYTES)
+      this.settings.random(this.#random)
+    }
+    const guid = this.#random.slice(0, 16)
+    this.#random = this.#random.subarray(16)
+    return guid
+  }
+
+  mustBeOpen(): void {
+    if (this.#closed) throw new StoreError('STORE_CLOSED', 'the store is closed')
+  }
+  mustBeWritable(): void {
+    this.mustBeOpen()
+    if (this.settings.readOnly) throw new TypeError('the store was opened read-only')
+  }
+
+  /** Work that closing waits for. Failures of the layers below become the store's. */
+  async work<T>(body: () => Promise<T>, mailbox?: string): Promise<T> {
+    this.mustBeOpen()
+    const running = body()
+    this.#work.add(running)
+    try {
+      return await running
+    } catch (error) {
+      throw storeError(error, mailbox)
+    } finally {
+      this.#work.delete(running)
+    }
+  }
+
+  /** Lets closing wait for something that nobody else does, and that does not fail. */
+  background(running: Promise<void> | undefined): void {
+    if (running === undefined) return
+    this.#work.add(running)
+    void running.finally(() => this.#work.delete(running))
+  }
+
+  info(entry: Entry): MailboxInfo {
+    const info = this.index.info(mailboxTable(entry.guid))
+    return {
+      name: entry.name,
+      guid: entry.guid,
+      specialUse: entry.specialUse,
+      subscribed: this.tree.state.subscriptions.has(entry.name),
+      uidValidity: entry.uidValidity,
+      uidNext: info?.uidNext ?? 1,
+      highestModSeq: info?.highestModSeq ?? 1,
+      count: info?.count ?? 0,
+      unseen: info?.unseen ?? 0,
+      deleted: info?.deleted ?? 0,
+      bytes: info?.bytes ?? 0,
+    }
+  }
+
+  /** The mailbox of this name, looked for again among what other processes did. STORE_NO_MAILBOX. */
+  async find(name: string): Promise<Entry> {
+    let entry = this.tree.find(name)
+    if (entry === undefined) {
+      await this.index.refresh()
+      entry = this.tree.find(name)
+    }
+    if (entry === undefined) throw noMailbox(name)
+    return entry
+  }
+
+  /**
+   * Decides a change of mailboxes on the newest tree and commits it in one frame. `decide` may be called again if another
+   * process changed the tree meanwhile; what it throws is final only if the tree was the newest.
+   */
+  async changeTree<T>(decide: (change: TreeChange) => T | Promise<T>): Promise<T> {
+    const before = this.#treeTurn
+    const running = this.work(async () => {
+      await before.catch(() => undefined)
+      return this.#decideTree(decide)
+    })
+    this.#treeTurn = running
+    return running
+  }
+
+  async #decideTree<T>(decide: (change: TreeChange) => T | Promise<T>): Promise<T> {
+    for (let attempt = 1; ; attempt++) {
+      const { state } = this.tree
+      const version = state.values.get(KEY_VERSION)
+      const last = decodeNumber(state.values.get(KEY_VALIDITY))
+      let validity = last
+      try {
+        await using tx = this.index.begin()
+        tx.expectValue(TREE_TABLE, KEY_VERSION, version)
+        tx.setValue(TREE_TABLE, KEY_VERSION, encodeNumber(decodeNumber(version) + 1, 6))
+        const nextValidity = (): number => {
+          validity = Math.max(validity + 1, Math.floor(this.settings.now() / 1000))
+          return validity
+        }
+        const result = await decide({ tx, state, nextValidity })
+        if (validity !== last) tx.setValue(TREE_TABLE, KEY_VALIDITY, encodeNumber(validity, 4))
+        await tx.commit()
+        return result
+      } catch (error) {
+        if (attempt === ATTEMPTS_MAX) throw error
+        if (error instanceof StoreError) {
+          await this.index.refresh()
+          if (this.tree.state === state) throw error
+        } else if (isConflict(error)) await this.index.refresh()
+        else throw error
+      }
+    }
+  }
+
+  /** Runs `body` again while other processes are faster. */
+  async retrying<T>(body: () => Promise<T>): Promise<T> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await body()
+      } catch (error) {
+        if (!isConflict(error) || attempt === ATTEMPTS_MAX) throw error
+        await this.index.refresh()
+      }
+    }
+  }
+
+  async close(): Promise<void> {
+    if (this.#closed) return
+    this.#closed = true
+    while (this.#work.size > 0) await Promise.allSettled(this.#work)
+    await this.tables[Symbol.asyncDispose]()
+    await this.box[Symbol.asyncDispose]()
+    await this.index[Symbol.asyncDispose]()
+  }
+}
+
+export function isConflict(error: unknown): boolean {
+  return error instanceof IndexError && error.code === 'INDEX_CONFLICT'
+}
+
+export function noMailbox(name: string): StoreError {
+  return new StoreError('STORE_NO_MAILBOX', `there is no mailbox ${JSON.stringify(name)}`, { mailbox: name })
+}

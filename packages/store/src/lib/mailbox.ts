@@ -1,0 +1,246 @@
+/** An open mailbox: the newest view of its table, the changes that are made to it, and the bytes its rows name. */
+import type { Table, TableView } from '@mailstead/index'
+import { IndexError } from '@mailstead/index'
+import { MessageScanner, type MessageStructure, scanMessage } from '@mailstead/message'
+import type { FlagChange } from '@mailstead/index'
+import { UidSet } from '@mailstead/uidset'
+import { BoxError, type BoxMessage } from '@mailstead/box'
+import { messageBody } from './body.ts'
+import { type CopyOutcome, FORM_CANONICAL, type Mailbox, type MessageBody } from './contract.ts'
+import type { Core } from './core.ts'
+import { StoreError } from './error.ts'
+import { storeError } from './failure.ts'
+import { computeFields } from './save.ts'
+import type { TableLease } from './tables.ts'
+import { type Entry, mailboxTable } from './tree.ts'
+
+/** The largest UID there can be (the index's). */
+const UID_LAST = 2 ** 32 - 2
+export const ALL_UIDS: UidSet = UidSet.range(1, UID_LAST)
+const BODY_COLUMNS = ['box', 'size', 'form', 'guid']
+
+export class OpenMailbox implements Mailbox {
+  readonly #core: Core
+  readonly #entry: Entry
+  readonly #lease: TableLease
+  readonly table: Table
+  readonly #id: string
+  #closed = false
+
+  constructor(core: Core, entry: Entry, lease: TableLease) {
+    this.#core = core
+    this.#entry = entry
+    this.#lease = lease
+    this.table = lease.table
+    this.#id = mailboxTable(entry.guid)
+  }
+
+  get name(): string {
+    return this.#core.tree.state.byGuid.get(this.#entry.guid)?.name ?? this.#entry.name
+  }
+
+  get guid(): string {
+    return this.#entry.guid
+  }
+
+  get view(): TableView {
+    return this.table.view
+  }
+
+  async refresh(): Promise<void> {
+    await this.#work(() => this.#core.index.refresh())
+  }
+
+  async changeFlags(
+    uids: UidSet,
+    change: FlagChange,
+    options: { readonly unchangedSince?: number } = {},
+  ): Promise<{ readonly changed: UidSet; readonly failed: UidSet }> {
+    const { index, settings } = this.#writable()
+    return this.#work(async () => {
+      await using tx = index.begin()
+      const outcome = tx.changeFlags(this.#id, uids, change, options)
+      await tx.commit({ durability: settings.lazyFlags ? 'lazy' : 'flushed' })
+      return { changed: outcome.changed, failed: outcome.failed }
+    })
+  }
+
+  async expunge(uids: UidSet | undefined, options: { readonly force?: boolean } = {}): Promise<UidSet> {
+    const { index } = this.#writable()
+    return this.#work(async () => {
+      await using tx = index.begin()
+      const outcome = tx.expunge(this.#id, uids ?? ALL_UIDS, { onlyDeleted: options.force !== true })
+      await tx.commit()
+      return outcome.expunged
+    })
+  }
+
+  async copy(uids: UidSet, to: string): Promise<CopyOutcome> {
+    return this.#copy(uids, to, false)
+  }
+
+  async move(uids: UidSet, to: string): Promise<CopyOutcome> {
+    return this.#copy(uids, to, true)
+  }
+
+  async #copy(uids: UidSet, to: string, andExpunge: boolean): Promise<CopyOutcome> {
+    const core = this.#writable()
+    const target = await this.#work(() => core.find(to))
+    const table = mailboxTable(target.guid)
+    try {
+      return await core.work(() =>
+        core.retrying(async () => {
+          const { view } = this.table
+          const rows = rowsOf(view, uids)
+          const source = uidsOf(view, rows)
+          const { uidValidity } = target
+          if (rows.length === 0) return { uidValidity, source, destination: UidSet.empty }
+          if (!core.syncRead) await view.load(core.columnNames)
+          await using tx = core.index.begin()
+          const copies = tx.appendFrom(table, view, rows)
+          if (andExpunge) tx.expunge(this.#id, source, { mustExist: true })
+          await tx.commit()
+          return { uidValidity, source, destination: copies.uids }
+        }),
+      )
+    } catch (error) {
+      if (error instanceof StoreError && error.code === 'STORE_NO_MAILBOX' && this.#isGone(error.cause))
+        throw this.#gone()
+      throw error
+    }
+  }
+
+  async body(view: TableView, row: number): Promise<MessageBody> {
+    this.#mustBeOpen()
+    return this.#work(async () => {
+      if (!this.#core.syncRead) await view.load(BODY_COLUMNS, row, row + 1)
+      const { box } = this.#core
+      const ref = this.#refOf(view, row)
+      try {
+        return this.#bodyOf(view, row, box.openSync?.(ref) ?? (await box.open(ref)))
+      } catch (error) {
+        throw this.#bodyError(error, view, row)
+      }
+    })
+  }
+
+  bodySync(view: TableView, row: number): MessageBody | undefined {
+    this.#mustBeOpen()
+    const { box } = this.#core
+    if (box.openSync === undefined || !this.#core.syncRead) return undefined
+    try {
+      const message = box.openSync(this.#refOf(view, row))
+      return message === undefined ? undefined : this.#bodyOf(view, row, message)
+    } catch (error) {
+      throw this.#bodyError(error, view, row)
+    }
+  }
+
+  #refOf(view: TableView, row: number): number {
+    return view.extension('box')!.number(row)
+  }
+
+  #bodyOf(view: TableView, row: number, message: BoxMessage): MessageBody {
+    try {
+      const guid = view.extension('guid')!.value(row)
+      if (Buffer.compare(guid, message.guid) !== 0)
+        throw new StoreError('STORE_DAMAGED', `message ${view.uid(row)} is another than its row says`, {
+          mailbox: this.name,
+        })
+      const size = view.extension('size')!.number(row)
+      const canonical = (view.extension('form')!.number(row) & FORM_CANONICAL) !== 0
+      return messageBody(message, size, canonical, this.name)
+    } catch (error) {
+      message[Symbol.dispose]()
+      throw error
+    }
+  }
+
+  /** A message that is gone was expunged, if its row is too; otherwise it is damaged. */
+  #bodyError(error: unknown, view: TableView, row: number): unknown {
+    if (error instanceof BoxError && error.code === 'BOX_NOT_FOUND' && this.table.view.rowOf(view.uid(row)) < 0)
+      return new StoreError('STORE_EXPUNGED', `message ${view.uid(row)} was expunged`, {
+        mailbox: this.name,
+        cause: error,
+      })
+    return storeError(error, this.name)
+  }
+
+  async recompute(view: TableView, row: number): Promise<ReadonlyMap<string, Uint8Array>> {
+    await using body = await this.body(view, row)
+    const fields = computeFields(this.#core, await structureOf(body))
+    const guid = Uint8Array.from(view.extension('guid')!.value(row))
+    if (!this.#core.settings.readOnly) this.table.cacheWrite([{ uid: view.uid(row), guid, fields }])
+    return new Map(fields)
+  }
+
+  watch(onChange: () => void): Disposable {
+    return this.table.watch(onChange)
+  }
+
+  #mustBeOpen(): void {
+    this.#core.mustBeOpen()
+    if (this.#closed) throw new StoreError('STORE_CLOSED', 'the mailbox is closed', { mailbox: this.#entry.name })
+  }
+  #writable(): Core {
+    this.#mustBeOpen()
+    this.#core.mustBeWritable()
+    return this.#core
+  }
+
+  async #work<T>(body: () => Promise<T>): Promise<T> {
+    this.#mustBeOpen()
+    try {
+      return await this.#core.work(body, this.#entry.name)
+    } catch (error) {
+      if (error instanceof StoreError && this.#isGone(error.cause)) throw this.#gone(error.cause)
+      throw error
+    }
+  }
+
+  #isGone(error: unknown): boolean {
+    return error instanceof IndexError && error.code === 'INDEX_TABLE_GONE' && error.table === this.#id
+  }
+  #gone(cause?: unknown): StoreError {
+    const mailbox = this.#entry.name
+    return new StoreError(
+      'STORE_CLOSED',
+      'the mailbox was removed',
+      cause === undefined ? { mailbox } : { mailbox, cause },
+    )
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#closed) return
+    this.#closed = true
+    await this.#lease[Symbol.asyncDispose]()
+  }
+}
+
+async function structureOf(body: MessageBody): Promise<MessageStructure> {
+  const whole = body.sliceSync(0, body.size)
+  if (whole !== undefined) return scanMessage(whole)
+  const scanner = new MessageScanner()
+  for await (const chunk of body.stream(0, body.size)) scanner.push(chunk)
+  return scanner.finish()
+}
+
+/** Rows of those of the UIDs that the view has, ascending. */
+export function rowsOf(view: TableView, uids: UidSet): Uint32Array {
+  let count = 0
+  const { ranges } = uids
+  for (let i = 0; i < ranges.length; i += 2) count += view.rowsBelow(ranges[i + 1]! + 1) - view.rowsBelow(ranges[i]!)
+  const rows = new Uint32Array(count)
+  let at = 0
+  for (let i = 0; i < ranges.length; i += 2) {
+    const end = view.rowsBelow(ranges[i + 1]! + 1)
+    for (let row = view.rowsBelow(ranges[i]!); row < end; row++) rows[at++] = row
+  }
+  return rows
+}
+
+export function uidsOf(view: TableView, rows: Uint32Array): UidSet {
+  const uids = new Uint32Array(rows.length)
+  for (let i = 0; i < rows.length; i++) uids[i] = view.uid(rows[i]!)
+  return UidSet.fromSorted(uids)
+}

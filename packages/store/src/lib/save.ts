@@ -1,0 +1,211 @@
+/**
+ * Messages on their way in.
+ *
+ * ORDER    The bytes go to the box while the scanner reads them; derived fields are computed once, whatever the number of
+ *          targets. Commit flushes the bytes (with whatever other batches flush then), then appends all rows in one frame
+ *          (I-1, I-2), then hands the fields to the caches of the mailboxes, which may lose them.
+ *
+ * A failure anywhere before the frame is durable leaves bytes that no row names: purge reclaims them.
+ */
+import type { BoxBatch, BoxSaved } from '@mailstead/box'
+import type { AppendedRow, CacheEntry } from '@mailstead/index'
+import { MessageScanner, type MessageStructure, scanMessage } from '@mailstead/message'
+import { FORM_CANONICAL, type SaveBatch, type SaveOptions, type Saved, type SaveTarget } from './contract.ts'
+import type { Core } from './core.ts'
+import { StoreError } from './error.ts'
+import { storeError } from './failure.ts'
+import { type Entry, mailboxTable } from './tree.ts'
+
+type Fields = readonly (readonly [name: string, value: Uint8Array])[]
+
+interface Pending {
+  readonly saved: BoxSaved
+  readonly guid: Uint8Array
+  readonly receivedMs: number
+  readonly fields: Fields
+  readonly targets: readonly { readonly entry: Entry; readonly target: SaveTarget }[]
+}
+
+/** Computes every derived field that can be computed. */
+export function computeFields(core: Core, structure: MessageStructure): [name: string, value: Uint8Array][] {
+  const fields: [string, Uint8Array][] = []
+  const message = { structure, header: structure.header }
+  for (const field of core.settings.cacheFields) {
+    try {
+      fields.push([field.name, field.compute(message)])
+    } catch (error) {
+      // A message is kept whatever it looks like to whoever derives something from it.
+      core.settings.onEvent({ kind: 'field-failed', message: `${field.name}: ${String(error)}` })
+    }
+  }
+  return fields
+}
+
+export class Batch implements SaveBatch {
+  readonly #core: Core
+  readonly #box: BoxBatch
+  readonly #pending: Pending[] = []
+  #state: 'open' | 'committing' | 'done' = 'open'
+
+  constructor(core: Core) {
+    core.mustBeWritable()
+    this.#core = core
+    this.#box = core.box.begin()
+  }
+
+  async add(
+    source: Uint8Array | AsyncIterable<Uint8Array>,
+    into: readonly SaveTarget[],
+    options: SaveOptions = {},
+  ): Promise<void> {
+    const core = this.#core
+    core.mustBeOpen()
+    if (this.#state !== 'open') throw new TypeError('add() after commit() or disposal')
+    if (into.length === 0) throw new TypeError('a message without a mailbox to go to')
+    const { messageMax } = core.settings
+    const targets: { entry: Entry; target: SaveTarget }[] = []
+    for (const target of into) {
+      let entry = core.tree.find(target.mailbox)
+      if (entry === undefined) {
+        try {
+          entry = await core.find(target.mailbox)
+        } catch (error) {
+          throw storeError(error, target.mailbox)
+        }
+      }
+      targets.push({ entry, target })
+    }
+    const guid = core.guid()
+    const receivedMs = Math.max(0, Math.floor(options.receivedMs ?? core.settings.now()))
+    const metadata = { guid, receivedMs, mailbox: targets[0]!.entry.name }
+    let structure: MessageStructure
+    let saved: BoxSaved
+    if (source instanceof Uint8Array) {
+      if (source.length > messageMax) throw tooLarge(messageMax)
+      structure = scanMessage(source)
+      if (structure.size > messageMax) throw tooLarge(messageMax)
+      saved = await this.#keep(source, metadata)
+    } else {
+      const scanner = new MessageScanner()
+      let failure: { readonly error: unknown } | undefined
+      const scanned = async function* (): AsyncGenerator<Uint8Array, void, undefined> {
+        let size = 0
+        try {
+          for await (const chunk of source) {
+            size += chunk.length
+            if (size > messageMax) throw tooLarge(messageMax)
+            scanner.push(chunk)
+            yield chunk
+          }
+        } catch (error) {
+          failure = { error }
+          throw error
+        }
+      }
+      try {
+        saved = await this.#keep(scanned(), metadata)
+      } catch (error) {
+        // What the source throws is the caller's own, however the box passes it on.
+        throw failure === undefined ? error : failure.error
+      }
+      structure = scanner.finish()
+      if (structure.size > messageMax) throw tooLarge(messageMax)
+    }
+    if (saved.size !== structure.size)
+      throw new Error(`box and scanner count ${saved.size} and ${structure.size} bytes`)
+    // Those that were refused after the box had them are not placed: dead bytes.
+    this.#pending.push({ saved, guid, receivedMs, fields: computeFields(core, structure), targets })
+  }
+
+  async #keep(
+    source: Uint8Array | AsyncIterable<Uint8Array>,
+    metadata: { guid: Uint8Array; receivedMs: number; mailbox: string },
+  ): Promise<BoxSaved> {
+    try {
+      return await this.#box.save(source, metadata)
+    } catch (error) {
+      throw storeError(error, metadata.mailbox)
+    }
+  }
+
+  async commit(): Promise<readonly Saved[]> {
+    if (this.#state !== 'open') throw new TypeError('commit() after commit() or disposal')
+    this.#core.mustBeOpen()
+    this.#state = 'committing'
+    try {
+      return this.#pending.length === 0 ? [] : await this.#core.work(() => this.#commit())
+    } finally {
+      this.#state = 'done'
+      await this.#box[Symbol.asyncDispose]()
+    }
+  }
+
+  async #commit(): Promise<readonly Saved[]> {
+    const { index, settings } = this.#core
+    await this.#box.flush()
+    const rows: AppendedRow[] = []
+    {
+      await using tx = index.begin()
+      const savedMs = settings.now()
+      for (const { saved, guid, receivedMs, targets } of this.#pending) {
+        // Satisfied by an index: what its transaction returned.
+        const box = saved.place(tx) as AppendedRow
+        const columns = {
+          box,
+          guid,
+          received: receivedMs,
+          saved: savedMs,
+          size: saved.size,
+          form: saved.canonical ? FORM_CANONICAL : 0,
+        }
+        for (const { entry, target } of targets) {
+          const { flags = 0, keywords = [] } = target
+          rows.push(tx.append(mailboxTable(entry.guid), { flags, keywords, columns }))
+        }
+      }
+      try {
+        await tx.commit()
+      } catch (error) {
+        throw this.#renamed(error)
+      }
+    }
+    return this.#told(rows)
+  }
+
+  /** A mailbox that was removed since `add` is named. */
+  #renamed(error: unknown): unknown {
+    const table = (error as { table?: unknown }).table
+    for (const { targets } of this.#pending)
+      for (const { entry } of targets) if (mailboxTable(entry.guid) === table) return storeError(error, entry.name)
+    return error
+  }
+
+  #told(rows: readonly AppendedRow[]): Saved[] {
+    const result: Saved[] = []
+    const caches = new Map<string, CacheEntry[]>()
+    let next = 0
+    for (const { guid, fields, targets } of this.#pending) {
+      for (const { entry } of targets) {
+        const { uid } = rows[next++]!
+        result.push({ mailbox: entry.name, uidValidity: entry.uidValidity, uid, guid })
+        if (fields.length === 0) continue
+        const table = mailboxTable(entry.guid)
+        const entries = caches.get(table)
+        if (entries === undefined) caches.set(table, [{ uid, guid, fields }])
+        else entries.push({ uid, guid, fields })
+      }
+    }
+    for (const [table, entries] of caches) this.#core.background(this.#core.tables.cacheWrite(table, entries))
+    return result
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#state !== 'open') return
+    this.#state = 'done'
+    await this.#box[Symbol.asyncDispose]()
+  }
+}
+
+function tooLarge(max: number): StoreError {
+  return new StoreError('STORE_LIMIT', `the message is larger than ${max} bytes`)
+}

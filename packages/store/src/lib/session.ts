@@ -1,0 +1,200 @@
+/** A session: what one subject sees and does. It holds nothing, so there may be many. */
+import { UidSet } from '@mailstead/uidset'
+import type { Mailbox, MailboxInfo, SaveBatch, StoreSession, Subject } from './contract.ts'
+import { MAILBOX_COLUMNS } from './contract.ts'
+import { type Core, noMailbox, type TreeChange } from './core.ts'
+import { StoreError } from './error.ts'
+import { OpenMailbox } from './mailbox.ts'
+import { checkName, DELIMITER, INBOX, lookupName, parentsOf } from './name.ts'
+import { Batch } from './save.ts'
+import {
+  type Entry,
+  encodeEntry,
+  MAILBOXES_MAX,
+  mailboxKey,
+  mailboxTable,
+  SUBSCRIPTIONS_MAX,
+  subscriptionKey,
+  TREE_TABLE,
+} from './tree.ts'
+
+export class Session implements StoreSession {
+  readonly #core: Core
+  readonly subject: Subject
+
+  constructor(core: Core, subject: Subject) {
+    this.#core = core
+    this.subject = subject
+  }
+
+  mailboxes(): readonly MailboxInfo[] {
+    this.#core.mustBeOpen()
+    return this.#core.tree.sorted.map((entry) => this.#core.info(entry))
+  }
+
+  mailbox(name: string): MailboxInfo | undefined {
+    this.#core.mustBeOpen()
+    const entry = this.#core.tree.find(name)
+    return entry === undefined ? undefined : this.#core.info(entry)
+  }
+
+  subscriptions(): readonly string[] {
+    this.#core.mustBeOpen()
+    return [...this.#core.tree.state.subscriptions].sort()
+  }
+
+  async refresh(): Promise<void> {
+    await this.#core.work(() => this.#core.index.refresh())
+  }
+
+  async create(name: string, options: { readonly specialUse?: string } = {}): Promise<MailboxInfo> {
+    this.#core.mustBeWritable()
+    const wanted = checkName(name)
+    const entry = await this.#core.changeTree((change) => {
+      mustNotExist(change, wanted)
+      createParents(this.#core, change, wanted)
+      return addMailbox(this.#core, change, wanted, options.specialUse)
+    })
+    return this.#core.info(entry)
+  }
+
+  async remove(name: string): Promise<void> {
+    this.#core.mustBeWritable()
+    const wanted = lookupName(name)
+    if (wanted === INBOX) throw new StoreError('STORE_BAD_NAME', 'INBOX cannot be removed', { mailbox: wanted })
+    const { guid } = await this.#core.changeTree(({ tx, state }) => {
+      const entry = state.byName.get(wanted)
+      if (entry === undefined) throw noMailbox(wanted)
+      const table = mailboxTable(entry.guid)
+      // The uses of its messages end in the same frame.
+      tx.dropTable(table)
+      tx.setValue(TREE_TABLE, mailboxKey(entry.guid), undefined)
+      return entry
+    })
+    await this.#core.tables.drop(mailboxTable(guid))
+  }
+
+  async rename(from: string, to: string): Promise<void> {
+    this.#core.mustBeWritable()
+    const source = lookupName(from)
+    const target = checkName(to)
+    if (source === INBOX) {
+      await this.#renameInbox(target)
+      return
+    }
+    if (target === source || target.startsWith(source + DELIMITER))
+      throw target === source
+        ? new StoreError('STORE_EXISTS', 'a mailbox of this name exists', { mailbox: target })
+        : new StoreError('STORE_BAD_NAME', 'a mailbox cannot become its own child', { mailbox: target })
+    await this.#core.changeTree((change) => {
+      const { tx, state } = change
+      const entry = state.byName.get(source)
+      if (entry === undefined) throw noMailbox(source)
+      mustNotExist(change, target)
+      const moved: Entry[] = [{ ...entry, name: target }]
+      for (const child of state.byName.values())
+        if (child.name.startsWith(source + DELIMITER))
+          moved.push({ ...child, name: checkName(target + child.name.slice(source.length)) })
+      // Below a parent that does not exist there may be others already.
+      for (const { name } of moved) mustNotExist(change, name)
+      createParents(this.#core, change, target)
+      for (const each of moved) tx.setValue(TREE_TABLE, mailboxKey(each.guid), encodeEntry(each))
+    })
+  }
+
+  /** RFC 3501 §6.3.5: its messages go to a new mailbox, INBOX stays, empty; its children stay where they are. */
+  async #renameInbox(target: string): Promise<void> {
+    await this.#core.changeTree(async (change) => {
+      mustNotExist(change, target)
+      createParents(this.#core, change, target)
+      const entry = addMailbox(this.#core, change, target, undefined)
+      const table = mailboxTable(change.state.byName.get(INBOX)!.guid)
+      await using inbox = await this.#core.tables.acquire(table)
+      const view = inbox!.table.view
+      if (view.count === 0) return
+      if (!this.#core.syncRead) await view.load(this.#core.columnNames)
+      const rows = new Uint32Array(view.count)
+      const uids = new Uint32Array(view.count)
+      for (let row = 0; row < rows.length; row++) {
+        rows[row] = row
+        uids[row] = view.uid(row)
+      }
+      change.tx.appendFrom(mailboxTable(entry.guid), view, rows)
+      change.tx.expunge(table, UidSet.fromSorted(uids), { mustExist: true })
+    })
+  }
+
+  async subscribe(name: string, on: boolean): Promise<void> {
+    const core = this.#core
+    core.mustBeWritable()
+    const wanted = on ? checkName(name) : lookupName(name)
+    await core.work(async () => {
+      const { subscriptions } = core.tree.state
+      if (subscriptions.has(wanted) === on) {
+        await core.index.refresh()
+        if (core.tree.state.subscriptions.has(wanted) === on) return
+      }
+      if (on && subscriptions.size >= SUBSCRIPTIONS_MAX)
+        throw new StoreError('STORE_LIMIT', `more than ${SUBSCRIPTIONS_MAX} subscriptions`)
+      await using tx = core.index.begin()
+      tx.setValue(TREE_TABLE, subscriptionKey(wanted), on ? new Uint8Array(0) : undefined)
+      await tx.commit()
+    })
+  }
+
+  async open(name: string): Promise<Mailbox> {
+    const core = this.#core
+    return core.work(async () => {
+      const entry = await core.find(name)
+      const lease = await core.tables.acquire(mailboxTable(entry.guid))
+      if (lease === undefined) {
+        await core.index.refresh()
+        if (!core.tree.state.byGuid.has(entry.guid)) throw noMailbox(name)
+        throw new StoreError('STORE_CORRUPT', 'the mailbox has no table', { mailbox: entry.name })
+      }
+      return new OpenMailbox(core, entry, lease)
+    }, name)
+  }
+
+  save(): SaveBatch {
+    return new Batch(this.#core)
+  }
+
+  watch(onChange: () => void): Disposable {
+    this.#core.mustBeOpen()
+    return this.#core.index.watch(() => onChange())
+  }
+}
+
+function mustNotExist({ state }: TreeChange, name: string): void {
+  if (state.byName.has(name))
+    throw new StoreError('STORE_EXISTS', `a mailbox ${JSON.stringify(name)} exists`, { mailbox: name })
+}
+
+/** RFC 3501 §6.3.3: superior names are made too. */
+function createParents(core: Core, change: TreeChange, name: string): void {
+  for (const parent of parentsOf(name))
+    if (!change.state.byName.has(parent)) addMailbox(core, change, parent, undefined)
+}
+
+/** A new, empty mailbox. */
+export function addMailbox(
+  core: Pick<Core, 'guid' | 'settings'>,
+  change: TreeChange,
+  name: string,
+  specialUse?: string,
+): Entry {
+  const { tx, state } = change
+  if (state.byName.size >= MAILBOXES_MAX)
+    throw new StoreError('STORE_LIMIT', `more than ${MAILBOXES_MAX} mailboxes`, { mailbox: name })
+  const entry: Entry = {
+    guid: Buffer.from(core.guid()).toString('hex'),
+    name,
+    specialUse: specialUse === '' ? undefined : specialUse,
+    uidValidity: change.nextValidity(),
+    createdMs: Math.max(0, Math.floor(core.settings.now())),
+  }
+  tx.createTable({ id: mailboxTable(entry.guid), columns: MAILBOX_COLUMNS, uidValidity: entry.uidValidity })
+  tx.setValue(TREE_TABLE, mailboxKey(entry.guid), encodeEntry(entry))
+  return entry
+}

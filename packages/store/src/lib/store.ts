@@ -1,0 +1,197 @@
+/**
+ * A store: one directory with an index and a box, opened once per process and shared by all sessions.
+ *
+ * DIRECTORY   index/     the log, snapshots and caches (`@mailstead/index`)
+ *             storage/   messages (the box's)
+ */
+import { BOX_USES_COLUMN, type BoxHost, type BoxPurgeTransaction, type BoxTransaction } from '@mailstead/box'
+import { type Index, IndexError, openIndex, type Table } from '@mailstead/index'
+import { UidSet } from '@mailstead/uidset'
+import { checkStore } from './check.ts'
+import type { Store, StoreFinding, StoreOptions, StoreSession, Subject } from './contract.ts'
+import { ATTEMPTS_MAX, Core, type Settings, withDefaults } from './core.ts'
+import { StoreError } from './error.ts'
+import { storeError } from './failure.ts'
+import { INBOX } from './name.ts'
+import { addMailbox, Session } from './session.ts'
+import { BOX_TABLE, encodeNumber, KEY_BOX, KEY_ROOT, KEY_VALIDITY, KEY_VERSION, TREE_TABLE, Tree } from './tree.ts'
+
+const INDEX_PATH = 'index'
+
+/**
+ * Opens a store. STORE_NOT_FOUND if the directory holds none and `create` is not given; STORE_UNAVAILABLE if the
+ * storage cannot be used or is another root's; STORE_CORRUPT if it cannot be made sense of. A store is created with
+ * INBOX in one frame, or not.
+ */
+export async function openStore(options: StoreOptions): Promise<Store> {
+  const settings = withDefaults(options)
+  const { create = false, fs } = options
+  if (create && settings.readOnly) throw new TypeError('a store cannot be created read-only')
+  await using opened = new AsyncDisposableStack()
+  try {
+    const { now, random, onEvent, readOnly } = settings
+    const index = await openIndex(fs, INDEX_PATH, { create, readOnly, now, random, onEvent })
+    opened.use(index)
+    const format = options.box(fs)
+    const [tree, boxTable] = await openTables(index, settings, create, format)
+    const values = (): ReadonlyMap<string, Uint8Array> => tree.view.values
+    const name = Buffer.from(values().get(KEY_BOX) ?? []).toString()
+    if (name !== format.name)
+      throw new StoreError('STORE_UNAVAILABLE', `the store's messages are in the format ${name}, not ${format.name}`)
+    if (options.rootUuid !== undefined) await checkRoot(index, values, options.rootUuid, readOnly)
+    const host: BoxHost = {
+      table: boxTable,
+      transact: async (body) => {
+        await using tx = index.begin()
+        body(purging(tx))
+        await tx.commit()
+      },
+      refresh: () => index.refresh(),
+    }
+    const box = await format.open(host)
+    const core = new Core({
+      settings,
+      index,
+      box,
+      tree: new Tree(() => tree.view),
+      syncRead: fs.supports.syncRead,
+    })
+    opened.move()
+    return new OpenedStore(core, boxTable)
+  } catch (error) {
+    throw storeError(error)
+  }
+}
+
+/** The tree and the box's table; made, with INBOX, where there is none yet. */
+async function openTables(
+  index: Index,
+  settings: Settings,
+  create: boolean,
+  format: { readonly name: string; readonly columns: readonly { readonly name: string; readonly bytes: number }[] },
+): Promise<[tree: Table, box: Table]> {
+  for (let attempt = 1; index.info(TREE_TABLE) === undefined; attempt++) {
+    if (!create) throw new StoreError('STORE_NOT_FOUND', 'the directory holds no store')
+    try {
+      await using tx = index.begin()
+      const uidValidity = Math.max(1, Math.floor(settings.now() / 1000))
+      tx.createTable({ id: TREE_TABLE, columns: [], uidValidity })
+      tx.createTable({ id: BOX_TABLE, columns: [...format.columns, { name: BOX_USES_COLUMN, bytes: 4 }], uidValidity })
+      tx.setValue(TREE_TABLE, KEY_BOX, Buffer.from(format.name))
+      tx.setValue(TREE_TABLE, KEY_VERSION, encodeNumber(1, 6))
+      tx.setValue(TREE_TABLE, KEY_VALIDITY, encodeNumber(uidValidity, 4))
+      const state = {
+        values: new Map(),
+        byName: new Map(),
+        byGuid: new Map(),
+        subscriptions: new Set<string>(),
+        damaged: [],
+      }
+      const guid = (): Uint8Array => {
+        const bytes = new Uint8Array(16)
+        settings.random(bytes)
+        return bytes
+      }
+      addMailbox({ guid, settings }, { tx, state, nextValidity: () => uidValidity }, INBOX)
+      await tx.commit()
+    } catch (error) {
+      // Another process makes it at the same time.
+      if (!(error instanceof IndexError && error.code === 'INDEX_TABLE_EXISTS') || attempt === ATTEMPTS_MAX) throw error
+      await index.refresh()
+    }
+  }
+  const tree = await index.open(TREE_TABLE)
+  const box = await index.open(BOX_TABLE)
+  if (tree === undefined || box === undefined)
+    throw new StoreError('STORE_CORRUPT', `the store lacks its table ${tree === undefined ? TREE_TABLE : BOX_TABLE}`)
+  return [tree, box]
+}
+
+/** Records the root's UUID, or compares it with what is recorded. */
+async function checkRoot(
+  index: Index,
+  values: () => ReadonlyMap<string, Uint8Array>,
+  uuid: Uint8Array,
+  readOnly: boolean,
+): Promise<void> {
+  if (values().get(KEY_ROOT) === undefined && !readOnly) {
+    try {
+      await using tx = index.begin()
+      tx.expectValue(TREE_TABLE, KEY_ROOT, undefined)
+      tx.setValue(TREE_TABLE, KEY_ROOT, uuid)
+      await tx.commit()
+    } catch (error) {
+      if (!(error instanceof IndexError && error.code === 'INDEX_CONFLICT')) throw error
+      await index.refresh()
+    }
+  }
+  const recorded = values().get(KEY_ROOT)
+  if (recorded !== undefined && Buffer.compare(recorded, uuid) !== 0)
+    throw new StoreError(
+      'STORE_UNAVAILABLE',
+      `the store was made in the root ${Buffer.from(recorded).toString('hex')}, and this is ${Buffer.from(uuid).toString('hex')}`,
+    )
+}
+
+/** What a box may do in a transaction when it purges. */
+function purging(tx: ReturnType<Index['begin']>): BoxTransaction & BoxPurgeTransaction {
+  return {
+    append: (table, row) => tx.append(table, row),
+    setColumn: (table, column, uid, value) => {
+      tx.setColumn(table, column, uid, value)
+    },
+    setValue: (table, key, value) => {
+      tx.setValue(table, key, value)
+    },
+    dropUnused: (table, refs) => {
+      tx.expunge(table, UidSet.fromSorted(Uint32Array.from(refs).sort()), { onlyZero: BOX_USES_COLUMN })
+    },
+  }
+}
+
+class OpenedStore implements Store {
+  readonly #core: Core
+  readonly #boxTable: Table
+
+  constructor(core: Core, boxTable: Table) {
+    this.#core = core
+    this.#boxTable = boxTable
+  }
+
+  get owner(): string {
+    return this.#core.settings.owner
+  }
+  get uuid(): Uint8Array {
+    return this.#core.index.uuid
+  }
+
+  as(subject: Subject): StoreSession {
+    this.#core.mustBeOpen()
+    return new Session(this.#core, subject)
+  }
+
+  check(): AsyncIterable<readonly StoreFinding[]> {
+    return checkStore(this.#core, this.#boxTable)
+  }
+
+  async purge(): Promise<{ readonly messages: number; readonly bytesReclaimed: number }> {
+    this.#core.mustBeWritable()
+    return this.#core.work(async () => {
+      const { messages, bytesReclaimed } = await this.#core.box.purge()
+      return { messages, bytesReclaimed }
+    })
+  }
+
+  async checkpoint(): Promise<void> {
+    this.#core.mustBeWritable()
+    await this.#core.work(() => this.#core.index.checkpoint())
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    try {
+      await this.#core.close()
+    } catch (error) {
+      throw storeError(error)
+    }
+  }
+}

@@ -1,0 +1,169 @@
+/**
+ * The tree of mailboxes: values of the table `tree`.
+ *
+ * FORMAT   key          value (integers little-endian; text: varint length, UTF-8)
+ *          m/<GUID>     a mailbox, GUID as 32 hex digits: version u8 (0), uidValidity u32, created u48 (milliseconds
+ *                       since the epoch), name text, special use text (empty: none)
+ *          s/<name>     a subscription: no bytes
+ *          version      u48, one more with each change of mailboxes
+ *          validity     u32, the last UIDVALIDITY given
+ *          box          name of the box's format, UTF-8
+ *          root         UUID of the root the store was made in, 16 bytes (absent: none was given)
+ *          must not change: on disk
+ *
+ * INVARIANTS
+ *   1. Names are unique, `INBOX` is one of them, and each mailbox has a table `mailbox-<GUID>` with its UIDVALIDITY.
+ *   2. A change of mailboxes expects the version it was decided on, so that two processes never decide on the same.
+ *   3. UIDVALIDITY grows strictly over all mailboxes of a store: a name that is used again never gets an old one.
+ */
+import { ByteReader, ByteWriter } from '@mailstead/bytes'
+import type { TableView } from '@mailstead/index'
+import { lookupName, orderOf } from './name.ts'
+
+export const TREE_TABLE = 'tree'
+export const BOX_TABLE = 'box'
+/** Mailboxes of one store. */
+export const MAILBOXES_MAX = 100_000
+/** Subscriptions of one store. */
+export const SUBSCRIPTIONS_MAX = 100_000
+
+// must not change: on disk
+export const KEY_VERSION = 'version'
+export const KEY_VALIDITY = 'validity'
+export const KEY_BOX = 'box'
+export const KEY_ROOT = 'root'
+const MAILBOX = 'm/'
+const SUBSCRIPTION = 's/'
+const TABLE = 'mailbox-'
+const ENTRY_VERSION = 0
+const GUID_HEX = /^[0-9a-f]{32}$/
+
+export interface Entry {
+  /** 32 hex digits. */
+  readonly guid: string
+  readonly name: string
+  readonly specialUse: string | undefined
+  readonly uidValidity: number
+  /** Milliseconds since the epoch. */
+  readonly createdMs: number
+}
+
+export function mailboxKey(guid: string): string {
+  return MAILBOX + guid
+}
+export function subscriptionKey(name: string): string {
+  return SUBSCRIPTION + name
+}
+export function mailboxTable(guid: string): string {
+  return TABLE + guid
+}
+/** The GUID in the id of a mailbox's table; undefined for other tables. */
+export function guidOfTable(id: string): string | undefined {
+  return id.startsWith(TABLE) ? id.slice(TABLE.length) : undefined
+}
+
+export function encodeEntry(entry: Entry): Uint8Array {
+  const out = new ByteWriter(64)
+  out.u8(ENTRY_VERSION)
+  out.u32(entry.uidValidity)
+  out.u48(entry.createdMs)
+  out.utf8(entry.name)
+  out.utf8(entry.specialUse ?? '')
+  return out.finish()
+}
+
+/** Undefined for what `encodeEntry` does not write. */
+export function decodeEntry(guid: string, value: Uint8Array): Entry | undefined {
+  if (!GUID_HEX.test(guid)) return undefined
+  try {
+    const reader = new ByteReader(value)
+    if (reader.u8() !== ENTRY_VERSION) return undefined
+    const uidValidity = reader.u32()
+    const createdMs = reader.u48()
+    const name = reader.utf8()
+    const specialUse = reader.utf8()
+    reader.expectEnd()
+    return { guid, name, specialUse: specialUse === '' ? undefined : specialUse, uidValidity, createdMs }
+  } catch {
+    return undefined
+  }
+}
+
+export function encodeNumber(value: number, bytes: 4 | 6): Uint8Array {
+  const out = Buffer.alloc(bytes)
+  out.writeUIntLE(value, 0, bytes)
+  return out
+}
+export function decodeNumber(value: Uint8Array | undefined): number {
+  if (value === undefined || (value.length !== 4 && value.length !== 6)) return 0
+  return Buffer.from(value.buffer, value.byteOffset, value.length).readUIntLE(0, value.length)
+}
+
+/** One state of the tree, decoded. */
+export interface TreeState {
+  readonly values: ReadonlyMap<string, Uint8Array>
+  readonly byName: ReadonlyMap<string, Entry>
+  readonly byGuid: ReadonlyMap<string, Entry>
+  readonly subscriptions: ReadonlySet<string>
+  /** Keys whose values cannot be read, and mailboxes whose name another has too. */
+  readonly damaged: readonly string[]
+}
+
+/** Decodes the tree when it has changed, and of it only what has. */
+export class Tree {
+  readonly #view: () => TableView
+  #state: TreeState | undefined
+  #entries = new Map<string, { readonly value: Uint8Array; readonly entry: Entry | undefined }>()
+  #sorted: readonly Entry[] | undefined
+
+  constructor(view: () => TableView) {
+    this.#view = view
+  }
+
+  get state(): TreeState {
+    const { values } = this.#view()
+    if (this.#state?.values !== values) {
+      this.#state = this.#decode(values)
+      this.#sorted = undefined
+    }
+    return this.#state
+  }
+
+  /** All mailboxes in hierarchical order. */
+  get sorted(): readonly Entry[] {
+    const { byName } = this.state
+    this.#sorted ??= [...byName.values()]
+      .map((entry) => ({ entry, order: orderOf(entry.name) }))
+      .sort((a, b) => (a.order < b.order ? -1 : 1))
+      .map(({ entry }) => entry)
+    return this.#sorted
+  }
+
+  find(name: string): Entry | undefined {
+    return this.state.byName.get(lookupName(name))
+  }
+
+  #decode(values: ReadonlyMap<string, Uint8Array>): TreeState {
+    const byName = new Map<string, Entry>()
+    const byGuid = new Map<string, Entry>()
+    const subscriptions = new Set<string>()
+    const damaged: string[] = []
+    const before = this.#entries
+    this.#entries = new Map()
+    for (const [key, value] of values) {
+      if (key.startsWith(SUBSCRIPTION)) subscriptions.add(key.slice(SUBSCRIPTION.length))
+      if (!key.startsWith(MAILBOX)) continue
+      let known = before.get(key)
+      if (known?.value !== value) known = { value, entry: decodeEntry(key.slice(MAILBOX.length), value) }
+      this.#entries.set(key, known)
+      const { entry } = known
+      if (entry === undefined || byName.has(entry.name)) {
+        damaged.push(key)
+        continue
+      }
+      byName.set(entry.name, entry)
+      byGuid.set(entry.guid, entry)
+    }
+    return { values, byName, byGuid, subscriptions, damaged }
+  }
+}

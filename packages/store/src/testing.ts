@@ -1,0 +1,1 @@
+export { plainBox } from './lib/plain-box.ts'
