@@ -41,7 +41,7 @@ export function countSyscalls(output: string, window: TraceWindow, directory: st
     }
     const resumed = /^<\.\.\. \w+ resumed>/.exec(line)
     if (resumed !== null) line = (unfinished.get(pid) ?? '') + line.slice(resumed[0].length)
-    const match = /^(\w+)\(\d+<([^>]*)>.*\) = (\d+)/.exec(line)
+    const match = /^(\w+)\(\d+<([^>]*)>.*\)\s+= (\d+)/.exec(line)
     if (match === null || !match[2]!.startsWith(`${directory}/`)) continue
     if (match[1]!.includes('sync')) flushes++
     else if (!match[2]!.endsWith('/log')) bytesWritten += Number(match[3])
