@@ -319,6 +319,27 @@ describe('files', () => {
     expect(notes).toMatchObject([{ severity: 'note', kind: 'file-unnamed', file: 'm.1' }])
   })
 
+  test('a message whose process died while it was spooled is taken by the next purge', async () => {
+    const subject = bench()
+    const { box, process } = await subject.open()
+    await save(box, process, 'kept')
+    const batch = box.begin()
+    let asked = 0
+    async function* endless(): AsyncGenerator<Uint8Array> {
+      for (;;) {
+        if (++asked > 50) subject.fault = () => 'FS_IO'
+        yield Buffer.alloc(100_000, 'x')
+      }
+    }
+    await expect(batch.save(endless(), metadata)).rejects.toEqual(failed)
+    await box[Symbol.asyncDispose]()
+    subject.fault = () => undefined
+    expect(await files(subject.inner)).toEqual(['m.1', 'm.17'])
+    const again = await subject.open()
+    expect(await again.box.purge()).toMatchObject({ files: 1, skipped: 0 })
+    expect(await files(subject.inner)).toEqual(['m.1'])
+  })
+
   test('a file with a damaged message is not purged', async () => {
     const subject = bench()
     const { box, process } = await subject.open()

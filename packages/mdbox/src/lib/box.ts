@@ -19,7 +19,7 @@ import { POST_BYTES } from './format.ts'
 import { type MdboxOptions, WHOLE_MAX } from './options.ts'
 import { type Places, PlaceTable } from './place.ts'
 import { purgeBox } from './purge.ts'
-import { ChunkedMessage, damaged, frameOf, frameSize, type Place, wholeMessage } from './read.ts'
+import { ChunkedMessage, damaged, frameOf, frameSize, type Place, recordMemory, wholeMessage } from './read.ts'
 import { scanBox } from './scan.ts'
 
 /** Above this a record is not read whole when its message is opened. */
@@ -103,7 +103,7 @@ export class MdboxBox implements Box, BatchHost {
     let kept = false
     try {
       if (place.length <= WHOLE_RECORD_MAX) {
-        const record = Buffer.allocUnsafe(place.length)
+        const record = recordMemory(place.length)
         return wholeMessage(record, file.readSync!(record, place.offset), place, headerBytes)
       }
       const header = Buffer.allocUnsafe(headerBytes)
@@ -137,7 +137,7 @@ export class MdboxBox implements Box, BatchHost {
     let kept = false
     try {
       if (place.length <= WHOLE_RECORD_MAX) {
-        const record = Buffer.allocUnsafe(place.length)
+        const record = recordMemory(place.length)
         return wholeMessage(record, await read(open, record, place.offset), place, headerBytes)
       }
       const header = Buffer.allocUnsafe(headerBytes)
@@ -175,7 +175,7 @@ export class MdboxBox implements Box, BatchHost {
 
   check(): AsyncIterable<readonly BoxFinding[]> {
     this.#mustBeOpen()
-    return checkBox(this.#fs, this.#directory, this.#places)
+    return checkBox(this.#fs, this.#directory, this.#host, this.#places)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -2,7 +2,7 @@
  * The consistency check: every byte of every file is read and verified, and every row's place holds its message.
  * Reads only. Damage is named by file, offset and message; bytes that no row names are a note.
  */
-import type { BoxFinding } from '@mailstead/box'
+import type { BoxFinding, BoxHost } from '@mailstead/box'
 import { type Fs, FsError, type FsFile } from '@mailstead/fs'
 import { LINE_MAX, readFileLine } from './format.ts'
 import { FLAG_CANONICAL, type Places, type PlaceTable } from './place.ts'
@@ -13,7 +13,12 @@ import { Window } from './window.ts'
 /** Findings handed over at a time. */
 const PAGE = 256
 
-export async function* checkBox(fs: Fs, directory: string, table: PlaceTable): AsyncGenerator<readonly BoxFinding[]> {
+export async function* checkBox(
+  fs: Fs,
+  directory: string,
+  host: BoxHost,
+  table: PlaceTable,
+): AsyncGenerator<readonly BoxFinding[]> {
   const places = await table.loaded()
   const rowsOf = new Map<number, number[]>()
   for (let row = 0; row < places.view.count; row++) {
@@ -29,11 +34,33 @@ export async function* checkBox(fs: Fs, directory: string, table: PlaceTable): A
     for await (const finding of checkFile(fs, directory, id, places, rowsOf.get(id) ?? [])) {
       page.push(finding)
       if (page.length < PAGE) continue
-      yield page
+      yield await stillTrue(page, host, table, places)
       page = []
     }
-    if (page.length > 0) yield page
+    if (page.length > 0) yield await stillTrue(page, host, table, places)
   }
+}
+
+/** Without what is said of places that their messages have left since: a purge went on while we were reading. */
+async function stillTrue(
+  page: readonly BoxFinding[],
+  host: BoxHost,
+  table: PlaceTable,
+  places: Places,
+): Promise<readonly BoxFinding[]> {
+  if (page.every(({ ref }) => ref === undefined)) return page
+  await host.refresh()
+  const newest = await table.loaded()
+  if (newest.view === places.view) return page
+  return page.filter(({ ref }) => {
+    if (ref === undefined) return true
+    const [before, now] = [places.view.rowOf(ref), newest.view.rowOf(ref)]
+    if (now < 0) return false
+    return (
+      newest.file.number(now) === places.file.number(before) &&
+      newest.offset.number(now) === places.offset.number(before)
+    )
+  })
 }
 
 async function* checkFile(

@@ -9,7 +9,8 @@
  *
  * A crash leaves: before the transaction, copies that no row names, in the current file; after it, a file that no row
  * names, whose number the transaction wrote down (CONDEMNED) so that the next purge removes it. A file that no row
- * names and nobody wrote down is left alone: with a lost or older index it may be the only copy.
+ * names and nobody wrote down is left alone: with a lost or older index it may be the only copy. Unless all it holds is
+ * a message that was never finished.
  *
  * A file with a damaged message is left as it is.
  */
@@ -17,11 +18,12 @@ import { BOX_USES_COLUMN, BoxError, type BoxHost, type BoxRef, type PurgeReport 
 import { type Fs, FsError, type FsLock } from '@mailstead/fs'
 import { type Appender, lockSlot, type Pending, slotOf } from './append.ts'
 import type { FileCache, OpenFile } from './files.ts'
+import { HEADER_BYTES, LINE_MAX, readFileLine } from './format.ts'
 import { type MdboxOptions, SMALL_MAX } from './options.ts'
 import type { Places, PlaceTable } from './place.ts'
 import { damaged, type Place, wholeMessage } from './read.ts'
 import { listFiles } from './scan.ts'
-import { verifyRecord } from './walk.ts'
+import { findHeader, verifyRecord } from './walk.ts'
 import { Window } from './window.ts'
 
 /** Table-level value: numbers (4 bytes, little-endian) of files that a transaction emptied and that are to be removed. must not change: on disk */
@@ -67,8 +69,9 @@ export async function purgeBox(context: PurgeContext): Promise<PurgeReport> {
   const isOurs = (id: number): boolean => condemned.has(id) || appender.isMade(id)
   const settled = new Map<number, number>()
   for (const content of (await survey(places, sizes)).values()) {
-    if (!isWorthIt(content, options.purgeShare, isOurs)) continue
     const { id } = content
+    if (!isWorthIt(content, options.purgeShare, isOurs) && !(isOrphan(content) && (await isUnfinished(context, id))))
+      continue
     if (await locks.has(slotOf(id))) {
       await appender.retire(id)
       if (appender.isSettled(id)) {
@@ -160,6 +163,25 @@ function isWorthIt({ id, size, liveBytes, live, unused }: Content, share: number
   return dead > LINE_ALLOWANCE && dead >= share * size
 }
 const LINE_ALLOWANCE = 64
+
+function isOrphan({ live, unused }: Content): boolean {
+  return live.length === 0 && unused.length === 0
+}
+
+/**
+ * Whether a file holds nothing but a message that was never finished, as a process leaves it that dies while it spools
+ * one. Such a message was never flushed, so no row ever named it, whatever became of the index.
+ */
+async function isUnfinished({ fs, directory }: PurgeContext, id: number): Promise<boolean> {
+  await using file = await fs.open(`${directory}/m.${id}`, 'read')
+  const { size } = await file.stat()
+  const window = new Window(file)
+  const first = await window.bytes(0, Math.min(LINE_MAX, size))
+  const start = readFileLine(first)?.length ?? 0
+  const header = first.subarray(start, start + HEADER_BYTES)
+  if (header.some((byte) => byte !== 0)) return false
+  return (await window.run(findHeader(start, size))) < 0
+}
 
 /** Moves what is alive out of a file and drops the rest. False: the file must stay. */
 async function empty(context: PurgeContext, content: Content, condemned: readonly number[]): Promise<boolean> {

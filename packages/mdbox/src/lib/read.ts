@@ -21,6 +21,24 @@ export interface Place {
 
 const trailerOf = new Trailer()
 
+/** Records are read into pieces of slabs this large, so that reading thousands is not allocating thousands. */
+const SLAB_BYTES: number = 256 * 1024
+const SLAB_RECORD_MAX: number = 32 * 1024
+let slab = Buffer.alloc(0)
+let slabAt = 0
+
+/** Memory for a record, not cleared. A message in use keeps the slab it shares with its neighbours. */
+export function recordMemory(length: number): Buffer {
+  if (length > SLAB_RECORD_MAX) return Buffer.allocUnsafeSlow(length)
+  if (slabAt + length > slab.length) {
+    slab = Buffer.allocUnsafeSlow(SLAB_BYTES)
+    slabAt = 0
+  }
+  const memory = slab.subarray(slabAt, slabAt + length)
+  slabAt += length
+  return memory
+}
+
 /** The message in `record`, the whole of it, verified. */
 export function wholeMessage(record: Uint8Array, count: number, place: Place, headerBytes: number): BoxMessage {
   if (count !== place.length) throw damaged(place, 'the file ends within the message')
