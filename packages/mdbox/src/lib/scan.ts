@@ -1,6 +1,6 @@
 /** Everything on disk, whatever the index says: for rebuilds, and for people. */
 import type { BoxScanned } from '@mailstead/box'
-import type { Fs } from '@mailstead/fs'
+import { type Fs, FsError } from '@mailstead/fs'
 import { fileId } from './append.ts'
 import { walkFile } from './walk.ts'
 import { Window } from './window.ts'
@@ -11,7 +11,9 @@ const PAGE = 256
 export async function* scanBox(fs: Fs, directory: string): AsyncGenerator<readonly BoxScanned[]> {
   for (const id of await listFiles(fs, directory)) {
     const file = `m.${id}`
-    await using opened = await fs.open(`${directory}/${file}`, 'read')
+    // A purge may have removed it since it was listed.
+    await using opened = await fs.open(`${directory}/${file}`, 'read').catch(gone)
+    if (opened === undefined) continue
     const { size } = await opened.stat()
     // Begun, and never flushed.
     if (size === 0) continue
@@ -33,6 +35,10 @@ export async function* scanBox(fs: Fs, directory: string): AsyncGenerator<readon
 }
 
 const NOTHING = { guid: undefined, receivedMs: 0, physicalSize: 0, mailbox: undefined }
+
+function gone(error: unknown): undefined {
+  if (!(error instanceof FsError && error.code === 'FS_NOT_FOUND')) throw error
+}
 
 /** Numbers of all message files, ascending. */
 export async function listFiles(fs: Fs, directory: string): Promise<number[]> {
