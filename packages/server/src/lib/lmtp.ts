@@ -155,6 +155,8 @@ export function lmtpServer(options: LmtpOptions): LmtpServer {
 
 /** The library waits 100 ms for SMTP clients that talk before they are greeted, as spammers do. LMTP has no strangers. */
 class PromptConnection extends SMTPConnection {
+  #corked: Socket | undefined
+
   override init(): void {
     this._setListeners(() => {
       const { maxClients } = this._server.options
@@ -162,6 +164,20 @@ class PromptConnection extends SMTPConnection {
         this.send(421, `${this.name} Too many connections`, false)
       else this.connectionReady()
     })
+  }
+
+  /** Replies to commands that came together go out together. */
+  override send(...reply: Parameters<SMTPConnection['send']>): void {
+    const socket = this._socket
+    if (this.#corked !== socket) {
+      this.#corked = socket
+      socket.cork()
+      setImmediate(() => {
+        this.#corked = undefined
+        socket.uncork()
+      })
+    }
+    super.send(...reply)
   }
 }
 
@@ -268,36 +284,48 @@ function folderOf(mailboxes: StoreSession, detail: string | undefined): string {
   return mailboxes.mailboxes().find(({ name }) => name.toLowerCase() === folded)?.name ?? INBOX
 }
 
-/** The message as one piece if it is short, else what was read of it and then the rest. */
-async function gather(
+/** The message as one piece if it is short, else what was read of it and then the rest. Rejects when the client goes away. */
+function gather(
   stream: SMTPServerDataStream,
   prefix: Uint8Array | undefined,
   gatherBytes: number,
 ): Promise<Uint8Array | AsyncIterable<Uint8Array>> {
+  const { promise, resolve, reject } = Promise.withResolvers<Uint8Array | AsyncIterable<Uint8Array>>()
   const chunks: Uint8Array[] = prefix === undefined ? [] : [prefix]
   let bytes = 0
-  const iterator = stream[Symbol.asyncIterator]() as AsyncIterator<Buffer>
-  for (;;) {
-    const { done, value } = await iterator.next()
-    if (done === true) break
-    chunks.push(value)
-    bytes += value.length
-    if (bytes > gatherBytes) return resumed(chunks, iterator)
+  const onData = (chunk: Buffer): void => {
+    chunks.push(chunk)
+    bytes += chunk.length
+    if (bytes <= gatherBytes) return
+    done()
+    stream.pause()
+    resolve(resumed(chunks, stream))
   }
-  return chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks)
+  const onEnd = (): void => {
+    done()
+    resolve(chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks))
+  }
+  const onGone = (error?: Error): void => {
+    done()
+    reject(error ?? new Error('the client went away in the middle of a message'))
+  }
+  function done(): void {
+    stream.off('data', onData)
+    stream.off('end', onEnd)
+    stream.off('error', onGone)
+    stream.off('close', onGone)
+  }
+  stream.on('data', onData)
+  stream.on('end', onEnd)
+  stream.on('error', onGone)
+  stream.on('close', onGone)
+  return promise
 }
 
-async function* resumed(chunks: readonly Uint8Array[], iterator: AsyncIterator<Buffer>): AsyncGenerator<Uint8Array> {
-  try {
-    yield* chunks
-    for (;;) {
-      const { done, value } = await iterator.next()
-      if (done === true) return
-      yield value
-    }
-  } finally {
-    await iterator.return?.()
-  }
+async function* resumed(chunks: readonly Uint8Array[], stream: SMTPServerDataStream): AsyncGenerator<Uint8Array> {
+  yield* chunks
+  // Whoever stops early leaves the rest to be read past: see `deliver`.
+  for await (const chunk of stream.iterator({ destroyOnReturn: false })) yield chunk as Buffer
 }
 
 function returnPathOf(session: SMTPServerSession): Uint8Array {
