@@ -297,7 +297,8 @@ export function fsConformance({ describe, it }: Runner, subject: FsUnderTest): v
       await put(fs, 'counter', '0')
       const rounds = 6
       const add = async (): Promise<void> => {
-        for (let done = 0; done < rounds; ) {
+        for (let done = 0, tries = 0; done < rounds; tries++) {
+          assert.ok(tries < 1000, 'nobody ever succeeds')
           const { tag } = (await fs.stat('counter'))!
           const value = Number(await get(fs, 'counter'))
           try {

@@ -51,8 +51,8 @@ export interface FsEntry {
 }
 
 /**
- * `read`: must exist. `append`: created if absent; reads are allowed. `write`: created if absent; reads, positional
- * writes, appends and truncation. `create`: as `write`, but the file must not exist (FS_EXISTS). Missing parent
+ * `read`: must exist (what is a directory is FS_NOT_FOUND to a reader, FS_EXISTS to all others). `append`: created if absent; reads are allowed. `write`: created if absent; reads, positional
+ * writes, appends and truncation. What the mode does not allow is FS_DENIED. `create`: as `write`, but the file must not exist (FS_EXISTS). Missing parent
  * directories are created (and made durable) by every mode but `read`.
  * A created name is durable after `syncDirectory` of its parent, the content after `FsFile.sync`.
  */
@@ -65,15 +65,22 @@ export interface FsFile extends AsyncDisposable {
   read(into: Uint8Array, position: number): Promise<number>
   /** The same without a turn of the event loop. Present exactly where `supports.syncRead`. */
   readSync?(into: Uint8Array, position: number): number
-  /** Appends the parts in order, as one write where the platform can. Resolves to the position of the first byte. Not durable before `sync`. */
+  /**
+   * Appends the parts in order, as one write where the platform can. Resolves to the position of the first byte, exact
+   * while those who append exclude each other by a lock. If it fails, the size is as before. Not durable before `sync`.
+   */
   append(parts: readonly Uint8Array[]): Promise<number>
-  /** The same without a turn of the event loop. Present exactly where `supports.syncRead && supports.append`. */
+  /** The same without a turn of the event loop, never while an `append` is under way. Present exactly where `supports.syncRead && supports.append`. */
   appendSync?(parts: readonly Uint8Array[]): number
   /** Writes all of `data` at `position`. Not durable before `sync`. */
   write(data: Uint8Array, position: number): Promise<void>
   /** Cuts or extends (with zeros) to `size` bytes. Not durable before `sync`. */
   truncate(size: number): Promise<void>
-  /** Makes everything written through any handle of this file durable (data and size: fdatasync). A failure is never retried here: the data is suspect. */
+  /**
+   * Makes everything written through any handle of this file durable (data and size: fdatasync). A failure is never
+   * retried here: the data is suspect, and this handle's `sync` goes on failing until `truncate` has cut off everything
+   * written through it since the last success, or the file is opened anew and written again.
+   */
   sync(): Promise<void>
 }
 
@@ -128,15 +135,18 @@ export interface Fs extends AsyncDisposable {
   stat(path: string, options?: FsCallOptions): Promise<FsStat | undefined>
   open(path: string, mode: FsOpenMode, options?: FsCallOptions): Promise<FsFile>
   readFile(path: string, options?: FsReadOptions): Promise<Uint8Array>
-  /** All or nothing, durable (content and name) when resolved; replaces without a moment in which the name is missing. */
+  /**
+   * All or nothing, durable (content and name) when resolved; replaces without a moment in which the name is missing.
+   * Writers of one name take turns. Missing parent directories are created. FS_UNCERTAIN if only the name may not last.
+   */
   writeFile(path: string, data: FsSource, options?: FsWriteOptions): Promise<FsStat>
   /** The entries of one directory, in pages, in no order. A directory that does not exist has no entries. */
   list(directory: string, options?: FsCallOptions): AsyncIterable<readonly FsEntry[]>
   /** Creates a directory and its parents, durable when resolved. Nothing to do where `supports.directories` is false. */
   makeDirectory(path: string): Promise<void>
-  /** Replaces `to`. Durable after `syncDirectory` of both parents. */
+  /** Replaces `to`, a directory only if it is empty; creates missing parents of `to`. Durable after `syncDirectory` of both parents. */
   rename(from: string, to: string): Promise<void>
-  /** FS_EXISTS if `to` exists. Durable after `syncDirectory`. */
+  /** A second name for a file. FS_EXISTS if `to` exists; creates missing parents of it. Durable after `syncDirectory`. */
   link(from: string, to: string): Promise<void>
   /** A file, or an empty directory (FS_NOT_EMPTY). Durable after `syncDirectory`. */
   remove(path: string): Promise<void>
