@@ -22,9 +22,11 @@ export interface Content {
   location: string | undefined
 }
 
+/** What may still be read; `contentBytes` counts down over the parts of a message, and stays at -1 once it was too little. */
 export interface ContentLimits {
   readonly parameters: number
   readonly fieldBytes: number
+  contentBytes: number
 }
 
 export function noContent(mime: boolean): Content {
@@ -70,6 +72,11 @@ function readField(content: Content, header: Buffer, start: number, limits: Cont
   if (colon < 0) return
   const name = header.toString('latin1', start + 8, nameEnd(header, start, colon)).toLowerCase()
   const stop = Math.min(end, colon + 1 + limits.fieldBytes)
+  if (stop - start > limits.contentBytes) {
+    limits.contentBytes = -1
+    return
+  }
+  limits.contentBytes -= stop - start
   const value = (): string => unfold(header, colon + 1, stop)
   const tokens = (): string => folded(header, colon + 1, stop)
   switch (name) {

@@ -2,6 +2,8 @@
  * Dates of RFC 5322 §3.3 with the obsolete forms of §4.3, tolerant of what mail has in their place.
  */
 
+import { ScanLimits } from './limits.ts'
+
 export interface MessageDate {
   /** Milliseconds since the epoch. */
   readonly timeMs: number
@@ -11,12 +13,14 @@ export interface MessageDate {
 
 const MONTHS = 'janfebmaraprmayjunjulaugsepoctnovdec'
 
-/** Minutes east of UTC (RFC 5322 §4.3, and names often seen). One-letter zones other than Z are unknown, hence 0. */
+/**
+ * Minutes east of UTC (RFC 5322 §4.3). Any other name, those of the military included, means that the offset is not known:
+ * the same name stands for several zones.
+ */
 const ZONES: Readonly<Record<string, number>> = {
   ut: 0,
   utc: 0,
   gmt: 0,
-  z: 0,
   est: -300,
   edt: -240,
   cst: -360,
@@ -25,33 +29,12 @@ const ZONES: Readonly<Record<string, number>> = {
   mdt: -360,
   pst: -480,
   pdt: -420,
-  wet: 0,
-  west: 60,
-  bst: 60,
-  cet: 60,
-  met: 60,
-  mez: 60,
-  cest: 120,
-  mest: 120,
-  mesz: 120,
-  eet: 120,
-  eest: 180,
-  msk: 180,
-  msd: 240,
-  ist: 330,
-  jst: 540,
-  kst: 540,
-  hkt: 480,
-  sgt: 480,
-  aest: 600,
-  aedt: 660,
-  nzst: 720,
-  nzdt: 780,
 }
 
-/** Reads an unfolded Date value. Undefined when there is no day, month, year and time in it. */
+/** Reads a Date value, unfolded. Undefined when there is no day, month, year and time in it. */
 export function parseDate(value: string): MessageDate | undefined {
-  const text = value.includes('(') ? withoutComments(value) : value
+  const short = value.slice(0, ScanLimits.dateBytes)
+  const text = short.includes('(') ? withoutComments(short) : short
   const match =
     /^\s*(?:[a-z]+\s*[.,]?\s*)?(\d{1,2})[\s-]+([a-z]{3})[a-z]*\.?[\s,-]+(\d{2,4})[\s,]+(\d{1,2})\s*[:.]\s*(\d{1,2})(?:\s*[:.]\s*(\d{1,2})(?:\.\d+)?)?\s*(.*)$/is.exec(
       text,
@@ -81,12 +64,13 @@ function dateOf(
   const second = Number(time[2] ?? 0)
   if (day < 1 || day > 31 || hour > 23 || minute > 59 || second > 60) return undefined
   let year = Number(yearText)
-  // RFC 5322 §4.3: two digits below 50 are 20xx, other two and all three digits count from 1900.
+  // RFC 5322 §4.3: two digits below 50 are 20xx, other two and all three digits count from 1900. So do years like 0102.
   if (yearText.length === 2) year += year < 50 ? 2000 : 1900
-  else if (yearText.length === 3) year += 1900
+  else if (year < 1000) year += 1900
   const offsetMinutes = zoneOf(zone)
   const clock = new Date(0)
   clock.setUTCFullYear(year, monthAt / 3, day)
+  if (clock.getUTCDate() !== day) return undefined
   clock.setUTCHours(hour, minute, second)
   const timeMs = clock.getTime() - offsetMinutes * 60_000
   return Number.isNaN(timeMs) ? undefined : { timeMs, offsetMinutes }

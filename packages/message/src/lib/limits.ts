@@ -21,6 +21,8 @@ export interface ScanOptions {
   readonly parameters?: number
   /** Bytes of a Content-* field that are read; the rest of that field is ignored. (default 64 KiB) */
   readonly fieldBytes?: number
+  /** Bytes of Content-* fields read in all; further ones are ignored. (default 4 MiB) */
+  readonly contentBytes?: number
 }
 
 /** The defaults of {@link ScanOptions}, and limits that are not options. */
@@ -28,7 +30,10 @@ export const ScanLimits: Required<ScanOptions> & {
   readonly boundaryBytes: number
   readonly lineStartBytes: number
   readonly addresses: number
-  readonly commentDepth: number
+  readonly messageIds: number
+  readonly messageIdBytes: number
+  readonly messageIdFailures: number
+  readonly dateBytes: number
 } = {
   headerBytes: 1 * MiB,
   enclosedHeaderBytes: 4 * MiB,
@@ -37,14 +42,19 @@ export const ScanLimits: Required<ScanOptions> & {
   contentFields: 256,
   parameters: 256,
   fieldBytes: 64 * KiB,
+  contentBytes: 4 * MiB,
   /** Bytes of a boundary that are compared. RFC 2046 §5.1.1 allows 70. */
   boundaryBytes: 80,
   /** Bytes at the start of a line that decide whether it is a boundary: two dashes, the boundary, two dashes, CRLF. */
   lineStartBytes: 80 + 2 + 2 + 2,
   /** Addresses read of one header field. */
   addresses: 10_000,
-  /** Nesting of comments followed; deeper ones are a syntax error. */
-  commentDepth: 1000,
+  /** Message ids read of one field, and of its bytes, and `<` that begin none before the rest is given up. */
+  messageIds: 10_000,
+  messageIdBytes: 256 * KiB,
+  messageIdFailures: 256,
+  /** Bytes of a Date value that are looked at. */
+  dateBytes: 256,
 }
 
 /** Fills in defaults and rejects nonsense once, at the door. */
@@ -57,6 +67,7 @@ export function withDefaults(options: ScanOptions = {}): Required<ScanOptions> {
     contentFields: options.contentFields ?? ScanLimits.contentFields,
     parameters: options.parameters ?? ScanLimits.parameters,
     fieldBytes: options.fieldBytes ?? ScanLimits.fieldBytes,
+    contentBytes: options.contentBytes ?? ScanLimits.contentBytes,
   }
   for (const [name, value] of Object.entries(filled)) {
     if (!Number.isSafeInteger(value) || value < 1)

@@ -3,6 +3,7 @@
  * THREAD=REFERENCES): no angle brackets, no blanks or comments, quotes only where the local part needs none are removed.
  */
 
+import { ScanLimits } from './limits.ts'
 import { Cursor } from './tokens.ts'
 
 const LESS = 0x3c
@@ -10,18 +11,21 @@ const GREATER = 0x3e
 const AT = 0x40
 const QUOTE = 0x22
 
-/** The valid ids of an unfolded value, in order; what is not an id is skipped. */
+/** The valid ids of a value, unfolded or not, in order; what is not an id is skipped. Bounded by `ScanLimits`. */
 export function messageIds(value: string): string[] {
   const ids: string[] = []
   if (!value.includes('<')) return ids
-  const cursor = new Cursor(value)
-  while (!cursor.atEnd) {
-    const open = value.indexOf('<', cursor.at)
+  const cursor = new Cursor(value.slice(0, ScanLimits.messageIdBytes))
+  let failures = 0
+  while (ids.length < ScanLimits.messageIds && failures < ScanLimits.messageIdFailures) {
+    const open = cursor.text.indexOf('<', cursor.at)
     if (open < 0) break
     cursor.at = open
     const id = idAt(cursor)
-    if (id !== undefined) ids.push(id)
-    else cursor.at = open + 1
+    if (id === undefined) {
+      failures++
+      cursor.at = open + 1
+    } else ids.push(id)
   }
   return ids
 }

@@ -92,6 +92,7 @@ export function parseParameters(cursor: Cursor, max: number): Parameters {
   while (!cursor.atEnd && list.length + (pieces?.length ?? 0) < max) {
     const found = parseParameter(cursor)
     if (found === undefined) {
+      // The byte it stopped at goes too, even if it is a semicolon: what follows "; charset;" is lost, as elsewhere.
       cursor.at++
       continue
     }

@@ -7,7 +7,7 @@
  * before i is counted; what is carried over to the next chunk always begins at the beginning of a line.
  */
 
-import type { Content } from './content.ts'
+import type { Content, ContentLimits } from './content.ts'
 import { noContent, readContent } from './content.ts'
 import { asBuffer } from './header.ts'
 import type { ScanOptions } from './limits.ts'
@@ -45,6 +45,7 @@ const NO_BOUNDARY = -1
 /** Feed a message in any chunking with `push`, then ask `finish`. A scanner reads one message. */
 export class MessageScanner {
   readonly #limits: Required<ScanOptions>
+  readonly #budget: ContentLimits
   readonly #quirks = new Set<Quirk>()
   #state: 'header' | 'body' | 'boundary' | 'finished' = 'header'
   /** Physical offset of the current bytes, and LFs without CR before the place being read. */
@@ -78,6 +79,8 @@ export class MessageScanner {
 
   constructor(options?: ScanOptions) {
     this.#limits = withDefaults(options)
+    const { parameters, fieldBytes, contentBytes } = this.#limits
+    this.#budget = { parameters, fieldBytes, contentBytes }
     this.#root = this.#open(undefined, 0, false)
     this.#current = this.#root
   }
@@ -104,7 +107,7 @@ export class MessageScanner {
     const size = this.#base + this.#bare
     while (this.#state === 'header') {
       if (this.#headerLength > 0) this.#quirks.add('no-empty-line')
-      this.#endHeader(size, EMPTY, 0, 0)
+      this.#endHeader(size, this.#lines, EMPTY, 0, 0)
     }
     for (const open of this.#waiting) if (open.part.children.length > 0) this.#quirks.add('unclosed-multipart')
     this.#closeUntil(undefined, size, this.#lines)
@@ -151,7 +154,7 @@ export class MessageScanner {
           const lf = first === LF ? at : at + 1
           if (this.#countLine(bytes, lf)) this.#headerBare = true
           this.#headerLength += lf + 1 - from
-          this.#endHeader(this.#base + lf + 1 + this.#bare, bytes, from, lf + 1)
+          this.#endHeader(this.#base + lf + 1 + this.#bare, this.#lines, bytes, from, lf + 1)
           return lf + 1
         }
         if (first === CR && at + 1 === length && !final) return this.#keepAndCarry(bytes, from, at)
@@ -164,10 +167,10 @@ export class MessageScanner {
             this.#quirks.add('no-empty-line')
             if (this.#headerLength > 0) {
               this.#cut = this.#current
-              this.#endHeader(this.#base + at + this.#bare - 2, bytes, from, at)
-            } else this.#endHeader(this.#current.part.headerStart, bytes, from, at)
+              this.#endHeader(this.#base + at + this.#bare - 2, this.#lines - 1, bytes, from, at)
+            } else this.#endEmptyHeader()
             // A message in a part cut like this is empty.
-            while (this.#state === 'header') this.#endHeader(this.#current.part.headerStart, EMPTY, 0, 0)
+            while (this.#state === 'header') this.#endEmptyHeader()
             return this.#boundaryFound(found, bytes, at)
           }
         }
@@ -218,8 +221,12 @@ export class MessageScanner {
     this.#keptLength = needed
   }
 
-  /** The header of the current part ends at `bodyStart`; its last bytes are `from` to `to` of `bytes`. */
-  #endHeader(bodyStart: number, bytes: Buffer, from: number, to: number): void {
+  #endEmptyHeader(): void {
+    this.#endHeader(this.#current.part.headerStart, this.#current.lines, EMPTY, 0, 0)
+  }
+
+  /** The header of the current part ends at `bodyStart`, `lines` lines into the message; its last bytes are in `bytes`. */
+  #endHeader(bodyStart: number, lines: number, bytes: Buffer, from: number, to: number): void {
     let header: Buffer
     if (this.#keptLength === 0 && to - from <= this.#limits.headerBytes) header = bytes.subarray(from, to)
     else {
@@ -231,7 +238,8 @@ export class MessageScanner {
     let candidates: readonly number[] = this.#candidates
     if (this.#headerLength > header.length) candidates = candidates.filter((start) => start < header.length)
     const content =
-      candidates.length === 0 ? noContent(open.mime) : readContent(header, candidates, open.mime, this.#limits)
+      candidates.length === 0 ? noContent(open.mime) : readContent(header, candidates, open.mime, this.#budget)
+    if (this.#budget.contentBytes < 0) this.#quirks.add('too-many-fields')
 
     const topHeader = open.parent === undefined
     if (topHeader || open.parent?.part.kind === 'message') {
@@ -248,11 +256,9 @@ export class MessageScanner {
       }
     }
 
-    // A header cut by a boundary line gives its last line end to that line.
-    const lines = this.#lines - open.lines - (this.#base + to + this.#bare > bodyStart ? 1 : 0)
     part.bodyStart = bodyStart
-    part.headerLines = lines
-    open.lines += lines
+    part.headerLines = lines - open.lines
+    open.lines = lines
     this.#keptLength = 0
     this.#headerLength = 0
     this.#headerBare = false
@@ -393,11 +399,14 @@ export class MessageScanner {
       lines++
       if (bytes[lf - 1] !== CR) bare++
       at = lf + 1
-      if (looking && bytes[at] === DASH) {
+      const next = bytes[at]
+      if (looking && next === DASH && (at + 1 === length || bytes[at + 1] === DASH)) {
         lf = -2
         break
       }
-      lf = bytes.indexOf(LF, at)
+      // An empty line costs no call.
+      if (next === CR && bytes[at + 1] === LF) lf = at + 1
+      else lf = next === LF ? at : bytes.indexOf(LF, at)
     }
     this.#lines += lines
     this.#bare += bare

@@ -69,7 +69,7 @@ export type Quirk =
   | 'header-truncated'
   /** Headers of enclosed messages beyond `enclosedHeaderBytes` were not kept. */
   | 'enclosed-headers-dropped'
-  /** A header held more Content-* fields than `contentFields`. */
+  /** A header held more Content-* fields than `contentFields`, or all of them more than `contentBytes`. */
   | 'too-many-fields'
   /** Parts nested deeper than `mimeDepth` were not followed. */
   | 'too-deep'

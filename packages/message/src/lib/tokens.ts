@@ -4,8 +4,6 @@
  * what is broken is left for the caller to skip.
  */
 
-import { ScanLimits } from './limits.ts'
-
 /** `more`: a token was read and something follows; `end`: the value is used up; `bad`: no such token here. */
 export type Outcome = 'more' | 'end' | 'bad'
 
@@ -86,7 +84,7 @@ export class Cursor {
           from = this.at + 1
           break
         case OPEN:
-          if (++depth > ScanLimits.commentDepth) return false
+          depth++
           break
         case CLOSE:
           if (--depth === 0) {
