@@ -79,8 +79,12 @@ export function lineEndsRestored(bytes: Buffer): Buffer {
   return out
 }
 
-/** Whether LMTP's DATA can carry it exactly: no NUL, no bare CR, and a final CRLF (DATA always ends with one). */
+/**
+ * Whether LMTP's DATA can carry it exactly: no NUL, no bare CR, and a final CRLF (DATA always ends with one) unless it is
+ * empty.
+ */
 export function lmtpCanCarry(bytes: Buffer): boolean {
+  if (bytes.length === 0) return true
   if (bytes.length < 2 || bytes[bytes.length - 1] !== 10 || bytes[bytes.length - 2] !== 13) return false
   return !hasNul(bytes) && !hasBareCr(bytes)
 }

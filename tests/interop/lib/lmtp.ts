@@ -27,7 +27,8 @@ export function dotStuffed(bytes: Buffer): Buffer {
     from = at
   }
   pieces.push(bytes.subarray(from))
-  const ended = bytes.length >= 2 && bytes[bytes.length - 1] === 10 && bytes[bytes.length - 2] === 13
+  const ended =
+    bytes.length === 0 || (bytes.length >= 2 && bytes[bytes.length - 1] === 10 && bytes[bytes.length - 2] === 13)
   pieces.push(Buffer.from(ended ? '.\r\n' : '\r\n.\r\n'))
   return Buffer.concat(pieces)
 }

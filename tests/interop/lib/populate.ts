@@ -34,18 +34,20 @@ export function halves(messages: readonly CorpusMessage[]): { delivered: CorpusM
   const delivered: CorpusMessage[] = []
   const appended: CorpusMessage[] = []
   for (const [at, message] of messages.entries()) {
-    if (at % 2 === 0 && lmtpCanCarry(message.bytes)) delivered.push(message)
+    if ((at % 2 === 0 || message.bytes.length === 0) && lmtpCanCarry(message.bytes)) delivered.push(message)
     else appended.push(message)
   }
   return { delivered, appended }
 }
 
 /**
- * What the server under test keeps exactly. Dovecot, against which these tests are validated, replaces NUL and turns
- * CR CR LF into CR LF when it saves; Mailstead keeps every byte.
+ * What APPEND to the server under test keeps exactly. An empty literal appends nothing (RFC 3502 §6.3.11: it cancels); the one
+ * empty message goes through LMTP. Dovecot, against which these tests are validated, replaces NUL and turns CR CR LF into
+ * CR LF when it saves; Mailstead keeps every byte.
  */
 export function keepsExactly(server: Server, bytes: Buffer): boolean {
-  return server.name === 'mailstead' || !(hasNul(bytes) || bytes.includes('\r\r\n') || bytes.length === 0)
+  if (bytes.length === 0) return false
+  return server.name === 'mailstead' || !(hasNul(bytes) || bytes.includes('\r\r\n'))
 }
 
 export async function populate(server: Server, options: PopulateOptions): Promise<readonly Kept[]> {
