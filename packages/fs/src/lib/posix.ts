@@ -259,17 +259,25 @@ class PosixFs implements Fs {
     if (!(start >= 0 && end >= start)) throw new RangeError(`no range ${start} … ${end}`)
     try {
       const fd = this.#openExisting(path, 'read')
-      const file = new PosixFile(this.#fs, fd, path, 'read', () => {})
+      let file: PosixFile | undefined
       try {
         const wanted = Math.max(0, Math.min(end, this.#openedSize) - start)
         if (wanted > READ_FILE_MAX_BYTES)
           throw new FsError('FS_LIMIT', `${wanted} bytes are too many to be read at once`, { path })
         const bytes = new Uint8Array(wanted)
-        const count = wanted <= SYNC_READ_BYTES ? file.readSync(bytes, start) : await file.read(bytes, start)
+        let count = 0
+        if (wanted <= SYNC_READ_BYTES) {
+          for (let more = 1; more > 0 && count < wanted; count += more)
+            more = again(() => this.#fs.readSync(fd, bytes, count, wanted - count, start + count))
+        } else {
+          file = new PosixFile(this.#fs, fd, path, 'read', () => {})
+          count = await file.read(bytes, start)
+        }
         signal?.throwIfAborted()
         return count === wanted ? bytes : bytes.subarray(0, count)
       } finally {
-        file.closeSync()
+        if (file === undefined) this.#fs.closeSync(fd)
+        else file.closeSync()
       }
     } catch (error) {
       throw this.#tree.failure(error, path)
