@@ -124,6 +124,8 @@ class FileCache implements TableCache {
   #keys = new Map<string, number>()
   /** Keys whose names are in the file. */
   #named: Set<number> | undefined
+  /** There may be keys whose names are not. */
+  #unnamed = true
   #compacting: Promise<void> | undefined
 
   constructor(fs: Fs, path: string, tableId: string, options: CacheOptions) {
@@ -166,6 +168,7 @@ class FileCache implements TableCache {
     this.#scanned = 0
     this.#full = false
     this.#named = undefined
+    this.#unnamed = true
     this.#pageAt = 0
     this.#pageEnd = 0
     return before
@@ -254,6 +257,7 @@ class FileCache implements TableCache {
         if (taken === key) throw new RangeError(`cache fields ${other} and ${name} have the same key`)
       if (this.#keys.size === NAMES_MAX) throw new RangeError(`more than ${NAMES_MAX} cache fields`)
       this.#keys.set(name, key)
+      this.#unnamed = true
     }
     return key
   }
@@ -283,7 +287,7 @@ class FileCache implements TableCache {
     try {
       if (!this.#full) {
         this.#named ??= namesIn(firstRecord(file, this.#seed))
-        const names = this.#names(this.#named)
+        const names = this.#unnamed ? this.#names(this.#named) : undefined
         const at = file.appendSync!(names === undefined ? [records] : [names, records])
         if (at > FILE_MAX) this.#full = true
       }
@@ -304,6 +308,7 @@ class FileCache implements TableCache {
       keys.push(key)
       values.push(Buffer.from(name))
     }
+    this.#unnamed = keys.length === CACHE_FIELDS_MAX
     if (keys.length === 0) return undefined
     const record = { uid: 0, guid: NO_GUID, keys, values }
     const out = Buffer.allocUnsafe(recordSize(record))

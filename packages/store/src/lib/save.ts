@@ -1,9 +1,10 @@
 /**
  * Messages on their way in.
  *
- * ORDER    The bytes go to the box while the scanner reads them; derived fields are computed once, whatever the number of
- *          targets. Commit flushes the bytes (with whatever other batches flush then), then appends all rows in one frame
- *          (I-1, I-2), then hands the fields to the caches of the mailboxes, which may lose them.
+ * ORDER    The bytes go to the box while the scanner reads them. Commit flushes the bytes (with whatever other batches
+ *          flush then), then appends all rows in one frame (I-1, I-2), then hands derived fields to the caches of the
+ *          mailboxes, which may lose them. Fields are computed once, whatever the number of targets, and those of a
+ *          batch's last message while its bytes are being flushed: the disk works then, not the processor.
  *
  * A failure anywhere before the frame is durable leaves bytes that no row names: purge reclaims them.
  */
@@ -22,7 +23,9 @@ interface Pending {
   readonly saved: BoxSaved
   readonly guid: Uint8Array
   readonly receivedMs: number
-  readonly fields: Fields
+  /** Until the fields are computed: of the last message only, so that a batch of many keeps little. */
+  structure: MessageStructure | undefined
+  fields: Fields
   readonly targets: readonly { readonly entry: Entry; readonly target: SaveTarget }[]
 }
 
@@ -114,7 +117,15 @@ export class Batch implements SaveBatch {
     if (saved.size !== structure.size)
       throw new Error(`box and scanner count ${saved.size} and ${structure.size} bytes`)
     // Those that were refused after the box had them are not placed: dead bytes.
-    this.#pending.push({ saved, guid, receivedMs, fields: computeFields(core, structure), targets })
+    this.#computeFields()
+    this.#pending.push({ saved, guid, receivedMs, structure, fields: [], targets })
+  }
+
+  #computeFields(): void {
+    const last = this.#pending.at(-1)
+    if (last?.structure === undefined) return
+    last.fields = computeFields(this.#core, last.structure)
+    last.structure = undefined
   }
 
   async #keep(
@@ -142,7 +153,16 @@ export class Batch implements SaveBatch {
 
   async #commit(): Promise<readonly Saved[]> {
     const { index, settings } = this.#core
-    await this.#box.flush()
+    const flushing = this.#box.flush()
+    // Once this turn is over, the group is with the kernel.
+    const computing = new Promise<void>((resolve) => {
+      setImmediate(() => {
+        this.#computeFields()
+        resolve()
+      })
+    })
+    await flushing
+    await computing
     const rows: AppendedRow[] = []
     {
       await using tx = index.begin()
