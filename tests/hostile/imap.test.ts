@@ -101,6 +101,8 @@ describe('hostile IMAP input', () => {
         await using raw = await open()
         raw.write('a SEARCH SUBJECT ')
         const poured = await raw.pour(Buffer.alloc(64 * 1024, 'x'), (deep() ? 100 : 20) * 16)
+        // A server may cut it off, or read on to the end of the line, keeping nothing, and then say so.
+        if (!REFUSED.test(raw.text)) raw.write('\r\n')
         const answer = await raw.until(REFUSED)
         expect(answer).toMatch(REFUSED)
         say(
