@@ -11,15 +11,14 @@ import { hostname as machineName } from 'node:os'
 import { createSecureContext, createServer as createTlsServer, type SecureContext, TLSSocket } from 'node:tls'
 import type { Duplex } from 'node:stream'
 import type { Fs } from '@mailstead/fs'
-import type { ImapBackend, ImapCredentials, ImapSession } from '@mailstead/imap'
+import type { ImapBackend } from '@mailstead/imap'
 import { imapCacheFields } from '@mailstead/imap/cache-fields'
 import { type ImapEvent, type ImapLimits, type ImapServerOptions, serveImap } from '@mailstead/imap/server'
 import { openStore, type Store, type StoreOptions } from '@mailstead/store'
 import { ServerError } from './error.ts'
 import { ignoreEvents, type OnServerEvent } from './events.ts'
-import { imapSession } from './imap-session.ts'
+import { imapBackend } from './imap-backend.ts'
 import { type LmtpServer, lmtpServer } from './lmtp.ts'
-import { imapError } from './store-errors.ts'
 import { StorePool } from './store-pool.ts'
 import type { User, Users } from './users.ts'
 
@@ -180,31 +179,6 @@ async function openUserStore(
     async [Symbol.asyncDispose]() {
       await store[Symbol.asyncDispose]()
       await fs[Symbol.asyncDispose]()
-    },
-  }
-}
-
-function imapBackend(users: Users, stores: StorePool, messageMax: number, onEvent: OnServerEvent): ImapBackend {
-  return {
-    async login(credentials: ImapCredentials): Promise<ImapSession | undefined> {
-      const { name, password, authorizeAs } = credentials
-      // Nobody may act for somebody else.
-      if (authorizeAs !== undefined && authorizeAs !== '' && authorizeAs !== name) return undefined
-      const user = await users.authenticate(name, password)
-      if (user === undefined) return undefined
-      try {
-        const lease = await stores.acquire(user)
-        return imapSession({
-          store: lease.store.as({ name: user.name, groups: user.groups }),
-          recent: lease.recent,
-          appendLimit: messageMax,
-          release: () => lease[Symbol.dispose](),
-          onEvent: (event) => onEvent({ user: user.name, ...event }),
-        })
-      } catch (error) {
-        onEvent({ level: 'error', kind: 'store', message: 'the store cannot be opened', user: user.name, error })
-        throw imapError(error)
-      }
     },
   }
 }
