@@ -22,6 +22,8 @@ export interface CheckpointHost {
   readonly snapshots: Snapshots
   /** Runs between two groups, with everything that was appended flushed. */
   whenFlushed<T>(body: () => Promise<T>): Promise<T>
+  /** Takes in what other processes appended. */
+  refresh(): Promise<void>
   /** Tables that exist. */
   entryList(): readonly Entry[]
   nextTableNumber(): number
@@ -35,20 +37,23 @@ export async function checkpoint(host: CheckpointHost): Promise<boolean> {
   await using lock = await fs.lock(`${prefix}checkpoint`)
   if (!lock.tryAcquire('exclusive')) return false
   const list = await snapshots.readList()
-  const places = new Map(list?.tables.map((table) => [table.number, table.snapshot]))
+  const listed = new Map(list?.tables.map((table) => [table.number, table]))
+  // Whoever wrote that list may have written frames that are not known here yet.
+  await host.refresh()
   // Everything as of one position; tables that change meanwhile get later snapshots, which is as good.
   const { tail, nextTable, captured } = await host.whenFlushed(async () => ({
     tail: log.tail,
     nextTable: host.nextTableNumber(),
     captured: host.entryList().map((entry) => ({ entry, copy: copyOf(entry) })),
   }))
+  if (list !== undefined && tail.next < list.next) return false
   const tables: Entry[] = []
   for (const { entry, copy } of captured) {
     // Another process may have written a newer snapshot than this one knows of.
-    const place = places.get(entry.number)
-    if (place !== undefined && place.frame >= copy.frame) {
-      copy.snapshot = place
-      tables.push(copy)
+    const known = listed.get(entry.number)
+    const place = known?.snapshot
+    if (known !== undefined && place !== undefined && place.frame >= copy.frame) {
+      tables.push(known)
       continue
     }
     const found = await host.whenFlushed(async () => {

@@ -550,11 +550,12 @@ export class FileLog implements AsyncDisposable {
     return segment
   }
 
-  /** Everything from `offset` to the end of the file; valid until the next call. */
+  /** Everything from `offset` to the end of the file. */
   async #bytesFrom(file: FsFile, offset: number): Promise<Uint8Array> {
     const window = this.#window
     const count = file.readSync === undefined ? await file.read(window, offset) : file.readSync(window, offset)
-    if (count < window.length) return window.subarray(0, count)
+    // A copy: frames that are found refer to it.
+    if (count < window.length) return window.slice(0, count)
     const { size } = await file.stat()
     return readBytes(file, offset, size - offset)
   }

@@ -792,8 +792,9 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     for (const { number, tables, segment, offset } of batch.effects) {
       for (const table of tables) {
         let entry = this.#byNumber.get(table.number)
-        if (table.created !== undefined && entry === undefined) {
-          entry = new Entry(table.number, table.created.id, table.created.uidValidity)
+        if (table.created !== undefined) {
+          // Known already if its snapshot was found before its frame; another table may have had its id meanwhile.
+          entry ??= new Entry(table.number, table.created.id, table.created.uidValidity)
           this.#put(entry)
           this.#nextNumber = Math.max(this.#nextNumber, table.number + 1)
         }

@@ -301,7 +301,7 @@ export class Snapshots implements AsyncDisposable {
     const chunkCount = pages.rows.length
     const columns = EXT + meta.columns.length
     // Base columns now, extension columns by page when they are asked for (all of them, if that could not be done then).
-    const base = new Array<Uint8Array>(EXT * chunkCount)
+    const base = Array.from<Uint8Array | undefined>({ length: EXT * chunkCount })
     const wanted: number[] = []
     for (let k = 0; k < EXT * chunkCount; k++) if (pages.offsets[k]! !== 0) wanted.push(k)
     wanted.sort((a, b) => pages.offsets[a]! - pages.offsets[b]!)
@@ -343,7 +343,7 @@ export class Snapshots implements AsyncDisposable {
         flags: flags?.subarray(0, rows) ?? new Uint8Array(rows),
         modSeqs: new Float64Array(modSeqs.buffer, modSeqs.byteOffset, rows),
         sets: sets === undefined ? ZERO_SETS : new Uint32Array(sets.buffer, sets.byteOffset, rows),
-        ext: new Array<Uint8Array | undefined>(meta.columns.length).fill(undefined),
+        ext: meta.columns.map(() => undefined),
         pages: { source, offsets, checksums },
         owner: undefined,
         owned: 0,
