@@ -30,7 +30,7 @@ export interface CacheInput {
 export interface CacheField {
   readonly name: string
   /** Never fails, whatever the message. */
-  compute(message: CacheInput): Uint8Array
+  readonly compute: (message: CacheInput) => Uint8Array
 }
 
 const nothing: Uint8Array = new Uint8Array(0)
@@ -61,7 +61,7 @@ export const imapCacheFields: readonly CacheField[] = [
   { name: 'hdr', compute: (message) => (isTruncated(message) ? nothing : writeHeaderField(message.header)) },
   {
     name: 'search',
-    compute(message) {
+    compute: (message) => {
       if (isTruncated(message)) return nothing
       const fields = parseHeader(message.header)
       return writeSearchField({
@@ -79,7 +79,7 @@ export const imapCacheFields: readonly CacheField[] = [
   },
   {
     name: 'thread',
-    compute({ header }) {
+    compute: ({ header }) => {
       const { messageId, inReplyTo } = envelopeOf(header)
       return writeThreadField({ messageId, inReplyTo, references: parseHeader(header).all('references') })
     },

@@ -70,7 +70,9 @@ export class Connection implements ImapConnection {
   #busy = false
   #over = false
   #ended = false
+  /** Nothing runs and nothing more will. */
   #closed = false
+  #disposed = false
   #reason: CloseReason = 'gone'
   #bad = 0
   #since: number
@@ -109,7 +111,7 @@ export class Connection implements ImapConnection {
   }
 
   get closed(): Promise<void> {
-    if (this.#closed) return Promise.resolve()
+    if (this.#disposed) return Promise.resolve()
     this.#done ??= Promise.withResolvers<void>()
     return this.#done.promise
   }
@@ -346,22 +348,21 @@ export class Connection implements ImapConnection {
       this.#settle()
       return
     }
-    if (
-      this.output.progress !== this.#progress ||
-      (this.#busy && this.#waiter === undefined && this.output.unsentBytes === 0)
-    ) {
-      // A command is at work, or the client takes what it gets.
+    const unsent = this.output.unsentBytes > 0
+    const atWork = this.#busy && this.#waiter === undefined
+    if (unsent ? this.output.progress !== this.#progress : atWork) {
+      // The client takes what it gets, or a command is at work.
       this.#progress = this.output.progress
       this.#since = now
       return
     }
-    const between = !this.#busy && this.output.unsentBytes === 0 && this.reader.isIdle
+    const between = !this.#busy && !unsent && this.reader.isIdle
     if (quiet <= (between ? this.limits.idleTimeoutMs : this.limits.stallTimeoutMs)) return
     if (between) {
       this.bye('Nothing happened for too long.', 'idle')
     } else {
       this.#reason = 'stalled'
-      if (this.output.unsentBytes === 0) this.bye('The command never ended.', 'stalled')
+      if (!unsent) this.bye('The command never ended.', 'stalled')
       else this.#socket.destroy()
     }
     this.#settle()
@@ -562,6 +563,7 @@ export class Connection implements ImapConnection {
       // It is cut if the client does not close.
       this.#socket.once('close', () => stopSweeping(this))
     }
+    this.#disposed = true
     this.#done?.resolve()
   }
 }

@@ -10,8 +10,8 @@ import { ImapTestClient } from './testing-client.ts'
 
 /** The two functions every runner has: vitest, node:test, mocha. */
 export interface Runner {
-  describe(name: string, body: () => void): unknown
-  it(name: string, body: () => Promise<void>): unknown
+  readonly describe: (name: string, body: () => void) => unknown
+  readonly it: (name: string, body: () => Promise<void>) => unknown
 }
 
 export interface BackendUnderTest extends AsyncDisposable {
@@ -23,7 +23,7 @@ export interface BackendUnderTest extends AsyncDisposable {
 
 export interface BackendsUnderTest {
   /** A fresh one each time. */
-  createBackend(): Promise<BackendUnderTest>
+  readonly createBackend: () => Promise<BackendUnderTest>
 }
 
 const plain = (subject: string, body = 'Hello.\r\n'): string =>
@@ -350,7 +350,8 @@ export function imapSessionConformance({ describe, it }: Runner, { createBackend
     })
 
     check('sort() and thread() follow RFC 5256', async (client) => {
-      await append(client, ['pear', 'apple', 'Re: pear'])
+      for (const [day, subject] of ['pear', 'apple', 'Re: pear'].entries())
+        await client.append('INBOX', plain(subject), `"0${day + 1}-Jan-2020 00:00:00 +0000" `)
       await client.ok('SELECT INBOX')
       assert.deepEqual(await client.ok('SORT (SUBJECT) UTF-8 ALL'), ['* SORT 2 1 3'])
       assert.deepEqual(await client.ok('UID SORT (REVERSE ARRIVAL) UTF-8 NOT SUBJECT apple'), ['* SORT 3 1'])
