@@ -229,6 +229,61 @@ describe('cache file', () => {
     expect(read(other, alive, 'a')).toEqual([...expected, 'written meanwhile'])
     expect(read(cache, alive, 'a')).toEqual([...expected, 'written meanwhile'])
   })
+  test('a long file has directories: who opens it reads them, and what came after the last', async () => {
+    const fs = memoryFs()
+    const uids = Array.from({ length: 40_000 }, (_, i) => i + 1)
+    const valueOf = (uid: number): string => `${uid} ${'v'.repeat(200)}`
+    const view = viewOf(uids)
+    const fill = async (from: number, to: number): Promise<void> => {
+      await using writer = await openCacheFile(fs, '', 'mailbox-1')
+      for (let uid = from; uid <= to; uid++) {
+        writer.write([entry(uid, { a: valueOf(uid) })])
+        if (uid % 2000 === 0) await turn()
+      }
+    }
+    let bytesRead = 0
+    const counting: Fs = {
+      ...fs,
+      open: async (...args) =>
+        new Proxy(await fs.open(...args), {
+          get(target, name) {
+            const member = Reflect.get(target, name, target) as unknown
+            if (typeof member !== 'function') return member
+            return (...parameters: unknown[]): unknown => {
+              const result: unknown = Reflect.apply(member, target, parameters)
+              if (name === 'readSync') bytesRead += result as number
+              return result
+            }
+          },
+        }),
+    }
+    const check = async (least: number, most: number): Promise<void> => {
+      await using reader = await openCacheFile(counting, '', 'mailbox-1')
+      bytesRead = 0
+      const column = reader.column(view, 'a')
+      const { size } = (await fs.stat(path))!
+      expect(bytesRead).toBeGreaterThanOrEqual(least * size)
+      expect(bytesRead).toBeLessThanOrEqual(most * size)
+      for (let uid = 1; uid <= 40_000; uid += 97)
+        expect(Buffer.from(column.value(uid - 1)!).toString()).toBe(valueOf(uid))
+    }
+    await fill(1, 20_000)
+    await fill(20_001, 39_000)
+    // The first reader reads everything, and writes the directories.
+    await using first = await openCacheFile(fs, '', 'mailbox-1')
+    expect(first.column(view, 'a').value(0)).toBeDefined()
+    await fill(39_001, 40_000)
+    await check(0, 0.3)
+    // Whatever is damaged in them, and wherever the file is cut: everything else is still found.
+    const bytes = Buffer.from(await fs.readFile(path))
+    const end = bytes.lastIndexOf('MsCD')
+    for (const at of [end - 6, bytes.lastIndexOf('MsCD', end - 1) - 500]) {
+      const copy = Buffer.from(bytes)
+      copy[at]! ^= 1
+      await fs.writeFile(path, copy)
+      await check(0, 1.5)
+    }
+  })
   test('without a file system that can hold it, or with one that fails, values are absent and nothing throws', async () => {
     const fs = memoryFs()
     const down = (): never => {

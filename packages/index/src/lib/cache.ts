@@ -12,10 +12,19 @@
  *      peace, loses at most the records it appends there, and looks for a new one every RECHECK_MS.
  *   4. No failure of the file reaches a caller.
  *
- * MEMORY   9 to 14 bytes per message once something was read, a page of 256 KiB while reading goes on, and at most
- *          BATCH_MAX bytes on their way to the file.
+ * MEMORY   9 to 14 bytes per message once something was read (8 more for those that no directory has yet), a page of
+ *          256 KiB while reading goes on, and at most 2 BATCH_MAX bytes on their way to the file.
  */
 import type { Fs, FsFile } from '@mailstead/fs'
+import {
+  DIRECTORY_END,
+  DIRECTORY_RECORDS_MAX,
+  DIRECTORY_UID,
+  type Directory,
+  decodeDirectory,
+  directoryLength,
+  encodeDirectory,
+} from './cache-directory.ts'
 import { CacheOffsets } from './cache-offsets.ts'
 import {
   CACHE_FIELDS_MAX,
@@ -48,6 +57,12 @@ const PAGE_IDLE_MS = 2_000
 const BATCH_MAX: number = 1024 * 1024
 /** Offsets are kept in 32 bits: a longer file is not appended to, and compacted when it is read. */
 const FILE_MAX: number = 2 ** 32 - 1 - 2 * CACHE_RECORD_MAX
+/** Bytes read after the last directory before another one is written. */
+const DIRECTORY_BYTES: number = 4 * 1024 * 1024
+/** Bytes at the end of a file in which a directory is looked for. */
+const DIRECTORY_SEARCH: number = 16 * 1024 * 1024
+/** When the file is closed, so many records without a directory are worth one. */
+const DIRECTORY_RECORDS_MIN = 1024
 /** A smaller file is not worth compacting. */
 const COMPACT_MIN: number = 256 * 1024
 /** How often to look whether another process replaced the file. */
@@ -111,6 +126,14 @@ class FileCache implements TableCache {
   /** Up to where the file is in `#offsets`. */
   #scanned = 0
   #full = false
+  /** Up to where the file is known to reach. */
+  #size = 0
+  /** Records after the last directory: UID and offset in turn. */
+  #since = new Uint32Array(0)
+  #sinceEnd = 0
+  /** The last directory: its offset, and up to where it and those before it reach. */
+  #directoryAt = -1
+  #directoryTo = 0
 
   #buffer: Buffer = EMPTY
   #pageAt = 0
@@ -153,25 +176,36 @@ class FileCache implements TableCache {
     try {
       if (!create && (await this.#fs.stat(this.#path)) === undefined) return
       const file = await this.#fs.open(this.#path, this.#readOnly ? 'read' : 'append')
+      const { size } = await file.stat()
       if (this.#closed) await file[Symbol.asyncDispose]()
-      else this.#use(file)
+      else this.#use(file, size)
     } catch {
       // A cache that cannot be opened is not there.
     }
   }
 
   /** From now on this file is the cache, whatever was known of another. */
-  #use(file: FsFile | undefined): FsFile | undefined {
+  #use(file: FsFile | undefined, size = 0): FsFile | undefined {
     const before = this.#file
     this.#file = file
-    this.#offsets = undefined
-    this.#scanned = 0
+    this.#size = size
+    this.#forget()
     this.#full = false
     this.#named = undefined
     this.#unnamed = true
     this.#pageAt = 0
     this.#pageEnd = 0
     return before
+  }
+
+  /** Nothing is known of what is in the file. */
+  #forget(): void {
+    this.#offsets = undefined
+    this.#scanned = 0
+    this.#since = new Uint32Array(0)
+    this.#sinceEnd = 0
+    this.#directoryAt = -1
+    this.#directoryTo = 0
   }
 
   /** Every now and then: has another process renamed a compacted file over this one, or removed it? */
@@ -289,13 +323,18 @@ class FileCache implements TableCache {
         this.#named ??= namesIn(firstRecord(file, this.#seed))
         const names = this.#unnamed ? this.#names(this.#named) : undefined
         const at = file.appendSync!(names === undefined ? [records] : [names, records])
-        if (at > FILE_MAX) this.#full = true
+        this.#appended(at, records.length + (names?.length ?? 0))
       }
     } catch {
       // A cache that cannot be written is not there.
     }
     if (this.#batch.length > BATCH_MAX) this.#batch = EMPTY
     this.#recheck()
+  }
+
+  #appended(at: number, length: number): void {
+    this.#size = Math.max(this.#size, at + length)
+    if (at > FILE_MAX) this.#full = true
   }
 
   /** A table of the names that the file does not have yet. */
@@ -330,9 +369,9 @@ class FileCache implements TableCache {
   #scan(): void {
     const file = this.#file
     if (file === undefined) return
-    this.#offsets ??= new CacheOffsets()
-    const offsets = this.#offsets
     try {
+      this.#offsets ??= this.#fromDirectories(file)
+      const offsets = this.#offsets
       // What was appended since the last time is little; the whole file is much.
       for (let size = this.#scanned === 0 ? PAGE : PAGE_SMALL; this.#scanned <= FILE_MAX; size = PAGE) {
         const start = this.#scanned
@@ -352,16 +391,127 @@ class FileCache implements TableCache {
           }
           if (p + length > end && !filled) break
           const uid = page.readUInt32LE(p + 8)
-          if (uid !== 0) offsets.set(uid, start + p)
+          if (uid === DIRECTORY_UID) this.#adopt(file, start + p, length)
+          else if (uid !== 0) {
+            offsets.set(uid, start + p)
+            this.#noteSince(uid, start + p)
+          }
           p += length
         }
         // A record may go on beyond the page: its values are not needed here.
         this.#scanned = start + p
         if (p === 0 || !filled) break
       }
+      if (this.#scanned - this.#directoryTo >= DIRECTORY_BYTES) this.#writeDirectories(file)
     } catch {
       // What could not be read is absent.
     }
+  }
+
+  // ---- directories
+
+  #noteSince(uid: number, offset: number): void {
+    if (this.#readOnly) return
+    if (this.#sinceEnd === this.#since.length) {
+      const grown = new Uint32Array(Math.max(256, 2 * this.#since.length))
+      grown.set(this.#since)
+      this.#since = grown
+    }
+    this.#since[this.#sinceEnd++] = uid
+    this.#since[this.#sinceEnd++] = offset
+  }
+
+  /** Writes down where the records are that no directory has yet. */
+  #writeDirectories(file: FsFile): void {
+    if (this.#readOnly || this.#full || this.#compacting !== undefined) return
+    const since = this.#since.subarray(0, this.#sinceEnd)
+    for (let first = 0; first < since.length || first === 0; first += 2 * DIRECTORY_RECORDS_MAX) {
+      const last = first + 2 * DIRECTORY_RECORDS_MAX
+      const directory: Directory = {
+        from: this.#directoryTo,
+        to: last < since.length ? since[last + 1]! : this.#scanned,
+        before: this.#directoryAt,
+        records: since.subarray(first, last),
+      }
+      const bytes = encodeDirectory(directory, this.#seed)
+      const at = file.appendSync!([bytes])
+      this.#appended(at, bytes.length)
+      this.#directoryAt = at
+      this.#directoryTo = directory.to
+    }
+    this.#since = new Uint32Array(0)
+    this.#sinceEnd = 0
+  }
+
+  /** Another process wrote a directory: what it has, this one need not write. */
+  #adopt(file: FsFile, at: number, length: number): void {
+    if (at === this.#directoryAt || this.#readOnly) return
+    const directory = this.#readDirectory(file, at, length)
+    if (directory === undefined || directory.to > at) return
+    // One that does not go on where those known here end belongs to another chain.
+    if (directory.from !== this.#directoryTo || directory.before !== this.#directoryAt) return
+    this.#directoryAt = at
+    this.#directoryTo = directory.to
+    let kept = 0
+    for (let i = 0; i < this.#sinceEnd; i += 2) {
+      if (this.#since[i + 1]! < directory.to) continue
+      this.#since[kept++] = this.#since[i]!
+      this.#since[kept++] = this.#since[i + 1]!
+    }
+    this.#sinceEnd = kept
+  }
+
+  #readDirectory(file: FsFile, at: number, length: number): Directory | undefined {
+    if (length > CACHE_RECORD_MAX) return undefined
+    const bytes = Buffer.allocUnsafe(length)
+    return decodeDirectory(bytes.subarray(0, file.readSync!(bytes, at)), this.#seed)
+  }
+
+  /** What the directories of a long file say; the scan goes on after them. Without them it begins at the beginning. */
+  #fromDirectories(file: FsFile): CacheOffsets {
+    const offsets = new CacheOffsets()
+    if (this.#size < DIRECTORY_BYTES / 4) return offsets
+    const chain: Directory[] = []
+    const last = this.#lastDirectory(file)
+    for (let at = last; at >= 0; ) {
+      const head = Buffer.allocUnsafe(8)
+      if (file.readSync!(head, at) < 8) return offsets
+      const directory = this.#readDirectory(file, at, head.readUInt32LE(4))
+      const after = chain.at(-1)
+      if (directory === undefined || (after !== undefined && after.from !== directory.to)) return offsets
+      // A chain goes back in the file, and ends at its beginning.
+      if (directory.before >= at || (directory.before < 0 && directory.from !== 0)) return offsets
+      chain.push(directory)
+      at = directory.before
+    }
+    for (const { records } of chain.reverse())
+      for (let i = 0; i < records.length; i += 2) offsets.set(records[i]!, records[i + 1]!)
+    const newest = chain.at(-1)
+    if (newest !== undefined) {
+      this.#scanned = newest.to
+      this.#directoryAt = last
+      this.#directoryTo = newest.to
+    }
+    return offsets
+  }
+
+  /** Offset of the last directory, looked for from the end backwards; -1 if none is found. */
+  #lastDirectory(file: FsFile): number {
+    const window = Buffer.allocUnsafe(PAGE)
+    const lowest = Math.max(0, this.#size - DIRECTORY_SEARCH)
+    // Windows overlap, so that an end is not cut in two with its length.
+    for (let end = this.#size; end > lowest; end -= PAGE - 16) {
+      const start = Math.max(0, end - PAGE)
+      const bytes = window.subarray(0, file.readSync!(window.subarray(0, end - start), start))
+      for (let found = bytes.lastIndexOf(DIRECTORY_END); found >= 0; ) {
+        const length = directoryLength(bytes, found + DIRECTORY_END.length)
+        const at = start + found + DIRECTORY_END.length - length
+        if (length > 0 && at >= 0 && this.#readDirectory(file, at, length) !== undefined) return at
+        found = found === 0 ? -1 : bytes.lastIndexOf(DIRECTORY_END, found - 1)
+      }
+      if (start === 0) break
+    }
+    return -1
   }
 
   /** Reads `size` bytes from `at` on into the page, or what there is. False if there is nothing. */
@@ -486,24 +636,31 @@ class FileCache implements TableCache {
       if (first !== undefined && first.readUInt32LE(8) === 0) await target.append([first])
       const buffer = Buffer.allocUnsafeSlow(PAGE)
       let filled = 0
+      let written = first?.readUInt32LE(8) === 0 ? first.length : 0
       const offsets = this.#offsets!
+      const moved = new CacheOffsets()
       for (const uid of offsets.uids()) {
         const row = view.rowOf(uid)
         const offset = row < 0 ? -1 : offsets.find(uid)
         if (offset < 0) continue
         if (filled + CACHE_RECORD_MAX > buffer.length) {
           await target.append([buffer.subarray(0, filled)])
+          written += filled
           filled = 0
           if (this.#closed) throw new Error('closed')
         }
-        filled += this.#copyLive(file, offset, view, row, buffer, filled)
+        const length = this.#copyLive(file, offset, view, row, buffer, filled)
+        if (length > 0) moved.set(uid, written + filled)
+        filled += length
       }
       if (filled > 0) await target.append([buffer.subarray(0, filled)])
       await this.#fs.rename(path, this.#path)
       if (this.#closed) return
-      this.#use(target)
+      this.#use(target, written + filled)
       target = file
-      this.#scan()
+      this.#offsets = moved
+      this.#scanned = written + filled
+      for (const uid of moved.uids()) this.#noteSince(uid, moved.find(uid))
     } catch {
       // The old file is still there, or nothing is.
       await this.#fs.remove(path).catch(() => undefined)
@@ -526,8 +683,18 @@ class FileCache implements TableCache {
 
   // ---- the end
 
+  #leaveDirectory(file: FsFile): void {
+    this.#scan()
+    try {
+      if (this.#sinceEnd > 0) this.#writeDirectories(file)
+    } catch {
+      // The next reader scans.
+    }
+  }
+
   async drop(): Promise<void> {
     this.#batchEnd = 0
+    this.#sinceEnd = 0
     await this[Symbol.asyncDispose]()
     try {
       await this.#fs.remove(this.#path)
@@ -540,6 +707,7 @@ class FileCache implements TableCache {
     if (this.#closed) return
     if (this.#batchEnd > 0 && this.#file === undefined) await this.open(true)
     this.#flush()
+    if (this.#file !== undefined && this.#sinceEnd >= 2 * DIRECTORY_RECORDS_MIN) this.#leaveDirectory(this.#file)
     this.#closed = true
     clearTimeout(this.#pageTimer)
     await this.#opening
