@@ -211,8 +211,13 @@ export interface IndexTransaction extends AsyncDisposable {
   createTable(spec: TableSpec): void
   dropTable(id: string): void
   append(table: string, row: NewRow): AppendedRow
-  /** Appends copies of rows of a view (flags, keywords and the columns both tables have), in ascending order of source rows. */
-  appendFrom(table: string, source: TableView, rows: Uint32Array): AppendFromOutcome
+  /** Appends copies of rows of a view (flags, keywords and the columns both tables have), in ascending order of source rows. `columns` says what the copies have instead. */
+  appendFrom(
+    table: string,
+    source: TableView,
+    rows: Uint32Array,
+    columns?: Readonly<Record<string, Uint8Array | number>>,
+  ): AppendFromOutcome
   changeFlags(
     table: string,
     uids: UidSet,

@@ -334,6 +334,18 @@ class Resolver {
       for (let i = 0; i < count; i++) column.set(from.value(rows[i]!), i * width)
       columns[c] = column
     }
+    for (const name of Object.keys(request.columns)) {
+      const c = this.#columnOf(working, name)
+      const { bytes: width } = meta.columns[c]!
+      const value = request.columns[name]!
+      if (meta.counting.includes(c)) throw new TypeError(`column ${name} counts uses: it is copied`)
+      const column = new Uint8Array(count * width)
+      for (let i = 0; i < count; i++) {
+        if (typeof value === 'number') writeNumber(column, i * width, width, value)
+        else column.set(value.subarray(0, width), i * width)
+      }
+      columns[c] = column
+    }
     draft.appendRun(uid, count, flags, sets, columns, working.modSeq)
     for (const c of meta.counting) {
       const column = columns[c]

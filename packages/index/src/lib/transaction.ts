@@ -45,6 +45,7 @@ export type Requested =
       readonly table: string
       readonly source: TableView
       readonly rows: Uint32Array
+      readonly columns: Readonly<Record<string, Uint8Array | number>>
       readonly outcome: PendingAppendFrom
     }
   | {
@@ -110,12 +111,17 @@ export class Transaction implements IndexTransaction {
     return pending
   }
 
-  appendFrom(table: string, source: TableView, rows: Uint32Array): AppendFromOutcome {
+  appendFrom(
+    table: string,
+    source: TableView,
+    rows: Uint32Array,
+    columns: Readonly<Record<string, Uint8Array | number>> = {},
+  ): AppendFromOutcome {
     for (let i = 0; i < rows.length; i++)
       if (rows[i]! >= source.count || (i > 0 && rows[i]! <= rows[i - 1]!))
         throw new RangeError(`rows to append must ascend and be below ${source.count}`)
     const outcome: PendingAppendFrom = { uids: Uids.empty }
-    this.#add({ kind: 'append-from', table, source, rows, outcome })
+    this.#add({ kind: 'append-from', table, source, rows, columns, outcome })
     return outcome
   }
 

@@ -49,10 +49,15 @@ export function withDefaults(options: StoreOptions): Settings {
     readOnly: options.readOnly ?? false,
     lazyFlags: options.flags === 'lazy',
     messageMax,
-    now: options.now ?? Date.now,
+    now: options.now === undefined ? Date.now : wholeMs(options.now),
     random: options.random ?? randomFillSync,
     onEvent: options.onEvent ?? ((): void => {}),
   }
+}
+
+/** Times are kept in whole milliseconds. */
+function wholeMs(now: () => number): () => number {
+  return () => Math.max(0, Math.floor(now()))
 }
 
 /** A change of the tree while it is decided. */

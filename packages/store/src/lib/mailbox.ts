@@ -97,7 +97,7 @@ export class OpenMailbox implements Mailbox {
           if (rows.length === 0) return { uidValidity, source, destination: UidSet.empty }
           if (!core.syncRead) await view.load(core.columnNames)
           await using tx = core.index.begin()
-          const copies = tx.appendFrom(table, view, rows)
+          const copies = tx.appendFrom(table, view, rows, { saved: core.settings.now() })
           if (andExpunge) tx.expunge(this.#id, source, { mustExist: true })
           await tx.commit()
           return { uidValidity, source, destination: copies.uids }

@@ -119,7 +119,7 @@ export class Session implements StoreSession {
         rows[row] = row
         uids[row] = view.uid(row)
       }
-      change.tx.appendFrom(mailboxTable(entry.guid), view, rows)
+      change.tx.appendFrom(mailboxTable(entry.guid), view, rows, { saved: this.#core.settings.now() })
       change.tx.expunge(table, UidSet.fromSorted(uids), { mustExist: true })
     })
   }
@@ -192,7 +192,7 @@ export function addMailbox(
     name,
     specialUse: specialUse === '' ? undefined : specialUse,
     uidValidity: change.nextValidity(),
-    createdMs: Math.max(0, Math.floor(core.settings.now())),
+    createdMs: core.settings.now(),
   }
   tx.createTable({ id: mailboxTable(entry.guid), columns: MAILBOX_COLUMNS, uidValidity: entry.uidValidity })
   tx.setValue(TREE_TABLE, mailboxKey(entry.guid), encodeEntry(entry))

@@ -258,7 +258,8 @@ describe.each(drivers)('store on %s', (_, freshFs) => {
     expect(await damage(store)).toEqual([])
   })
   test('flags, expunge, copy and move do what they say, and tell what they did', async () => {
-    await using store = await open(await freshFs())
+    let now = 1_800_000_000_000
+    await using store = await open(await freshFs(), { now: () => now })
     const session = store.as(anna)
     await session.create('Trash')
     await save(store, 'INBOX', ...Array.from({ length: 10 }, (_, i) => mail(i + 1)))
@@ -278,8 +279,12 @@ describe.each(drivers)('store on %s', (_, freshFs) => {
       { unchangedSince: before.highestModSeq },
     )
     expect([failed.changed.toString(), failed.failed.toString()]).toEqual(['1', '2'])
+    now += 5000
     expect((await inbox.copy(UidSet.parse('1:3,77'), 'trash'.replace('t', 'T'))).source.toString()).toBe('1:3')
     expect(trash.view.count).toBe(3)
+    expect(inbox.view.extension('saved')!.number(0)).toBe(now - 5000)
+    expect(trash.view.extension('saved')!.number(0)).toBe(now)
+    expect(trash.view.extension('received')!.number(0)).toBe(inbox.view.extension('received')!.number(0))
     expect(trash.view.keywords).toContain('Junk')
     expect((await inbox.expunge(UidSet.parse('1:3'))).toString()).toBe('2:3')
     const moved = await inbox.move(UidSet.parse('9:10'), 'Trash')
