@@ -1,8 +1,513 @@
-import type { Fs } from '@mailstead/fs'
-import type { IndexFinding } from './contract.ts'
-import type { Settings } from './settings.ts'
+/**
+ * The check of an index: every byte of every file against its checksum, every table replayed, every counter and every use
+ * counted again. Read-only; while it runs no checkpoint is made, and commits go on.
+ *
+ * Damage is what costs something or could: a reader may be able to repair it from redundant bytes. A note is what a
+ * crash leaves: a torn tail, the bytes of a checkpoint that was not finished.
+ */
+import { crc32 } from '@mailstead/bytes'
+import { type Fs, FsError } from '@mailstead/fs'
+import { EXT } from './chunk.ts'
+import { CONTROL_LENGTH, CONTROL_SLOT, type Control, readControl, readControlSlot } from './control.ts'
+import type { Index, IndexFinding, Table, TableView } from './contract.ts'
+import { FLAG_DELETED, FLAG_SEEN } from './contract.ts'
+import { IndexError } from './error.ts'
+import { frameLength, payloadIsValid } from './frame.ts'
+import { scanFrames, trailerIsValid } from './scan.ts'
+import {
+  damagedCopies,
+  readSegmentHeader,
+  SEGMENT_HEADER,
+  type SegmentHeader,
+  segmentName,
+  segmentOfName,
+} from './segment.ts'
+import {
+  columnWidth,
+  damagedSnapshotHeaders,
+  directoryLength,
+  padded,
+  readDirectory,
+  readSnapshotHeader,
+  readSnapshotTrailer,
+  SNAPSHOT_HEADER,
+  SNAPSHOT_TRAILER,
+  snapshotSeed,
+} from './snapshot.ts'
+import type { TableMeta } from './state.ts'
+import { readTableList, type TableList } from './table-list.ts'
+import { stateOfView } from './view.ts'
+
+/** Findings of one page. */
+const PAGE = 64
+/** How long the check waits for a writer at work before it looks at the end of the log. */
+const TAIL_WAIT_MS = 1_000
+
 export async function* checkIndex(
-  _fs: Fs,
-  _prefix: string,
-  _settings: Settings,
-): AsyncIterable<readonly IndexFinding[]> {}
+  fs: Fs,
+  prefix: string,
+  open: (onEvent: (kind: string, message: string) => void) => Promise<Index>,
+): AsyncGenerator<readonly IndexFinding[]> {
+  const checker = new Checker(fs, prefix)
+  await using checkpoints = await lockOf(fs, `${prefix}checkpoint`)
+  await checkpoints?.acquire({ mode: 'shared' })
+  for await (const finding of checker.run(open)) {
+    if (finding !== undefined) checker.pending.push(finding)
+    if (checker.pending.length >= PAGE) yield checker.pending.splice(0)
+  }
+  if (checker.pending.length > 0) yield checker.pending
+}
+
+/** A lock, where the file system has locks and lets this process open them. */
+async function lockOf(fs: Fs, path: string): Promise<Awaited<ReturnType<Fs['lock']>> | undefined> {
+  if (!fs.supports.lock) return undefined
+  try {
+    return await fs.lock(path)
+  } catch (error) {
+    if (error instanceof FsError) return undefined
+    throw error
+  }
+}
+
+class Checker {
+  readonly pending: IndexFinding[] = []
+  readonly #fs: Fs
+  readonly #prefix: string
+
+  constructor(fs: Fs, prefix: string) {
+    this.#fs = fs
+    this.#prefix = prefix
+  }
+
+  async *run(
+    open: (onEvent: (kind: string, message: string) => void) => Promise<Index>,
+  ): AsyncGenerator<IndexFinding | undefined> {
+    const control = await this.#control()
+    yield undefined
+    const list = await this.#lists(control)
+    yield undefined
+    yield* this.#log(control, list)
+    for (const table of list?.tables ?? []) {
+      await this.#snapshot(table.id, table.number, table.snapshot?.length ?? 0)
+      yield undefined
+    }
+    await this.#strays(list)
+    yield* this.#tables(open)
+  }
+
+  #find(
+    severity: IndexFinding['severity'],
+    kind: string,
+    file: string,
+    offset: number,
+    message: string,
+    table?: string,
+    uid?: number,
+  ): void {
+    this.pending.push({ severity, kind, file: `${this.#prefix}${file}`, offset, table, uid, message })
+  }
+
+  // ---- control and lists
+
+  async #control(): Promise<Control | undefined> {
+    const bytes = await this.#read('control')
+    if (bytes === undefined) {
+      this.#find('damage', 'control-missing', 'control', 0, 'the control file is missing')
+      return undefined
+    }
+    if (bytes.length !== CONTROL_LENGTH)
+      this.#find('damage', 'control-length', 'control', bytes.length, `the control file has ${bytes.length} bytes`)
+    for (const at of [0, CONTROL_SLOT])
+      if (readControlSlot(bytes, at) === undefined)
+        this.#find('damage', 'control-checksum', 'control', at, 'a slot of the control file is damaged')
+    return readControl(bytes)
+  }
+
+  async #lists(control: Control | undefined): Promise<TableList | undefined> {
+    let newest: TableList | undefined
+    for (const name of ['tables/directory', 'tables/directory.old']) {
+      const bytes = await this.#read(name)
+      const sealed = name === 'tables/directory' && control?.state === 'sealed' ? control.directory : 0
+      if (bytes === undefined) {
+        if (sealed !== 0) this.#find('damage', 'directory-missing', name, 0, 'the list of tables is missing')
+        continue
+      }
+      const list = readTableList(bytes)
+      if (list === undefined) this.#find('damage', 'directory-checksum', name, 0, 'a list of tables is damaged')
+      else if (sealed !== 0 && crc32(bytes) !== sealed)
+        this.#find('damage', 'directory-replaced', name, 0, 'the list of tables is not the one the log was sealed with')
+      newest ??= list
+    }
+    return newest
+  }
+
+  // ---- the log
+
+  async *#log(control: Control | undefined, list: TableList | undefined): AsyncGenerator<undefined> {
+    const segments: number[] = []
+    for await (const page of this.#fs.list(`${this.#prefix}log`))
+      for (const { name } of page) {
+        const segment = segmentOfName(name)
+        if (segment > 0) segments.push(segment)
+        else this.#find('note', 'stray-file', `log/${name}`, 0, 'this is no segment of the log')
+      }
+    segments.sort((a, b) => a - b)
+    if (segments.length === 0) {
+      this.#find('damage', 'log-missing', 'log', 0, 'the log has no segments')
+      return
+    }
+    let before: { header: SegmentHeader; length: number; chain: number; next: number } | undefined
+    for (const [i, segment] of segments.entries()) {
+      const last = i === segments.length - 1
+      const file = `log/${segmentName(segment)}`
+      if (before !== undefined && segment !== before.header.segment + 1)
+        this.#find('damage', 'segment-missing', file, 0, `segment ${before.header.segment + 1} is missing`)
+      const found = await this.#segment(segment, file, last, control)
+      yield undefined
+      if (found === undefined) {
+        before = undefined
+        continue
+      }
+      const { header } = found
+      if (before !== undefined && segment === before.header.segment + 1) {
+        if (
+          header.firstFrame !== before.next ||
+          header.chainBefore !== before.chain ||
+          header.lengthBefore !== before.length
+        )
+          this.#find('damage', 'segment-chain', file, 0, 'the segment does not follow the one before')
+      }
+      before = found
+    }
+    if (list !== undefined && segments[0]! > list.segment)
+      this.#find('damage', 'segment-missing', 'log', 0, `segment ${list.segment}, where the log goes on, is missing`)
+    if (control?.state === 'sealed' && before !== undefined) {
+      const { header, length, next, chain } = before
+      if (
+        header.segment !== control.segment ||
+        length !== control.length ||
+        next !== control.lastFrame + 1 ||
+        chain !== control.chain
+      )
+        this.#find(
+          'damage',
+          'log-sealed-otherwise',
+          `log/${segmentName(header.segment)}`,
+          length,
+          `the log was sealed after frame ${control.lastFrame} in segment ${control.segment} at ${control.length}, and ends after frame ${next - 1}`,
+        )
+    }
+  }
+
+  async #segment(
+    segment: number,
+    file: string,
+    last: boolean,
+    control: Control | undefined,
+  ): Promise<{ header: SegmentHeader; length: number; chain: number; next: number } | undefined> {
+    // At the end of the log a writer may be at work.
+    const sealed = control?.state === 'sealed'
+    let bytes: Uint8Array | undefined
+    {
+      await using lock = last && !sealed ? await lockOf(this.#fs, `${this.#prefix}lock`) : undefined
+      try {
+        await lock?.acquire({ mode: 'shared', waitMs: TAIL_WAIT_MS })
+      } catch (error) {
+        if (!(error instanceof FsError) || error.code !== 'FS_LOCKED') throw error
+      }
+      bytes = await this.#read(file)
+    }
+    if (bytes === undefined) return undefined
+    const header = readSegmentHeader(bytes)
+    for (const at of damagedCopies(bytes))
+      this.#find('damage', 'segment-header', file, at, 'a copy of the header of the segment is damaged')
+    if (header === undefined) return undefined
+    if (header.segment !== segment)
+      this.#find('damage', 'segment-misplaced', file, 0, `this is segment ${header.segment}`)
+    const { salt } = header
+    const frames = bytes.subarray(SEGMENT_HEADER)
+    const scan = scanFrames(frames, {
+      base: SEGMENT_HEADER,
+      salt,
+      next: header.firstFrame,
+      unflushed: last && !sealed ? header.firstFrame : Number.POSITIVE_INFINITY,
+    })
+    for (const gap of scan.gaps)
+      this.#find('damage', 'frame-missing', file, gap.offset, `frames ${gap.first} to ${gap.last} are unreadable`)
+    let chain = header.chainBefore
+    let next = header.firstFrame
+    for (const frame of scan.frames) {
+      const { number } = frame.header
+      const names = `frame ${number}`
+      if (frame.headerDamaged)
+        this.#find('damage', 'frame-header', file, frame.offset, `the header of ${names} is damaged`)
+      if (!payloadIsValid(frame.header, salt, frame.payload))
+        this.#find(
+          'damage',
+          'frame-checksum',
+          file,
+          frame.offset + frame.header.headerLength,
+          `the payload of ${names} is damaged`,
+        )
+      if (!trailerIsValid(frames, frame.offset - SEGMENT_HEADER, frame.header, salt))
+        this.#find(
+          'damage',
+          'frame-trailer',
+          file,
+          frame.offset + frame.header.headerLength + frame.header.payloadLength,
+          `the trailer of ${names} is damaged`,
+        )
+      if (number === next && frame.header.before !== chain)
+        this.#find('damage', 'frame-chain', file, frame.offset, `${names} does not follow the frame before`)
+      chain = frame.header.checksum
+      next = number + 1
+    }
+    if (scan.rest > 0) {
+      const torn = last && !sealed
+      this.#find(
+        torn ? 'note' : 'damage',
+        torn ? 'torn-tail' : 'log-rest',
+        file,
+        scan.end,
+        `${scan.rest} bytes after frame ${next - 1} are no frame`,
+      )
+    }
+    if (!last && !scan.ended) this.#find('damage', 'segment-end', file, scan.end, 'the segment has no end')
+    const lastFrame = scan.frames[scan.frames.length - 1]
+    const length = lastFrame === undefined ? SEGMENT_HEADER : lastFrame.offset + frameLength(lastFrame.header)
+    return { header, length, chain, next }
+  }
+
+  // ---- snapshots
+
+  async #snapshot(id: string, number: number, length: number): Promise<void> {
+    const file = `tables/${id}.snap`
+    const bytes = await this.#read(file)
+    if (bytes === undefined) {
+      this.#find('damage', 'snapshot-missing', file, 0, 'the snapshot is missing', id)
+      return
+    }
+    for (const at of damagedSnapshotHeaders(bytes))
+      this.#find('damage', 'snapshot-header', file, at, 'a copy of the header is damaged', id)
+    const header = readSnapshotHeader(bytes)
+    if (header === undefined) return
+    if (header.table !== number)
+      this.#find('damage', 'snapshot-misplaced', file, 0, `this is the snapshot of table ${header.table}`, id)
+    if (bytes.length < length)
+      this.#find('damage', 'snapshot-short', file, bytes.length, `${length} bytes are expected`, id)
+    if (bytes.length > length)
+      this.#find(
+        'note',
+        'snapshot-rest',
+        file,
+        length,
+        `${bytes.length - length} bytes of an unfinished checkpoint`,
+        id,
+      )
+    const seed = snapshotSeed(header.salt)
+    const end = Math.min(length, bytes.length)
+    // Every directory from the newest to the first, and every page that any of them names, tile the file.
+    const seen: [from: number, to: number][] = [[0, SNAPSHOT_HEADER]]
+    const pages = new Map<number, number>()
+    const trailer = readSnapshotTrailer(bytes, end - SNAPSHOT_TRAILER, seed)
+    if (trailer === undefined)
+      this.#find('damage', 'snapshot-trailer', file, end - SNAPSHOT_TRAILER, 'the trailer is damaged', id)
+    // If the last trailer is lost, what it says can be found by looking for the directories.
+    let at = trailer?.directory ?? this.#lastDirectory(bytes, end, number, seed)
+    for (let newest = true; at > 0; newest = false) {
+      const size = directoryLength(bytes, at) || directoryLength(bytes, at + this.#copyLength(bytes, at, end))
+      const copies = size === 0 ? [] : [bytes.subarray(at, at + size), bytes.subarray(at + size, at + 2 * size)]
+      const read = copies.map((copy) => readDirectory(copy, number, seed))
+      for (const [i, copy] of read.entries())
+        if (copy === undefined)
+          this.#find('damage', 'snapshot-directory', file, at + i * size, 'a copy of a directory is damaged', id)
+      const directory = read[0] ?? read[1]
+      if (directory === undefined) {
+        this.#find('damage', 'snapshot-directory', file, at, 'a directory is damaged', id)
+        break
+      }
+      const after = at + 2 * size
+      if (readSnapshotTrailer(bytes, after, seed) === undefined && after !== end - SNAPSHOT_TRAILER)
+        this.#find('damage', 'snapshot-trailer', file, after, 'a trailer is damaged', id)
+      seen.push([at, after + SNAPSHOT_TRAILER])
+      const { rows, offsets, checksums } = directory.pages
+      for (let k = 0; k < offsets.length; k++) {
+        const offset = offsets[k]!
+        if (offset === 0 || pages.has(offset)) continue
+        const chunk = k % rows.length
+        const column = Math.floor(k / rows.length)
+        const page = padded(rows[chunk]! * columnWidth(directory.meta, column))
+        pages.set(offset, page)
+        seen.push([offset, offset + page])
+        if (crc32(bytes.subarray(offset, offset + page), seed) !== checksums[k])
+          this.#find(
+            'damage',
+            newest ? 'page-checksum' : 'old-page-checksum',
+            file,
+            offset,
+            `the page of column ${columnName(directory.meta, column)} of chunk ${chunk} is damaged`,
+            id,
+          )
+      }
+      at = directory.previous?.offset ?? 0
+    }
+    seen.sort((a, b) => a[0] - b[0])
+    let covered = 0
+    for (const [from, to] of seen) {
+      if (from > covered && bytes.subarray(covered, from).some((byte) => byte !== 0))
+        this.#find('damage', 'snapshot-bytes', file, covered, `bytes ${covered} to ${from} belong to nothing`, id)
+      covered = Math.max(covered, to)
+    }
+    if (covered < end)
+      this.#find('damage', 'snapshot-bytes', file, covered, `bytes from ${covered} on belong to nothing`, id)
+  }
+
+  /** Length of the directory at `at` by its second copy, if its own beginning is damaged. */
+  #copyLength(bytes: Uint8Array, at: number, end: number): number {
+    for (let size = 16; at + 2 * size <= end; size += 8) if (directoryLength(bytes, at + size) === size) return size
+    return 0
+  }
+
+  #lastDirectory(bytes: Uint8Array, end: number, number: number, seed: number): number {
+    for (let at = end - (end & 7) - 8; at >= SNAPSHOT_HEADER; at -= 8) {
+      const size = directoryLength(bytes, at)
+      // The first of two copies.
+      if (size === 0 || directoryLength(bytes, at + size) !== size) continue
+      if (readDirectory(bytes.subarray(at, at + size), number, seed) !== undefined) return at
+    }
+    return 0
+  }
+
+  async #strays(list: TableList | undefined): Promise<void> {
+    const known = new Set(list?.tables.map((table) => `${table.id}.snap`))
+    known.add('directory').add('directory.old')
+    for await (const page of this.#fs.list(`${this.#prefix}tables`))
+      for (const { name } of page)
+        if (!known.has(name))
+          this.#find(
+            'note',
+            'stray-file',
+            `tables/${name}`,
+            0,
+            'no list names this file: an unfinished checkpoint left it',
+          )
+  }
+
+  // ---- tables
+
+  async *#tables(
+    open: (onEvent: (kind: string, message: string) => void) => Promise<Index>,
+  ): AsyncGenerator<undefined> {
+    let index: Index
+    try {
+      index = await open(() => {})
+    } catch (error) {
+      if (!(error instanceof IndexError)) throw error
+      this.#find('damage', 'index-damaged', '', 0, error.message)
+      return
+    }
+    await using opened = index
+    const tables = new Map<string, Table>()
+    const uses = new Map<string, Map<number, number>>()
+    for (const { id } of opened.tables) {
+      yield undefined
+      try {
+        const table = await opened.open(id)
+        if (table === undefined) continue
+        const meta = stateOfView(table.view)!.meta
+        await table.view.load(meta.columns.map((column) => column.name))
+        this.#rows(table.view, meta)
+        for (const c of meta.counting) countUses(table.view, meta, c, uses)
+        tables.set(id, table)
+      } catch (error) {
+        if (!(error instanceof IndexError)) throw error
+        this.#find('damage', 'table-damaged', '', 0, error.message, id)
+      }
+    }
+    for (const [key, counted] of uses) {
+      const [id, column] = key.split(' ') as [string, string]
+      const table = tables.get(id)
+      // A counting table that could not be read leaves the counts unknown.
+      if (tables.size < opened.tables.length) continue
+      const values = table?.view.extension(column)
+      if (table === undefined || values === undefined) {
+        this.#find('damage', 'uses-nowhere', '', 0, `rows count uses in ${id}, which is not there`, id)
+        continue
+      }
+      const { view } = table
+      for (let row = 0; row < view.count; row++) {
+        const uid = view.uid(row)
+        const expected = counted.get(uid) ?? 0
+        if (values.number(row) !== expected)
+          this.#find(
+            'damage',
+            'uses-miscounted',
+            '',
+            0,
+            `${column} of row ${uid} is ${values.number(row)}, and ${expected} rows name it`,
+            id,
+            uid,
+          )
+        counted.delete(uid)
+      }
+      for (const [uid, count] of counted)
+        this.#find('damage', 'uses-dangling', '', 0, `${count} rows name row ${uid}, which is not there`, id, uid)
+    }
+  }
+
+  #rows(view: TableView, meta: TableMeta): void {
+    const { table } = view
+    const wrong = (message: string, uid?: number): void =>
+      this.#find('damage', 'table-inconsistent', '', 0, message, table, uid)
+    let before = 0
+    let count = 0
+    let unseen = 0
+    let deleted = 0
+    let bytes = 0
+    const summed = meta.summed < 0 ? undefined : view.extension(meta.columns[meta.summed]!.name)
+    for (const chunk of view.chunks) {
+      for (let i = 0; i < chunk.rows; i++) {
+        const uid = chunk.uids[i]!
+        if (uid <= before || uid >= view.uidNext) wrong(`UID ${uid} after ${before}, below ${view.uidNext}`, uid)
+        before = uid
+        const flags = chunk.flags[i]!
+        if ((flags & FLAG_SEEN) === 0) unseen++
+        if ((flags & FLAG_DELETED) !== 0) deleted++
+        if (!(chunk.modSeqs[i]! > 0 && chunk.modSeqs[i]! <= view.highestModSeq))
+          wrong(`modseq ${chunk.modSeqs[i]} above ${view.highestModSeq}`, uid)
+        if (chunk.keywordSets[i]! >= view.keywordSets.length) wrong(`no set of keywords ${chunk.keywordSets[i]}`, uid)
+        if (summed !== undefined) bytes += summed.number(count)
+        count++
+      }
+    }
+    if (count !== view.count || unseen !== view.unseen || deleted !== view.deleted || bytes !== view.bytes)
+      wrong(
+        `counters say ${view.count} rows, ${view.unseen} unseen, ${view.deleted} deleted, ${view.bytes} bytes; there are ${count}, ${unseen}, ${deleted}, ${bytes}`,
+      )
+  }
+
+  async #read(file: string): Promise<Uint8Array | undefined> {
+    try {
+      return await this.#fs.readFile(`${this.#prefix}${file}`)
+    } catch (error) {
+      if (error instanceof FsError && error.code === 'FS_NOT_FOUND') return undefined
+      throw error
+    }
+  }
+}
+
+function countUses(view: TableView, meta: TableMeta, c: number, uses: Map<string, Map<number, number>>): void {
+  const { name, counts } = meta.columns[c]!
+  const key = `${counts!.table} ${counts!.column}`
+  const counted = uses.get(key) ?? new Map<number, number>()
+  uses.set(key, counted)
+  const column = view.extension(name)!
+  for (let row = 0; row < view.count; row++) {
+    const uid = column.number(row)
+    if (uid !== 0) counted.set(uid, (counted.get(uid) ?? 0) + 1)
+  }
+}
+
+function columnName(meta: TableMeta, column: number): string {
+  return ['uids', 'flags', 'modseqs', 'sets'][column] ?? meta.columns[column - EXT]!.name
+}

@@ -317,8 +317,9 @@ class StoreIndex implements Index, Committer, CheckpointHost {
 
   /** Brings the state of a table into memory, as of the last published frame. Returns its entry, which may be another one. */
   async #load(entry: Entry): Promise<Entry> {
-    if (entry.state !== undefined || entry.dropped) return entry
+    if (entry.dropped) return entry
     if (entry.damage !== undefined) throw damaged(entry.id, entry.damage)
+    if (entry.state !== undefined) return entry
     try {
       entry.state = await this.#read(entry)
     } catch (error) {
@@ -934,7 +935,12 @@ class StoreIndex implements Index, Committer, CheckpointHost {
 
   async *check(): AsyncIterable<readonly IndexFinding[]> {
     this.#checkOpen()
-    yield* checkIndex(this.fs, this.prefix, this.settings)
+    yield* checkIndex(this.fs, this.prefix, (onEvent) =>
+      openIndex(this.fs, this.#path, {
+        readOnly: true,
+        onEvent: ({ kind, message }) => onEvent(kind, message),
+      }),
+    )
   }
 
   [Symbol.asyncDispose](): Promise<void> {

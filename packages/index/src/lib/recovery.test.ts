@@ -1,0 +1,451 @@
+import type { Fs } from '@mailstead/fs'
+import { memoryFs } from '@mailstead/fs/memory'
+import { type FaultPlan, faultyFs } from '@mailstead/fs/testing'
+import { UidSet } from '@mailstead/uidset'
+import { afterAll, describe, expect, test } from 'vitest'
+import {
+  FLAG_FLAGGED,
+  FLAG_SEEN,
+  type Index,
+  type IndexEvent,
+  type IndexFinding,
+  type IndexOptions,
+} from './contract.ts'
+import { segmentName } from './segment.ts'
+import { openIndex } from './open-index.ts'
+
+const depth = process.env['MAILSTEAD_DEPTH']
+const counted = { torn: 0, flips: 0, faults: 0 }
+afterAll(() => console.log(`recovery: ${JSON.stringify(counted)}`))
+
+const LOG = `store/log/${segmentName(1)}`
+
+async function abandon(index: Index): Promise<void> {
+  await (index as Index & { abandon(): Promise<void> }).abandon()
+}
+
+async function filesOf(fs: Fs, directory = ''): Promise<Map<string, Uint8Array>> {
+  const files = new Map<string, Uint8Array>()
+  for await (const page of fs.list(directory))
+    for (const { name, kind } of page) {
+      const path = directory === '' ? name : `${directory}/${name}`
+      if (kind === 'file') files.set(path, await fs.readFile(path))
+      else for (const [inner, bytes] of await filesOf(fs, path)) files.set(inner, bytes)
+    }
+  return files
+}
+
+async function fsOf(files: ReadonlyMap<string, Uint8Array>): Promise<Fs> {
+  const fs = memoryFs()
+  for (const [path, bytes] of files) await fs.writeFile(path, bytes)
+  return fs
+}
+
+/** Everything that tables say, as one text; or the code of the error for those that say nothing. */
+async function contents(index: Index): Promise<Record<string, string>> {
+  const said: Record<string, string> = {}
+  for (const { id } of index.tables) {
+    try {
+      await using table = (await index.open(id))!
+      const { view } = table
+      const columns = ['ref', 'guid', 'uses', 'size'].map((name) => view.extension(name))
+      await view.load(['ref', 'guid', 'uses', 'size'])
+      const rows: string[] = []
+      for (let row = 0; row < view.count; row++)
+        rows.push(
+          [
+            view.uid(row),
+            view.flags(row),
+            view.modSeq(row),
+            view.keywordSets[view.keywordSet(row)]!.map((k) => view.keywords[k]).join('+'),
+            ...columns.map((column) => (column === undefined ? '' : Buffer.from(column.value(row)).toString('hex'))),
+          ].join(','),
+        )
+      const values = [...view.values].map(([key, bytes]) => `${key}=${Buffer.from(bytes).toString('hex')}`)
+      said[id] =
+        `${view.uidNext} ${view.highestModSeq} ${table.expungedSince(0)} ${values.join(' ')}\n${rows.join('\n')}`
+    } catch (error) {
+      said[id] = (error as { code: string }).code
+    }
+  }
+  return said
+}
+
+async function findingsOf(index: Index): Promise<IndexFinding[]> {
+  const all: IndexFinding[] = []
+  for await (const page of index.check()) all.push(...page)
+  return all
+}
+
+async function create(fs: Fs, options: IndexOptions = {}): Promise<Index> {
+  const index = await openIndex(fs, 'store', { create: true, ...options })
+  await using tx = index.begin()
+  tx.createTable({
+    id: 'box',
+    uidValidity: 1,
+    columns: [
+      { name: 'uses', bytes: 4 },
+      { name: 'size', bytes: 6, summed: true },
+    ],
+  })
+  tx.createTable({
+    id: 'inbox',
+    uidValidity: 2,
+    columns: [
+      { name: 'ref', bytes: 4, counts: { table: 'box', column: 'uses' } },
+      { name: 'guid', bytes: 16 },
+    ],
+  })
+  tx.createTable({ id: 'other', uidValidity: 3, columns: [] })
+  await tx.commit()
+  return index
+}
+
+function deliver(index: Index, n: number): Promise<unknown> {
+  const tx = index.begin()
+  const ref = tx.append('box', { columns: { size: 100 + n } })
+  tx.append('inbox', {
+    flags: n % 2,
+    keywords: n % 3 === 0 ? ['odd'] : [],
+    columns: { ref, guid: new Uint8Array(16).fill(n) },
+  })
+  return tx.commit()
+}
+
+/** A store with some history, closed. */
+async function history(fs: Fs): Promise<void> {
+  await using index = await create(fs)
+  for (let n = 0; n < 12; n++) await deliver(index, n)
+  await index.checkpoint()
+  const tx = index.begin()
+  tx.changeFlags('inbox', UidSet.range(2, 5), { add: FLAG_SEEN, addKeywords: ['$Label'] })
+  tx.expunge('inbox', UidSet.of(3))
+  tx.setValue('other', 'name', Buffer.from('value'))
+  await tx.commit()
+  await index.checkpoint()
+  for (let n = 12; n < 16; n++) await deliver(index, n)
+  await using last = index.begin()
+  last.append('other', {})
+  await last.commit()
+}
+
+describe('a torn tail', () => {
+  test('cut at any byte of the last group, a log keeps what was there before and each transaction whole or not at all', async () => {
+    const fs = memoryFs()
+    const index = await create(fs)
+    for (let n = 0; n < 3; n++) await deliver(index, n)
+    const before = (await fs.readFile(LOG)).length
+    // One group: three transactions of one turn.
+    await Promise.all([deliver(index, 3), deliver(index, 4), deliver(index, 5)])
+    await abandon(index)
+    const files = await filesOf(fs)
+    const log = files.get(LOG)!
+    for (let cut = before; cut <= log.length; cut++) {
+      counted.torn++
+      const crashed = await fsOf(new Map([...files, [LOG, log.slice(0, cut)]]))
+      const events: IndexEvent[] = []
+      await using again = await openIndex(crashed, 'store', { onEvent: (event) => events.push(event) })
+      const { count } = again.info('inbox')!
+      expect(count).toBeGreaterThanOrEqual(3)
+      expect(again.info('box')!.count).toBe(count)
+      if (cut === log.length) expect(count).toBe(6)
+      expect((await findingsOf(again)).filter((one) => one.severity === 'damage')).toEqual([])
+      await deliver(again, 77)
+      expect(again.info('inbox')!.count).toBe(count + 1)
+      expect(events.filter((event) => event.kind.includes('damaged'))).toEqual([])
+      await again[Symbol.asyncDispose]()
+      await using third = await openIndex(crashed, 'store')
+      expect(third.info('inbox')!.count).toBe(count + 1)
+      expect(await findingsOf(third)).toEqual([])
+    }
+  })
+
+  test('old garbage and zeros after the end are cut off by the first writer, and only by a writer', async () => {
+    const fs = memoryFs()
+    const index = await create(fs)
+    await deliver(index, 1)
+    await abandon(index)
+    const log = await fs.readFile(LOG)
+    for (const tail of [new Uint8Array(5000), Buffer.from(log.slice(300)), new Uint8Array(3).fill(1)]) {
+      await fs.writeFile(LOG, Buffer.concat([log, tail]))
+      {
+        await using reader = await openIndex(fs, 'store')
+        expect(reader.info('inbox')!.count).toBe(1)
+        expect((await findingsOf(reader)).map((one) => one.kind)).toEqual(['torn-tail'])
+      }
+      expect((await fs.readFile(LOG)).length).toBe(log.length + tail.length)
+    }
+    await using writer = await openIndex(fs, 'store')
+    await deliver(writer, 2)
+    expect(await findingsOf(writer)).toEqual([])
+  })
+
+  test('a sealed log that lost its end is damaged: nothing is served, nothing is written', async () => {
+    const fs = memoryFs()
+    await history(fs)
+    const files = await filesOf(fs)
+    const log = files.get(LOG)!
+    for (const cut of [1, 30, 200]) {
+      const crashed = await fsOf(new Map([...files, [LOG, log.slice(0, log.length - cut)]]))
+      await using index = await openIndex(crashed, 'store')
+      await expect(index.open('other')).rejects.toMatchObject({ code: 'INDEX_CORRUPT', table: 'other' })
+      await expect(deliver(index, 1)).rejects.toMatchObject({ code: 'INDEX_CORRUPT' })
+      expect((await findingsOf(index)).some((one) => one.severity === 'damage')).toBe(true)
+    }
+  })
+})
+
+describe('bit rot in a sealed store', () => {
+  test('a flipped bit is found by check, and no table ever says anything else than before', async () => {
+    const fs = memoryFs()
+    await history(fs)
+    const files = await filesOf(fs)
+    const expected = await (async () => {
+      await using index = await openIndex(fs, 'store')
+      return await contents(index)
+    })()
+    let seed = 12345
+    const total = [...files.values()].reduce((sum, bytes) => sum + bytes.length, 0)
+    const every = depth === undefined ? Math.ceil(total / 900) : 1
+    const outcomes: Record<string, number> = {}
+    for (const [path, bytes] of files) {
+      for (let at = seed % every; at < bytes.length; at += every) {
+        seed = (Math.imul(seed, 1103515245) + 12345) >>> 0
+        const flipped = bytes.slice()
+        flipped[at]! ^= 1 << (seed >>> 29)
+        const rotten = await fsOf(new Map([...files, [path, flipped]]))
+        counted.flips++
+        let index: Index
+        try {
+          index = await openIndex(rotten, 'store', { readOnly: true })
+        } catch (error) {
+          expect(error).toMatchObject({ code: 'INDEX_CORRUPT' })
+          outcomes['index refused'] = (outcomes['index refused'] ?? 0) + 1
+          continue
+        }
+        const findings = await findingsOf(index)
+        expect(findings, `${path} at ${at}`).not.toEqual([])
+        const said = await contents(index)
+        let refused = 0
+        for (const [id, text] of Object.entries(said)) {
+          if (text === 'INDEX_CORRUPT') refused++
+          else expect(text, `${id} after a flip in ${path} at ${at}`).toBe(expected[id])
+        }
+        const kind = refused === 0 ? 'repaired from what is redundant' : `${refused} tables refused`
+        outcomes[kind] = (outcomes[kind] ?? 0) + 1
+        await index[Symbol.asyncDispose]()
+      }
+    }
+    console.log('bit rot:', outcomes)
+  })
+
+  test('damage in one frame costs only the tables it touched', async () => {
+    const fs = memoryFs()
+    const index = await create(fs)
+    await deliver(index, 1)
+    await deliver(index, 2)
+    const tx = index.begin()
+    tx.append('other', {})
+    await tx.commit()
+    await index[Symbol.asyncDispose]()
+    const log = await fs.readFile(LOG)
+    // In the payload of the second delivery: its GUID.
+    log[Buffer.from(log.buffer, log.byteOffset, log.length).indexOf(Buffer.alloc(16, 2))]! ^= 1
+    await fs.writeFile(LOG, log)
+    await using again = await openIndex(fs, 'store')
+    await expect(again.open('inbox')).rejects.toMatchObject({ code: 'INDEX_CORRUPT', table: 'inbox' })
+    await expect(again.open('box')).rejects.toMatchObject({ code: 'INDEX_CORRUPT', table: 'box' })
+    await using other = (await again.open('other'))!
+    expect(other.view.count).toBe(1)
+    const more = again.begin()
+    more.append('other', {})
+    await more.commit()
+    expect(other.view.count).toBe(2)
+    expect((await findingsOf(again)).map((one) => one.kind)).toContain('frame-checksum')
+  })
+
+  test('a damaged snapshot is replaced by the one before and the log', async () => {
+    const fs = memoryFs()
+    await history(fs)
+    const expected = await (async () => {
+      await using index = await openIndex(fs, 'store')
+      return await contents(index)
+    })()
+    const snapshot = await fs.readFile('store/tables/inbox.snap')
+    const lost = snapshot.slice()
+    // The newest directory, both copies, and the trailer.
+    lost.fill(0x55, snapshot.length - 600)
+    await fs.writeFile('store/tables/inbox.snap', lost)
+    const events: IndexEvent[] = []
+    await using index = await openIndex(fs, 'store', { onEvent: (event) => events.push(event) })
+    expect(await contents(index)).toEqual(expected)
+    expect(events.map((event) => event.kind)).toContain('snapshot-replaced')
+  })
+
+  test('without its list of tables, an index is opened from the snapshots', async () => {
+    const fs = memoryFs()
+    await history(fs)
+    const expected = await (async () => {
+      await using index = await openIndex(fs, 'store')
+      return await contents(index)
+    })()
+    await fs.remove('store/tables/directory')
+    {
+      await using index = await openIndex(fs, 'store')
+      expect(await contents(index)).toEqual(expected)
+    }
+    await fs.remove('store/tables/directory.old')
+    await using index = await openIndex(fs, 'store')
+    expect(await contents(index)).toEqual(expected)
+  })
+
+  test('without its control file, an index is opened as one that was not closed', async () => {
+    const fs = memoryFs()
+    await history(fs)
+    await fs.remove('store/control')
+    const events: IndexEvent[] = []
+    await using index = await openIndex(fs, 'store', { onEvent: (event) => events.push(event) })
+    expect(events.map((event) => event.kind)).toContain('control-damaged')
+    expect(index.info('inbox')!.count).toBe(15)
+    await deliver(index, 5)
+  })
+})
+
+describe('a file system that fails', () => {
+  const errors = ['FS_IO', 'FS_NO_SPACE', 'short', 'FS_UNCERTAIN'] as const
+  const operations = [
+    'append',
+    'sync',
+    'write',
+    'truncate',
+    'writeFile',
+    'open',
+    'read',
+    'syncDirectory',
+    'remove',
+  ] as const
+
+  for (const operation of operations) {
+    test(`${operation} failing at any time loses nothing that was acknowledged`, async () => {
+      for (const fault of errors)
+        for (let nth = 1; nth <= 14; nth++) {
+          counted.faults++
+          let seen = 0
+          let armed = false
+          let fired = false
+          const plan: FaultPlan = {
+            fail(asked) {
+              if (!armed || asked !== operation || ++seen !== nth) return undefined
+              fired = true
+              return fault
+            },
+          }
+          const inner = memoryFs()
+          const index = await create(faultyFs(inner, plan), { segmentBytes: 900, checkpointBytes: 3000 })
+          const events: string[] = []
+          armed = true
+          const acknowledged: number[] = []
+          let uncertain = 0
+          for (let n = 0; n < 8; n++) {
+            try {
+              await deliver(index, n)
+              acknowledged.push(n)
+            } catch (error) {
+              const { code } = error as { code: string }
+              events.push(code)
+              if (code === 'INDEX_UNCERTAIN') uncertain++
+              // Whatever failed, what is shown is what was acknowledged.
+              expect(index.info('inbox')!.count).toBe(acknowledged.length)
+            }
+            if (n === 4) await index.checkpoint().catch(() => {})
+          }
+          // One failure costs one transaction, unless it may not go on.
+          if (uncertain === 0) expect(acknowledged.length).toBeGreaterThanOrEqual(7)
+          armed = false
+          await index[Symbol.asyncDispose]()
+          await using again = await openIndex(inner, 'store')
+          await using table = (await again.open('inbox'))!
+          const found = Array.from(
+            { length: table.view.count },
+            (_, row) => table.view.extension('guid')!.value(row)[0]!,
+          )
+          const expected = new Set(acknowledged)
+          expect(
+            acknowledged.every((n) => found.includes(n)),
+            `${fault} at ${nth}: ${events}`,
+          ).toBe(true)
+          if (uncertain === 0) expect(found.filter((n) => !expected.has(n))).toEqual([])
+          expect((await findingsOf(again)).filter((one) => one.severity === 'damage')).toEqual([])
+          await deliver(again, 99)
+          if (!fired) break
+        }
+    })
+  }
+
+  test('a failed flush is taken back with its group, and lazy changes before it stay', async () => {
+    let failing = false
+    const inner = memoryFs()
+    const fs = faultyFs(inner, {
+      fail: (operation, path) => (failing && operation === 'sync' && path.endsWith('.log') ? 'FS_IO' : undefined),
+    })
+    const index = await create(fs)
+    await deliver(index, 1)
+    const lazily = async (flag: number): Promise<void> => {
+      const tx = index.begin()
+      tx.changeFlags('inbox', UidSet.of(1), { add: flag })
+      await tx.commit({ durability: 'lazy' })
+    }
+    await lazily(FLAG_SEEN)
+    await lazily(FLAG_FLAGGED)
+    const log = await inner.readFile(LOG)
+    failing = true
+    await expect(Promise.all([deliver(index, 2), deliver(index, 3)])).rejects.toMatchObject({ code: 'INDEX_UNCERTAIN' })
+    failing = false
+    expect(index.info('inbox')!.count).toBe(1)
+    // It cannot know what the disk holds, so it goes on only after it was opened again.
+    await expect(deliver(index, 4)).rejects.toMatchObject({ code: 'INDEX_UNCERTAIN' })
+    await index[Symbol.asyncDispose]()
+    expect(Buffer.compare((await inner.readFile(LOG)).subarray(0, log.length), log)).toBe(0)
+    await using again = await openIndex(inner, 'store')
+    await using table = (await again.open('inbox'))!
+    expect(table.view.flags(0)).toBe(FLAG_SEEN | FLAG_FLAGGED | 1)
+    await deliver(again, 5)
+  })
+})
+
+describe('lazy changes', () => {
+  test('lost with the power, they leave no modseq that anybody was shown', async () => {
+    const fs = memoryFs()
+    const index = await create(fs)
+    await deliver(index, 1)
+    const flag = async (add: number, durability: 'lazy' | 'flushed'): Promise<void> => {
+      const tx = index.begin()
+      tx.changeFlags('inbox', UidSet.of(1), { add })
+      await tx.commit({ durability })
+    }
+    await flag(FLAG_SEEN, 'lazy')
+    const flushed = (await fs.readFile(LOG)).length
+    await flag(FLAG_FLAGGED, 'lazy')
+    await flag(16, 'lazy')
+    const shown = index.info('inbox')!.highestModSeq
+    await abandon(index)
+    // What was not flushed is gone.
+    const log = await fs.readFile(LOG)
+    expect(log.length).toBeGreaterThan(flushed)
+    await fs.writeFile(LOG, log.slice(0, flushed))
+    await using again = await openIndex(fs, 'store')
+    expect(again.info('inbox')!.highestModSeq).toBeGreaterThanOrEqual(shown)
+    await using table = (await again.open('inbox'))!
+    expect(table.view.highestModSeq).toBe(again.info('inbox')!.highestModSeq)
+    const before = table.view.highestModSeq
+    const tx = again.begin()
+    tx.changeFlags('inbox', UidSet.of(1), { add: 2 })
+    await tx.commit()
+    expect(table.view.highestModSeq).toBeGreaterThan(before)
+    // A second opening changes nothing.
+    await again[Symbol.asyncDispose]()
+    const files = await filesOf(fs)
+    await (await openIndex(fs, 'store'))[Symbol.asyncDispose]()
+    expect(await filesOf(fs)).toEqual(files)
+  })
+})
