@@ -63,7 +63,7 @@ async function contents(index: Index): Promise<Record<string, string>> {
         )
       const values = [...view.values].map(([key, bytes]) => `${key}=${Buffer.from(bytes).toString('hex')}`)
       said[id] =
-        `${view.uidNext} ${view.highestModSeq} ${table.expungedSince(0)} ${values.join(' ')}\n${rows.join('\n')}`
+        `${view.uidNext} ${view.highestModSeq} ${table.expungedSince(0)?.toString()} ${values.join(' ')}\n${rows.join('\n')}`
     } catch (error) {
       said[id] = (error as { code: string }).code
     }
@@ -372,7 +372,7 @@ describe('a file system that fails', () => {
           const expected = new Set(acknowledged)
           expect(
             acknowledged.every((n) => found.includes(n)),
-            `${fault} at ${nth}: ${events}`,
+            `${fault} at ${nth}: ${events.join(' ')}`,
           ).toBe(true)
           if (uncertain === 0) expect(found.filter((n) => !expected.has(n))).toEqual([])
           expect((await findingsOf(again)).filter((one) => one.severity === 'damage')).toEqual([])
