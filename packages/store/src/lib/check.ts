@@ -1,14 +1,15 @@
 /**
  * Everything that is wrong with a store: what its index and its box find in themselves, and what only both together
- * show. Read-only; memory is bounded by the number of messages (17 bytes each), not by their sizes.
+ * show. Read-only; memory is bounded by the number of messages (13 bytes each), not by their sizes.
  */
 import type { Box, BoxFinding } from '@mailstead/box'
-import type { IndexFinding, Table } from '@mailstead/index'
+import { IndexError, type IndexFinding, type Table } from '@mailstead/index'
 import { FORM_CANONICAL, type StoreFinding } from './contract.ts'
 import type { Core } from './core.ts'
 import { storeError } from './failure.ts'
 import { INBOX } from './name.ts'
-import { BOX_TABLE, guidOfTable, mailboxTable, TREE_TABLE } from './tree.ts'
+import type { TableLease } from './tables.ts'
+import { BOX_TABLE, type Entry, guidOfTable, mailboxTable, TREE_TABLE } from './tree.ts'
 
 /** Findings of one page. */
 const PAGE = 256
@@ -97,9 +98,13 @@ async function* checkRows(core: Core, boxTable: Table): AsyncGenerator<readonly 
   const sizes = new Float64Array(count)
   const looked = new Uint8Array(count)
   let page: StoreFinding[] = []
+  let complete = true
   for (const entry of core.tree.sorted) {
-    await using lease = await core.tables.acquire(mailboxTable(entry.guid))
-    if (lease === undefined) continue
+    await using lease = await acquire(core, entry, page)
+    if (lease === undefined) {
+      complete = false
+      continue
+    }
     const { view } = lease.table
     await view.load(core.columnNames)
     const box = view.extension('box')
@@ -135,7 +140,8 @@ async function* checkRows(core: Core, boxTable: Table): AsyncGenerator<readonly 
       }
     }
   }
-  const kept = boxView.extension('uses')
+  // Rows that cannot be read name messages too.
+  const kept = complete ? boxView.extension('uses') : undefined
   await boxView.load(['uses'])
   for (let row = 0; kept !== undefined && row < count; row++) {
     if (kept.number(row) !== uses[row]!)
@@ -147,6 +153,17 @@ async function* checkRows(core: Core, boxTable: Table): AsyncGenerator<readonly 
       )
   }
   if (page.length > 0) yield page
+}
+
+/** The mailbox's table, if it can be read: the rest is checked without it. */
+async function acquire(core: Core, entry: Entry, page: StoreFinding[]): Promise<TableLease | undefined> {
+  try {
+    return await core.tables.acquire(mailboxTable(entry.guid))
+  } catch (error) {
+    if (!(error instanceof IndexError && error.code === 'INDEX_CORRUPT')) throw error
+    page.push(finding('table', error.message, { mailbox: entry.name }))
+    return undefined
+  }
 }
 
 /** The canonical size of a message, or -1 if the box has reported, or now it is reported, that it is not as it should be. */

@@ -332,6 +332,7 @@ async function* streamOf(chunks: readonly Uint8Array[]): AsyncGenerator<Uint8Arr
 
 describe.each([
   ['memory', 1, () => memoryFs()],
+  ['memory without synchronous reads', 2, () => memoryFs({ syncRead: false })],
   ['posix', 4, () => posixFs(join(scratch, String(directories++)), { create: true })],
 ] as const)('sessions on %s', (_, share, freshFs) => {
   test('do what a plain model does, whatever the operations and whenever the store is opened again', async () => {
