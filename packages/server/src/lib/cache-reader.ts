@@ -5,11 +5,12 @@ const FIRST_BYTES = 16 * 1024
 
 export class CacheReader {
   readonly #column: CacheColumn
-  /** Holds the record of the row read last, from 0 on. */
-  bytes: Buffer = Buffer.allocUnsafe(FIRST_BYTES)
+  bytes: Buffer
 
-  constructor(view: TableView, field: string) {
+  /** `firstBytes`: what the buffer has to begin with. */
+  constructor(view: TableView, field: string, firstBytes: number = FIRST_BYTES) {
     this.#column = view.cache(field)
+    this.bytes = Buffer.allocUnsafe(Math.max(FIRST_BYTES, firstBytes))
   }
 
   /** Length of the record, now in `bytes` at `at`; -1 if there is none. `bytes` grows as needed. */

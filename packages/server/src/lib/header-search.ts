@@ -12,6 +12,7 @@ import { decodeEncodedWords, decodeStructure, parseDate, parseHeader } from '@ma
 import type { Mailbox } from '@mailstead/store'
 import { StoreError } from '@mailstead/store'
 import { CacheReader } from './cache-reader.ts'
+import { fieldEnd, fieldNames, fieldValue, headerEnds, namedField } from './header-lines.ts'
 import type { Pace } from './pace.ts'
 
 /** Records searched at once, in bytes. */
@@ -50,8 +51,8 @@ async function narrowSearched(
 ): Promise<void> {
   const { view, pace } = context
   const needle = foldToBytes(value)
-  const reader = new CacheReader(view, 'search')
-  const starts = new Uint32Array(BATCH_BYTES / 5)
+  const reader = new CacheReader(view, 'search', Math.min(BATCH_BYTES, mask.length * 512))
+  const starts = new Uint32Array(Math.min(mask.length, BATCH_BYTES / 16))
   const rows = new Uint32Array(starts.length)
   const asked: number[] = []
   let count = 0
@@ -99,7 +100,10 @@ async function narrowSearched(
   }
   flush()
   const held = new RawField(field, value)
-  for (const row of asked) if (!held.in(await headerOf(context, row))) mask[row] = 0
+  for (const row of asked) {
+    const header = await headerOf(context, row)
+    if (!held.in(header, header.length)) mask[row] = 0
+  }
 }
 
 function indexOf(bytes: Buffer, needle: Buffer, from: number, end: number): number {
@@ -114,8 +118,12 @@ async function narrowRaw(context: HeaderSearchContext, field: string, value: str
   for (let row = 0; row < mask.length; row++) {
     if (mask[row] === 0) continue
     const length = reader === undefined ? -1 : reader.read(row)
-    const header = length > 0 ? reader!.bytes.toString('latin1', 0, length) : await headerOf(context, row)
-    if (!held.in(header)) mask[row] = 0
+    if (length > 0) {
+      if (!held.in(reader!.bytes, length)) mask[row] = 0
+    } else {
+      const header = await headerOf(context, row)
+      if (!held.in(header, header.length)) mask[row] = 0
+    }
     if (reader === undefined || row % PACE_EVERY === 0) {
       const due = context.pace.due()
       if (due !== undefined) await due
@@ -123,39 +131,45 @@ async function narrowRaw(context: HeaderSearchContext, field: string, value: str
   }
 }
 
-/** One field in raw headers, one character a byte. */
+/** One field in raw headers. */
 class RawField {
-  readonly #pattern: RegExp
+  readonly #names: readonly Uint8Array[]
   readonly #needle: string
 
   constructor(field: string, value: string) {
-    const name = field.replace(/[^\w-]/g, '\\$&')
-    this.#pattern = new RegExp(`(?:^|\\n)${name}[ \\t]*:((?:[^\\n]|\\n[ \\t])*)`, 'gi')
+    this.#names = fieldNames([field])
     this.#needle = foldText(value)
   }
 
-  in(header: string): boolean {
-    if (this.#needle === '') return header.search(this.#pattern) >= 0
-    for (const [, value] of header.matchAll(this.#pattern))
-      if (foldText(decodeEncodedWords(value!.replace(/\r?\n(?=[ \t])/g, ''))).includes(this.#needle)) return true
+  in(bytes: Buffer, length: number): boolean {
+    for (let at = 0; at < length && !headerEnds(bytes, at); ) {
+      const end = fieldEnd(bytes, at, length)
+      const start = namedField(bytes, at, end, this.#names)
+      if (start >= 0) {
+        if (this.#needle === '') return true
+        if (foldText(decodeEncodedWords(fieldValue(bytes, start, end))).includes(this.#needle)) return true
+      }
+      at = end
+    }
     return false
   }
 }
 
 /** The top header of a message; empty where it is expunged by now. */
-async function headerOf({ mailbox, view }: HeaderSearchContext, row: number): Promise<string> {
+async function headerOf(
+  { mailbox, view }: Pick<HeaderSearchContext, 'mailbox' | 'view'>,
+  row: number,
+): Promise<Buffer> {
   try {
     using body = mailbox.bodySync(view, row) ?? (await mailbox.body(view, row))
     const parts =
       view.cache('mime.parts').value(row) ?? (await mailbox.recompute(view, row)).get('mime.parts') ?? new Uint8Array(0)
     const end = Math.min(decodeStructure(parts).root.bodyStart, HEADER_MAX)
     const bytes = body.sliceSync(0, end)
-    if (bytes !== undefined) return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString('latin1')
-    let text = ''
-    for await (const chunk of body.stream(0, end)) text += Buffer.from(chunk).toString('latin1')
-    return text
+    if (bytes !== undefined) return Buffer.from(bytes)
+    return Buffer.concat(await Array.fromAsync(body.stream(0, end), (chunk) => Buffer.from(chunk)))
   } catch (error) {
-    if (error instanceof StoreError && error.code === 'STORE_EXPUNGED') return ''
+    if (error instanceof StoreError && error.code === 'STORE_EXPUNGED') return Buffer.alloc(0)
     throw error
   }
 }
@@ -178,9 +192,8 @@ export class SentDays {
   }
 
   async dayOfMessage(row: number): Promise<number> {
-    const context = { mailbox: this.#mailbox, view: this.#view }
-    const header = await headerOf(context as HeaderSearchContext, row)
-    const value = parseHeader(Buffer.from(header, 'latin1')).last('date')
+    const header = await headerOf({ mailbox: this.#mailbox, view: this.#view }, row)
+    const value = parseHeader(header).last('date')
     const date = value === undefined ? undefined : parseDate(value)
     return date === undefined ? Number.NaN : Math.floor((date.timeMs + date.offsetMinutes * 60_000) / DAY_MS)
   }

@@ -20,8 +20,8 @@ const EMPTY: Uint8Array = new Uint8Array(0)
 interface Plan {
   readonly section: FetchSection
   readonly fields: ReadonlySet<string> | undefined
-  /** The cache holds all of these fields of a message, if it holds the message. */
-  readonly cached: boolean
+  /** Where the cache holds all of these fields of a message, if it holds the message. */
+  readonly cache: CachedHeaders | undefined
   readonly needsStructure: boolean
 }
 
@@ -32,7 +32,7 @@ export class SectionReader {
   readonly #view: TableView
   readonly #plans: readonly Plan[]
   readonly #parts: CacheColumn
-  readonly #headers: CachedHeaders | undefined
+  readonly #anyCached: boolean
   readonly #needsStructure: boolean
   #structure: MessageStructure | undefined
   /** What the cache gave for each section; undefined: from the body. */
@@ -44,12 +44,15 @@ export class SectionReader {
     this.#plans = sections.map((section) => ({
       section,
       fields: section.text.startsWith('HEADER.FIELDS') ? new Set(section.fields) : undefined,
-      cached: section.part.length === 0 && section.text === 'HEADER.FIELDS' && CachedHeaders.holds(section.fields),
+      cache:
+        section.part.length === 0 && section.text === 'HEADER.FIELDS' && CachedHeaders.holds(section.fields)
+          ? new CachedHeaders(view, section.fields)
+          : undefined,
       needsStructure: section.part.length > 0 || section.text !== '',
     }))
     this.#needsStructure = this.#plans.some(({ needsStructure }) => needsStructure)
     this.#parts = view.cache('mime.parts')
-    this.#headers = this.#plans.some(({ cached }) => cached) ? new CachedHeaders(view) : undefined
+    this.#anyCached = this.#plans.some(({ cache }) => cache !== undefined)
   }
 
   /** Gets hold of the message of `row`, or fails as `Mailbox.body` does. A promise only where something has to be waited for. */
@@ -58,14 +61,13 @@ export class SectionReader {
     this.#structure = undefined
     const { length } = this.#plans
     let missing = false
-    if (this.#headers === undefined) missing = true
-    else
+    if (this.#anyCached)
       for (let i = 0; i < length; i++) {
-        const { cached, fields } = this.#plans[i]!
-        const bytes = cached ? this.#headers.fields(row, fields!) : undefined
+        const bytes = this.#plans[i]!.cache?.fields(row)
         this.#cached[i] = bytes
         if (bytes === undefined) missing = true
       }
+    else missing = true
     if (!missing) return undefined
     const body = this.#mailbox.bodySync(this.#view, row)
     if (body === undefined) return this.#openSlowly(row)
@@ -96,7 +98,7 @@ export class SectionReader {
     const body = this.#body
     const { length } = this.#plans
     for (let i = 0; i < length; i++) {
-      const cached = this.#headers === undefined ? undefined : this.#cached[i]
+      const cached = this.#anyCached ? this.#cached[i] : undefined
       if (cached !== undefined) writePartial(this.#plans[i]!.section, cached, writer)
       else if (!this.#writeSync(this.#plans[i]!, body!, writer)) return this.#writeSlowly(i, writer)
     }
@@ -146,7 +148,7 @@ export class SectionReader {
     for (let i = from; i < this.#plans.length; i++) {
       const plan = this.#plans[i]!
       const { section, fields } = plan
-      const cached = this.#headers === undefined ? undefined : this.#cached[i]
+      const cached = this.#anyCached ? this.#cached[i] : undefined
       if (cached !== undefined) {
         writePartial(section, cached, writer)
         continue
