@@ -1,1 +1,1 @@
-export {}
+export { dumpFile } from './lib/dump-file.ts'

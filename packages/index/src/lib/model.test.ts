@@ -159,7 +159,8 @@ function changeOf(model: Model, { op, table: t, a, b, n, bits }: Rough): ModelCh
   }
   if (op < 24 && column !== undefined && column !== 'ref')
     return { kind: 'increment', table: spec.id, column, uid: uidAt(a), by: n - 300 }
-  if (op === 27) return { kind: 'drop', table: spec.id }
+  // Whoever drops a table whose rows are named elsewhere leaves those names dangling: not this test.
+  if (op === 27 && spec.id !== 'box') return { kind: 'drop', table: spec.id }
   const value = bits < 8 ? undefined : Uint8Array.of(bits, n & 255)
   return { kind: op === 26 ? 'expect' : 'value', table: spec.id, key: `k${n % 4}`, value }
 }
@@ -221,7 +222,7 @@ async function run(
       // How this view differs from the one compared before.
       const before = open.views.get(id)
       const uids = UidSet.of(...expected.rows.keys())
-      if (before !== undefined && before.view.table === id) {
+      if (before !== undefined && before.view.uidValidity === table.view.uidValidity) {
         const changes = changesBetween(before.view, table.view)
         expect(changes.appended.toString()).toBe(uids.subtract(before.uids).toString())
         expect(changes.expunged.toString()).toBe(before.uids.subtract(uids).toString())
@@ -272,6 +273,7 @@ async function run(
           const expected = model.commit(draft)
           waiting.push({ result: tx.commit({ durability: one.lazy ? 'lazy' : 'flushed' }), outcomes, expected })
         }
+        await Promise.allSettled(waiting.map((one) => one.result))
         for (const { result, outcomes, expected } of waiting) {
           if ('code' in expected) {
             counts.refused++

@@ -161,7 +161,9 @@ class Resolver {
         const meta = tableMeta(this.#world.newNumber(), request.spec)
         for (const c of meta.counting) {
           const counts = meta.columns[c]!.counts!
-          const target = this.#open.get(counts.table)?.draft.meta ?? this.#world.state(counts.table)?.meta
+          const open = this.#open.get(counts.table)
+          const target =
+            open === undefined ? this.#world.state(counts.table)?.meta : open.dropped ? undefined : open.draft.meta
           if (target === undefined || !target.byName.has(counts.column))
             throw new IndexError(
               'INDEX_CONFLICT',

@@ -1,0 +1,31 @@
+import { hexDump, toHex } from '@mailstead/bytes'
+import { dumpCacheFile } from './dump-cache.ts'
+import { dumpIndexFile } from './dump.ts'
+import { IndexError } from './error.ts'
+import { decodeRoot, ROOT_FILE } from './root.ts'
+
+/**
+ * A file of an index as text, one line at a time: segments of the log, snapshots, caches, the control file, the list of
+ * tables, root markers. `name` is the file's own name; a cache needs it, since it is named after its table. Never fails on
+ * damage, and leaves out no byte: what cannot be decoded is shown in hex. Undefined for what is no file of an index.
+ */
+export function dumpFile(bytes: Uint8Array, name: string): Iterable<string> | undefined {
+  const base = name.slice(name.lastIndexOf('/') + 1)
+  if (base === ROOT_FILE) return dumpRoot(bytes)
+  if (base.endsWith('.cache')) {
+    const lines = dumpCacheFile(bytes, base.slice(0, -'.cache'.length))
+    if (lines !== undefined) return lines
+  }
+  return dumpIndexFile(bytes)
+}
+
+function* dumpRoot(bytes: Uint8Array): Generator<string> {
+  try {
+    const { uuid, role } = decodeRoot(bytes)
+    yield `root marker: ${role}, ${toHex(uuid)}`
+  } catch (error) {
+    if (!(error instanceof IndexError)) throw error
+    yield error.message
+    for (const line of hexDump(bytes).split('\n')) if (line !== '') yield `    ${line}`
+  }
+}
