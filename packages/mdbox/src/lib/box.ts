@@ -20,6 +20,7 @@ import { type MdboxOptions, WHOLE_MAX } from './options.ts'
 import { type Places, PlaceTable } from './place.ts'
 import { purgeBox } from './purge.ts'
 import { ChunkedMessage, damaged, frameOf, frameSize, type Place, recordMemory, wholeMessage } from './read.ts'
+import { ReadAhead } from './read-ahead.ts'
 import { scanBox } from './scan.ts'
 
 /** Above this a record is not read whole when its message is opened. */
@@ -39,6 +40,7 @@ export class MdboxBox implements Box, BatchHost {
   readonly #batches = new Set<Batch>()
   /** For synchronous reads, which are over before the next begins. */
   readonly #place: Place = { ref: 0, file: 0, offset: 0, length: 0, sum: 0 }
+  readonly #ahead = new ReadAhead()
   #purging: Promise<PurgeReport> | undefined
   #closing: Promise<void> | undefined
 
@@ -103,6 +105,15 @@ export class MdboxBox implements Box, BatchHost {
     let kept = false
     try {
       if (place.length <= WHOLE_RECORD_MAX) {
+        const ahead = this.#ahead.record(file, place)
+        if (ahead !== undefined) {
+          try {
+            return wholeMessage(ahead, ahead.length, place, headerBytes)
+          } catch {
+            // Read before it was all there, perhaps: what the file says now is what counts.
+            this.#ahead.drop()
+          }
+        }
         const record = recordMemory(place.length)
         return wholeMessage(record, file.readSync!(record, place.offset), place, headerBytes)
       }
