@@ -442,7 +442,7 @@ export function imapSessionConformance({ describe, it }: Runner, { createBackend
       await append(other, ['d'])
       for (const command of ['FETCH 2 UID', 'SEARCH ALL', 'STORE 2 FLAGS (\\Seen)', 'SORT (ARRIVAL) UTF-8 ALL']) {
         const lines = await client.ok(command)
-        assert.ok(!lines.some((line) => / EXPUNGE$/.test(line)), command)
+        assert.ok(!lines.some((line) => line.endsWith(' EXPUNGE')), command)
       }
       assert.deepEqual(await client.ok('FETCH 2:3 UID'), ['* 2 FETCH (UID 2)', '* 3 FETCH (UID 3)'])
       const lines = await client.ok('UID SEARCH ALL')
