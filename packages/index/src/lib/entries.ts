@@ -1,4 +1,5 @@
 /** What an open index knows of its tables without opening them, kept up to date by the headers of frames. */
+import type { TableCache } from './cache.ts'
 import type { TableInfo } from './contract.ts'
 import type { FrameTable } from './frame.ts'
 import type { TableState } from './state.ts'
@@ -38,6 +39,8 @@ export class Entry implements TableInfo {
   dropped = false
   /** Handles of callers. */
   handles = 0
+  /** The cache beside the table, shared by all handles. */
+  cache: Promise<TableCache> | undefined
 
   constructor(number: number, id: string, uidValidity: number) {
     this.number = number

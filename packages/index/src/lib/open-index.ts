@@ -301,10 +301,11 @@ class StoreIndex implements Index, Committer, CheckpointHost {
           loaded.handles--
           continue
         }
-        const cache = await openCacheFile(this.fs, this.#path, id, {
+        loaded.cache ??= openCacheFile(this.fs, this.#path, id, {
           readOnly: this.settings.readOnly,
           now: this.settings.now,
         })
+        const cache = await loaded.cache
         const handle = new TableHandle(this, loaded, cache)
         this.#handles.add(handle)
         return handle
@@ -402,12 +403,16 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     }
   }
 
-  /** A handle is gone: its table may be forgotten when others are needed. */
-  released(handle: TableHandle, entry: Entry): void {
+  /** A handle is gone: with the last one goes the cache, and the table may be forgotten when others are needed. */
+  async released(handle: TableHandle, entry: Entry, cache: TableCache): Promise<void> {
     this.#handles.delete(handle)
     entry.handles--
-    if (entry.handles === 0 && entry.state !== undefined && !entry.dropped) this.#keepIdle(entry)
     this.#watchFiles()
+    if (entry.handles > 0) return
+    if (entry.state !== undefined && !entry.dropped) this.#keepIdle(entry)
+    entry.cache = undefined
+    if (entry.dropped && !this.settings.readOnly) await cache.drop()
+    await cache[Symbol.asyncDispose]()
   }
 
   // ---- transactions
@@ -538,6 +543,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
       }
       if (entry === old) continue
       entry.handles = old.handles
+      entry.cache = old.cache
       for (const handle of this.#handles) if (handle.entry === old) handle.entry = entry
       if (entry.handles > 0)
         await this.#load(entry).catch((error: unknown) => {
@@ -1050,9 +1056,7 @@ class TableHandle implements Table {
     void this.view
     this.#disposed = true
     this.#watchers.clear()
-    this.#index.released(this, this.entry)
-    if (this.entry.dropped) await this.#cache.drop()
-    await this.#cache[Symbol.asyncDispose]()
+    await this.#index.released(this, this.entry, this.#cache)
   }
 }
 
