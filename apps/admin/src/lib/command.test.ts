@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process'
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -134,6 +134,9 @@ describe('a data directory', () => {
     })
     expect((await mailstead(['check', '--data', data, '--user', 'nobody'])).code).toBe(2)
     expect((await mailstead(['dump', join(data, 'users/alice/storage/m.1')])).out).toContain('dbox v2')
+    expect((await mailstead(['dump', join(data, 'mailstead-root')])).out).toContain('root marker: data')
+    const log = readdirSync(join(data, 'users/alice/index/log'))[0]!
+    expect((await mailstead(['dump', join(data, 'users/alice/index/log', log)])).out).toContain('frame')
     expect((await mailstead(['dump', file])).code).toBe(1)
     expect((await mailstead(['dump', join(directory, 'nothing')])).code).toBe(2)
   })

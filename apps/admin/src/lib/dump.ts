@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { Command } from 'commander'
+import { dumpFile } from '@mailstead/index/format'
 import { dumpMdboxFile } from '@mailstead/mdbox/format'
 import { Exit } from './exit.ts'
 
@@ -19,7 +20,7 @@ export function dumpCommand(): Command {
         throw new Exit(2, `${file} cannot be read: ${(error as Error).message}`)
       }
       if (bytes.length > FILE_MAX) throw new Exit(2, `${file} is larger than ${FILE_MAX} bytes`)
-      const lines = isMdbox(bytes) ? dumpMdboxFile(bytes) : undefined
+      const lines = isMdbox(bytes) ? dumpMdboxFile(bytes) : dumpFile(bytes, file)
       if (lines === undefined) throw new Exit(1, `${file} is no file of a store, as far as its first bytes tell`)
       for (const line of lines) process.stdout.write(`${line}\n`)
     })
