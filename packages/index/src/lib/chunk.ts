@@ -42,6 +42,8 @@ export interface Chunk {
   owner: object | undefined
   /** Bits of the columns whose arrays belong to the owner alone. */
   owned: number
+  /** Rows that others may see; the owner may write those after them in any array. */
+  shared: number
 }
 
 /** Shared by every chunk in which no row has a keyword. */
@@ -54,7 +56,7 @@ export function zeroColumn(width: number): Uint8Array {
   return (zeroColumns[width] ??= ZEROS.subarray(0, CHUNK_ROWS * width))
 }
 export function isZeroColumn(column: Uint8Array): boolean {
-  return column.buffer === ZEROS.buffer
+  return zeroColumns[column.length / CHUNK_ROWS] === column
 }
 
 /** Extension column `c` of a chunk, loaded if it was not. */

@@ -120,6 +120,9 @@ class StoreIndex implements Index, Committer, CheckpointHost {
   readonly #idle = new Map<number, Entry>()
   #nextNumber = 1
   #writer = new ByteWriter(64 * 1024)
+  /** Writers of the sections of the group at hand, used again by the next. */
+  #writers: ByteWriter[] = []
+  #writersUsed = 0
   #queue: Waiter[] = []
   #refreshes: { resolve: () => void; reject: (error: unknown) => void }[] = []
   #jobs: (() => Promise<void>)[] = []
@@ -610,7 +613,10 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     const world = {
       state: (id: string) => this.#stateIn(batch, id),
       newNumber: () => batch.nextNumber++,
+      writer: () => this.#sectionWriter(),
     }
+    this.#writersUsed = 0
+    if (this.#writers.length > KEEP_WRITERS) this.#writers.length = KEEP_WRITERS
     const results: (CommitResult | { error: unknown })[] = []
     const resolved: { at: number; value: Resolved }[] = []
     let flushed = false
@@ -659,7 +665,10 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     // Foreign frames that come with the group are shown with it, so they need the flush too.
     const flush = flushed || foreign > 0
     if (flush) await this.log.flush(prepared.tail, bytes.length)
-    if (bytes.length > KEEP_WRITER_BYTES) this.#writer = new ByteWriter(64 * 1024)
+    if (bytes.length > KEEP_WRITER_BYTES) {
+      this.#writer = new ByteWriter(64 * 1024)
+      this.#writers = []
+    }
     this.#logBytes += bytes.length
     for (const { value } of resolved) value.settle()
     this.#publish(batch, {
@@ -668,6 +677,12 @@ class StoreIndex implements Index, Committer, CheckpointHost {
       unflushed: flush ? tail.next : prepared.tail.unflushed,
     })
     return results
+  }
+
+  #sectionWriter(): ByteWriter {
+    const writer = (this.#writers[this.#writersUsed++] ??= new ByteWriter(256))
+    writer.reset()
+    return writer
   }
 
   #dropIn(batch: Batch, number: number): void {
@@ -697,10 +712,12 @@ class StoreIndex implements Index, Committer, CheckpointHost {
   /** Tables that a group needs: those it names, and those whose rows these count. */
   *#needed(group: readonly Waiter[], batch: Batch | undefined): Generator<string> {
     const seen = new Set<string>()
+    let last: string | undefined
     for (const { requested } of group) {
       for (const request of requested) {
         const { table } = request
-        if (seen.has(table)) continue
+        if (table === last || seen.has(table)) continue
+        last = table
         seen.add(table)
         yield table
         const number = batch?.ids.get(table) ?? this.#entries.get(table)?.number
@@ -1060,6 +1077,8 @@ class TableHandle implements Table {
   }
 }
 
+/** Writers of sections kept between groups. */
+const KEEP_WRITERS = 256
 /** Kept between groups, unless a large one blew it up. */
 const KEEP_WRITER_BYTES: number = 4 * MiB
 

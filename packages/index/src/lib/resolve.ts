@@ -8,7 +8,7 @@
  *   3. Uses (I-8): for every row appended, expunged or set, the rows it names elsewhere are counted in the same frame.
  *   4. A transaction that fails leaves no trace: its drafts are dropped.
  */
-import { ByteWriter } from '@mailstead/bytes'
+import type { ByteWriter } from '@mailstead/bytes'
 import { UidSet, UidSetBuilder } from '@mailstead/uidset'
 import {
   type Chunk,
@@ -51,6 +51,8 @@ export interface World {
   state(id: string): TableState | undefined
   /** A number for a new table, never given before. */
   newNumber(): number
+  /** An empty writer; what is written stays until the group is. */
+  writer(): ByteWriter
 }
 
 export interface Resolved {
@@ -97,6 +99,7 @@ class Resolver {
   readonly #order: Working[] = []
   readonly #uses = new Map<string, Uses>()
   readonly #settle: (() => void)[] = []
+  readonly #pending: PendingRow[] = []
 
   constructor(world: World, lazy: boolean) {
     this.#world = world
@@ -113,6 +116,7 @@ class Resolver {
       if (working.out.position > 0) changed.push(working)
     }
     const settle = (): void => {
+      for (const pending of this.#pending) pending.uid = pending.assigned
       for (const one of this.#settle) one()
     }
     if (changed.length === 0) {
@@ -243,7 +247,7 @@ class Resolver {
   #add(state: TableState): Working {
     const working: Working = {
       draft: new Draft(state),
-      out: new ByteWriter(64),
+      out: this.#world.writer(),
       modSeq: state.highestModSeq + 1,
       created: false,
       dropped: false,
@@ -289,9 +293,7 @@ class Resolver {
       for (const c of meta.counting) this.#useRows(working, c, chunk, at, at + 1, 1)
     }
     pending.assigned = uid
-    this.#settle.push(() => {
-      pending.uid = uid
-    })
+    this.#pending.push(pending)
     this.#appendedRows(working, uid, 1)
   }
 
@@ -689,6 +691,10 @@ class Resolver {
 
 function writeAppend(out: ByteWriter, draft: Draft, uid: number, count: number): void {
   const { chunks, meta } = draft
+  if (count === 1) {
+    writeAppendOne(out, draft, uid)
+    return
+  }
   // Slices of chunks that hold the rows: chunk, first row, row after the last.
   const first = chunkAtLeast(chunks, uid)
   const slices: { chunk: Chunk; from: number; to: number }[] = []
@@ -732,6 +738,35 @@ function writeAppend(out: ByteWriter, draft: Draft, uid: number, count: number):
     if (!each) out.bytes(value)
     else for (const { chunk, from, to } of slices) out.bytes(chunk.ext[c]!.subarray(from * width, to * width))
   }
+}
+
+/** The same for one row, which is what a delivery appends. */
+function writeAppendOne(out: ByteWriter, draft: Draft, uid: number): void {
+  const { columns } = draft.meta
+  const chunk = draft.chunks[chunkAtLeast(draft.chunks, uid)]!
+  const row = rowAtLeast(chunk.uids, chunk.rows, uid)
+  out.u8(OP_APPEND)
+  out.varint(uid)
+  out.varint(1)
+  out.u8(0)
+  out.u8(chunk.flags[row]!)
+  out.varint(chunk.sets[row]!)
+  const at = out.reserve(1)
+  let named = 0
+  for (let c = 0; c < columns.length; c++) {
+    const column = chunk.ext[c]!
+    const width = columns[c]!.bytes
+    const from = row * width
+    const to = from + width
+    if (isZeroSlice(column, from, to)) continue
+    named++
+    out.varint(c)
+    out.u8(0)
+    // Bytes one by one: a view of so few would cost more.
+    for (let i = from; i < to; i++) out.u8(column[i]!)
+  }
+  // At most COLUMNS_MAX, so one byte.
+  out.patchU8(at, named)
 }
 
 function isZeroSlice(column: Uint8Array, from: number, to: number): boolean {

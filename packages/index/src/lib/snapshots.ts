@@ -347,6 +347,7 @@ export class Snapshots implements AsyncDisposable {
         pages: { source, offsets, checksums },
         owner: undefined,
         owned: 0,
+        shared: rows,
       }
       chunks.push(chunk)
       count += rows

@@ -378,7 +378,7 @@ export class Draft {
     if (found === undefined || found.uids[row] !== uid) throw new Error(`no row ${uid}`)
     const chunk = this.#own(at)
     const width = this.meta.columns[c]!.bytes
-    const column = this.#writableExt(chunk, c)
+    const column = this.#writableExt(chunk, c, row)
     if (c === this.meta.summed) this.bytes -= readNumber(column, row * width, width)
     column.set(value, row * width)
     if (c === this.meta.summed) this.bytes += readNumber(column, row * width, width)
@@ -393,7 +393,7 @@ export class Draft {
     if (found === undefined || found.uids[row] !== uid) return -1
     const chunk = this.#own(at)
     const width = this.meta.columns[c]!.bytes
-    const column = this.#writableExt(chunk, c)
+    const column = this.#writableExt(chunk, c, row)
     const before = readNumber(column, row * width, width)
     const after = Math.max(0, before + by)
     writeNumber(column, row * width, width, after)
@@ -438,6 +438,7 @@ export class Draft {
       pages: undefined,
       owner: this.#token,
       owned: -1,
+      shared: 0,
     }
     let at = 0
     const copy = (from: Chunk, begin: number, end: number): void => {
@@ -493,6 +494,7 @@ export class Draft {
       pages: chunk.pages,
       owner: this.#token,
       owned: 0,
+      shared: chunk.rows,
     }
     this.#list()[at] = own
     return own
@@ -512,6 +514,7 @@ export class Draft {
         pages: undefined,
         owner: this.#token,
         owned: -1,
+        shared: 0,
       }
       this.#list().push(chunk)
       return chunk
@@ -591,13 +594,13 @@ export class Draft {
     return chunk.sets
   }
 
-  #writableExt(chunk: Chunk, c: number): Uint8Array {
+  #writableExt(chunk: Chunk, c: number, row: number): Uint8Array {
     const width = this.meta.columns[c]!.bytes
     let column = extOf(chunk, c, width)
     if (isZeroColumn(column)) {
       column = new Uint8Array(chunk.uids.length * width)
       this.#taken(chunk, EXT + c)
-    } else if ((chunk.owned & (1 << (EXT + c))) === 0) {
+    } else if (row < chunk.shared && (chunk.owned & (1 << (EXT + c))) === 0) {
       column = column.slice()
       this.#taken(chunk, EXT + c)
     }
