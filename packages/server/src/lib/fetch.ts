@@ -24,6 +24,9 @@ const PENDING_EVERY = 256
 const ENVELOPE: Uint8Array = Buffer.from('ENVELOPE')
 const BODYSTRUCTURE: Uint8Array = Buffer.from('BODYSTRUCTURE')
 const BODY: Uint8Array = Buffer.from('BODY')
+/** Valid forms that say nothing, for a message that cannot be read. */
+const NO_ENVELOPE: Uint8Array = Buffer.from('(NIL NIL NIL NIL NIL NIL NIL NIL NIL NIL)')
+const NO_BODY: Uint8Array = Buffer.from('("application" "octet-stream" NIL NIL NIL "7bit" 0)')
 
 export interface FetchContext {
   readonly mailbox: Mailbox
@@ -67,6 +70,13 @@ export async function fetchMessages(context: FetchContext): Promise<FetchOutcome
   const damaged: { uid: number; error: unknown }[] = []
   let expunged = 0
   let unavailable: unknown
+  let failure: unknown
+  const note = (error: unknown, uid: number): void => {
+    if (error instanceof StoreError && error.code === 'STORE_EXPUNGED') expunged++
+    else if (error instanceof StoreError && error.code === 'STORE_UNAVAILABLE') unavailable = error
+    else if (error instanceof StoreError && error.code === 'STORE_DAMAGED') damaged.push({ uid, error })
+    else throw imapError(error)
+  }
   const pace = new Pace()
   let written = 0
   let at = 0
@@ -90,10 +100,7 @@ export async function fetchMessages(context: FetchContext): Promise<FetchOutcome
             if (opening !== undefined) await opening
           } catch (error) {
             sections.close()
-            if (error instanceof StoreError && error.code === 'STORE_EXPUNGED') expunged++
-            else if (error instanceof StoreError && error.code === 'STORE_UNAVAILABLE') unavailable = error
-            else if (error instanceof StoreError && error.code === 'STORE_DAMAGED') damaged.push({ uid, error })
-            else throw imapError(error)
+            note(error, uid)
             continue
           }
         }
@@ -105,16 +112,21 @@ export async function fetchMessages(context: FetchContext): Promise<FetchOutcome
         if (received !== undefined) writer.internalDate(received.number(here))
         if (size !== undefined) writer.size(size.number(here))
         if (envelopes !== undefined && !writer.itemFrom(ENVELOPE, envelopes, here))
-          await writeMissing(context, ENVELOPE, 'imap.envelope', here)
+          failure = (await writeMissing(context, ENVELOPE, 'imap.envelope', here)) ?? failure
         if (bodies !== undefined && !writer.itemFrom(BODY, bodies, here))
-          await writeMissing(context, BODY, 'imap.body', here)
+          failure = (await writeMissing(context, BODY, 'imap.body', here)) ?? failure
         if (structures !== undefined && !writer.itemFrom(BODYSTRUCTURE, structures, here))
-          await writeMissing(context, BODYSTRUCTURE, 'imap.bodystructure', here)
+          failure = (await writeMissing(context, BODYSTRUCTURE, 'imap.bodystructure', here)) ?? failure
         if (sections !== undefined) {
           const writing = sections.write(writer)
           if (writing !== undefined) await writing
+          failure = sections.failure ?? failure
         }
         writer.end()
+        if (failure !== undefined) {
+          note(failure, uid)
+          failure = undefined
+        }
         if (sections !== undefined || ++written % PENDING_EVERY === 0) {
           const pending = writer.pending() ?? pace.due()
           if (pending !== undefined) await pending
@@ -126,18 +138,22 @@ export async function fetchMessages(context: FetchContext): Promise<FetchOutcome
   return { expunged, damaged, unavailable }
 }
 
-/** The cache is disposable: what is not there is computed again, kept for the next time, and served. */
-async function writeMissing(context: FetchContext, label: Uint8Array, field: string, row: number): Promise<void> {
+/**
+ * The cache is disposable: what is not there is computed again, kept for the next time, and served. Where the message cannot be
+ * read, the reply that has begun holds a form without content, and the command fails for the reason returned.
+ */
+async function writeMissing(context: FetchContext, label: Uint8Array, field: string, row: number): Promise<unknown> {
   const { mailbox, rows, writer } = context
   let value: Uint8Array | undefined
+  let failure: unknown
   try {
     value = (await mailbox.recompute(rows.view, row)).get(field)
   } catch (error) {
     if (!(error instanceof StoreError)) throw error
-    // The message cannot be read; its ENVELOPE cannot be told. NIL is what a client can live with.
+    failure = error
   }
-  if (value === undefined) writer.nil(label)
-  else writer.item(label, value)
+  writer.item(label, value ?? (label === ENVELOPE ? NO_ENVELOPE : NO_BODY))
+  return failure
 }
 
 function column({ view }: ClientRows, name: string): FixedColumn {

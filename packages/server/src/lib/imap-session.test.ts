@@ -1,8 +1,12 @@
 import { connect } from 'node:net'
+import { memoryFs } from '@mailstead/fs/memory'
 import { imapSessionConformance, ImapTestClient } from '@mailstead/imap/testing'
+import { mdbox } from '@mailstead/mdbox'
 import { afterEach, beforeEach, describe, expect, it, test } from 'vitest'
 import { type TestServer, testServer } from '../testing.ts'
 import { imapBackend } from './imap-backend.ts'
+import { type MailServer, startServer } from './start.ts'
+import { staticUsers } from './users.ts'
 
 imapSessionConformance(
   { describe, it },
@@ -275,6 +279,53 @@ describe('sessions of one user', () => {
     const subscribed = await client.ok('LIST (SUBSCRIBED) "" "*"')
     expect(subscribed.map((line) => line.split(' ').at(-1))).toEqual(['a/b', 'gone/x'])
     expect((await client.ok('LSUB "" %')).map((line) => line.split(' ').at(-1))).toEqual(['a', 'gone'])
+  })
+})
+
+describe('a message whose bytes are damaged', () => {
+  const large = 'x'.repeat(76).concat('\r\n').repeat(20_000)
+
+  test('is refused with NO and its neighbours are served; a large one ends the connection', async () => {
+    const disk = memoryFs()
+    const start = async (): Promise<MailServer> =>
+      startServer({
+        users: staticUsers({ alice: 'secret' }),
+        imap: { host: '127.0.0.1', port: 0 },
+        lmtp: { host: '127.0.0.1', port: 0 },
+        storage: () => Promise.resolve({ fs: disk, box: (fs) => mdbox(fs, 'storage') }),
+      })
+    await using server = await start()
+    {
+      using lease = await server.stores.acquire({ name: 'alice', home: undefined, groups: [] })
+      await using batch = lease.store.as({ name: 'alice' }).save()
+      for (const body of ['one\r\n', 'two\r\n', `${large}needle\r\n`, 'four\r\n'])
+        await batch.add(Buffer.from(message('damage', body)), [{ mailbox: 'INBOX' }])
+      await batch.commit()
+    }
+    const path = 'storage/m.1'
+    const stored = Buffer.from(await disk.readFile(path))
+    await using file = await disk.open(path, 'write')
+    for (const mark of ['two\r\n', 'needle']) {
+      const at = stored.indexOf(mark)
+      await file.write(Buffer.from([stored[at]! ^ 1]), at)
+    }
+    await using client = new ImapTestClient(connect(server.imap!.port))
+    await client.line()
+    await client.ok('LOGIN alice secret')
+    await client.ok('SELECT INBOX')
+    // Number 3 is large: its damage is far behind what was sent already, so the connection is cut in the literal.
+    await expect(client.command('FETCH 1:4 (BODY.PEEK[TEXT])')).rejects.toThrow('the server hung up')
+    await using again = new ImapTestClient(connect(server.imap!.port))
+    await again.line()
+    await again.ok('LOGIN alice secret')
+    await again.ok('SELECT INBOX')
+    const others = await again.command('FETCH 1,2,4 (UID BODY.PEEK[TEXT])')
+    expect(others.text).toMatch(/^NO \[SERVERBUG\]/)
+    expect(others.untagged.map((reply) => reply.slice(0, 9))).toEqual(['* 1 FETCH', '* 4 FETCH'])
+    // What the cache and the columns know is told all the same.
+    expect(await again.ok('FETCH 1:4 (UID RFC822.SIZE ENVELOPE)')).toHaveLength(4)
+    expect((await again.command('SEARCH BODY "nothing"')).status).toBe('NO')
+    expect(await again.ok('SEARCH 1 BODY "one"')).toEqual(['* SEARCH 1'])
   })
 })
 

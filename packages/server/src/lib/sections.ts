@@ -7,7 +7,7 @@
 import type { FetchSection, FetchWriter } from '@mailstead/imap'
 import type { CacheColumn, TableView } from '@mailstead/index'
 import { decodeStructure, filterHeader, type MessageStructure, sectionRange } from '@mailstead/message'
-import type { Mailbox, MessageBody } from '@mailstead/store'
+import { type Mailbox, type MessageBody, StoreError } from '@mailstead/store'
 import { CachedHeaders } from './cached-headers.ts'
 
 /** Longest header that is filtered in memory, in bytes. What is beyond is not searched for fields. */
@@ -28,6 +28,8 @@ interface Plan {
 export class SectionReader {
   /** Of the message opened last. */
   #body: MessageBody | undefined
+  /** Why a section of the message opened last was written as NIL: its bytes cannot be read. */
+  failure: StoreError | undefined
   readonly #mailbox: Mailbox
   readonly #view: TableView
   readonly #plans: readonly Plan[]
@@ -59,6 +61,7 @@ export class SectionReader {
   open(row: number): Promise<void> | undefined {
     this.#body = undefined
     this.#structure = undefined
+    this.failure = undefined
     const { length } = this.#plans
     let missing = false
     if (this.#anyCached)
@@ -114,7 +117,22 @@ export class SectionReader {
   }
 
   /** False, and nothing is written, where the bytes do not come at once. */
-  #writeSync({ section, fields }: Plan, body: MessageBody, writer: FetchWriter): boolean {
+  #writeSync(plan: Plan, body: MessageBody, writer: FetchWriter): boolean {
+    try {
+      return this.#writeNow(plan, body, writer)
+    } catch (error) {
+      this.#unreadable(error, plan.section, writer)
+      return true
+    }
+  }
+
+  #unreadable(error: unknown, { label }: FetchSection, writer: FetchWriter): void {
+    if (!(error instanceof StoreError)) throw error
+    this.failure = error
+    writer.nil(label)
+  }
+
+  #writeNow({ section, fields }: Plan, body: MessageBody, writer: FetchWriter): boolean {
     const { label, partial } = section
     let { start, end } = this.#range(section, body)
     if (start < 0) {
@@ -155,20 +173,31 @@ export class SectionReader {
       }
       if (this.#writeSync(plan, body, writer)) continue
       let { start, end } = this.#range(section, body)
-      if (fields !== undefined) {
-        const chunks = await Array.fromAsync(body.stream(start, Math.min(end, start + HEADER_MAX)), copyOf)
-        writePartial(section, filtered(Buffer.concat(chunks), section, fields), writer)
-        continue
-      }
-      if (section.partial !== undefined) {
-        start = Math.min(end, start + section.partial.start)
-        end = Math.min(end, start + section.partial.length)
-      }
-      writer.literalStart(section.label, end - start)
-      for await (const chunk of body.stream(start, end)) {
-        writer.bytes(chunk)
-        const pending = writer.pending()
-        if (pending !== undefined) await pending
+      let announced = false
+      try {
+        if (fields !== undefined) {
+          const chunks = await Array.fromAsync(body.stream(start, Math.min(end, start + HEADER_MAX)), copyOf)
+          writePartial(section, filtered(Buffer.concat(chunks), section, fields), writer)
+          continue
+        }
+        if (section.partial !== undefined) {
+          start = Math.min(end, start + section.partial.start)
+          end = Math.min(end, start + section.partial.length)
+        }
+        // Until the first bytes are here, nothing is announced.
+        const chunks = body.stream(start, end)[Symbol.asyncIterator]()
+        let next = await chunks.next()
+        announced = true
+        writer.literalStart(section.label, end - start)
+        for (; next.done !== true; next = await chunks.next()) {
+          writer.bytes(next.value)
+          const pending = writer.pending()
+          if (pending !== undefined) await pending
+        }
+      } catch (error) {
+        // What was announced cannot be taken back: see fetch.ts.
+        if (announced) throw error
+        this.#unreadable(error, section, writer)
       }
     }
   }
