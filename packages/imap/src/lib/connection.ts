@@ -9,7 +9,7 @@
  *      `onError` too.
  *   4. Plaintext received before STARTTLS took effect is forgotten.
  */
-import type { Socket } from 'node:net'
+import { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import type { Authentication } from './authenticate.ts'
 import { capabilities } from './capabilities.ts'
@@ -30,6 +30,8 @@ import { ImapSyntaxError } from './syntax-error.ts'
 
 /** What a client that was told BYE gets before the connection is cut, in milliseconds. */
 const LINGER_MS = 5000
+/** Silence after which the kernel asks whether the client is still there, in milliseconds. */
+const KEEP_ALIVE_MS = 120_000
 
 const kConnection = Symbol('connection')
 interface Attached extends Duplex {
@@ -285,6 +287,11 @@ export class Connection implements ImapConnection {
 
   #attach(socket: Attached): void {
     socket[kConnection] = this
+    if (socket instanceof Socket) {
+      // A reply is written whole, so waiting for more to send gains nothing.
+      socket.setNoDelay(true)
+      socket.setKeepAlive(true, KEEP_ALIVE_MS)
+    }
     socket.on('data', onData)
     socket.on('end', onEnd)
     socket.on('close', onClose)
