@@ -1,70 +1,16 @@
-import type { Fs } from '@mailstead/fs'
-import { memoryFs } from '@mailstead/fs/memory'
-import { UidSet } from '@mailstead/uidset'
+import { readFileSync } from 'node:fs'
+import { hexDump, parseHex } from '@mailstead/bytes'
 import fc from 'fast-check'
 import { beforeAll, describe, expect, test } from 'vitest'
+import { exampleFiles } from '../../test/format-example.ts'
 import { dumpFile } from '../format.ts'
-import { openIndex } from './open-index.ts'
 
 const depth = process.env['MAILSTEAD_DEPTH']
 const numRuns = depth === 'soak' ? 100_000 : depth === 'ci' ? 3_000 : 300
 
-const files = new Map<string, Uint8Array>()
-
-async function collect(fs: Fs, directory: string): Promise<void> {
-  for await (const page of fs.list(directory))
-    for (const { name, kind } of page) {
-      const path = directory === '' ? name : `${directory}/${name}`
-      if (kind === 'directory') await collect(fs, path)
-      else if (!['lock', 'open', 'checkpoint'].includes(name)) files.set(path, await fs.readFile(path))
-    }
-}
-
+let files: ReadonlyMap<string, Uint8Array>
 beforeAll(async () => {
-  const fs = memoryFs()
-  let seed = 1
-  const options = {
-    create: true,
-    now: () => 1_700_000_000_000,
-    random: (bytes: Uint8Array) => void bytes.fill(seed++),
-  }
-  {
-    await using index = await openIndex(fs, '', options)
-    await using tx = index.begin()
-    tx.createTable({
-      id: 'box',
-      uidValidity: 1,
-      columns: [
-        { name: 'uses', bytes: 4 },
-        { name: 'size', bytes: 6, summed: true },
-      ],
-    })
-    tx.createTable({
-      id: 'inbox',
-      uidValidity: 2,
-      columns: [
-        { name: 'ref', bytes: 4, counts: { table: 'box', column: 'uses' } },
-        { name: 'guid', bytes: 16 },
-      ],
-    })
-    const ref = tx.append('box', { columns: { size: 1234 } })
-    for (let n = 1; n <= 3; n++)
-      tx.append('inbox', {
-        flags: 8,
-        keywords: n === 2 ? ['$Label1'] : [],
-        columns: { ref, guid: new Uint8Array(16).fill(n) },
-      })
-    await tx.commit()
-    await index.checkpoint()
-    await using more = index.begin()
-    more.changeFlags('inbox', UidSet.of(1, 3), { add: 1, remove: 8 })
-    more.expunge('inbox', UidSet.of(2))
-    more.setValue('inbox', 'name', Buffer.from('INBOX'))
-    await more.commit()
-    await using inbox = (await index.open('inbox'))!
-    inbox.cacheWrite([{ uid: 1, guid: new Uint8Array(16).fill(1), fields: [['envelope', Buffer.from('(NIL)')]] }])
-  }
-  await collect(fs, '')
+  files = await exampleFiles()
 })
 
 describe('dump', () => {
@@ -101,4 +47,21 @@ describe('dump', () => {
     expect(dumpFile(new Uint8Array(100), 'notes.txt')).toBeUndefined()
     expect(dumpFile(new Uint8Array(0), 'inbox.cache')).toBeUndefined()
   })
+})
+
+describe('the documents of the formats', () => {
+  for (const document of ['log', 'snapshot']) {
+    test(`${document}.md shows files byte by byte, and what they say`, () => {
+      const text = readFileSync(new URL(`../../../../docs/formats/${document}.md`, import.meta.url), 'utf8')
+      const examples = [...text.matchAll(/^`([a-z0-9./]+)`:\n\n```hex\n(.*?)```\n\n```text\n(.*?)\n```$/gms)]
+      expect(examples.length).toBeGreaterThan(1)
+      for (const [, path, hex, lines] of examples) {
+        const bytes = parseHex(hex!)
+        expect(hex).toBe(hexDump(bytes))
+        // The index still writes these very bytes, and reads from them what the document says.
+        expect(Buffer.from(bytes).equals(files.get(path!)!), path).toBe(true)
+        expect([...dumpFile(bytes, path!)!].join('\n')).toBe(lines)
+      }
+    })
+  }
 })

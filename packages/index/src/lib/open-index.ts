@@ -51,6 +51,10 @@ const REFRESH_WAIT_MS = 100
 const OPEN_ATTEMPTS = 8
 /** Tables without a handle whose state is kept. */
 const IDLE_TABLES_MAX = 64
+/** Groups committed before another process gets its turn. */
+const GROUPS_IN_A_ROW = 4
+/** For so long after its last frame another process is taken to be at work. */
+const SHARED_MS = 500
 /** Transactions of one group. */
 const GROUP_MAX = 1024
 /** Opens the index in a directory. Throws INDEX_NOT_FOUND if there is none and `create` is not set. */
@@ -119,6 +123,9 @@ class StoreIndex implements Index, Committer, CheckpointHost {
   readonly #handles = new Set<TableHandle>()
   readonly #idle = new Map<number, Entry>()
   #nextNumber = 1
+  /** Until when another process is taken to be at work. */
+  #sharedUntil = 0
+  #groupsInARow = 0
   #writer = new ByteWriter(64 * 1024)
   /** Writers of the sections of the group at hand, used again by the next. */
   #writers: ByteWriter[] = []
@@ -479,6 +486,11 @@ class StoreIndex implements Index, Committer, CheckpointHost {
         const group = this.#queue.length > GROUP_MAX ? this.#queue.splice(0, GROUP_MAX) : this.#queue
         if (group === this.#queue) this.#queue = []
         await this.#commitGroup(group)
+        // Between processes a waiter looks once a millisecond: now and then it must find the lock free.
+        if (this.#sharedUntil > performance.now() && ++this.#groupsInARow >= GROUPS_IN_A_ROW) {
+          this.#groupsInARow = 0
+          await new Promise<void>((resolve) => setTimeout(resolve, 1))
+        }
         // Those who were told may want to be in the next group.
         if (this.#queue.length > 0 || this.#jobs.length === 0)
           await new Promise<void>((resolve) => setImmediate(resolve))
@@ -519,7 +531,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
       }
       const batch = this.#newBatch()
       this.#takeIn(read, batch)
-      this.#logBytes += tail.segment === this.log.tail.segment ? tail.offset - this.log.tail.offset : tail.offset
+      this.#logBytes += this.#bytesBetween(this.log.tail, tail)
       this.#publish(batch, tail)
     } finally {
       if (held) this.log.unlock()
@@ -599,7 +611,8 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     let batch = this.#newBatch()
     if (read.frames.length > 0 || read.gaps.length > 0) {
       this.#takeIn(read, batch)
-      this.#logBytes += read.tail.offset
+      this.#sharedUntil = performance.now() + SHARED_MS
+      this.#logBytes += this.#bytesBetween(this.log.tail, read.tail)
       // Tables that this group needs and only the new frames know of are read from the files, which takes publishing first.
       if (!this.#loadedFor(group, batch)) {
         await this.log.sync(read.tail)
