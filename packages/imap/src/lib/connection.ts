@@ -392,7 +392,12 @@ export class Connection implements ImapConnection {
       while (!this.#over) {
         if (this.#changed && this.idleTag !== undefined) {
           this.#changed = false
-          await this.sync({ mayExpunge: true, uid: false })
+          try {
+            await this.sync({ mayExpunge: true, uid: false })
+          } catch (error) {
+            if (!this.#isOutage(error)) this.#lostTrack(error)
+          }
+          if (this.#over) break
           const congested = this.output.pending()
           if (congested !== undefined) await congested
           continue
@@ -491,14 +496,20 @@ export class Connection implements ImapConnection {
     }
     this.#bad = 0
     const rule = expungeRule(command.name, 'uid' in command ? command.uid : false)
-    await this.complete(tag, reply, { rule, uid: 'uid' in command ? command.uid : false })
+    const looksOnly = command.name === 'NOOP' || command.name === 'CHECK'
+    await this.complete(tag, reply, { rule, uid: 'uid' in command ? command.uid : false, looksOnly })
   }
 
   /** Tells what changed, as the rule allows, and then how the command ended. */
   async complete(
     tag: string,
     reply: string,
-    options: { readonly rule: ReturnType<typeof expungeRule>; readonly uid: boolean },
+    options: {
+      readonly rule: ReturnType<typeof expungeRule>
+      readonly uid: boolean
+      /** NOOP, CHECK: to be told what changed is all the client wants. */
+      readonly looksOnly?: boolean
+    },
   ): Promise<void> {
     let last = reply
     if (options.rule !== 'none' && this.selected !== undefined) {
@@ -508,15 +519,29 @@ export class Connection implements ImapConnection {
         if (went && this.qresync && last.startsWith('OK ') && !last.startsWith('OK ['))
           last = `OK [HIGHESTMODSEQ ${this.selected.highestModSeq}] ${last.slice(3)}`
       } catch (error) {
-        if (error instanceof ConnectionGone) throw error
-        // The client's view can no longer be brought up to date: it has to start afresh.
-        this.report(error)
-        this.tagged(tag, last)
-        this.bye('The mailbox cannot be synchronized any more.', 'internal-error')
-        return
+        if (this.#isOutage(error)) {
+          // What the command did is done. Where it was only to look, say that nobody can.
+          if (options.looksOnly === true) last = this.failure(error)
+        } else {
+          this.tagged(tag, last)
+          this.#lostTrack(error)
+          return
+        }
       }
     }
     this.tagged(tag, last)
+  }
+
+  /** The store is away for now: what changed is told another time. */
+  #isOutage(error: unknown): boolean {
+    return error instanceof ImapError && error.code === 'UNAVAILABLE' && this.output.repair()
+  }
+
+  /** The client's view can no longer be brought up to date: it has to start afresh. */
+  #lostTrack(error: unknown): void {
+    if (error instanceof ConnectionGone) throw error
+    if (!(error instanceof ImapError)) this.report(error)
+    this.bye('The mailbox cannot be synchronized any more.', 'internal-error')
   }
 
   async #line(): Promise<void> {

@@ -500,6 +500,38 @@ describe('commands', () => {
     expect(server.errors).toEqual([failures[2]])
     await client.ok('NOOP')
   })
+  test('changes that cannot be told now are told later, and a view that is lost ends the connection', async () => {
+    let failure: Error | undefined
+    await using server = start({
+      backend: patched((session) => ({
+        async open(name, options) {
+          const selected = await session.open(name, options)
+          const sync = selected.sync.bind(selected)
+          selected.sync = async (...all) => {
+            if (failure !== undefined) throw failure
+            await sync(...all)
+          }
+          return selected
+        },
+      })),
+    })
+    const { client } = server
+    await logIn(client)
+    await client.ok('SELECT INBOX')
+    failure = new ImapError('UNAVAILABLE', 'The store is away.')
+    expect((await client.append('INBOX', message('a'))).status).toBe('OK')
+    expect((await client.command('NOOP')).text).toBe('NO [UNAVAILABLE] The store is away.')
+    client.send('i IDLE\r\n')
+    expect(await client.line()).toBe('+ idling')
+    failure = undefined
+    client.send('DONE\r\n')
+    expect((await client.reply('i')).untagged).toContain('* 1 EXISTS')
+    failure = new ImapError('NONEXISTENT', 'The mailbox was deleted.')
+    client.send('z NOOP\r\n')
+    expect(await client.line()).toMatch(/^z OK/)
+    expect(await client.line()).toMatch(/^\* BYE /)
+    expect(server.errors).toEqual([])
+  })
   test('a listener that throws does no harm', async () => {
     await using server = start({
       onEvent: () => {
