@@ -1,7 +1,7 @@
 export { type CacheField, type CacheInput, imapCacheFields } from './lib/cache-fields.ts'
 export { foldText, foldToBytes } from './lib/fold-text.ts'
 export { formatBody, formatBodyStructure, formatEnvelope } from './lib/format-structure.ts'
-export { cachedHeaderFields, headerFieldsCached, readHeaderFields, writeHeaderField } from './lib/header-field.ts'
+export { cachedHeaderFields, headerFieldsCached, readHeaderFields } from './lib/header-field.ts'
 export { readSearchField, type SearchedField, searchFieldHas, writeSearchField } from './lib/search-field.ts'
 export {
   isReplyOrForward,

@@ -13,9 +13,9 @@
  *
  * Names must not change: on disk.
  */
-import { encodeStructure, type Envelope, type MessageStructure, parseEnvelope, parseHeader } from '@mailstead/message'
+import { encodeStructure, type Envelope, type MessageStructure, parseEnvelope } from '@mailstead/message'
 import { envelopeText, formatBody, formatBodyStructure } from './format-structure.ts'
-import { writeHeaderField } from './header-field.ts'
+import { type HeaderValues, readHeaderValues } from './header-values.ts'
 import { writeSearchField } from './search-field.ts'
 import { writeSortField } from './sort-field.ts'
 import { writeThreadField } from './thread-field.ts'
@@ -35,15 +35,20 @@ export interface CacheField {
 
 const nothing: Uint8Array = new Uint8Array(0)
 
+interface Reading {
+  readonly envelope: Envelope
+  readonly values: HeaderValues
+}
+
 /** One reading of the header serves all fields. */
-const envelopes = new WeakMap<Uint8Array, Envelope>()
-function envelopeOf(header: Uint8Array): Envelope {
-  let envelope = envelopes.get(header)
-  if (envelope === undefined) {
-    envelope = parseEnvelope(header)
-    envelopes.set(header, envelope)
+const readings = new WeakMap<Uint8Array, Reading>()
+function readingOf(header: Uint8Array): Reading {
+  let reading = readings.get(header)
+  if (reading === undefined) {
+    reading = { envelope: parseEnvelope(header), values: readHeaderValues(header) }
+    readings.set(header, reading)
   }
-  return envelope
+  return reading
 }
 
 /** The header is longer than what was kept of it: its fields say too little. */
@@ -54,34 +59,25 @@ function isTruncated({ structure }: CacheInput): boolean {
 export const imapCacheFields: readonly CacheField[] = [
   {
     name: 'imap.envelope',
-    compute: ({ header }) => Buffer.from(envelopeText(envelopeOf(header)), 'latin1'),
+    compute: ({ header }) => Buffer.from(envelopeText(readingOf(header).envelope), 'latin1'),
   },
   { name: 'imap.bodystructure', compute: ({ structure }) => formatBodyStructure(structure) },
   { name: 'imap.body', compute: ({ structure }) => formatBody(structure) },
-  { name: 'hdr', compute: (message) => (isTruncated(message) ? nothing : writeHeaderField(message.header)) },
+  { name: 'hdr', compute: (message) => (isTruncated(message) ? nothing : readingOf(message.header).values.kept) },
   {
     name: 'search',
-    compute: (message) => {
-      if (isTruncated(message)) return nothing
-      const fields = parseHeader(message.header)
-      return writeSearchField({
-        from: fields.all('from'),
-        to: fields.all('to'),
-        cc: fields.all('cc'),
-        bcc: fields.all('bcc'),
-        subject: fields.all('subject'),
-      })
-    },
+    compute: (message) => (isTruncated(message) ? nothing : writeSearchField(readingOf(message.header).values)),
   },
   {
     name: 'sort',
-    compute: ({ header }) => writeSortField(envelopeOf(header)),
+    compute: ({ header }) => writeSortField(readingOf(header).envelope),
   },
   {
     name: 'thread',
     compute: ({ header }) => {
-      const { messageId, inReplyTo } = envelopeOf(header)
-      return writeThreadField({ messageId, inReplyTo, references: parseHeader(header).all('references') })
+      const { envelope, values } = readingOf(header)
+      const { messageId, inReplyTo } = envelope
+      return writeThreadField({ messageId, inReplyTo, references: values.references })
     },
   },
   { name: 'mime.parts', compute: ({ structure }) => encodeStructure(structure) },

@@ -483,6 +483,8 @@ describe('commands', () => {
     expect(tag(await client.ok('SEARCH RETURN (SAVE MIN MAX) SUBJECT b'))).toBe('* ESEARCH (TAG) MIN 2 MAX 5')
     expect(await client.ok('SEARCH $')).toEqual(['* SEARCH 2 5'])
     expect(await client.ok('SEARCH RETURN (SAVE) ALL')).toEqual([])
+    expect(await client.ok('THREAD REFERENCES UTF-8 SUBJECT q')).toEqual(['* THREAD'])
+    expect(await client.ok('SORT (DATE) UTF-8 SUBJECT q')).toEqual(['* SORT'])
   })
   test('what a session throws is a NO, and what is nobody’s fault but ours is reported', async () => {
     const failures: readonly unknown[] = [

@@ -141,7 +141,8 @@ export async function execute(connection: Connection, tag: string, command: Comm
     case 'THREAD': {
       if (command.modSeq) enableCondstore(connection)
       const roots = await selected.thread(command.algorithm, command.key, { uid: command.uid })
-      output.text('* THREAD ')
+      output.text('* THREAD')
+      if (roots.length > 0) output.gap()
       writeThreads(output, roots)
       output.text('\r\n')
       return 'OK Thread completed.'

@@ -1,8 +1,9 @@
 import { existsSync, readFileSync } from 'node:fs'
-import { parseEnvelope, scanMessage } from '@mailstead/message'
+import { filterHeader, parseEnvelope, parseHeader, scanMessage } from '@mailstead/message'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import {
+  cachedHeaderFields,
   foldText,
   foldToBytes,
   headerFieldsCached,
@@ -17,6 +18,7 @@ import {
   writeSortField,
   writeThreadField,
 } from '../cache-fields.ts'
+import { readHeaderValues } from './header-values.ts'
 
 const numRuns = process.env['MAILSTEAD_DEPTH'] === 'ci' ? 10_000 : 1000
 
@@ -217,5 +219,39 @@ describe('cache fields', () => {
     expect(() => readSortField(Buffer.alloc(40, 1))).toThrow(RangeError)
     expect(() => readThreadField(Buffer.of(0, 9, 0, 1, 0))).toThrow(RangeError)
     expect(() => readSearchField(Buffer.from('a\n'))).toThrow(RangeError)
+  })
+})
+
+describe('one walk over a header', () => {
+  test('finds what a reading of all fields finds, in real and odd headers', () => {
+    const name = fc.constantFrom(
+      'From',
+      'to',
+      'CC',
+      'Bcc',
+      'SUBJECT',
+      'References',
+      'X-Other',
+      'From ',
+      'Fro',
+      '',
+      'From\t',
+      'List-Id',
+    )
+    const value = fc.constantFrom('a', ' b', '\tc', ' d\r\n e', ' f\r\n\tg\r\n h', '', ' x:y', ' é')
+    fc.assert(
+      fc.property(fc.array(fc.tuple(name, value, fc.boolean()), { maxLength: 8 }), fc.boolean(), (list, ends) => {
+        const text = list.map(([n, v, colon]) => `${n}${colon ? ':' : ''}${v}\r\n`).join('')
+        const header = Buffer.from(ends ? `${text}\r\n` : text, 'latin1')
+        const fields = parseHeader(header)
+        const values = readHeaderValues(header)
+        for (const one of ['from', 'to', 'cc', 'bcc', 'subject', 'references'] as const)
+          expect(values[one]).toEqual(fields.all(one).map((text) => text.trim()))
+        expect(Buffer.from(values.kept).toString('latin1')).toBe(
+          Buffer.from(filterHeader(header, cachedHeaderFields)).toString('latin1'),
+        )
+      }),
+      { numRuns },
+    )
   })
 })

@@ -5,17 +5,19 @@
  * line ends and tabs as blanks. After the idea of i;unicode-casemap (RFC 5051), which RFC 5255 §4 recommends.
  */
 export function foldText(text: string): string {
-  const upper = isAscii(text) ? text.toUpperCase() : text.normalize('NFKD').toUpperCase().normalize('NFKD')
+  let plain = true
+  let ascii = true
+  for (let i = 0; i < text.length; i++) {
+    const unit = text.charCodeAt(i)
+    if (unit < 0x20) plain = false
+    else if (unit > 0x7f) ascii = false
+  }
+  const upper = ascii ? text.toUpperCase() : text.normalize('NFKD').toUpperCase().normalize('NFKD')
   // Everything below the blank.
-  return upper.replace(/[^ -\uffff]/g, ' ')
+  return plain ? upper : upper.replace(/[^ -\uffff]/g, ' ')
 }
 
 /** The same as UTF-8. */
 export function foldToBytes(text: string): Buffer {
   return Buffer.from(foldText(text), 'utf8')
-}
-
-function isAscii(text: string): boolean {
-  for (let i = 0; i < text.length; i++) if (text.charCodeAt(i) > 127) return false
-  return true
 }

@@ -41,10 +41,6 @@ export const cachedHeaderFields: ReadonlySet<string> = new Set([
   'x-universally-unique-identifier',
 ])
 
-export function writeHeaderField(header: Uint8Array): Uint8Array {
-  return filterHeader(header, cachedHeaderFields)
-}
-
 /** Whether BODY[HEADER.FIELDS (fields)] can be answered from `hdr`. `fields` in lower case. */
 export function headerFieldsCached(fields: readonly string[]): boolean {
   for (const field of fields) if (!cachedHeaderFields.has(field)) return false

@@ -44,7 +44,7 @@ export function writeSortField(input: SortInput): Uint8Array {
   ]
   let size = HEAD_BYTES
   for (const one of keys) size += 2 + one.length
-  const out = Buffer.alloc(size)
+  const out = Buffer.allocUnsafe(size)
   out[0] = VERSION
   out[1] = isReplyOrForward ? REPLY : 0
   const day = date === undefined ? NO_DAY : Math.floor((date.timeMs + date.offsetMinutes * 60_000) / dayMs)

@@ -35,7 +35,7 @@ export function writeThreadField(input: ThreadInput): Uint8Array {
   const ids = [own, ...references].map((id) => id.slice(0, ID_MAX))
   let size = 3
   for (const id of ids) size += 2 + id.length
-  const out = Buffer.alloc(size)
+  const out = Buffer.allocUnsafe(size)
   out[0] = VERSION
   out.writeUInt16LE(ids.length, 1)
   let at = 3
