@@ -28,7 +28,7 @@ export interface CheckpointHost {
   entryList(): readonly Entry[]
   nextTableNumber(): number
   /** The state of a table, loaded if it is not. */
-  loadForCheckpoint(entry: Entry): Promise<TableState>
+  loadForCheckpoint(entry: Entry): Promise<{ readonly state: TableState; readonly frame: number }>
 }
 
 /** Whether it was made: another process may be at it. */
@@ -58,14 +58,16 @@ export async function checkpoint(host: CheckpointHost): Promise<boolean> {
     }
     const found = await host.whenFlushed(async () => {
       if (entry.dropped || entry.damage !== undefined) return undefined
-      return { state: await host.loadForCheckpoint(entry), now: copyOf(entry) }
+      return { ...(await host.loadForCheckpoint(entry)), now: copyOf(entry) }
     })
     if (found === undefined) {
       // What cannot be read keeps what it has: neither its snapshot nor its frames may go.
       if (!entry.dropped) return false
       continue
     }
-    found.now.snapshot = await snapshots.write(found.state, found.now.frame, place)
+    // Ahead of the counters that are known here: another process is at work, and makes its own checkpoints.
+    if (found.frame > found.now.frame) return false
+    found.now.snapshot = await snapshots.write(found.state, found.frame, place)
     tables.push(found.now)
   }
   const old = await snapshots.writeList({

@@ -34,6 +34,8 @@ export class Entry implements TableInfo {
   frames: number[] = []
   /** The newest state, if loaded. */
   state: TableState | undefined
+  /** Last frame in that state. A snapshot of another process may be ahead of what was read of the log here. */
+  stateFrame = 0
   /** Why the table cannot be used. */
   damage: string | undefined
   dropped = false

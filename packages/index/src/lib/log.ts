@@ -221,8 +221,7 @@ export class FileLog implements AsyncDisposable {
     let rest = 0
     for (;;) {
       const segment = await this.#segment(tail.segment)
-      if (segment === undefined)
-        throw new IndexError('INDEX_CORRUPT', `${this.#prefix}log/${segmentName(tail.segment)} is missing`)
+      if (segment === undefined) throw this.#missing(tail.segment)
       const { salt } = segment.header
       if (!tail.ended) {
         const bytes = await this.#bytesFrom(segment.file, tail.offset)
@@ -246,9 +245,8 @@ export class FileLog implements AsyncDisposable {
         }
       }
       // Only where the segment ends, or ought to, is it worth looking for another.
-      if (!tail.ended && rest === 0 && held && !this.#isShort(tail)) break
       if (!tail.ended && rest === 0 && !this.#isShort(tail)) break
-      const start = await this.startOf(tail.segment + 1)
+      const start = await this.#startAfter(tail)
       if (start === undefined) break
       if (start.next > tail.next)
         gaps.push({ first: tail.next, last: start.next - 1, offset: tail.offset, segment: tail.segment })
@@ -256,6 +254,37 @@ export class FileLog implements AsyncDisposable {
       rest = 0
     }
     return { frames, gaps, tail, rest }
+  }
+
+  /** The beginning of the segment after this position's, or of the next that can be read; undefined if there is none. */
+  async #startAfter(tail: LogTail): Promise<LogTail | undefined> {
+    let damage: unknown
+    try {
+      const start = await this.startOf(tail.segment + 1)
+      if (start !== undefined) return start
+    } catch (error) {
+      if (!(error instanceof IndexError)) throw error
+      damage = error
+    }
+    const segments = await this.segments()
+    // Dropped by a checkpoint: whoever reads has fallen behind and must begin anew.
+    if (segments.length > 0 && segments[0]! > tail.segment) throw this.#missing(tail.segment + 1)
+    for (const segment of segments) {
+      if (segment <= tail.segment + 1) continue
+      try {
+        const start = await this.startOf(segment)
+        if (start !== undefined) return start
+      } catch (error) {
+        if (!(error instanceof IndexError)) throw error
+        damage = error
+      }
+    }
+    if (damage !== undefined) throw damage
+    return undefined
+  }
+
+  #missing(segment: number): IndexError {
+    return new IndexError('INDEX_CORRUPT', `${this.#prefix}log/${segmentName(segment)} is missing`)
   }
 
   /** Whether there is anything after the tail; where that can be told without a turn of the event loop. */

@@ -12,7 +12,7 @@
  *   3. The position of the log and the entries move together.
  */
 import { ByteReader, ByteWriter } from '@mailstead/bytes'
-import type { Fs, FsLock } from '@mailstead/fs'
+import { type Fs, type FsLock, requireSupport } from '@mailstead/fs'
 import { openCacheFile, type TableCache } from './cache.ts'
 import type { Control } from './control.ts'
 import { checkpoint, type CheckpointHost } from './checkpoint.ts'
@@ -60,6 +60,7 @@ const GROUP_MAX = 1024
 /** Opens the index in a directory. Throws INDEX_NOT_FOUND if there is none and `create` is not set. */
 export async function openIndex(fs: Fs, path: string, options: IndexOptions = {}): Promise<Index> {
   const settings = withDefaults(options)
+  if (!settings.readOnly) requireSupport(fs, ['append', 'overwrite', 'rename', 'lock'])
   const prefix = path === '' ? '' : `${path}/`
   const logOptions = {
     ...settings,
@@ -332,7 +333,9 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     if (entry.damage !== undefined) throw damaged(entry.id, entry.damage)
     if (entry.state !== undefined) return entry
     try {
-      entry.state = await this.#read(entry)
+      const { state, frame } = await this.#read(entry)
+      entry.state = state
+      entry.stateFrame = frame
     } catch (error) {
       if (!(error instanceof IndexError) || error.code !== 'INDEX_CORRUPT') throw error
       // Another process may have made a checkpoint and dropped what this entry refers to.
@@ -350,7 +353,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     return entry
   }
 
-  async #read(entry: Entry): Promise<TableState> {
+  async #read(entry: Entry): Promise<{ state: TableState; frame: number }> {
     const base = await this.snapshots.load(entry)
     let draft = base === undefined ? undefined : new Draft(base.state)
     const from = base?.frame ?? 0
@@ -375,7 +378,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
       }
     }
     if (draft === undefined) throw damaged(entry.id, 'neither a snapshot nor the frame that created it is there')
-    return draft.freeze()
+    return { state: draft.freeze(), frame: Math.max(from, entry.frame) }
   }
 
   /** Every frame of a table after `from` that the log still has, when the snapshot is older than it should be. */
@@ -408,7 +411,10 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     if (this.#idle.size <= IDLE_TABLES_MAX) return
     for (const [number, oldest] of this.#idle) {
       this.#idle.delete(number)
-      if (oldest.handles === 0) oldest.state = undefined
+      if (oldest.handles === 0) {
+        oldest.state = undefined
+        oldest.stateFrame = 0
+      }
       break
     }
   }
@@ -547,6 +553,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
   /** Another process dropped frames that were not read here: everything is read anew. */
   async #reload(): Promise<void> {
     const before = [...this.#byNumber.values()]
+    this.settings.onEvent({ kind: 'reloaded', message: 'another process dropped frames that were not read here' })
     await this.#readAll()
     const changed = new Set<string>()
     for (const old of before) {
@@ -564,6 +571,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
         await this.#load(entry).catch((error: unknown) => {
           this.settings.onEvent({ kind: 'table-damaged', message: `${entry.id}: ${String(error)}` })
           entry.state = old.state
+          entry.stateFrame = old.stateFrame
         })
     }
     this.#idle.clear()
@@ -766,13 +774,14 @@ class StoreIndex implements Index, Committer, CheckpointHost {
       const number = batch.ids.has(id) ? batch.ids.get(id) : this.#entries.get(id)?.number
       if (number === undefined || batch.states.has(number) || batch.damage.has(number)) continue
       const entry = this.#byNumber.get(number)
-      if (entry !== undefined && entry.state === undefined && entry.damage === undefined) return false
+      if (entry === undefined || (entry.state === undefined && entry.damage === undefined)) return false
     }
     return true
   }
 
-  /** Takes frames that others wrote into a batch. */
+  /** Takes frames that others wrote into a batch. Only what is in memory follows; the rest is read when it is opened. */
   #takeIn(read: LogRead, batch: Batch): void {
+    const drafts = new Map<number, Draft>()
     let parts: LogFrame[] = []
     for (const gap of read.gaps)
       this.#damageAll(`frames ${gap.first} to ${gap.last} in segment ${gap.segment} are unreadable`, gap.last)
@@ -790,21 +799,26 @@ class StoreIndex implements Index, Committer, CheckpointHost {
       let at = 0
       for (const table of frame.header.tables) {
         const { number } = table
-        const entry = this.#byNumber.get(number)
-        const state = batch.states.get(number) ?? entry?.state
         if (table.created !== undefined) {
           batch.ids.set(table.created.id, number)
           if (number >= batch.nextNumber) batch.nextNumber = number + 1
-        } else if (table.dropped) this.#dropIn(batch, number)
-        // Only what is in memory follows; the rest is read when it is opened.
-        if ((state !== undefined || table.created !== undefined) && !batch.damage.has(number)) {
+        }
+        if (table.dropped) {
+          this.#dropIn(batch, number)
+          drafts.delete(number)
+        }
+        const entry = this.#byNumber.get(number)
+        const state = batch.states.get(number) ?? entry?.state
+        const known = frame.header.number <= (entry?.stateFrame ?? 0)
+        if (state !== undefined && !known && !table.dropped && !batch.damage.has(number)) {
           payload ??= whole ? payloadOf([...mine, frame]) : undefined
           try {
             if (payload === undefined) throw new Error(`frame ${frame.header.number} is damaged`)
-            const section = payload.subarray(at, at + table.sectionLength)
-            const draft = state === undefined || table.created !== undefined ? undefined : new Draft(state)
-            batch.states.set(number, applyFrameTable(draft, table, section, frame.header.number).freeze())
+            const draft = drafts.get(number) ?? new Draft(state)
+            drafts.set(number, draft)
+            applyFrameTable(draft, table, payload.subarray(at, at + table.sectionLength), frame.header.number)
           } catch (error) {
+            drafts.delete(number)
             batch.damage.set(number, String(error))
           }
         }
@@ -817,6 +831,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
         offset: first.offset,
       })
     }
+    for (const [number, draft] of drafts) batch.states.set(number, draft.freeze())
   }
 
   /** Shows a batch: from here on it is what everybody sees. */
@@ -858,10 +873,8 @@ class StoreIndex implements Index, Committer, CheckpointHost {
       const state = batch.states.get(entry.number)
       if (state !== undefined) {
         entry.state = state
+        entry.stateFrame = entry.frame
         if (entry.handles === 0) this.#keepIdle(entry)
-      } else if (entry.state !== undefined) {
-        // A frame that only raised the modseq.
-        entry.state = { ...entry.state, highestModSeq: entry.highestModSeq, ceiling: entry.ceiling }
       }
       const reason = batch.damage.get(entry.number)
       if (reason !== undefined) {
@@ -964,8 +977,8 @@ class StoreIndex implements Index, Committer, CheckpointHost {
   }
 
   /** For the checkpoint: the state of a table that may be shown, loaded if it is not. In the pump. */
-  async loadForCheckpoint(entry: Entry): Promise<TableState> {
-    if (entry.state !== undefined) return entry.state
+  async loadForCheckpoint(entry: Entry): Promise<{ state: TableState; frame: number }> {
+    if (entry.state !== undefined) return { state: entry.state, frame: entry.stateFrame }
     return this.#read(entry)
   }
 

@@ -449,3 +449,58 @@ describe('lazy changes', () => {
     expect(await filesOf(fs)).toEqual(files)
   })
 })
+
+describe('a handle that fell behind', () => {
+  test('reads everything anew when another one dropped the frames it had not seen', async () => {
+    const fs = memoryFs()
+    const index = await create(fs, { segmentBytes: 800 })
+    const events: string[] = []
+    await using behind = await openIndex(fs, 'store', { onEvent: (event) => events.push(event.kind) })
+    await using inbox = (await behind.open('inbox'))!
+    let told = 0
+    const watching = inbox.watch(() => told++)
+    watching[Symbol.dispose]()
+    const old = inbox.view
+    for (let n = 0; n < 30; n++) {
+      await deliver(index, n)
+      if (n % 5 === 4) await index.checkpoint()
+    }
+    expect((await filesOf(fs)).has(LOG)).toBe(false)
+    await behind.refresh()
+    expect(inbox.view.count).toBe(30)
+    expect(old.count).toBe(0)
+    expect(events).toContain('reloaded')
+    await deliver(behind, 31)
+    await index.refresh()
+    expect(await contents(index)).toEqual(await contents(behind))
+    // The same when it commits first.
+    for (let n = 40; n < 70; n++) {
+      await deliver(index, n)
+      if (n % 5 === 4) await index.checkpoint()
+    }
+    await deliver(behind, 71)
+    expect(inbox.view.count).toBe(62)
+    await index[Symbol.asyncDispose]()
+    expect(await findingsOf(behind)).toEqual([])
+  })
+
+  test('a segment that is lost in the middle costs the tables, not the index', async () => {
+    const fs = memoryFs()
+    {
+      await using index = await create(fs, { segmentBytes: 800 })
+      for (let n = 0; n < 10; n++) await deliver(index, n)
+    }
+    const second = `store/log/${segmentName(2)}`
+    const bytes = await fs.readFile(second)
+    await fs.remove(second)
+    {
+      await using index = await openIndex(fs, 'store')
+      await expect(index.open('inbox')).rejects.toMatchObject({ code: 'INDEX_CORRUPT' })
+      expect((await findingsOf(index)).map((one) => one.kind)).toContain('segment-missing')
+    }
+    await fs.writeFile(second, bytes)
+    await using index = await openIndex(fs, 'store')
+    expect(index.info('inbox')!.count).toBe(10)
+    expect(await findingsOf(index)).toEqual([])
+  })
+})
