@@ -8,7 +8,7 @@ import { mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, 
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { anyMail, hasBareCr, hasNul, lineEndsRestored, sha256 } from './lib/corpus.ts'
+import { anyMail, hasBareCr, hasHeaderEnd, hasNul, lineEndsRestored, sha256 } from './lib/corpus.ts'
 import { below, deep, runSeed, sample, say, seeded } from './lib/depth.ts'
 import { ImapClient, quote } from './lib/imap.ts'
 import { halves, populate, servedBytes } from './lib/populate.ts'
@@ -50,10 +50,10 @@ describe('mbsync', () => {
     config = join(home, 'mbsyncrc')
     writeFileSync(config, mbsyncConfiguration(server.imap, home), { mode: 0o600 })
     const all = anyMail()
-    // mbsync drops every CR and reads NUL as the end of a header line: the nineteen messages that have one where no line
-    // ends are for the other clients.
+    // mbsync drops every CR, reads NUL as the end of a header line, and passes over messages whose header does not end
+    // ("incomplete header"); those thirty or so are for the other clients.
     const messages = (deep() ? all : sample(all, SAMPLE, random)).filter(
-      ({ bytes }) => !hasNul(bytes) && !hasBareCr(bytes) && bytes.length > 0,
+      ({ bytes }) => !hasNul(bytes) && !hasBareCr(bytes) && hasHeaderEnd(bytes),
     )
     const { delivered, appended } = halves(messages)
     const kept = await populate(server, { user: USER, delivered, appended })

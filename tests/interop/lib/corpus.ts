@@ -98,6 +98,11 @@ export function hasBareCr(bytes: Buffer): boolean {
   return false
 }
 
+/** Whether an empty line ends the header. */
+export function hasHeaderEnd(bytes: Buffer): boolean {
+  return bytes.includes('\r\n\r\n') || bytes.subarray(0, 2).equals(Buffer.from('\r\n'))
+}
+
 let loaded: readonly CorpusMessage[] | undefined
 
 /** All messages of the corpus, each checked against the manifest's SHA-256. */

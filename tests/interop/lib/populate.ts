@@ -34,7 +34,7 @@ export function halves(messages: readonly CorpusMessage[]): { delivered: CorpusM
   const delivered: CorpusMessage[] = []
   const appended: CorpusMessage[] = []
   for (const [at, message] of messages.entries()) {
-    if ((at % 2 === 0 || message.bytes.length === 0) && lmtpCanCarry(message.bytes)) delivered.push(message)
+    if (at % 2 === 0 && lmtpCanCarry(message.bytes)) delivered.push(message)
     else appended.push(message)
   }
   return { delivered, appended }
