@@ -13,9 +13,16 @@
  *
  * Names must not change: on disk.
  */
-import { encodeStructure, type Envelope, type MessageStructure, parseEnvelope } from '@mailstead/message'
+import {
+  encodeStructure,
+  type Envelope,
+  type HeaderFields,
+  type MessageStructure,
+  parseEnvelope,
+  parseHeader,
+} from '@mailstead/message'
 import { envelopeText, formatBody, formatBodyStructure } from './format-structure.ts'
-import { type HeaderValues, readHeaderValues } from './header-values.ts'
+import { writeHeaderField } from './header-field.ts'
 import { writeSearchField } from './search-field.ts'
 import { writeSortField } from './sort-field.ts'
 import { writeThreadField } from './thread-field.ts'
@@ -36,19 +43,19 @@ export interface CacheField {
 const nothing: Uint8Array = new Uint8Array(0)
 
 interface Reading {
+  readonly header: Uint8Array
+  readonly fields: HeaderFields
   readonly envelope: Envelope
-  readonly values: HeaderValues
 }
 
-/** One reading of the header serves all fields. */
-const readings = new WeakMap<Uint8Array, Reading>()
+/** One reading of the header serves all fields: those of a message are computed one after the other. */
+let latest: Reading | undefined
 function readingOf(header: Uint8Array): Reading {
-  let reading = readings.get(header)
-  if (reading === undefined) {
-    reading = { envelope: parseEnvelope(header), values: readHeaderValues(header) }
-    readings.set(header, reading)
+  if (latest?.header !== header) {
+    const fields = parseHeader(header)
+    latest = { header, fields, envelope: parseEnvelope(fields) }
   }
-  return reading
+  return latest
 }
 
 /** The header is longer than what was kept of it: its fields say too little. */
@@ -63,10 +70,20 @@ export const imapCacheFields: readonly CacheField[] = [
   },
   { name: 'imap.bodystructure', compute: ({ structure }) => formatBodyStructure(structure) },
   { name: 'imap.body', compute: ({ structure }) => formatBody(structure) },
-  { name: 'hdr', compute: (message) => (isTruncated(message) ? nothing : readingOf(message.header).values.kept) },
+  { name: 'hdr', compute: (message) => (isTruncated(message) ? nothing : writeHeaderField(readingOf(message.header).fields)) },
   {
     name: 'search',
-    compute: (message) => (isTruncated(message) ? nothing : writeSearchField(readingOf(message.header).values)),
+    compute: (message) => {
+      if (isTruncated(message)) return nothing
+      const { fields } = readingOf(message.header)
+      return writeSearchField({
+        from: fields.all('from'),
+        to: fields.all('to'),
+        cc: fields.all('cc'),
+        bcc: fields.all('bcc'),
+        subject: fields.all('subject'),
+      })
+    },
   },
   {
     name: 'sort',
@@ -75,9 +92,9 @@ export const imapCacheFields: readonly CacheField[] = [
   {
     name: 'thread',
     compute: ({ header }) => {
-      const { envelope, values } = readingOf(header)
+      const { envelope, fields } = readingOf(header)
       const { messageId, inReplyTo } = envelope
-      return writeThreadField({ messageId, inReplyTo, references: values.references })
+      return writeThreadField({ messageId, inReplyTo, references: fields.all('references') })
     },
   },
   { name: 'mime.parts', compute: ({ structure }) => encodeStructure(structure) },

@@ -19,7 +19,7 @@ import { execute } from './execute.ts'
 import { expungeRule } from './expunge-rule.ts'
 import { formatText } from './format.ts'
 import { type ImapLimits, withLimits } from './limits.ts'
-import { ConnectionGone, Output } from './output.ts'
+import { ConnectionGone, Output, unheard } from './output.ts'
 import { parseCommand } from './parse-command.ts'
 import { CommandReader, type ReaderEvent, type ReaderLimits } from './reader.ts'
 import { Updates } from './replies.ts'
@@ -208,7 +208,7 @@ export class Connection implements ImapConnection {
     this.output.flush()
     this.#waiter = Promise.withResolvers<void>()
     this.#socket.resume()
-    return this.#waiter.promise
+    return unheard(this.#waiter.promise)
   }
 
   async deselect(): Promise<void> {

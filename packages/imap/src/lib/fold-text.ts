@@ -17,6 +17,11 @@ export function foldText(text: string): string {
   return plain ? upper : upper.replace(/[^ -\uffff]/g, ' ')
 }
 
+/** Whether folding changes nothing but case, and the value, read from a header, holds no encoded word. */
+export function isPlain(value: string): boolean {
+  return !/[^ -~]|=\?/.test(value)
+}
+
 /** The same as UTF-8. */
 export function foldToBytes(text: string): Buffer {
   return Buffer.from(foldText(text), 'utf8')

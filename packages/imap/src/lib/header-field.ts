@@ -5,7 +5,7 @@
  *          empty line. The list must not change: on disk (a longer list is a field of another name).
  *          An empty record: ask the message.
  */
-import { filterHeader } from '@mailstead/message'
+import { FieldNames, filterHeader, type HeaderFields } from '@mailstead/message'
 
 /** Lower case. What Thunderbird, mutt, Apple Mail, K-9, Roundcube and mbsync fetch for their lists. */
 export const cachedHeaderFields: ReadonlySet<string> = new Set([
@@ -40,6 +40,12 @@ export const cachedHeaderFields: ReadonlySet<string> = new Set([
   'x-uniform-type-identifier',
   'x-universally-unique-identifier',
 ])
+
+const cachedNames: FieldNames = new FieldNames(cachedHeaderFields)
+
+export function writeHeaderField(header: Uint8Array | HeaderFields): Uint8Array {
+  return filterHeader(header, cachedNames)
+}
 
 /** Whether BODY[HEADER.FIELDS (fields)] can be answered from `hdr`. `fields` in lower case. */
 export function headerFieldsCached(fields: readonly string[]): boolean {

@@ -45,6 +45,12 @@ export class ConnectionGone extends Error {
   override readonly name = 'ConnectionGone'
 }
 
+/** A rejection that nobody awaits is no error of the process. */
+export function unheard(promise: Promise<void>): Promise<void> {
+  promise.catch(() => undefined)
+  return promise
+}
+
 const STAR_SPACE = ascii('* ')
 const FETCH_OPEN = ascii(' FETCH (')
 const UID = ascii('UID ')
@@ -181,10 +187,13 @@ export class Output implements FetchWriter {
   }
 
   pending(): Promise<void> | undefined {
-    if (this.#gone) return Promise.reject(new ConnectionGone('the client is gone'))
+    if (this.#gone) return unheard(Promise.reject(new ConnectionGone('the client is gone')))
     if (this.#socket.writableLength > CONGESTED_BYTES) {
       this.#turnBytes = 0
-      this.#waiting ??= Promise.withResolvers<void>()
+      if (this.#waiting === undefined) {
+        this.#waiting = Promise.withResolvers<void>()
+        void unheard(this.#waiting.promise)
+      }
       return this.#waiting.promise
     }
     if (this.#turnBytes > TURN_BYTES) {

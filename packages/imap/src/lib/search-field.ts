@@ -9,7 +9,7 @@
  * record rules most messages out.
  */
 import { decodeEncodedWords } from '@mailstead/message'
-import { foldText } from './fold-text.ts'
+import { foldText, isPlain } from './fold-text.ts'
 
 export type SearchedField = 'from' | 'to' | 'cc' | 'bcc' | 'subject'
 const order: readonly SearchedField[] = ['from', 'to', 'cc', 'bcc', 'subject']
@@ -19,7 +19,15 @@ const SOH = '\x01'
 /** `values` are unfolded header values, one byte in each character. */
 export function writeSearchField(values: Readonly<Record<SearchedField, readonly string[]>>): Uint8Array {
   let text = ''
-  for (const field of order) text += `${values[field].map((value) => foldText(decodeEncodedWords(value))).join(SOH)}\n`
+  for (const field of order) {
+    const list = values[field]
+    for (let i = 0; i < list.length; i++) {
+      const value = list[i]!
+      if (i > 0) text += SOH
+      text += isPlain(value) ? value.toUpperCase() : foldText(decodeEncodedWords(value))
+    }
+    text += '\n'
+  }
   return Buffer.from(text, 'utf8')
 }
 

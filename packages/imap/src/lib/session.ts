@@ -212,8 +212,9 @@ export interface SelectedMailbox extends AsyncDisposable {
   resync(request: ResyncRequest, vanishedEarlier: (uids: UidSet) => void, writer: FetchWriter): Promise<void>
   /**
    * Writes one FETCH per message of the target with the items asked for; sets \Seen first where a section without
-   * peek asks for it (and includes FLAGS then). Messages expunged by others meanwhile are still served while
-   * possible; resolves to false if some could not be, which makes the reply NO [EXPUNGEISSUED] or NO for damage.
+   * peek asks for it (and includes FLAGS then). Messages expunged by others meanwhile are still served while possible.
+   * If some could not be, the others are written first, and then it rejects: EXPUNGEISSUED for those that are gone,
+   * SERVERBUG or UNAVAILABLE for those that cannot be read.
    */
   fetch(
     target: Target,
@@ -244,7 +245,11 @@ export interface SelectedMailbox extends AsyncDisposable {
   expunge(uids: Target | undefined, writer: UpdateWriter): Promise<void>
   /** Expunges silently: CLOSE. */
   close(): Promise<void>
-  /** Brings the client's view up to date. Without `expunges` they are withheld, and so is every number that depends on them. */
+  /**
+   * Brings the client's view up to date. Without `expunges` they are withheld, and so is every number that depends on them.
+   * UNAVAILABLE: nothing is lost, the next call tells it. Any other failure ends the connection, since the client's
+   * numbers can no longer be trusted.
+   */
   sync(options: { readonly expunges: boolean }, writer: UpdateWriter): Promise<void>
   /** Called when `sync` would have something to say. */
   watch(onChange: () => void): Disposable

@@ -13,7 +13,7 @@
  * An empty record: ask the message.
  */
 import { type Address, baseSubject, decodeEncodedWords, parseDate } from '@mailstead/message'
-import { foldText } from './fold-text.ts'
+import { foldText, isPlain } from './fold-text.ts'
 
 const VERSION = 0
 const REPLY = 1
@@ -35,38 +35,36 @@ export interface SortInput {
 
 export function writeSortField(input: SortInput): Uint8Array {
   const date = input.date === undefined ? undefined : parseDate(input.date)
-  const { base, isReplyOrForward } = baseSubject(decodeEncodedWords(input.subject ?? ''))
-  const keys = [
-    key(base),
-    key(decodeEncodedWords(firstMailbox(input.from))),
-    key(decodeEncodedWords(firstMailbox(input.to))),
-    key(decodeEncodedWords(firstMailbox(input.cc))),
-  ]
-  let size = HEAD_BYTES
-  for (const one of keys) size += 2 + one.length
-  const out = Buffer.allocUnsafe(size)
+  const subject = input.subject ?? ''
+  const { base, isReplyOrForward } = baseSubject(isPlain(subject) ? subject : decodeEncodedWords(subject))
+  // One byte in each character.
+  const keys = sized(fold(base)) + mailboxKey(input.from) + mailboxKey(input.to) + mailboxKey(input.cc)
+  const out = Buffer.allocUnsafe(HEAD_BYTES + keys.length)
   out[0] = VERSION
   out[1] = isReplyOrForward ? REPLY : 0
   const day = date === undefined ? NO_DAY : Math.floor((date.timeMs + date.offsetMinutes * 60_000) / dayMs)
   out.writeInt32LE(Math.max(NO_DAY, Math.min(2 ** 31 - 1, day)), 2)
   out.writeDoubleLE(date === undefined ? Number.NaN : date.timeMs, 6)
-  let at = HEAD_BYTES
-  for (const one of keys) {
-    out.writeUInt16LE(one.length, at)
-    one.copy(out, at + 2)
-    at += 2 + one.length
-  }
+  out.write(keys, HEAD_BYTES, 'latin1')
   return out
 }
 
-function firstMailbox(list: readonly Address[]): string {
-  const [first] = list
+function mailboxKey(list: readonly Address[]): string {
   // RFC 5256 §3: of a group, its name.
-  return first?.mailbox ?? ''
+  const mailbox = list[0]?.mailbox ?? ''
+  return sized(isPlain(mailbox) ? mailbox.toUpperCase() : fold(decodeEncodedWords(mailbox)))
 }
 
-function key(text: string): Buffer {
-  return Buffer.from(foldText(text), 'utf8').subarray(0, 0xffff)
+/** Folded text as UTF-8, one byte in each character. */
+function fold(text: string): string {
+  const folded = foldText(text)
+  return /[^\0-\x7f]/.test(folded) ? Buffer.from(folded, 'utf8').toString('latin1') : folded
+}
+
+/** A length and these bytes, or as many of them as a length can tell. */
+function sized(bytes: string): string {
+  if (bytes.length > 0xffff) bytes = bytes.slice(0, 0xffff)
+  return String.fromCharCode(bytes.length & 0xff, bytes.length >>> 8) + bytes
 }
 
 /** Milliseconds since the epoch, NaN if the message does not say. */

@@ -29,22 +29,24 @@ export interface ThreadField {
 
 export function writeThreadField(input: ThreadInput): Uint8Array {
   const own = input.messageId === undefined ? '' : (messageIds(input.messageId)[0] ?? '')
-  let references = input.references.flatMap((value) => messageIds(value))
+  let references: readonly string[]
+  if (input.references.length === 1) references = messageIds(input.references[0]!)
+  else references = input.references.flatMap((value) => messageIds(value))
   if (references.length === 0 && input.inReplyTo !== undefined) references = messageIds(input.inReplyTo).slice(0, 1)
   if (references.length > REFERENCES_MAX) references = references.slice(-REFERENCES_MAX)
-  const ids = [own, ...references].map((id) => id.slice(0, ID_MAX))
-  let size = 3
-  for (const id of ids) size += 2 + id.length
-  const out = Buffer.allocUnsafe(size)
-  out[0] = VERSION
-  out.writeUInt16LE(ids.length, 1)
-  let at = 3
-  for (const id of ids) {
-    out.writeUInt16LE(id.length, at)
-    out.write(id, at + 2, 'latin1')
-    at += 2 + id.length
-  }
-  return out
+  let text = `${String.fromCharCode(VERSION)}${u16(references.length + 1)}${sized(own)}`
+  for (const id of references) text += sized(id)
+  return Buffer.from(text, 'latin1')
+}
+
+/** Little-endian, one byte in each character. */
+function u16(value: number): string {
+  return String.fromCharCode(value & 0xff, value >>> 8)
+}
+
+function sized(id: string): string {
+  const kept = id.length > ID_MAX ? id.slice(0, ID_MAX) : id
+  return u16(kept.length) + kept
 }
 
 /** Throws a RangeError for bytes that are no such record. */
