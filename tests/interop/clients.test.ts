@@ -4,8 +4,8 @@
  * What "every byte" means is decided for each client:
  *   curl, imaplib, imapflow   the bytes as served
  *   mutt                      its message cache holds LF for CRLF; undone before hashing
- *   fetchmail, getmail        rewrite messages before they deliver them; what they were given is hashed on the wire, and
- *                             what fetchmail delivers is compared as well for ordinary mail, which it leaves alone
+ *   fetchmail                 rewrites messages before it delivers them; what it was given is hashed on the wire, and what
+ *                             it delivers is compared as well for ordinary mail, which it leaves alone
  */
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -42,7 +42,7 @@ describe('every byte comes back', () => {
     const all = anyMail()
     const messages = deep() ? all : sample(all, SAMPLE, seeded(seed))
     server = await startServer()
-    // The one empty message has a test of its own: mutt gives up at it, getmail calls the server broken.
+    // The one empty message has a test of its own: mutt gives up at it.
     const { delivered, appended } = halves(messages.filter(({ bytes }) => bytes.length > 0))
     kept = [
       ...(await populate(server, { user: USER, delivered, appended: appended.filter(({ bytes }) => !hasNul(bytes)) })),
@@ -286,32 +286,9 @@ describe('every byte comes back', () => {
     }
   })
 
-  testUnless(lack ?? toolLack('getmail'), 'to getmail', async () => {
-    // It starts a process for each message: one mailbox is enough, fetchmail takes them all.
-    for (const mailbox of ['INBOX']) {
-      const list = inMailbox(mailbox)
-      const directory = mkdtempSync(join(scratch, 'getmail-'))
-      await using tap = await Tap.open(server.imap)
-      writeFileSync(
-        join(directory, 'getmailrc'),
-        `[retriever]\ntype = SimpleIMAPRetriever\nserver = 127.0.0.1\nport = ${tap.port}\nusername = ${USER}\npassword = ${PASSWORD}\n` +
-          `mailboxes = ("${mailbox}",)\n[destination]\ntype = MDA_external\npath = /bin/sh\nallow_root_commands = true\n` +
-          `arguments = ("-c", "cat > ${directory}/$$.eml")\n` +
-          `[options]\nread_all = true\ndelete = false\ndelivered_to = false\nreceived = false\nverbose = 0\n`,
-      )
-      await run('getmail', ['--getmaildir', directory, '--rcfile', join(directory, 'getmailrc')], {
-        env: { HOME: directory },
-      })
-      expectWire(list, tap.messages())
-      const files = readdirSync(directory).filter((name) => name.endsWith('.eml'))
-      // Python's parser gives up at a message now and then, after it was given every byte of it.
-      expect(files.length).toBeGreaterThan(list.length * 0.98)
-    }
-  })
-
   /**
    * What fetchmail delivers is what it was given, but for a header line that begins with "From ", which it drops. Claimed
-   * for ordinary mail only. (getmail writes every header anew.)
+   * for ordinary mail only.
    */
   function expectFaithful(directory: string, files: readonly string[], list: readonly Kept[]): void {
     const delivered = new Set(files.map((name) => sha256(lineEndsRestored(readFileSync(join(directory, name))))))

@@ -1,6 +1,6 @@
 /**
- * A proxy on loopback that records what a server sends to a client. For clients that rewrite a message before they let go
- * of it (fetchmail, getmail): what they were given is read here, from the wire, and hashed.
+ * A proxy on loopback that records what a server sends to a client. For a client that rewrites a message before it lets go
+ * of it (fetchmail): what it was given is read here, from the wire, and hashed.
  */
 import { connect, createServer, type Server as TcpServer, type Socket } from 'node:net'
 import { bytesOf } from './values.ts'

@@ -10,7 +10,6 @@ const PACKAGES: Readonly<Record<string, string>> = {
   mutt: 'mutt',
   curl: 'curl',
   fetchmail: 'fetchmail',
-  getmail: 'getmail6',
   python3: 'python3',
   script: 'bsdutils',
 }
