@@ -117,10 +117,18 @@ class Checker {
     }
     if (bytes.length !== CONTROL_LENGTH)
       this.#find('damage', 'control-length', 'control', bytes.length, `the control file has ${bytes.length} bytes`)
+    const control = readControl(bytes)
     for (const at of [0, CONTROL_SLOT])
       if (readControlSlot(bytes, at) === undefined)
-        this.#find('damage', 'control-checksum', 'control', at, 'a slot of the control file is damaged')
-    return readControl(bytes)
+        // A crash may tear the slot that is being written; the other one then counts, and the next writer mends this one.
+        this.#find(
+          control === undefined ? 'damage' : 'note',
+          'control-checksum',
+          'control',
+          at,
+          'a slot of the control file is torn or damaged',
+        )
+    return control
   }
 
   async #lists(control: Control | undefined): Promise<TableList | undefined> {

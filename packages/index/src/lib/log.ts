@@ -211,10 +211,10 @@ export class FileLog implements AsyncDisposable {
   }
 
   /**
-   * The frames after a position, up to the end of the log. `held`: the lock is held, so nothing is being written; else
-   * what may be an append under way is left alone.
+   * The frames after a position, up to the end of the log. Unless the lock is held, the last of them may be of an append
+   * under way: only those below `tail.unflushed` are sure to stay.
    */
-  async read(from: LogTail, held: boolean): Promise<LogRead> {
+  async read(from: LogTail): Promise<LogRead> {
     const frames: LogFrame[] = []
     const gaps: (Gap & { segment: number })[] = []
     let tail = from

@@ -201,7 +201,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
         const { entries, nextNumber, start } = await this.snapshots.readTables(this.log)
         let read: LogRead
         try {
-          read = await this.log.read(start, held)
+          read = await this.log.read(start)
         } catch (error) {
           // A checkpoint of another process may have dropped the segment since the list was read.
           const { generation } = this.snapshots
@@ -245,7 +245,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     if (raised.length === 0) return
     await this.log.lock()
     try {
-      const read = await this.log.read(this.log.tail, true)
+      const read = await this.log.read(this.log.tail)
       const prepared = await this.log.prepare(read.tail, read.rest)
       const batch = this.#newBatch()
       this.#takeIn(read, batch)
@@ -389,7 +389,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     })
     const first = (await this.log.segments())[0]
     const start = first === undefined ? undefined : await this.log.startOf(first)
-    const read = start === undefined ? undefined : await this.log.read(start, false)
+    const read = start === undefined ? undefined : await this.log.read(start)
     if (start === undefined || read === undefined || start.next > from + 1 || read.gaps.length > 0)
       throw damaged(entry.id, `its snapshot is damaged, and the log does not reach back to frame ${from + 1}`)
     const places: number[] = []
@@ -519,7 +519,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     try {
       let read: LogRead
       try {
-        read = await this.log.read(this.log.tail, held)
+        read = await this.log.read(this.log.tail)
       } catch (error) {
         if (!(await this.#fellBehind())) throw error
         await this.#reload()
@@ -609,12 +609,12 @@ class StoreIndex implements Index, Committer, CheckpointHost {
   async #commitLocked(group: readonly Waiter[]): Promise<(CommitResult | { readonly error: unknown })[]> {
     let read: LogRead
     try {
-      read = await this.log.read(this.log.tail, true)
+      read = await this.log.read(this.log.tail)
     } catch (error) {
       if (!(await this.#fellBehind())) throw error
       await this.#reload()
       await this.#preload(group)
-      read = await this.log.read(this.log.tail, true)
+      read = await this.log.read(this.log.tail)
     }
     let batch = this.#newBatch()
     if (read.frames.length > 0 || read.gaps.length > 0) {
@@ -1016,7 +1016,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
   async #seal(): Promise<void> {
     await this.log.lock()
     try {
-      const read = await this.log.read(this.log.tail, true)
+      const read = await this.log.read(this.log.tail)
       await this.log.sync(read.tail)
       await this.log.seal(read.tail, await this.snapshots.listChecksum())
     } finally {
