@@ -2,7 +2,7 @@
  * Hostile IMAP input: each kind gets a clear BAD, NO or BYE, memory stays bounded, everybody else is served meanwhile, and
  * nothing that was there before is lost.
  */
-import { readdirSync } from 'node:fs'
+import { readdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, afterEach, beforeAll, describe, expect } from 'vitest'
@@ -58,6 +58,7 @@ describe('hostile IMAP input', () => {
     await server.stop()
     if (server.name === 'mailstead') expect(checkStore(server.directory)).toMatchObject({ code: 0 })
     await server[Symbol.asyncDispose]()
+    rmSync(root, { recursive: true, force: true })
   })
 
   const expectCalm = (what: string, { peakBytes, longestWaitMs, answers }: Watched): void => {
