@@ -70,7 +70,10 @@ export const imapCacheFields: readonly CacheField[] = [
   },
   { name: 'imap.bodystructure', compute: ({ structure }) => formatBodyStructure(structure) },
   { name: 'imap.body', compute: ({ structure }) => formatBody(structure) },
-  { name: 'hdr', compute: (message) => (isTruncated(message) ? nothing : writeHeaderField(readingOf(message.header).fields)) },
+  {
+    name: 'hdr',
+    compute: (message) => (isTruncated(message) ? nothing : writeHeaderField(readingOf(message.header).fields)),
+  },
   {
     name: 'search',
     compute: (message) => {

@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { parseAddressList } from './address.ts'
+import { parseAddressList, parseAnyList, parsePlainList } from './address.ts'
 
 /** Name, route, mailbox and host of each element, `-` for none. */
 const read = (value: string): string[] =>
@@ -80,5 +80,52 @@ describe('address list', () => {
       parseAddressList(piece.repeat(100_000))
       expect(performance.now() - begin).toBeLessThan(2000)
     }
+  })
+})
+
+describe('the short way', () => {
+  test('of an address list is that of any address list', () => {
+    const piece = fc.oneof(
+      {
+        weight: 3,
+        arbitrary: fc.constantFrom('a@b', 'Ann Lee <ann.lee@x.org>', '"Lee, Ann" <a@b>', ', ', ',', '<', '>', '@'),
+      },
+      fc.constantFrom(
+        'a',
+        'b.c',
+        '.',
+        ' ',
+        '\t',
+        '\r\n ',
+        '"',
+        '""',
+        '"q"',
+        '\\',
+        '(c)',
+        ':',
+        ';',
+        '[1]',
+        '\xe9',
+        '\0',
+        'é',
+        '€',
+      ),
+    )
+    let plain = 0
+    fc.assert(
+      fc.property(fc.array(piece, { maxLength: 8 }), (pieces) => {
+        const text = pieces.join('')
+        const list = parsePlainList(text)
+        if (list === undefined) return
+        if (list.length > 0) plain++
+        expect(list).toEqual(parseAnyList(text))
+      }),
+      { numRuns: process.env['MAILSTEAD_DEPTH'] === undefined ? 5000 : 50_000 },
+    )
+    expect(plain).toBeGreaterThan(100)
+    expect(parsePlainList(' Ann "B. Lee" c <a.b@x.org>,\r\n d@e')).toEqual(
+      parseAnyList('Ann "B. Lee" c <a.b@x.org>, d@e'),
+    )
+    expect(parsePlainList('a@b, (c) d@e')).toBe(undefined)
   })
 })

@@ -4,7 +4,7 @@
  */
 
 import { ScanLimits } from './limits.ts'
-import { Cursor } from './tokens.ts'
+import { atextEnd, Cursor, plainDotAtomEnd } from './tokens.ts'
 import type { Outcome } from './tokens.ts'
 
 /**
@@ -38,6 +38,87 @@ const QUOTE = 0x22
 
 /** Reads the value of an address field, unfolded or not. Never fails; at most `ScanLimits.addresses` elements. */
 export function parseAddressList(value: string): Address[] {
+  return parsePlainList(value) ?? parseAnyList(value)
+}
+
+function blanksEnd(text: string, at: number): number {
+  for (;;) {
+    const c = text.charCodeAt(at)
+    if (c !== 0x20 && c !== 9 && c !== 13 && c !== 10) return at
+    at++
+  }
+}
+
+/**
+ * The list, if it is as nearly all mail has it: `a@b` and `Name <a@b>`, the name of words or in quotes. Undefined for
+ * anything else; never another answer than `parseAnyList` has.
+ */
+export function parsePlainList(text: string): Address[] | undefined {
+  const list: Address[] = []
+  let at = blanksEnd(text, 0)
+  while (at < text.length) {
+    if (list.length === ScanLimits.addresses) return undefined
+    let name: string | undefined
+    let from = at
+    if (text.charCodeAt(at) !== QUOTE) at = atextEnd(text, at, true)
+    if (at === from || text.charCodeAt(at) !== AT) {
+      // Words of a name, up to the angle bracket.
+      if (text.charCodeAt(from) === DOT) return undefined
+      for (at = from; ; ) {
+        let word: string
+        if (text.charCodeAt(at) === QUOTE) {
+          const close = plainQuoteEnd(text, at + 1)
+          if (close < 0) return undefined
+          word = text.slice(at + 1, close)
+          at = close + 1
+        } else {
+          const end = atextEnd(text, at, true)
+          // No word but the bracket itself, or something that is neither.
+          if (end === at) {
+            if (text.charCodeAt(at) !== LESS) return undefined
+            break
+          }
+          word = text.slice(at, end)
+          at = end
+        }
+        name = name === undefined ? word : `${name} ${word}`
+        at = blanksEnd(text, at)
+      }
+      at++
+      from = at
+      at = atextEnd(text, at, true)
+    }
+    if (at === from || text.charCodeAt(from) === DOT || text.charCodeAt(at) !== AT) return undefined
+    const end = plainDotAtomEnd(text, at + 1)
+    if (end < 0) return undefined
+    const mailbox = text.slice(from, at)
+    const host = text.slice(at + 1, end)
+    at = end
+    if (text.charCodeAt(from - 1) === LESS) {
+      if (text.charCodeAt(at) !== GREATER) return undefined
+      at++
+    }
+    list.push({ kind: 'address', name: name === '' ? undefined : name, route: undefined, mailbox, host })
+    at = blanksEnd(text, at)
+    if (at === text.length) break
+    if (text.charCodeAt(at) !== COMMA) return undefined
+    at = blanksEnd(text, at + 1)
+  }
+  return list
+}
+
+/** Offset of the quote that ends a quoted string in which nothing needs a second look; -1 if it is none. */
+function plainQuoteEnd(text: string, at: number): number {
+  for (; at < text.length; at++) {
+    const c = text.charCodeAt(at)
+    if (c === QUOTE) return at
+    if (c === 0x5c || c === 0 || c === 10 || c === 13) return -1
+  }
+  return -1
+}
+
+/** The same list, whatever is in it. */
+export function parseAnyList(value: string): Address[] {
   const parser = new AddressParser(value)
   parser.list()
   return parser.found

@@ -2,7 +2,8 @@
  * What the Content-* fields of one header say about its part, and what the part is treated as in the end.
  */
 
-import { colonOf, fieldEnd, folded, isField, nameEnd, unfold } from './header.ts'
+import { FieldNames, sameName } from './field-names.ts'
+import { fieldEnd, folded, nameEnd, unfold } from './header.ts'
 import { parseContentType, parseDisposition, parseLanguages, parseToken } from './parameters.ts'
 import type { Disposition, Parameters } from './structure.ts'
 
@@ -48,43 +49,83 @@ export function noContent(mime: boolean): Content {
 }
 
 /**
- * Reads the fields that begin at `starts`: candidates, of which only Content-* and MIME-Version count. The first of each
- * kind wins.
+ * Reads the fields that begin at `base` and one of `starts` in `text`: candidates, of which only Content-* and MIME-Version
+ * count. The first of each kind wins.
  */
-export function readContent(header: Buffer, starts: readonly number[], mime: boolean, limits: ContentLimits): Content {
+export function readContent(
+  text: string,
+  base: number,
+  starts: readonly number[],
+  mime: boolean,
+  limits: ContentLimits,
+): Content {
   const content = noContent(mime)
-  for (const start of starts) {
-    if (isField(header, start, 'mime-version')) content.mime = true
-    else if (isContent(header, start)) readField(content, header, start, limits)
+  for (const offset of starts) {
+    const start = base + offset
+    const letter = text.charCodeAt(start) | 0x20
+    if (letter === 0x6d) {
+      if (!content.mime && isMimeVersion(text, start)) content.mime = true
+    } else if (text.charCodeAt(start + 7) === 0x2d && sameName(text, start, 'content')) {
+      // "content-" in any case; the dash was looked at first since few other fields have one there.
+      readField(content, text, start, limits)
+    }
   }
   return content
 }
 
-function isContent(header: Buffer, at: number): boolean {
-  // "content-" in any case; the dash is checked first since few other fields have one there.
-  if (header[at + 7] !== 0x2d) return false
-  return header.toString('latin1', at, at + 7).toLowerCase() === 'content'
+const MIME_VERSION = 'mime-version'
+
+function isMimeVersion(text: string, start: number): boolean {
+  if (!sameName(text, start, MIME_VERSION)) return false
+  let at = start + MIME_VERSION.length
+  while (text.charCodeAt(at) === 0x20 || text.charCodeAt(at) === 9) at++
+  return text.charCodeAt(at) === COLON
 }
 
-function readField(content: Content, header: Buffer, start: number, limits: ContentLimits): void {
-  const end = fieldEnd(header, start)
-  const colon = colonOf(header, start, end)
+const COLON = 0x3a
+const LF = 10
+
+/** Offset of the colon that ends the name, in the first line of the field only; -1 if there is none. */
+function colonOf(text: string, start: number, end: number): number {
+  for (let i = start; i < end; i++) {
+    const c = text.charCodeAt(i)
+    if (c === COLON) return i
+    if (c === LF) return -1
+  }
+  return -1
+}
+
+/** What follows "content-", as `readField` has it. */
+const kinds: FieldNames = new FieldNames([
+  'type',
+  'transfer-encoding',
+  'disposition',
+  'id',
+  'description',
+  'md5',
+  'location',
+  'language',
+])
+
+function readField(content: Content, text: string, start: number, limits: ContentLimits): void {
+  const end = fieldEnd(text, start)
+  const colon = colonOf(text, start, end)
   if (colon < 0) return
-  const name = header.toString('latin1', start + 8, nameEnd(header, start, colon)).toLowerCase()
-  const stop = Math.min(end, colon + 1 + limits.fieldBytes)
+  const from = colon + 1
+  const stop = Math.min(end, from + limits.fieldBytes)
   if (stop - start > limits.contentBytes) {
     limits.contentBytes = -1
     return
   }
   limits.contentBytes -= stop - start
-  const value = (): string => unfold(header, colon + 1, stop)
-  const tokens = (): string => folded(header, colon + 1, stop)
-  switch (name) {
+  const kind = kinds.find(text, start + 8, nameEnd(text, start, colon))
+  if (kind < 0) return
+  switch (kinds.names[kind]) {
     case 'type': {
       content.mime = true
       if (content.typePresent) return
       content.typePresent = true
-      const { type, subtype, parameters, valid } = parseContentType(tokens(), limits.parameters)
+      const { type, subtype, parameters, valid } = parseContentType(folded(text, from, stop), limits.parameters)
       content.type = type
       content.subtype = subtype
       content.parameters = parameters
@@ -92,29 +133,29 @@ function readField(content: Content, header: Buffer, start: number, limits: Cont
       return
     }
     case 'transfer-encoding':
-      content.encoding ??= parseToken(tokens())
+      content.encoding ??= parseToken(folded(text, from, stop))
       return
     case 'disposition':
       // A bare "inline" gives way to a later field that names a file.
       if (content.disposition === undefined || content.disposition.parameters.length === 0) {
-        content.disposition = parseDisposition(tokens(), limits.parameters) ?? content.disposition
+        content.disposition = parseDisposition(folded(text, from, stop), limits.parameters) ?? content.disposition
       }
       return
     case 'id':
-      content.id ??= plain(value())
+      content.id ??= plain(unfold(text, from, stop))
       return
     case 'description':
-      content.description ??= plain(value())
+      content.description ??= plain(unfold(text, from, stop))
       return
     case 'md5':
-      content.md5 ??= plain(value())
+      content.md5 ??= plain(unfold(text, from, stop))
       return
     case 'location':
-      content.location ??= plain(value())
+      content.location ??= plain(unfold(text, from, stop))
       return
     case 'language':
       if (content.language === undefined) {
-        const tags = parseLanguages(tokens())
+        const tags = parseLanguages(folded(text, from, stop))
         if (tags.length > 0) content.language = tags
       }
       return

@@ -33,6 +33,75 @@ const ZONES: Readonly<Record<string, number>> = {
 
 /** Reads a Date value, unfolded. Undefined when there is no day, month, year and time in it. */
 export function parseDate(value: string): MessageDate | undefined {
+  return parsePlainDate(value) ?? parseAnyDate(value)
+}
+
+/**
+ * The date, if it is as nearly all mail has it: `Thu, 2 Jan 2020 03:04:05 -0700`, with or without the day of the week, and
+ * anything after the zone. Undefined for anything else; never another answer than `parseAnyDate` has.
+ */
+export function parsePlainDate(value: string): MessageDate | undefined {
+  let at = 0
+  if (value.charCodeAt(3) === 0x2c) {
+    if (!isLetter(value, 0) || !isLetter(value, 1) || !isLetter(value, 2) || value.charCodeAt(4) !== 0x20)
+      return undefined
+    at = 5
+  }
+  let day = digit(value, at++)
+  if (value.charCodeAt(at) !== 0x20) day = day * 10 + digit(value, at++)
+  if (value.charCodeAt(at) !== 0x20 || value.charCodeAt(at + 4) !== 0x20) return undefined
+  const month = monthOf(value, at + 1)
+  at += 5
+  const year = twoDigits(value, at) * 100 + twoDigits(value, at + 2)
+  const hour = twoDigits(value, at + 5)
+  const minute = twoDigits(value, at + 8)
+  const second = twoDigits(value, at + 11)
+  if (value.charCodeAt(at + 4) !== 0x20 || value.charCodeAt(at + 7) !== 0x3a || value.charCodeAt(at + 10) !== 0x3a)
+    return undefined
+  if (value.charCodeAt(at + 13) !== 0x20) return undefined
+  const sign = value.charCodeAt(at + 14)
+  const zone = twoDigits(value, at + 15) * 60 + twoDigits(value, at + 17)
+  // A digit that is none has made its number NaN, for which none of these holds.
+  if (!(day >= 1 && day <= 28 + lateDays(month, year) && month >= 0 && year >= 1000)) return undefined
+  if (!(hour <= 23 && minute <= 59 && second <= 60 && zone >= 0 && (sign === 0x2b || sign === 0x2d))) return undefined
+  const offsetMinutes = sign === 0x2d ? 0 - zone : zone
+  return { timeMs: Date.UTC(year, month, day, hour, minute, second) - offsetMinutes * 60_000, offsetMinutes }
+}
+
+function isLetter(text: string, at: number): boolean {
+  const letter = text.charCodeAt(at) | 0x20
+  return letter >= 0x61 && letter <= 0x7a
+}
+
+/** NaN for what is none. */
+function digit(text: string, at: number): number {
+  const value = text.charCodeAt(at) - 0x30
+  return value >= 0 && value <= 9 ? value : Number.NaN
+}
+
+function twoDigits(text: string, at: number): number {
+  return digit(text, at) * 10 + digit(text, at + 1)
+}
+
+/** 0 to 11; -1 for what is none. */
+function monthOf(text: string, at: number): number {
+  const a = text.charCodeAt(at) | 0x20
+  const b = text.charCodeAt(at + 1) | 0x20
+  const c = text.charCodeAt(at + 2) | 0x20
+  for (let i = 0; i < MONTHS.length; i += 3) {
+    if (MONTHS.charCodeAt(i) === a && MONTHS.charCodeAt(i + 1) === b && MONTHS.charCodeAt(i + 2) === c) return i / 3
+  }
+  return -1
+}
+
+/** Days of a month (0 to 11) beyond 28. */
+function lateDays(month: number, year: number): number {
+  if (month !== 1) return month === 3 || month === 5 || month === 8 || month === 10 ? 2 : 3
+  return year % 4 === 0 && (year % 100 !== 0 || year % 400 === 0) ? 1 : 0
+}
+
+/** The same date, whatever is in it. */
+export function parseAnyDate(value: string): MessageDate | undefined {
   const short = value.slice(0, ScanLimits.dateBytes)
   const text = short.includes('(') ? withoutComments(short) : short
   const match =

@@ -44,8 +44,5 @@ function wordBytes(encoding: string, text: string): Uint8Array {
 }
 
 function decodeRaw(raw: string): string {
-  for (let i = 0; i < raw.length; i++) {
-    if (raw.charCodeAt(i) > 127) return decodeText(Buffer.from(raw, 'latin1'), undefined)
-  }
-  return raw
+  return /[^\0-\x7f]/.test(raw) ? decodeText(Buffer.from(raw, 'latin1'), undefined) : raw
 }

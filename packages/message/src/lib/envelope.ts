@@ -4,7 +4,8 @@
 
 import { type Address, parseAddressList } from './address.ts'
 import { plain } from './content.ts'
-import { asBuffer, colonOf, emptyLine, fieldEnd, folded, isField, unfold } from './header.ts'
+import { FieldNames } from './field-names.ts'
+import { type HeaderFields, parseHeader } from './header.ts'
 
 export interface Envelope {
   /** Unfolded, one char per byte; the last field of that name wins. */
@@ -22,9 +23,23 @@ export interface Envelope {
   readonly messageId: string | undefined
 }
 
+/** In the order of the `switch` below. */
+const names: FieldNames = new FieldNames([
+  'date',
+  'subject',
+  'from',
+  'sender',
+  'reply-to',
+  'to',
+  'cc',
+  'bcc',
+  'in-reply-to',
+  'message-id',
+])
+
 /** Reads the header of a message; LF or CRLF. Never fails. */
-export function parseEnvelope(header: Uint8Array): Envelope {
-  const bytes = asBuffer(header)
+export function parseEnvelope(header: Uint8Array | HeaderFields): Envelope {
+  const fields = header instanceof Uint8Array ? parseHeader(header) : header
   let date: string | undefined
   let subject: string | undefined
   let inReplyTo: string | undefined
@@ -35,41 +50,40 @@ export function parseEnvelope(header: Uint8Array): Envelope {
   const to: Address[] = []
   const cc: Address[] = []
   const bcc: Address[] = []
-  let at = 0
-  while (at < bytes.length && emptyLine(bytes, at) === 0) {
-    const end = fieldEnd(bytes, at)
-    // One look at the first letter spares most fields (Received, X-*, DKIM) any further one.
-    switch (bytes[at]! | 0x20) {
-      case 0x64: // d
-        if (isField(bytes, at, 'date')) date = text(bytes, at, end)
+  const { count } = fields
+  for (let i = 0; i < count; i++) {
+    switch (fields.indexIn(names, i)) {
+      case 0:
+        date = plain(fields.value(i))
         break
-      case 0x73: // s
-        if (isField(bytes, at, 'subject')) subject = text(bytes, at, end)
-        else if (isField(bytes, at, 'sender')) add(sender, bytes, at, end)
+      case 1:
+        subject = plain(fields.value(i))
         break
-      case 0x66: // f
-        if (isField(bytes, at, 'from')) add(from, bytes, at, end)
+      case 2:
+        add(from, fields, i)
         break
-      case 0x72: // r
-        if (isField(bytes, at, 'reply-to')) add(replyTo, bytes, at, end)
+      case 3:
+        add(sender, fields, i)
         break
-      case 0x74: // t
-        if (isField(bytes, at, 'to')) add(to, bytes, at, end)
+      case 4:
+        add(replyTo, fields, i)
         break
-      case 0x63: // c
-        if (isField(bytes, at, 'cc')) add(cc, bytes, at, end)
+      case 5:
+        add(to, fields, i)
         break
-      case 0x62: // b
-        if (isField(bytes, at, 'bcc')) add(bcc, bytes, at, end)
+      case 6:
+        add(cc, fields, i)
         break
-      case 0x69: // i
-        if (isField(bytes, at, 'in-reply-to')) inReplyTo = text(bytes, at, end)
+      case 7:
+        add(bcc, fields, i)
         break
-      case 0x6d: // m
-        if (isField(bytes, at, 'message-id')) messageId = text(bytes, at, end)
+      case 8:
+        inReplyTo = plain(fields.value(i))
+        break
+      case 9:
+        messageId = plain(fields.value(i))
         break
     }
-    at = end
   }
   return {
     date,
@@ -85,10 +99,6 @@ export function parseEnvelope(header: Uint8Array): Envelope {
   }
 }
 
-function text(bytes: Buffer, start: number, end: number): string {
-  return plain(unfold(bytes, colonOf(bytes, start, end) + 1, end))
-}
-
-function add(list: Address[], bytes: Buffer, start: number, end: number): void {
-  for (const address of parseAddressList(folded(bytes, colonOf(bytes, start, end) + 1, end))) list.push(address)
+function add(list: Address[], fields: HeaderFields, index: number): void {
+  for (const address of parseAddressList(fields.folded(index))) list.push(address)
 }

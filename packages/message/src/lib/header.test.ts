@@ -1,5 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
+import { FieldNames } from './field-names.ts'
 import { filterHeader, parseHeader } from './header.ts'
 
 const header = Buffer.from(
@@ -58,5 +59,33 @@ describe('header', () => {
         expect(kept.length + others.length).toBe(raw.length + 4)
       }),
     )
+  })
+
+  test('names are found in a list whatever their case, and a filter by such a list is one by a set', () => {
+    const names = ['a', 'b', 'ab', 'ac', 'x-y', 'x-yz', '']
+    const compiled = new FieldNames(names)
+    const name = fc.constantFrom('A', 'a', 'B', 'aB', 'AC', 'AD', 'X-Y', 'x-yZ', 'x-', '', 'a ', 'ab\t', 'a b', '\xc1')
+    const rest = fc.constantFrom(': x', ':', '', ':y\r\n z', ' :w')
+    const lines = fc.array(fc.tuple(name, rest, fc.constantFrom('\r\n', '\n')), { maxLength: 8 })
+    fc.assert(
+      fc.property(lines, fc.boolean(), fc.boolean(), (list, not, ends) => {
+        const raw = Buffer.from(list.map((each) => each.join('')).join('') + (ends ? '\r\nB: body' : 'B: c'), 'latin1')
+        const fields = parseHeader(raw)
+        expect(Buffer.from(filterHeader(raw, compiled, { not })).toString('latin1')).toBe(
+          Buffer.from(filterHeader(fields, new Set(names), { not })).toString('latin1'),
+        )
+        for (let i = 0; i < fields.count; i++) {
+          const lower = fields.name(i).toLowerCase()
+          expect(fields.indexIn(compiled, i)).toBe(names.indexOf(lower))
+        }
+      }),
+    )
+  })
+
+  test('a header longer than what is looked at first is read whole', () => {
+    for (let size = 65_530; size < 65_542; size++) {
+      const raw = Buffer.from(`X: ${'x'.repeat(size - 5)}\r\nTo: a\r\n\r\nbody`)
+      expect([parseHeader(raw).count, parseHeader(raw).first('to')]).toEqual([2, 'a'])
+    }
   })
 })

@@ -238,7 +238,9 @@ export class MessageScanner {
     let candidates: readonly number[] = this.#candidates
     if (this.#headerLength > header.length) candidates = candidates.filter((start) => start < header.length)
     const content =
-      candidates.length === 0 ? noContent(open.mime) : readContent(header, candidates, open.mime, this.#budget)
+      candidates.length === 0
+        ? noContent(open.mime)
+        : readContent(header.toString('latin1'), 0, candidates, open.mime, this.#budget)
     if (this.#budget.contentBytes < 0) this.#quirks.add('too-many-fields')
 
     const topHeader = open.parent === undefined

@@ -143,6 +143,21 @@ export function parameter(parameters: Parameters, name: string): ByteString | un
  * this, since folding and mailers add blanks nobody meant.
  */
 export function tidyBlanks(value: ByteString): ByteString {
-  if (!/[\t\r\n]| {2}|^ | $/.test(value)) return value
+  if (isTidy(value)) return value
   return value.replace(/[ \t\r\n]+/g, ' ').replace(/^ | $/g, '')
+}
+
+function isTidy(value: string): boolean {
+  // As after a blank: another one, and one at the end, are too many.
+  let blank = true
+  for (let i = 0; i < value.length; i++) {
+    const c = value.charCodeAt(i)
+    if (c > 0x20) blank = false
+    else if (c === 0x20) {
+      if (blank) return false
+      blank = true
+    } else if (c === 9 || c === 10 || c === 13) return false
+    else blank = false
+  }
+  return !blank || value === ''
 }

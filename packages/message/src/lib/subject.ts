@@ -10,13 +10,13 @@ export interface BaseSubject {
 
 /** Takes a subject already decoded to text. */
 export function baseSubject(subject: string): BaseSubject {
-  let text = subject.replace(/[\t\r\n ]+/g, ' ')
+  let text = /[\t\r\n]| {2}/.test(subject) ? subject.replace(/[\t\r\n ]+/g, ' ') : subject
   let isReplyOrForward = false
   for (;;) {
     // (2) trailing "(fwd)" and blanks
     for (;;) {
       const trimmed = trimEnd(text)
-      if (trimmed.length >= 5 && trimmed.slice(-5).toLowerCase() === '(fwd)') {
+      if (trimmed.endsWith(')') && trimmed.slice(-5).toLowerCase() === '(fwd)') {
         isReplyOrForward = true
         text = trimmed.slice(0, -5)
       } else {
@@ -37,7 +37,7 @@ export function baseSubject(subject: string): BaseSubject {
       if (text === before) break
     }
     // (6) "[fwd: " … "]"
-    if (text.slice(0, 5).toLowerCase() === '[fwd:' && text.endsWith(']')) {
+    if (text.endsWith(']') && text.slice(0, 5).toLowerCase() === '[fwd:') {
       isReplyOrForward = true
       text = text.slice(5, -1)
     } else return { base: text, isReplyOrForward }
@@ -63,7 +63,10 @@ function blobLength(text: string, from = 0): number {
 
 /** Length of `*subj-blob ("re" / "fw" ["d"]) *WSP [subj-blob] ":"`, or of a blank, at the beginning. */
 function leaderLength(text: string): number {
-  if (text[0] === ' ') return 1
+  const first = text.charCodeAt(0)
+  if (first === 0x20) return 1
+  // Neither R, F nor a bracket: the beginning of most subjects.
+  if ((first | 0x20) !== 0x72 && (first | 0x20) !== 0x66 && first !== 0x5b) return 0
   let at = 0
   for (let blob = blobLength(text, at); blob > 0; blob = blobLength(text, at)) at += blob
   const word = text.slice(at, at + 3).toLowerCase()

@@ -2,12 +2,13 @@ import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { decodeBody } from './body.ts'
 import { decodeText, isKnownCharset } from './charset.ts'
-import { parseDate } from './date.ts'
+import { parseAnyDate, parseDate, parsePlainDate } from './date.ts'
 import { decodeEncodedWords } from './encoded-words.ts'
-import { messageIds } from './message-ids.ts'
+import { idAt, messageIds } from './message-ids.ts'
 import { parseContentType, parseDisposition } from './parameters.ts'
 import { tidyBlanks } from './structure.ts'
 import { baseSubject } from './subject.ts'
+import { Cursor } from './tokens.ts'
 
 const latin1 = (bytes: Uint8Array): string => Buffer.from(bytes).toString('latin1')
 
@@ -200,4 +201,109 @@ describe('message ids', () => {
 test('blanks are tidied', () => {
   expect(tidyBlanks('  a\t\r\n b  c ')).toBe('a b c')
   expect(tidyBlanks('a b')).toBe('a b')
+})
+
+describe('the short way', () => {
+  const numRuns = process.env['MAILSTEAD_DEPTH'] === undefined ? 2000 : 20_000
+
+  test('of a date is that of any date', () => {
+    const two = fc.constantFrom('00', '01', '9', '23', '24', '28', '29', '30', '31', '59', '60', '61', 'x1', '4x', '99')
+    const date = fc.tuple(
+      fc.constantFrom('Mon, ', 'Thu, ', 'Xyz, ', 'Mon ', '', 'Mo, ', 'M1n, ', 'Mon,', ' ', '(x) '),
+      two,
+      fc.constantFrom(' Jan ', ' feb ', ' FEB ', ' Apr ', ' Jux ', ' June ', '-Feb-', '  Sep '),
+      fc.constantFrom('2020', '2019', '2000', '1900', '1000', '0999', '20', '102', '9999', '202o', '20200'),
+      fc.constantFrom(' ', '  ', ', '),
+      two,
+      fc.constantFrom(':', ':', ' : ', '.'),
+      two,
+      fc.constantFrom(':', ':', ''),
+      two,
+      fc.constantFrom(
+        ' +0000',
+        ' -0730',
+        ' +9999',
+        ' GMT',
+        '',
+        ' +01:00',
+        ' -000',
+        ' 0000',
+        '+0100',
+        ' +0200 (CEST)',
+        ' -0000x(',
+      ),
+      fc.constantFrom('', '', '', '0', ' (a\\) b', '\r\n'),
+    )
+    let plain = 0
+    fc.assert(
+      fc.property(date, (pieces) => {
+        const text = pieces.join('')
+        const short = parsePlainDate(text)
+        if (short === undefined) return
+        plain++
+        expect(short).toEqual(parseAnyDate(text))
+      }),
+      { numRuns: numRuns * 10 },
+    )
+    expect(plain).toBeGreaterThan(0)
+    fc.assert(
+      fc.property(
+        fc.date({ min: new Date(Date.UTC(1000, 0)), max: new Date(Date.UTC(9999, 11)), noInvalidDate: true }),
+        (when) => {
+          const text = when.toUTCString().replace('GMT', '-0330')
+          expect(parsePlainDate(text)).toEqual(parseAnyDate(text))
+          expect(parsePlainDate(text)).toBeDefined()
+        },
+      ),
+      { numRuns },
+    )
+  })
+
+  test('of a message id is that of any message id', () => {
+    const piece = fc.constantFrom(
+      '<',
+      '>',
+      '@',
+      '.',
+      'a',
+      'b.c',
+      ' ',
+      '"q"',
+      '[1]',
+      '\\',
+      '(c)',
+      '\xe9',
+      '\r\n ',
+      '<a.b@c>',
+      '<a@b',
+    )
+    const slowly = (text: string): string[] => {
+      const ids: string[] = []
+      const cursor = new Cursor(text)
+      for (let open = text.indexOf('<'); open >= 0; open = text.indexOf('<', cursor.at)) {
+        cursor.at = open
+        const id = idAt(cursor)
+        if (id === undefined) cursor.at = open + 1
+        else ids.push(id)
+      }
+      return ids
+    }
+    fc.assert(
+      fc.property(fc.array(piece, { maxLength: 20 }), (pieces) => {
+        const text = pieces.join('')
+        expect(messageIds(text)).toEqual(slowly(text))
+      }),
+      { numRuns },
+    )
+  })
+
+  test('of tidy blanks is that of any blanks', () => {
+    fc.assert(
+      fc.property(fc.array(fc.constantFrom(' ', '\t', '\r\n', 'a', '\0', '\xa0'), { maxLength: 6 }), (pieces) => {
+        const text = pieces.join('')
+        expect(tidyBlanks(text)).toBe(text.replace(/[ \t\r\n]+/g, ' ').replace(/^ | $/g, ''))
+      }),
+      { numRuns },
+    )
+  })
 })

@@ -16,6 +16,27 @@ for (const c of "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!
 for (const c of '/=?') classes[c.charCodeAt(0)] = ATEXT
 classes['.'.charCodeAt(0)] = TOKEN
 
+/** Where the run of `atext` (and of dots) that begins at `at` ends. */
+export function atextEnd(text: string, at: number, dots: boolean): number {
+  const { length } = text
+  while (at < length) {
+    const c = text.charCodeAt(at)
+    if ((classes[c]! & ATEXT) === 0 && !(dots && c === DOT)) break
+    at++
+  }
+  return at
+}
+
+/** Where the dot-atom without blanks that begins at `at` ends; -1 if there is none. */
+export function plainDotAtomEnd(text: string, at: number): number {
+  for (;;) {
+    const end = atextEnd(text, at, false)
+    if (end === at) return -1
+    if (text.charCodeAt(end) !== DOT) return end
+    at = end + 1
+  }
+}
+
 const LF = 10
 const CR = 13
 const QUOTE = 0x22
