@@ -1,4 +1,5 @@
 import { connect } from 'node:net'
+import { connect as connectTls } from 'node:tls'
 import { memoryFs } from '@mailstead/fs/memory'
 import { imapSessionConformance, ImapTestClient } from '@mailstead/imap/testing'
 import { mdbox } from '@mailstead/mdbox'
@@ -342,17 +343,51 @@ test('a server that stops says BYE to its clients, and closes its stores', async
   await server[Symbol.asyncDispose]()
 })
 
-test('passwords are refused off loopback without TLS, which is why STARTTLS is there', async () => {
-  const { cert, key } = await import('./testing-certificate.ts')
-  await using server = await testServer({ tls: { cert, key }, imaps: { host: '127.0.0.1', port: 0 } })
-  const { connect: connectTls } = await import('node:tls')
-  const { promise, resolve } = Promise.withResolvers<void>()
-  const secured = connectTls({ port: server.server.imaps!.port, host: '127.0.0.1', rejectUnauthorized: false }, resolve)
-  await promise
-  await using client = new ImapTestClient(secured)
-  expect(await client.line()).not.toContain('STARTTLS')
-  await client.ok('LOGIN alice secret')
-  const plain = connect(server.imap.port)
-  await using before = new ImapTestClient(plain)
-  expect(await before.line()).toContain('STARTTLS')
+describe('TLS', () => {
+  const tls = async (): Promise<TestServer> => {
+    const { cert, key } = await import('./testing-certificate.ts')
+    return testServer({ tls: { cert, key }, imaps: { host: '127.0.0.1', port: 0 } })
+  }
+
+  test('is there from the start on its own port', async () => {
+    await using server = await tls()
+    const secured = connectTls({ port: server.server.imaps!.port, host: '127.0.0.1', rejectUnauthorized: false })
+    await using client = new ImapTestClient(secured)
+    expect(await client.line()).not.toContain('STARTTLS')
+    await client.ok('LOGIN alice secret')
+    await client.ok('SELECT INBOX')
+  })
+  test('is begun by STARTTLS, and what came in the clear before is forgotten', async () => {
+    await using server = await tls()
+    const plain = connect(server.imap.port)
+    let said = ''
+    plain.on('data', (chunk: Buffer) => (said += chunk.toString()))
+    plain.write('a STARTTLS\r\nb NOOP\r\n')
+    await expect.poll(() => said).toContain('a OK')
+    expect(said).toContain('STARTTLS')
+    expect(said).not.toContain('\nb ')
+    plain.removeAllListeners('data')
+    await using client = new ImapTestClient(connectTls({ socket: plain, rejectUnauthorized: false }))
+    const [capability] = await client.ok('CAPABILITY')
+    expect(capability).not.toContain('STARTTLS')
+    await server.deliver('alice', message('secret'))
+    await client.ok('LOGIN alice secret')
+    expect(await client.ok('SELECT INBOX')).toContain('* 1 EXISTS')
+    expect((await client.ok('FETCH 1 (BODY.PEEK[TEXT])'))[0]).toContain('Hello.')
+  })
+})
+
+test('a client that reads nothing does not keep the server from stopping', async () => {
+  const server = await testServer({ stopMs: 200 })
+  const body = 'x'.repeat(76).concat('\r\n').repeat(10_000)
+  for (let n = 0; n < 10; n++) await server.deliver('alice', message(`large ${n}`, body))
+  const socket = connect(server.imap.port)
+  await new Promise((resolve) => socket.once('data', resolve))
+  socket.pause()
+  socket.write(`a LOGIN alice secret\r\nb SELECT INBOX\r\n${'c FETCH 1:* (BODY.PEEK[])\r\n'.repeat(20)}`)
+  await new Promise((resolve) => setTimeout(resolve, 200))
+  const from = performance.now()
+  await server[Symbol.asyncDispose]()
+  expect(performance.now() - from).toBeLessThan(5_000)
+  socket.destroy()
 })

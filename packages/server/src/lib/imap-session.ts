@@ -82,8 +82,7 @@ class SessionOverStore implements ImapSession {
     for (const name of parents) names.add(name)
     if (request.subscribed) for (const name of subscribedParents) names.add(name)
     const matches = patternMatcher(request.patterns)
-    const sorted = [...names].sort(hierarchically)
-    for (const name of sorted) {
+    for (const name of hierarchically(names)) {
       const info = infos.get(name)
       const subscribed = subscriptions.has(name)
       if (request.specialUse && info?.specialUse === undefined) continue
@@ -236,13 +235,14 @@ class Appending implements AppendBatch {
 }
 
 /** Parents before children, siblings by code unit; INBOX first. */
-function hierarchically(a: string, b: string): number {
-  const [left, right] = [a.split(DELIMITER), b.split(DELIMITER)]
-  if (left[0] !== right[0]) {
-    if (left[0] === 'INBOX') return -1
-    if (right[0] === 'INBOX') return 1
-  }
-  for (let i = 0; i < left.length && i < right.length; i++)
-    if (left[i] !== right[i]) return left[i]! < right[i]! ? -1 : 1
-  return left.length - right.length
+function hierarchically(names: Iterable<string>): string[] {
+  // NUL is in no name and sorts before everything.
+  const keys = Array.from(names, (name) =>
+    name === 'INBOX' || name.startsWith('INBOX/') ? `\0${name}` : name.replaceAll(DELIMITER, '\0'),
+  )
+  return keys.sort(compare).map((key) => (key.startsWith('\0') ? key.slice(1) : key.replaceAll('\0', DELIMITER)))
+}
+
+function compare(a: string, b: string): number {
+  return a < b ? -1 : a > b ? 1 : 0
 }

@@ -27,7 +27,7 @@ import {
   type UpdateWriter,
 } from '@mailstead/imap'
 import { changesBetween, type FlagChange, type TableView } from '@mailstead/index'
-import type { Mailbox } from '@mailstead/store'
+import { type Mailbox, StoreError } from '@mailstead/store'
 import { UidSet } from '@mailstead/uidset'
 import { clientRows, nothingExpunged, sequencesOfUids, uidsOfSequences } from './client-rows.ts'
 import type { OnServerEvent } from './events.ts'
@@ -37,7 +37,7 @@ import { Pace } from './pace.ts'
 import type { RecentMarks } from './recent.ts'
 import { searchRows } from './search.ts'
 import { sortRows } from './sort.ts'
-import { renamed } from './store-errors.ts'
+import { imapError, renamed } from './store-errors.ts'
 import { sequencesOf, uidsNamed } from './targets.ts'
 import { threadRows } from './thread-rows.ts'
 
@@ -343,7 +343,7 @@ export class Selected implements SelectedMailbox {
   }
 
   async sync(options: { readonly expunges: boolean }, writer: UpdateWriter): Promise<void> {
-    if (options.expunges) await renamed(() => this.#mailbox.refresh())
+    if (options.expunges) await this.#refresh()
     const latest = this.#mailbox.view
     this.#modSeqs = writer.wantsModSeq
     if (latest === this.#shown && latest === this.#told) return
@@ -370,6 +370,16 @@ export class Selected implements SelectedMailbox {
     } else await this.#writeChanged(changed, this.#shown.uidNext, latest, writer)
     this.#told = latest
     this.#ours = []
+  }
+
+  /** What other processes did can wait while the storage is away; what is in memory is still true. */
+  async #refresh(): Promise<void> {
+    try {
+      await this.#mailbox.refresh()
+    } catch (error) {
+      if (!(error instanceof StoreError) || error.code !== 'STORE_UNAVAILABLE') throw imapError(error)
+      this.#onEvent({ level: 'warn', kind: 'store', message: `${this.name} could not be looked at`, error })
+    }
   }
 
   /** FETCH replies for changes that are not ours, of messages below `uidNext`. */

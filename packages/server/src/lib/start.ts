@@ -74,6 +74,8 @@ export interface ServerOptions {
   readonly separator?: string
   /** Begin delivered messages with Return-Path. (default false: messages are kept as they come) */
   readonly returnPath?: boolean
+  /** What commands in progress get to end when the server stops, in milliseconds. (default 10 000) */
+  readonly stopMs?: number
   readonly onEvent?: OnServerEvent
 }
 
@@ -224,7 +226,9 @@ class ImapConnections implements AsyncDisposable {
     })
     if (secure) server.on('tlsClientError', () => undefined)
     this.#servers.push(server)
-    return listenOn(server, where, secure ? 'IMAPS' : 'IMAP')
+    const listening = await listenOn(server, where, secure ? 'IMAPS' : 'IMAP')
+    server.on('error', (error) => this.#onEvent({ level: 'error', kind: 'listen', message: error.message, error }))
+    return listening
   }
 
   #serve(socket: Socket, secure: boolean): void {
@@ -278,7 +282,12 @@ class ImapConnections implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     for (const server of this.#servers) this.#closing.push(closed(server))
     this.#stop.abort()
+    // A client that takes none of its replies would hold up the rest for minutes.
+    const deadline = setTimeout(() => {
+      for (const socket of this.#sockets) socket.destroy()
+    }, this.#options.stopMs ?? 10_000)
     if (this.#open > 0) await new Promise<void>((resolve) => (this.#idle = resolve))
+    clearTimeout(deadline)
     // Sessions are over, and what they wrote is on its way; a client that does not hang up is not waited for.
     const patience = setTimeout(() => {
       for (const socket of this.#sockets) socket.destroy()
