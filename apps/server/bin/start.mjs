@@ -11,6 +11,6 @@ try {
   await startDemo(process.argv.slice(2))
   process.exit(0)
 } catch (error) {
-  console.error(error instanceof Error && 'code' in error ? error.message : error)
+  console.error(error instanceof Error && ('code' in error || error.name === 'ConfigError') ? error.message : error)
   process.exit(1)
 }
