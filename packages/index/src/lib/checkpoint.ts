@@ -9,16 +9,16 @@
  * Everything runs beside commits; the pump is asked only for states, between two groups. Only flushed frames get into a
  * snapshot: it must never know more than the log.
  */
-import type { Fs } from '@mailstead/fs'
+import { type Fs, FsError } from '@mailstead/fs'
 import { Entry } from './entries.ts'
-import type { FileLog } from './log.ts'
+import type { LogMedium } from './log.ts'
 import type { Snapshots } from './snapshots.ts'
 import type { TableState } from './state.ts'
 
 export interface CheckpointHost {
   readonly fs: Fs
   readonly prefix: string
-  readonly log: FileLog
+  readonly log: LogMedium
   readonly snapshots: Snapshots
   /** Runs between two groups, with everything that was appended flushed. */
   whenFlushed<T>(body: () => Promise<T>): Promise<T>
@@ -33,9 +33,20 @@ export interface CheckpointHost {
 
 /** Whether it was made: another process may be at it. */
 export async function checkpoint(host: CheckpointHost): Promise<boolean> {
-  const { fs, prefix, log, snapshots } = host
-  await using lock = await fs.lock(`${prefix}checkpoint`)
-  if (!lock.tryAcquire('exclusive')) return false
+  const { fs, prefix } = host
+  await using lock = fs.supports.lock ? await fs.lock(`${prefix}checkpoint`) : undefined
+  if (lock?.tryAcquire('exclusive') === false) return false
+  // Without a lock, whoever comes second is refused when it replaces what it has read: its checkpoint is then not made.
+  try {
+    return await checkpointAlone(host)
+  } catch (error) {
+    if (error instanceof FsError && (error.code === 'FS_CONFLICT' || error.code === 'FS_EXISTS')) return false
+    throw error
+  }
+}
+
+async function checkpointAlone(host: CheckpointHost): Promise<boolean> {
+  const { log, snapshots } = host
   const list = await snapshots.readList()
   const listed = new Map(list?.tables.map((table) => [table.number, table]))
   // Whoever wrote that list may have written frames that are not known here yet.
@@ -52,10 +63,13 @@ export async function checkpoint(host: CheckpointHost): Promise<boolean> {
     // Another process may have written a newer snapshot than this one knows of.
     const known = listed.get(entry.number)
     const place = known?.snapshot
-    if (known !== undefined && place !== undefined && place.frame >= copy.frame) {
+    const kept = known !== undefined && place !== undefined && place.frame >= copy.frame
+    // Without locks another checkpoint, which was then not made, may have replaced the file since the list was written.
+    if (kept && (host.fs.supports.lock || (await snapshots.isThere(known.id, known.number, place)))) {
       tables.push(known)
       continue
     }
+    await snapshots.notice(entry.id)
     const found = await host.whenFlushed(async () => {
       if (entry.dropped || entry.damage !== undefined) return undefined
       return { ...(await host.loadForCheckpoint(entry)), now: copyOf(entry) }
@@ -77,6 +91,7 @@ export async function checkpoint(host: CheckpointHost): Promise<boolean> {
     offset: tail.offset,
     next: tail.next,
     chain: tail.chain,
+    ended: tail.ended,
     firstSegment: list?.segment ?? 1,
     nextTable,
     tables,

@@ -288,6 +288,7 @@ describe('headers and lists', () => {
       offset: u48,
       next: u48,
       chain: fc.nat({ max: 2 ** 32 - 1 }),
+      ended: fc.boolean(),
       firstSegment: u48,
       nextTable: u48,
       tables: fc.array(fc.tuple(id, u48, u48, fc.uint8Array({ minLength: 8, maxLength: 8 })), { maxLength: 4 }),

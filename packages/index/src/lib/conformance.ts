@@ -72,7 +72,7 @@ export function indexConformance({ describe, it }: Runner, subject: IndexUnderTe
       await body(index, place)
       await using checked = await place.open({ readOnly: true })
       const findings = []
-      for await (const page of checked.check()) findings.push(...page)
+      for await (const page of checked.check()) findings.push(...page.filter((one) => one.severity === 'damage'))
       assert.deepEqual(findings, [])
     })
   }

@@ -211,7 +211,11 @@ export interface IndexTransaction extends AsyncDisposable {
   createTable(spec: TableSpec): void
   dropTable(id: string): void
   append(table: string, row: NewRow): AppendedRow
-  /** Appends copies of rows of a view (flags, keywords and the columns both tables have), in ascending order of source rows. `columns` says what the copies have instead. */
+  /**
+   * Appends copies of rows of a view (flags, keywords and the columns both tables have), in ascending order of source rows.
+   * `columns` says what the copies have instead. Rows of this index are copied as they are at commit, under the lock, not
+   * as the view has them; one that is gone by then is copied from the view (`expunge` with `mustExist` refuses that).
+   */
   appendFrom(
     table: string,
     source: TableView,

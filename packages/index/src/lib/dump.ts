@@ -63,7 +63,7 @@ function* dumpTableList(bytes: Uint8Array): Generator<string> {
     return
   }
   yield `list of tables of index ${toHex(list.uuid)}, generation ${list.generation}`
-  yield `the log goes on with frame ${list.next} in segment ${list.segment} at ${list.offset}, chain ${hex32(list.chain)}; first segment ${list.firstSegment}`
+  yield `the log goes on with frame ${list.next} in segment ${list.segment} at ${list.offset}${list.ended ? ', which has ended' : ''}, chain ${hex32(list.chain)}; first segment ${list.firstSegment}`
   yield `next table ${list.nextTable}`
   for (const table of list.tables) {
     const { snapshot: place } = table

@@ -9,7 +9,7 @@ import { type IndexPlace, indexConformance } from '../testing.ts'
 import { openIndex } from './open-index.ts'
 
 const depth = process.env['MAILSTEAD_DEPTH']
-const modelRuns = depth === 'soak' ? 10_000 : depth === 'ci' ? 60 : 4
+const modelRuns = depth === 'soak' ? 10_000 : depth === 'ci' ? 60 : 2
 
 function placeOn(fs: Fs, path: string, dispose: () => Promise<void>): IndexPlace {
   return {
@@ -44,4 +44,17 @@ describe('on posix', () => {
       },
     },
   )
+})
+
+describe('in numbered objects', () => {
+  const objects = { append: false, overwrite: false, rename: false, link: false, lock: false, directories: false }
+  indexConformance(
+    { describe, it },
+    { modelRuns, create: async () => placeOn(memoryFs(objects), 'store', async () => {}) },
+  )
+})
+
+describe('in numbered objects, read asynchronously', () => {
+  const objects = { append: false, overwrite: false, rename: false, link: false, lock: false, syncRead: false }
+  indexConformance({ describe, it }, { modelRuns, create: async () => placeOn(memoryFs(objects), '', async () => {}) })
 })

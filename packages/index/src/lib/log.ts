@@ -73,6 +73,42 @@ export interface LogRead {
   readonly rest: number
 }
 
+/**
+ * What an index needs of its log, whatever it is kept in. Positions are given back and forth; nothing is known of a
+ * position's meaning but what `LogTail` says.
+ */
+export interface LogMedium extends AsyncDisposable {
+  readonly uuid: Uint8Array
+  /** Where the next frame goes, as far as is known. Kept here for the index, which alone moves it. */
+  tail: LogTail
+  /** What the control file said when it was last read. */
+  readonly control: Control | undefined
+  /** The last frame of each group ends its segment. */
+  readonly endsGroups: boolean
+  /** Frames may be appended without a flush. */
+  readonly lazy: boolean
+  segments(): Promise<number[]>
+  startOf(segment: number): Promise<LogTail | undefined>
+  read(from: LogTail): Promise<LogRead>
+  hasMoreSync(): boolean | undefined
+  reader(): LogReader
+  lock(): Promise<void>
+  lockShared(waitMs: number): Promise<boolean>
+  unlock(): void
+  readControl(): Promise<Control | undefined>
+  /** Makes ready to append after `tail`; says where the next frame goes, and the salt for it. */
+  prepare(tail: LogTail, rest: number): Promise<{ tail: LogTail; salt: Uint8Array }>
+  /** `conflict`: somebody else was first; read and decide again. INDEX_WRITE_FAILED, INDEX_UNCERTAIN. */
+  append(tail: LogTail, bytes: Uint8Array): Promise<'done' | 'conflict'>
+  flush(tail: LogTail, bytes: number): Promise<void>
+  sync(tail: LogTail): Promise<void>
+  seal(tail: LogTail, directory: number): Promise<void>
+  /** Removes the segments before `first`; returns how many there were. */
+  drop(first: number): Promise<number>
+  /** Bytes of log between two positions, roughly: what a checkpoint would save. */
+  bytesBetween(from: LogTail, to: LogTail): number
+}
+
 /** A segment that is known. */
 interface Segment {
   readonly file: FsFile
@@ -89,10 +125,14 @@ export interface LogOptions {
   readonly onEvent: (kind: string, message: string) => void
 }
 
+/** Segments kept open. */
+const OPEN_SEGMENTS_MAX = 16
 /** First read at the tail; more only if it is filled. */
 const TAIL_WINDOW = 64 * 1024
 
-export class FileLog implements AsyncDisposable {
+export class FileLog implements LogMedium {
+  readonly endsGroups = false
+  readonly lazy = true
   readonly uuid: Uint8Array
   /** Where the next frame goes, as far as is known. */
   tail: LogTail
@@ -422,12 +462,13 @@ export class FileLog implements AsyncDisposable {
   }
 
   /** Appends bytes at the tail, which the caller has prepared. A failure leaves the file as it was, or is INDEX_UNCERTAIN. */
-  async append(tail: LogTail, bytes: Uint8Array): Promise<void> {
+  async append(tail: LogTail, bytes: Uint8Array): Promise<'done' | 'conflict'> {
     const { file } = await this.#writable(tail.segment)
     try {
       const at =
         file.appendSync !== undefined && bytes.length < 1 << 20 ? file.appendSync([bytes]) : await file.append([bytes])
       if (at !== tail.offset) throw new Error(`the log ends at ${at}, not at ${tail.offset}`)
+      return 'done'
     } catch (error) {
       try {
         if ((await file.stat()).size > tail.offset) await file.truncate(tail.offset)
@@ -533,6 +574,10 @@ export class FileLog implements AsyncDisposable {
     return dropped
   }
 
+  bytesBetween(from: LogTail, to: LogTail): number {
+    return (to.segment - from.segment) * this.#options.segmentBytes + to.offset - from.offset
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     for (const segment of this.#segments.keys()) await this.#forget(segment)
     await this.#controlFile?.[Symbol.asyncDispose]()
@@ -576,6 +621,12 @@ export class FileLog implements AsyncDisposable {
     }
     const segment = { file, header, writable: false }
     this.#segments.set(number, segment)
+    if (this.#segments.size > OPEN_SEGMENTS_MAX)
+      for (const other of this.#segments.keys())
+        if (other !== number && other !== this.tail.segment) {
+          await this.#forget(other)
+          break
+        }
     return segment
   }
 

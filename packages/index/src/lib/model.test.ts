@@ -320,7 +320,7 @@ async function run(
   }
   await using last = await openIndex(fs, 'store', { readOnly: true })
   await compare({ index: last, tables: new Map(), views: new Map() })
-  for await (const findings of last.check()) expect(findings).toEqual([])
+  for await (const findings of last.check()) expect(findings.filter((one) => one.severity === 'damage')).toEqual([])
   expect(events.filter((kind) => kind.endsWith('damaged') || kind.endsWith('failed'))).toEqual([])
 }
 
@@ -348,6 +348,13 @@ describe('an index does what the model says, through several handles, reopened a
   test('in memory, without synchronous reads', async () => {
     await fc.assert(
       fc.asyncProperty(property, options, async (steps, sizes) => run(memoryFs({ syncRead: false }), steps, sizes)),
+      { numRuns: Math.ceil(numRuns / 4) },
+    )
+  })
+  test('in numbered objects', async () => {
+    const objects = { append: false, overwrite: false, rename: false, link: false, lock: false, directories: false }
+    await fc.assert(
+      fc.asyncProperty(property, options, async (steps, sizes) => run(memoryFs(objects), steps, sizes)),
       { numRuns: Math.ceil(numRuns / 4) },
     )
   })

@@ -31,9 +31,10 @@ import type {
 } from './contract.ts'
 import { Entry } from './entries.ts'
 import { IndexError } from './error.ts'
-import { FRAME_LAZY, FRAME_PART, type FrameTable, payloadIsValid, writeFrame } from './frame.ts'
+import { FRAME_END, FRAME_LAZY, FRAME_PART, type FrameTable, payloadIsValid, writeFrame } from './frame.ts'
 import { FRAME_MAX, TRANSACTION_MAX } from './limits.ts'
-import { FileLog, type LogFrame, type LogRead, type LogTail } from './log.ts'
+import { FileLog, type LogFrame, type LogMedium, type LogRead, type LogTail } from './log.ts'
+import { ObjectLog } from './object-log.ts'
 import { applySection, readCreate } from './operations.ts'
 import { resolveTransaction, type Resolved } from './resolve.ts'
 import { type Settings, withDefaults } from './settings.ts'
@@ -55,24 +56,29 @@ const IDLE_TABLES_MAX = 64
 const GROUPS_IN_A_ROW = 4
 /** For so long after its last frame another process is taken to be at work. */
 const SHARED_MS = 500
+/** How often a group is decided again because somebody else was first. */
+const CONFLICTS_MAX = 1000
 /** Transactions of one group. */
 const GROUP_MAX = 1024
 /** Opens the index in a directory. Throws INDEX_NOT_FOUND if there is none and `create` is not set. */
 export async function openIndex(fs: Fs, path: string, options: IndexOptions = {}): Promise<Index> {
   const settings = withDefaults(options)
-  if (!settings.readOnly) requireSupport(fs, ['append', 'overwrite', 'rename', 'lock'])
+  // Appended files where there are appends and locks; numbered objects where creation is conditional.
+  const { append, overwrite, lock, conditional } = fs.supports
+  const Medium = !(append && overwrite && lock) && conditional ? ObjectLog : FileLog
+  if (Medium === FileLog && !settings.readOnly) requireSupport(fs, ['append', 'overwrite', 'rename', 'lock'])
   const prefix = path === '' ? '' : `${path}/`
   const logOptions = {
     ...settings,
     onEvent: (kind: string, message: string) => settings.onEvent({ kind, message }),
   }
-  let log = await FileLog.open(fs, prefix, logOptions)
+  let log: LogMedium | undefined = await Medium.open(fs, prefix, logOptions)
   if (log === undefined) {
     if (!settings.create || settings.readOnly)
       throw new IndexError('INDEX_NOT_FOUND', `there is no index in ${fs.name}/${path}`)
     if (path !== '') await fs.makeDirectory(path)
-    await FileLog.create(fs, prefix, logOptions)
-    log = await FileLog.open(fs, prefix, logOptions)
+    await Medium.create(fs, prefix, logOptions)
+    log = await Medium.open(fs, prefix, logOptions)
     if (log === undefined) throw new IndexError('INDEX_NOT_FOUND', `${fs.name}/${path} vanished`)
   }
   const index = new StoreIndex(fs, path, prefix, settings, log)
@@ -115,7 +121,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
   readonly fs: Fs
   readonly prefix: string
   readonly settings: Settings
-  readonly log: FileLog
+  readonly log: LogMedium
   readonly snapshots: Snapshots
   readonly #path: string
   readonly #entries = new Map<string, Entry>()
@@ -147,7 +153,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
   #logBytes = 0
   #checkpointAt: number
 
-  constructor(fs: Fs, path: string, prefix: string, settings: Settings, log: FileLog) {
+  constructor(fs: Fs, path: string, prefix: string, settings: Settings, log: LogMedium) {
     this.fs = fs
     this.#path = path
     this.prefix = prefix
@@ -220,7 +226,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
         const batch = this.#newBatch()
         this.#takeIn(read, batch)
         this.#publish(batch, held && !sealed ? { ...read.tail, unflushed: read.tail.next } : read.tail)
-        this.#logBytes = this.#bytesBetween(start, read.tail)
+        this.#logBytes = this.log.bytesBetween(start, read.tail)
         if (sealed && isShort(read.tail, control))
           this.#damageAll(
             `the log was closed with frame ${control.lastFrame} and now ends with ${read.tail.next - 1}`,
@@ -231,11 +237,6 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     } finally {
       if (held && !this.#locked) this.log.unlock()
     }
-  }
-
-  /** Bytes of log between two positions, roughly. */
-  #bytesBetween(from: LogTail, to: LogTail): number {
-    return (to.segment - from.segment) * this.settings.segmentBytes + to.offset - from.offset
   }
 
   /** Nobody else is alive and the log was not sealed: lazy changes may be lost that clients were told of. */
@@ -442,7 +443,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     this.#checkOpen()
     if (this.settings.readOnly) throw new TypeError('the index is open for reading only')
     return new Promise((resolve, reject) => {
-      this.#queue.push({ requested, lazy: options.durability === 'lazy', resolve, reject })
+      this.#queue.push({ requested, lazy: this.log.lazy && options.durability === 'lazy', resolve, reject })
       this.#kick()
     })
   }
@@ -537,7 +538,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
       }
       const batch = this.#newBatch()
       this.#takeIn(read, batch)
-      this.#logBytes += this.#bytesBetween(this.log.tail, tail)
+      this.#logBytes += this.log.bytesBetween(this.log.tail, tail)
       this.#publish(batch, tail)
     } finally {
       if (held) this.log.unlock()
@@ -586,7 +587,16 @@ class StoreIndex implements Index, Committer, CheckpointHost {
       await this.log.lock()
       this.#locked = true
       try {
-        results = await this.#commitLocked(group)
+        for (let attempt = 1; ; attempt++) {
+          const done = await this.#commitLocked(group)
+          if (done !== 'conflict') {
+            results = done
+            break
+          }
+          if (attempt === CONFLICTS_MAX)
+            throw new IndexError('INDEX_LOCKED', `others were first ${CONFLICTS_MAX} times`)
+          await this.#preload(group)
+        }
       } finally {
         this.#locked = false
         this.log.unlock()
@@ -606,7 +616,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     if (this.#logBytes > this.#checkpointAt) this.#checkpointSoon()
   }
 
-  async #commitLocked(group: readonly Waiter[]): Promise<(CommitResult | { readonly error: unknown })[]> {
+  async #commitLocked(group: readonly Waiter[]): Promise<(CommitResult | { readonly error: unknown })[] | 'conflict'> {
     let read: LogRead
     try {
       read = await this.log.read(this.log.tail)
@@ -620,7 +630,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     if (read.frames.length > 0 || read.gaps.length > 0) {
       this.#takeIn(read, batch)
       this.#sharedUntil = performance.now() + SHARED_MS
-      this.#logBytes += this.#bytesBetween(this.log.tail, read.tail)
+      this.#logBytes += this.log.bytesBetween(this.log.tail, read.tail)
       // Tables that this group needs and only the new frames know of are read from the files, which takes publishing first.
       if (!this.#loadedFor(group, batch)) {
         await this.log.sync(read.tail)
@@ -674,15 +684,16 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     let { tail } = prepared
     const out = this.#writer
     out.reset()
-    for (const { at, value } of resolved) {
+    for (const [i, { at, value }] of resolved.entries()) {
       const start = tail.offset + out.position
-      const { number, chain } = writeTransaction(out, salt, tail, value)
+      const end = this.log.endsGroups && i === resolved.length - 1
+      const { number, chain } = writeTransaction(out, salt, tail, value, end)
       results[at] = { frame: number }
       batch.effects.push({ number, tables: value.tables, segment: tail.segment, offset: start })
       tail = { ...tail, next: number + 1, chain }
     }
     const bytes = out.finish()
-    await this.log.append(prepared.tail, bytes)
+    if ((await this.log.append(prepared.tail, bytes)) === 'conflict') return 'conflict'
     // Foreign frames that come with the group are shown with it, so they need the flush too.
     const flush = flushed || foreign > 0
     if (flush) await this.log.flush(prepared.tail, bytes.length)
@@ -696,6 +707,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
       ...tail,
       offset: prepared.tail.offset + bytes.length,
       unflushed: flush ? tail.next : prepared.tail.unflushed,
+      ended: this.log.endsGroups,
     })
     return results
   }
@@ -737,6 +749,11 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     for (const { requested } of group) {
       for (const request of requested) {
         const { table } = request
+        // The rows of a view are taken as they are now.
+        if (request.kind === 'append-from' && request.from !== undefined && !seen.has(request.from)) {
+          seen.add(request.from)
+          yield request.from
+        }
         if (table === last || seen.has(table)) continue
         last = table
         seen.add(table)
@@ -1064,7 +1081,7 @@ class TableHandle implements Table {
     const state = this.entry.state ?? this.#state
     if (this.#view === undefined || state !== this.#state) {
       this.#state = state
-      this.#view = makeView(state, () => (this.#disposed ? undefined : this.#cache))
+      this.#view = makeView(state, () => (this.#disposed ? undefined : this.#cache), this.#index)
     }
     return this.#view
   }
@@ -1114,6 +1131,7 @@ function writeTransaction(
   salt: Uint8Array,
   tail: LogTail,
   { tables, sections, lazy }: Resolved,
+  end: boolean,
 ): { number: number; chain: number } {
   let length = 0
   for (const section of sections) length += section.length
@@ -1136,7 +1154,7 @@ function writeTransaction(
     }
     payload = [rest]
   }
-  const bits = lazy ? FRAME_LAZY : 0
+  const bits = (lazy ? FRAME_LAZY : 0) | (end ? FRAME_END : 0)
   const chain = writeFrame(out, { salt, number }, { unflushed, bits, parts, before, tables, payload })
   return { number, chain }
 }

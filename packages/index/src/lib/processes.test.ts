@@ -9,7 +9,7 @@ import type { IndexFinding } from './contract.ts'
 import { openIndex } from './open-index.ts'
 
 const depth = process.env['MAILSTEAD_DEPTH']
-const kills = depth === 'soak' ? 10_000 : depth === 'ci' ? 60 : 6
+const kills = depth === 'soak' ? 10_000 : depth === 'ci' ? 60 : 4
 const directory = mkdtempSync(join(tmpdir(), 'mailstead-index-'))
 afterAll(() => rmSync(directory, { recursive: true, force: true }))
 

@@ -206,7 +206,7 @@ describe('bit rot in a sealed store', () => {
     })()
     let seed = 12345
     const total = [...files.values()].reduce((sum, bytes) => sum + bytes.length, 0)
-    const every = depth === undefined ? Math.ceil(total / 900) : 1
+    const every = depth === undefined ? Math.ceil(total / 450) : 1
     const outcomes: Record<string, number> = {}
     for (const [path, bytes] of files) {
       for (let at = seed % every; at < bytes.length; at += every) {

@@ -44,6 +44,7 @@ import {
 } from './operations.ts'
 import { Draft, emptyState, tableMeta, type TableState } from './state.ts'
 import { PendingRow, type Requested } from './transaction.ts'
+import { stateOfView } from './view.ts'
 
 /** The newest tables, as the group sees them. */
 export interface World {
@@ -310,14 +311,45 @@ class Resolver {
     const { meta } = draft
     const count = rows.length
     if (count === 0) return
+    // Somebody may have changed the rows since the view was taken, and was told so.
+    const newest = this.#newestOf(request)
+    const chunkOf = new Int32Array(newest === undefined ? 0 : count).fill(-1)
+    const rowIn = new Uint32Array(chunkOf.length)
+    if (newest !== undefined) {
+      const { chunks } = newest
+      for (let i = 0, at = 0; i < count; i++) {
+        const wanted = source.uid(rows[i]!)
+        at = chunkAtLeast(chunks, wanted, at)
+        if (at === chunks.length) break
+        const { uids: known, rows: end } = chunks[at]!
+        const row = rowAtLeast(known, end, wanted)
+        if (known[row] !== wanted) continue
+        chunkOf[i] = at
+        rowIn[i] = row
+      }
+    }
     const uid = draft.uidNext
     if (uid + count - 1 > UID_LAST)
       throw new IndexError('INDEX_LIMIT', `${meta.id} has no UIDs left`, { table: meta.id })
     const flags = new Uint8Array(count)
     const sets = new Uint32Array(count)
     const known = new Map<number, number>([[0, 0]])
+    const knownNewest = new Map<number, number>([[0, 0]])
     for (let i = 0; i < count; i++) {
       const row = rows[i]!
+      if (newest !== undefined && chunkOf[i]! >= 0) {
+        const chunk = newest.chunks[chunkOf[i]!]!
+        flags[i] = chunk.flags[rowIn[i]!]!
+        const from = chunk.sets[rowIn[i]!]!
+        let set = knownNewest.get(from)
+        if (set === undefined) {
+          const names = newest.keywords.sets[from]!.map((k) => newest.keywords.names[k]!)
+          set = this.#setOf(working, this.#keywords(working, names))
+          knownNewest.set(from, set)
+        }
+        sets[i] = set
+        continue
+      }
       flags[i] = source.flags(row)
       const from = source.keywordSet(row)
       if (from === 0) continue
@@ -335,7 +367,15 @@ class Resolver {
       const from = source.extension(name)
       if (from === undefined || from.bytes !== width) continue
       const column = new Uint8Array(count * width)
-      for (let i = 0; i < count; i++) column.set(from.value(rows[i]!), i * width)
+      const c2 = newest?.meta.byName.get(name)
+      for (let i = 0; i < count; i++) {
+        if (newest === undefined || c2 === undefined || chunkOf[i]! < 0) {
+          column.set(from.value(rows[i]!), i * width)
+          continue
+        }
+        const values = extOf(newest.chunks[chunkOf[i]!]!, c2, width)
+        for (let b = 0, at = rowIn[i]! * width; b < width; b++) column[i * width + b] = values[at + b]!
+      }
       columns[c] = column
     }
     for (const name of Object.keys(request.columns)) {
@@ -361,6 +401,16 @@ class Resolver {
     this.#settle.push(() => {
       outcome.uids = UidSet.range(uid, uid + count - 1)
     })
+  }
+
+  /** The source of copies as it is now; undefined if the view is that, or if its table is another's or gone. */
+  #newestOf({ from, source }: Extract<Requested, { kind: 'append-from' }>): Draft | TableState | undefined {
+    const seen = stateOfView(source)
+    if (from === undefined || seen === undefined) return undefined
+    const open = this.#open.get(from)
+    if (open?.dropped === true) return undefined
+    const newest = open?.draft ?? this.#world.state(from)
+    return newest === seen || newest?.meta.number !== seen.meta.number ? undefined : newest
   }
 
   #flags(working: Working, request: Extract<Requested, { kind: 'flags' }>): void {

@@ -6,11 +6,11 @@
  * frame of what is found, or refuses the table if the log does not reach back that far.
  */
 import { crc32 } from '@mailstead/bytes'
-import { type Fs, FsError, type FsFile } from '@mailstead/fs'
+import { type Fs, FsError, type FsFile, type FsWriteOptions } from '@mailstead/fs'
 import { type Chunk, EXT, extOf, isZeroColumn, type Pages, type PageSource, ZERO_SETS } from './chunk.ts'
 import { Entry, type SnapshotPlace } from './entries.ts'
 import { IndexError } from './error.ts'
-import { type FileLog, type LogTail, readBytes } from './log.ts'
+import { type LogMedium, type LogTail, readBytes } from './log.ts'
 import type { Settings } from './settings.ts'
 import {
   columnWidth,
@@ -94,17 +94,25 @@ export class Snapshots implements AsyncDisposable {
   })
   /** What `tables/directory` said when it was last read or written. */
   generation = 0
+  /** Without locks: nothing is replaced but what was seen. */
+  readonly #conditional: boolean
+  #listTag: string | undefined
+  readonly #snapshotTags = new Map<string, string | undefined>()
 
   constructor(fs: Fs, prefix: string, uuid: Uint8Array, settings: Settings) {
     this.#fs = fs
     this.#prefix = prefix
     this.#uuid = uuid
     this.#settings = settings
+    this.#conditional = !fs.supports.lock
   }
 
   // ---- the list of tables
 
   async readList(): Promise<TableList | undefined> {
+    // What is replaced later must be what is read now.
+    this.#listTag = this.#conditional ? (await this.#fs.stat(`${this.#prefix}tables/directory`))?.tag : undefined
+    this.#snapshotTags.clear()
     for (const name of ['directory', 'directory.old']) {
       const bytes = await readIfThere(this.#fs, `${this.#prefix}tables/${name}`)
       if (bytes === undefined) continue
@@ -119,14 +127,14 @@ export class Snapshots implements AsyncDisposable {
   }
 
   /** What is known of the tables before the log is read, and where to read it from. */
-  async readTables(log: FileLog): Promise<{ entries: readonly Entry[]; nextNumber: number; start: LogTail }> {
+  async readTables(log: LogMedium): Promise<{ entries: readonly Entry[]; nextNumber: number; start: LogTail }> {
     const list = await this.readList()
     if (list !== undefined) {
-      const { segment, offset, next, chain } = list
+      const { segment, offset, next, chain, ended } = list
       return {
         entries: list.tables,
         nextNumber: list.nextTable,
-        start: { segment, offset, next, chain, unflushed: next, ended: false },
+        start: { segment, offset, next, chain, unflushed: next, ended },
       }
     }
     // Without the list, the snapshots themselves say what there is, and the log is read from where it begins.
@@ -171,9 +179,19 @@ export class Snapshots implements AsyncDisposable {
     const before = await readIfThere(this.#fs, path)
     const old = before === undefined ? undefined : readTableList(before)
     if (before !== undefined && old !== undefined) await this.#fs.writeFile(`${path}.old`, before)
-    await this.#fs.writeFile(path, writeTableList(list))
+    await this.#fs.writeFile(path, writeTableList(list), this.#condition(this.#listTag))
     this.generation = list.generation
     return old
+  }
+
+  #condition(tag: string | undefined): FsWriteOptions {
+    if (!this.#conditional) return {}
+    return tag === undefined ? { ifAbsent: true } : { ifMatch: tag }
+  }
+
+  /** Notes what is there before a table's state is taken: a snapshot that somebody else writes meanwhile is not replaced. */
+  async notice(id: string): Promise<void> {
+    if (this.#conditional) this.#snapshotTags.set(id, (await this.#fs.stat(`${this.#prefix}tables/${id}.snap`))?.tag)
   }
 
   /** CRC-32 of the list as it is; 0 if there is none. */
@@ -379,8 +397,9 @@ export class Snapshots implements AsyncDisposable {
   async write(state: TableState, frame: number, place: SnapshotPlace | undefined): Promise<SnapshotPlace> {
     const { meta, chunks } = state
     const path = `${this.#prefix}tables/${meta.id}.snap`
-    const appended = place === undefined ? undefined : this.#plan(state, frame, place)
-    if (place !== undefined && appended !== undefined && (await this.#isFile(path, meta, place))) {
+    const { append, overwrite } = this.#fs.supports
+    const appended = place === undefined || !append || !overwrite ? undefined : this.#plan(state, frame, place)
+    if (place !== undefined && appended !== undefined && (await this.isThere(meta.id, meta.number, place))) {
       await using file = await this.#fs.open(path, 'write')
       const { size } = await file.stat()
       // What a checkpoint that was not finished left there.
@@ -404,18 +423,18 @@ export class Snapshots implements AsyncDisposable {
       directoryChecksum: 0,
     })!
     await this.#fs.makeDirectory(`${this.#prefix}tables`)
-    await this.#fs.writeFile(path, streamed(header, fresh.parts))
+    await this.#fs.writeFile(path, streamed(header, fresh.parts), this.#condition(this.#snapshotTags.get(meta.id)))
     this.#settle(chunks, fresh, fresh.place.salt, await this.#source(meta, path, fresh.place.salt), meta, unloaded)
     return fresh.place
   }
 
-  async #isFile(path: string, meta: TableMeta, place: SnapshotPlace): Promise<boolean> {
+  /** Whether the snapshot file is the one that a list names. */
+  async isThere(id: string, number: number, place: SnapshotPlace): Promise<boolean> {
+    const path = `${this.#prefix}tables/${id}.snap`
     const stat = await this.#fs.stat(path)
     if (stat === undefined || stat.size < place.length) return false
     const header = readSnapshotHeader(await this.#fs.readFile(path, { end: SNAPSHOT_HEADER }))
-    return (
-      header !== undefined && header.table === meta.number && Buffer.from(header.salt).toString('hex') === place.salt
-    )
+    return header !== undefined && header.table === number && Buffer.from(header.salt).toString('hex') === place.salt
   }
 
   /** What has to be written after `place`, and where everything then is; undefined if the file had better be written anew. */

@@ -6,8 +6,8 @@
  *          8    4   version        u32le  0
  *          12   4   length         u32le  of the whole file
  *          16   16  index UUID
- *          32   …   in varints: generation; position in the log: segment, offset, number of the next frame, chain; first
- *                   retained segment; next table number; count of tables, and for each: number, id, uidValidity, uidNext,
+ *          32   …   in varints: generation; position in the log: segment, offset, number of the next frame, chain, 1 if
+ *                   that segment has ended (else 0); first retained segment; next table number; count of tables, and for each: number, id, uidValidity, uidNext,
  *                   highestModSeq, ceiling, count, unseen, deleted, bytes, last frame; snapshot: frame, length of
  *                   the file, salt (8 bytes), directory offset, length and checksum
  *          …    4   checksum       CRC-32 of everything before
@@ -33,6 +33,8 @@ export interface TableList {
   readonly offset: number
   readonly next: number
   readonly chain: number
+  /** The log goes on in the next segment. */
+  readonly ended: boolean
   readonly firstSegment: number
   readonly nextTable: number
   readonly tables: readonly Entry[]
@@ -49,6 +51,7 @@ export function writeTableList(list: TableList): Uint8Array {
   out.varint(list.offset)
   out.varint(list.next)
   out.varint(list.chain)
+  out.varint(list.ended ? 1 : 0)
   out.varint(list.firstSegment)
   out.varint(list.nextTable)
   out.varint(list.tables.length)
@@ -90,13 +93,14 @@ export function readTableList(bytes: Uint8Array): TableList | undefined {
     const offset = reader.varint()
     const next = reader.varint()
     const chain = reader.varint()
+    const ended = reader.varint() === 1
     const firstSegment = reader.varint()
     const nextTable = reader.varint()
     const tables: Entry[] = []
     for (let n = reader.varint(); n > 0; n--) tables.push(readEntry(reader))
     reader.expectEnd()
     const uuid = bytes.slice(16, 32)
-    return { uuid, generation, segment, offset, next, chain, firstSegment, nextTable, tables }
+    return { uuid, generation, segment, offset, next, chain, ended, firstSegment, nextTable, tables }
   } catch {
     return undefined
   }

@@ -18,6 +18,7 @@ import type {
 import { IndexError } from './error.ts'
 import { KEYWORD_BYTES_MAX, VALUE_KEY_MAX, VALUE_MAX } from './limits.ts'
 import { tableMeta } from './state.ts'
+import { homeOfView } from './view.ts'
 
 /** A row on its way; `assigned` is its UID while the transaction is resolved, `uid` after the commit. */
 export class PendingRow implements AppendedRow {
@@ -44,6 +45,8 @@ export type Requested =
       readonly kind: 'append-from'
       readonly table: string
       readonly source: TableView
+      /** The table of the source, if it is one of this index: its rows are then taken as they are at commit. */
+      readonly from: string | undefined
       readonly rows: Uint32Array
       readonly columns: Readonly<Record<string, Uint8Array | number>>
       readonly outcome: PendingAppendFrom
@@ -121,7 +124,8 @@ export class Transaction implements IndexTransaction {
       if (rows[i]! >= source.count || (i > 0 && rows[i]! <= rows[i - 1]!))
         throw new RangeError(`rows to append must ascend and be below ${source.count}`)
     const outcome: PendingAppendFrom = { uids: Uids.empty }
-    this.#add({ kind: 'append-from', table, source, rows, columns, outcome })
+    const from = homeOfView(source) === this.#committer ? source.table : undefined
+    this.#add({ kind: 'append-from', table, source, from, rows, columns, outcome })
     return outcome
   }
 

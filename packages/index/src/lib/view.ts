@@ -13,15 +13,22 @@ export interface ViewCache {
 const NO_CACHE_COLUMN: CacheColumn = { copy: () => -1, value: () => undefined }
 
 const states = new WeakMap<object, TableState>()
+const homes = new WeakMap<object, object>()
 
 /** The state behind a view of this package; undefined for any other view. */
 export function stateOfView(view: TableView): TableState | undefined {
   return states.get(view)
 }
 
-export function makeView(state: TableState, cache: () => ViewCache | undefined): TableView {
+/** The open index whose view this is; undefined for any other view. */
+export function homeOfView(view: TableView): object | undefined {
+  return homes.get(view)
+}
+
+export function makeView(state: TableState, cache: () => ViewCache | undefined, home: object): TableView {
   const view = new StateView(state, cache)
   states.set(view, state)
+  homes.set(view, home)
   return view
 }
 
