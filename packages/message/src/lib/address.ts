@@ -42,11 +42,13 @@ export function parseAddressList(value: string): Address[] {
 }
 
 function blanksEnd(text: string, at: number): number {
-  for (;;) {
+  const { length } = text
+  while (at < length) {
     const c = text.charCodeAt(at)
-    if (c !== 0x20 && c !== 9 && c !== 13 && c !== 10) return at
+    if (c > 0x20 || (c !== 0x20 && c !== 9 && c !== 13 && c !== 10)) break
     at++
   }
+  return at
 }
 
 /**
@@ -55,52 +57,46 @@ function blanksEnd(text: string, at: number): number {
  */
 export function parsePlainList(text: string): Address[] | undefined {
   const list: Address[] = []
+  const { length } = text
   let at = blanksEnd(text, 0)
-  while (at < text.length) {
+  while (at < length) {
     if (list.length === ScanLimits.addresses) return undefined
     let name: string | undefined
     let from = at
-    if (text.charCodeAt(at) !== QUOTE) at = atextEnd(text, at, true)
-    if (at === from || text.charCodeAt(at) !== AT) {
+    if (text.charCodeAt(at) === DOT) return undefined
+    at = atextEnd(text, at, true)
+    if (at === length) return undefined
+    const bare = at > from && text.charCodeAt(at) === AT
+    if (!bare) {
       // Words of a name, up to the angle bracket.
-      if (text.charCodeAt(from) === DOT) return undefined
-      for (at = from; ; ) {
+      for (let start = from; ; at = atextEnd(text, start, true)) {
         let word: string
-        if (text.charCodeAt(at) === QUOTE) {
-          const close = plainQuoteEnd(text, at + 1)
+        if (at === length) return undefined
+        if (at > start) word = text.slice(start, at)
+        else {
+          const c = text.charCodeAt(at)
+          if (c === LESS) break
+          const close = c === QUOTE ? plainQuoteEnd(text, at + 1) : -1
           if (close < 0) return undefined
           word = text.slice(at + 1, close)
           at = close + 1
-        } else {
-          const end = atextEnd(text, at, true)
-          // No word but the bracket itself, or something that is neither.
-          if (end === at) {
-            if (text.charCodeAt(at) !== LESS) return undefined
-            break
-          }
-          word = text.slice(at, end)
-          at = end
         }
         name = name === undefined ? word : `${name} ${word}`
-        at = blanksEnd(text, at)
+        start = blanksEnd(text, at)
       }
-      at++
-      from = at
+      from = ++at
       at = atextEnd(text, at, true)
+      if (at === length || at === from || text.charCodeAt(from) === DOT || text.charCodeAt(at) !== AT) return undefined
     }
-    if (at === from || text.charCodeAt(from) === DOT || text.charCodeAt(at) !== AT) return undefined
     const end = plainDotAtomEnd(text, at + 1)
     if (end < 0) return undefined
     const mailbox = text.slice(from, at)
     const host = text.slice(at + 1, end)
     at = end
-    if (text.charCodeAt(from - 1) === LESS) {
-      if (text.charCodeAt(at) !== GREATER) return undefined
-      at++
-    }
+    if (!bare && (at === length || text.charCodeAt(at++) !== GREATER)) return undefined
     list.push({ kind: 'address', name: name === '' ? undefined : name, route: undefined, mailbox, host })
     at = blanksEnd(text, at)
-    if (at === text.length) break
+    if (at === length) break
     if (text.charCodeAt(at) !== COMMA) return undefined
     at = blanksEnd(text, at + 1)
   }

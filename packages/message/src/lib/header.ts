@@ -205,9 +205,10 @@ export function asBuffer(bytes: Uint8Array): Buffer {
 
 /** Length of the empty line at `at`: 1 for LF, 2 for CRLF, 0 when there is none. */
 export function emptyLine(text: string, at: number): number {
+  if (at >= text.length) return 0
   const c = text.charCodeAt(at)
   if (c === LF) return 1
-  return c === CR && text.charCodeAt(at + 1) === LF ? 2 : 0
+  return c === CR && at + 1 < text.length && text.charCodeAt(at + 1) === LF ? 2 : 0
 }
 
 /** Where the field at `at` ends: after the line end that no blank follows. */
@@ -218,12 +219,13 @@ export function fieldEnd(text: string, at: number): number {
 
 /** The same, of a field whose first line ends with the LF at `lf`. */
 function continuedEnd(text: string, lf: number): number {
-  for (;;) {
+  while (lf + 1 < text.length) {
     const next = text.charCodeAt(lf + 1)
     if (next !== SPACE && next !== TAB) return lf + 1
     lf = text.indexOf('\n', lf + 1)
-    if (lf < 0) return text.length
+    if (lf < 0) break
   }
+  return text.length
 }
 
 /** Where the name ends that begins at `start`: before the blanks before the colon. */

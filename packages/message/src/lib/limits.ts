@@ -58,7 +58,8 @@ export const ScanLimits: Required<ScanOptions> & {
 }
 
 /** Fills in defaults and rejects nonsense once, at the door. */
-export function withDefaults(options: ScanOptions = {}): Required<ScanOptions> {
+export function withDefaults(options?: ScanOptions): Required<ScanOptions> {
+  if (options === undefined) return ScanLimits
   const filled = {
     headerBytes: options.headerBytes ?? ScanLimits.headerBytes,
     enclosedHeaderBytes: options.enclosedHeaderBytes ?? ScanLimits.enclosedHeaderBytes,

@@ -14,9 +14,9 @@ const QUOTE = 0x22
 /** Where the id that begins at the `<` at `open` ends, if nothing in it needs a second look; -1 otherwise. */
 function plainIdEnd(text: string, open: number): number {
   const at = plainDotAtomEnd(text, open + 1)
-  if (at < 0 || text.charCodeAt(at) !== AT) return -1
+  if (at < 0 || at === text.length || text.charCodeAt(at) !== AT) return -1
   const end = plainDotAtomEnd(text, at + 1)
-  return end >= 0 && text.charCodeAt(end) === GREATER ? end : -1
+  return end >= 0 && end < text.length && text.charCodeAt(end) === GREATER ? end : -1
 }
 
 /** The valid ids of a value, unfolded or not, in order; what is not an id is skipped. Bounded by `ScanLimits`. */

@@ -32,7 +32,7 @@ export function plainDotAtomEnd(text: string, at: number): number {
   for (;;) {
     const end = atextEnd(text, at, false)
     if (end === at) return -1
-    if (text.charCodeAt(end) !== DOT) return end
+    if (end === text.length || text.charCodeAt(end) !== DOT) return end
     at = end + 1
   }
 }
