@@ -82,7 +82,7 @@ export interface BoxBatch extends AsyncDisposable {
 /** An open message. Every read is verified by checksum before a byte is returned (BOX_CORRUPT otherwise). Positions are of the stored bytes. */
 export interface BoxMessage extends AsyncDisposable, Disposable {
   readonly physicalSize: number
-  /** The whole verified body, without a copy, where the message is small enough to be in memory; else undefined. Never written to. */
+  /** The whole verified body, without a copy, where the message is small enough to be in memory; else undefined. Never written to; valid until disposed. */
   readonly whole: Uint8Array | undefined
   readonly guid: Uint8Array
   readonly receivedMs: number

@@ -108,7 +108,7 @@ export class MdboxBox implements Box, BatchHost {
         const ahead = this.#ahead.record(file, place)
         if (ahead !== undefined) {
           try {
-            return wholeMessage(ahead, ahead.length, place, headerBytes)
+            return wholeMessage(ahead, ahead.length, place, headerBytes, this.#ahead.lender)
           } catch {
             // Read before it was all there, perhaps: what the file says now is what counts.
             this.#ahead.drop()

@@ -211,8 +211,10 @@ export function readTrailer(bytes: Uint8Array, at: number, end: number, headerSu
     const key = bytes[line]!
     if (key === LF) break
     if (key < KEY_A || key > KEY_Z) return TRAILER_BAD
-    const stop = bytes.indexOf(LF, line + 1)
-    if (stop < 0 || stop >= end) return TRAILER_CUT
+    // Lines are short: a native search costs more to call than it saves.
+    let stop = line + 1
+    while (stop < end && bytes[stop] !== LF) stop++
+    if (stop >= end) return TRAILER_CUT
     const value = line + 1
     if (key === KEY_V) {
       if (line > run) sum = crc32(bytes.subarray(run, line), sum)

@@ -39,8 +39,20 @@ export function recordMemory(length: number): Buffer {
   return memory
 }
 
-/** The message in `record`, the whole of it, verified. */
-export function wholeMessage(record: Uint8Array, count: number, place: Place, headerBytes: number): BoxMessage {
+/** Whose memory a message is in. */
+export interface Lender {
+  lend(): void
+  giveBack(): void
+}
+
+/** The message in `record`, the whole of it, verified. `lender` hears of its end. */
+export function wholeMessage(
+  record: Uint8Array,
+  count: number,
+  place: Place,
+  headerBytes: number,
+  lender?: Lender,
+): BoxMessage {
   if (count !== place.length) throw damaged(place, 'the file ends within the message')
   const size = readHeader(record, 0, headerBytes)
   if (size < 0) throw damaged(place, 'no message header')
@@ -60,7 +72,7 @@ export function wholeMessage(record: Uint8Array, count: number, place: Place, he
         if (crc32(body.subarray(i * CHUNK_BYTES, (i + 1) * CHUNK_BYTES)) !== chunkSum(record, trailer, i))
           throw corrupt(place, i)
   }
-  return new WholeMessage(body, readGuid(record, trailer) ?? NO_GUID, trailer.receivedMs)
+  return new WholeMessage(body, readGuid(record, trailer) ?? NO_GUID, trailer.receivedMs, lender)
 }
 
 const NO_GUID = new Uint8Array(16)
@@ -79,10 +91,14 @@ class WholeMessage implements BoxMessage {
   readonly guid: Uint8Array
   readonly receivedMs: number
 
-  constructor(whole: Uint8Array, guid: Uint8Array, receivedMs: number) {
+  #lender: Lender | undefined
+
+  constructor(whole: Uint8Array, guid: Uint8Array, receivedMs: number, lender: Lender | undefined) {
     this.whole = whole
     this.guid = guid
     this.receivedMs = receivedMs
+    this.#lender = lender
+    lender?.lend()
   }
   get physicalSize(): number {
     return this.whole.length
@@ -96,8 +112,12 @@ class WholeMessage implements BoxMessage {
   read(into: Uint8Array, position: number): Promise<number> {
     return Promise.resolve(this.readSync(into, position))
   }
-  [Symbol.dispose](): void {}
+  [Symbol.dispose](): void {
+    this.#lender?.giveBack()
+    this.#lender = undefined
+  }
   [Symbol.asyncDispose](): Promise<void> {
+    this[Symbol.dispose]()
     return DONE
   }
 }
