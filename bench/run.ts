@@ -63,6 +63,8 @@ const BODIES_MAX = 10_000
 const IDLE_CONNECTIONS: Record<Name, number> = { mailstead: 1000, dovecot: 100 }
 
 const figures: Figure[] = []
+/** Servers that were started and not yet stopped: none is left behind when a row fails. */
+const running = new Set<Server>()
 
 function wanted(row: string): boolean {
   return flags.only === undefined || row.includes(flags.only)
@@ -149,9 +151,19 @@ function line(figure: Figure): string {
 /** Every server that this run compares; Mailstead with lazy flag changes, as Dovecot's always are. */
 async function start(options: ServerOptions = {}): Promise<readonly Server[]> {
   const servers: Server[] = []
-  if (flags.server !== 'dovecot') servers.push(await startMailstead({ lazyFlags: true, ...options }))
-  if (flags.server !== 'mailstead') servers.push(await startDovecot(options))
+  if (flags.server !== 'dovecot') servers.push(noted(await startMailstead({ lazyFlags: true, ...options })))
+  if (flags.server !== 'mailstead') servers.push(noted(await startDovecot(options)))
   return servers
+}
+
+function noted(server: Server): Server {
+  running.add(server)
+  return server
+}
+
+async function stop(server: Server): Promise<void> {
+  await server[Symbol.asyncDispose]()
+  running.delete(server)
 }
 
 interface DeliveryRow {
@@ -179,7 +191,7 @@ async function deliveries(): Promise<void> {
       return await forTime(made.workers, RUN_MS, made.operations)
     })
   }
-  for (const server of servers) await server[Symbol.asyncDispose]()
+  for (const server of servers) await stop(server)
   await flushCounts()
 }
 
@@ -193,7 +205,7 @@ async function flushCounts(): Promise<void> {
     const directory = temporaryDirectory(`trace-${name}`)
     const trace = `${directory}.strace`
     const options: ServerOptions = { directory, wrapper: straceCommand(trace) }
-    const server = name === 'mailstead' ? await startMailstead(options) : await startDovecot(options)
+    const server = noted(name === 'mailstead' ? await startMailstead(options) : await startDovecot(options))
     const windows: (TraceWindow & { row: string; operations: number })[] = []
     for (const [index, { row, load }] of rows.entries()) {
       await using made = await load(server, `counted-${index}`)
@@ -208,7 +220,7 @@ async function flushCounts(): Promise<void> {
       await sleep(300)
       windows.push({ row, operations, from, to: Date.now() / 1000 })
     }
-    await server[Symbol.asyncDispose]()
+    await stop(server)
     for (const { row, operations, ...window } of windows) {
       const counts = countSyscalls(trace, window, directory)
       flushes.set(row, { ...flushes.get(row), [name]: counts.flushes / operations })
@@ -369,13 +381,13 @@ async function reads(): Promise<void> {
     )
   }
   await flushedStores(servers)
-  for (const server of servers) await server[Symbol.asyncDispose]()
+  for (const server of servers) await stop(server)
 }
 
 /** Flag changes that are flushed before they are acknowledged, which Dovecot never does: shown beside, not compared. */
 async function flushedStores(servers: readonly Server[]): Promise<void> {
   if (servers[0]?.name !== 'mailstead') return
-  const flushed = await startMailstead({ lazyFlags: false })
+  const flushed = noted(await startMailstead({ lazyFlags: false }))
   for (const size of SIZES) {
     if (!STORES.some(({ row }) => wanted(`${row} flushed ${label(size)}`))) continue
     const mailbox = `box${label(size)}`
@@ -390,7 +402,7 @@ async function flushedStores(servers: readonly Server[]): Promise<void> {
     }
     client.close()
   }
-  await flushed[Symbol.asyncDispose]()
+  await stop(flushed)
 }
 
 /** A mailbox of a million small messages: how long it takes to open it. */
@@ -433,7 +445,7 @@ async function million(): Promise<void> {
       client.close()
     }, 1),
   )
-  for (const server of servers) await server[Symbol.asyncDispose]()
+  for (const server of servers) await stop(server)
 }
 
 function serverMemory(server: Server): number {
@@ -474,7 +486,7 @@ async function memory(): Promise<void> {
   keep('memory with nobody connected', 'bytes', undefined, true, bare)
   keep(`memory, ${IDLE_CONNECTIONS.mailstead} and ${IDLE_CONNECTIONS.dovecot} idle`, 'bytes', undefined, true, total)
   keep('memory of an idle connection', 'bytes', 0.1, true, share)
-  for (const server of servers) await server[Symbol.asyncDispose]()
+  for (const server of servers) await stop(server)
 }
 
 interface Baseline {
@@ -514,10 +526,15 @@ process.stdout.write(`${machine}; median of ${ROUNDS}\n`)
 process.stdout.write(
   `${'row'.padEnd(34)} ${'mailstead'.padStart(12)} ${'dovecot'.padStart(12)} ${'unit'.padEnd(16)}   ratio  target\n`,
 )
-await deliveries()
-await reads()
-await memory()
-await million()
+for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, () => process.exit(1))
+try {
+  await deliveries()
+  await reads()
+  await memory()
+  await million()
+} finally {
+  for (const server of running) await stop(server)
+}
 const missed = figures.filter((figure) => met(figure) === 'MISSED')
 process.stdout.write(`\n${figures.length} rows, ${missed.length} targets missed\n`)
 for (const text of regressions()) process.stdout.write(`worse than the baseline: ${text}\n`)

@@ -98,6 +98,9 @@ export async function lmtpLoad(server: Server, connections: number, users: numbe
 /** The word that one message in a thousand holds. */
 export const NEEDLE = 'kittiwake'
 
+/** Messages in one MULTIAPPEND. */
+const BATCH = 400
+
 /** Fills a mailbox of user1 on every server with the same messages: nine in ten \Seen, one in fifty \Flagged. */
 export async function fill(
   servers: readonly Server[],
@@ -106,17 +109,16 @@ export async function fill(
   bodyBytes: number = MESSAGE_BYTES,
 ): Promise<void> {
   const clients = await Promise.all(servers.map(async (server) => CheapImap.login(server.imap, 'user1', PASSWORD)))
-  const batch = bodyBytes < 1000 ? 2000 : 400
   for (const client of clients) await client.run(`CREATE ${mailbox}`)
-  for (let from = 0; from < count; from += batch) {
-    const messages = Array.from({ length: Math.min(batch, count - from) }, (_, each) => {
+  for (let from = 0; from < count; from += BATCH) {
+    const messages = Array.from({ length: Math.min(BATCH, count - from) }, (_, each) => {
       const number = from + each
       const flags = `${number % 10 === 0 ? '' : '\\Seen'}${number % 50 === 7 ? ' \\Flagged' : ''}`.trim()
       const needle = number % 1000 === 500 ? { needle: `a ${NEEDLE} on the mast` } : {}
       return { flags, bytes: plainMessage(number, { bodyBytes, ...needle }) }
     })
     const command = multiAppendCommand(mailbox, messages)
-    for (const client of clients) await client.send(command)
+    await Promise.all(clients.map(async (client) => client.send(command)))
   }
   for (const client of clients) client.close()
 }

@@ -280,7 +280,15 @@ export async function freePort(): Promise<number> {
   return address.port
 }
 
+/** Servers of this process: they end with it, however it ends. */
+const living = new Set<ChildProcess>()
+process.once('exit', () => {
+  for (const child of living) for (const pid of processTree(child.pid!).toReversed()) signal(pid, 'SIGKILL')
+})
+
 async function exitOf(child: ChildProcess): Promise<number | null> {
+  living.add(child)
+  child.once('exit', () => living.delete(child))
   return new Promise((resolve) => {
     child.once('exit', (code) => resolve(code))
     child.once('error', () => resolve(-1))
