@@ -194,11 +194,12 @@ export class Selected implements SelectedMailbox {
 
   /** One transaction for the whole command. A store that cannot be written now can still be read. */
   async #setSeen(sequences: UidSet, changedSince: number | undefined, withModSeq: boolean): Promise<UidSet> {
-    const unseen = withoutSeen(clientRows(this.#shown, this.#mailbox.view), sequences, changedSince)
+    const before = this.#mailbox.view
+    const unseen = withoutSeen(clientRows(this.#shown, before), sequences, changedSince)
     if (unseen.isEmpty) return unseen
     try {
       const { changed } = await this.#mailbox.changeFlags(unseen, { add: SEEN })
-      if (!this.#modSeqs || withModSeq) this.#remember(changed)
+      if (!this.#modSeqs || withModSeq) this.#remember(changed, before)
       return changed
     } catch (error) {
       this.#onEvent({ level: 'warn', kind: 'seen', message: `\\Seen could not be set in ${this.name}`, error })
@@ -206,12 +207,26 @@ export class Selected implements SelectedMailbox {
     }
   }
 
-  /** The client knows of these changes, or is about to. */
-  #remember(changed: UidSet): void {
+  /** The client knows of these changes, or is about to. `before` is the newest view from before they were made. */
+  #remember(changed: UidSet, before: TableView): void {
     if (changed.isEmpty) return
     const { view } = this.#mailbox
     const row = view.rowOf(changed.first)
-    if (row >= 0) this.#ours.push({ uids: changed, modSeq: view.modSeq(row) })
+    if (row < 0) return
+    const modSeq = view.modSeq(row)
+    // Usually nobody else did anything meanwhile: then there is nothing to compare, now or later.
+    const alone =
+      before === this.#told &&
+      view.highestModSeq === modSeq &&
+      modSeq === before.highestModSeq + 1 &&
+      view.uidNext === before.uidNext &&
+      view.count === before.count &&
+      view.keywords.length === this.#keywordsTold
+    if (!alone) this.#ours.push({ uids: changed, modSeq })
+    else {
+      this.#told = view
+      if (this.#shown === before) this.#shown = view
+    }
   }
 
   async store(
@@ -227,10 +242,11 @@ export class Selected implements SelectedMailbox {
     if (sequences.isEmpty) return { modified: UidSet.empty }
     const uids = uidsOfSequences(this.#shown.chunks, sequences)
     const { unchangedSince } = request
+    const before = this.#mailbox.view
     const { changed, failed } = await renamed(() =>
       this.#mailbox.changeFlags(uids, flagChange(request), unchangedSince === undefined ? {} : { unchangedSince }),
     )
-    this.#remember(changed)
+    this.#remember(changed, before)
     if (!request.silent || (wantsModSeq && !changed.isEmpty)) {
       const rows = clientRows(this.#shown, this.#mailbox.view)
       this.#lists.use(rows.keywordSets, rows.keywords)
