@@ -2,7 +2,8 @@
  * The checkpoint: snapshots of the tables that changed, a new list of tables, and fewer segments.
  *
  * What a crash leaves at each step:
- *   1. snapshots of some tables appended: bytes that no list names; the next checkpoint cuts them off.
+ *   1. snapshots of some tables appended: bytes that no list names; the next checkpoint cuts them off. So nothing counts
+ *      as written before the list is.
  *   2. the list replaced: the new snapshots count, from their own frames on.
  *   3. files of dropped tables and old segments removed: nothing names them any more.
  *
@@ -59,6 +60,7 @@ async function checkpointAlone(host: CheckpointHost): Promise<boolean> {
   }))
   if (list !== undefined && tail.next < list.next) return false
   const tables: Entry[] = []
+  const settles: (() => void)[] = []
   for (const { entry, copy } of captured) {
     // Another process may have written a newer snapshot than this one knows of.
     const known = listed.get(entry.number)
@@ -81,7 +83,10 @@ async function checkpointAlone(host: CheckpointHost): Promise<boolean> {
     }
     // Ahead of the counters that are known here: another process is at work, and makes its own checkpoints.
     if (found.frame > found.now.frame) return false
-    found.now.snapshot = await snapshots.write(found.state, found.frame, place)
+    // What an older list says of a file may have been written over since.
+    const written = await snapshots.write(found.state, found.frame, snapshots.listIsOld ? undefined : place)
+    found.now.snapshot = written.place
+    settles.push(written.settle)
     tables.push(found.now)
   }
   const old = await snapshots.writeList({
@@ -96,6 +101,7 @@ async function checkpointAlone(host: CheckpointHost): Promise<boolean> {
     nextTable,
     tables,
   })
+  for (const settle of settles) settle()
   await host.whenFlushed(async () => {
     const byNumber = new Map(tables.map((table) => [table.number, table]))
     for (const entry of host.entryList()) {

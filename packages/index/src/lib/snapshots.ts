@@ -45,6 +45,8 @@ const PADDING: Uint8Array = new Uint8Array(8)
 class SnapshotSource implements PageSource {
   readonly salt: string
   readonly seed: number
+  /** The list names this part of the file: nothing there is cut off or written over. */
+  listed = true
   readonly #table: string
   readonly #path: string
   /** The whole file, or the open file. */
@@ -94,6 +96,8 @@ export class Snapshots implements AsyncDisposable {
   })
   /** What `tables/directory` said when it was last read or written. */
   generation = 0
+  /** That was `directory.old`, because `directory` is lost: what it says of the files is not the newest. */
+  listIsOld = false
   /** Without locks: nothing is replaced but what was seen. */
   readonly #conditional: boolean
   #listTag: string | undefined
@@ -113,12 +117,14 @@ export class Snapshots implements AsyncDisposable {
     // What is replaced later must be what is read now.
     this.#listTag = this.#conditional ? (await this.#fs.stat(`${this.#prefix}tables/directory`))?.tag : undefined
     this.#snapshotTags.clear()
+    this.listIsOld = false
     for (const name of ['directory', 'directory.old']) {
       const bytes = await readIfThere(this.#fs, `${this.#prefix}tables/${name}`)
       if (bytes === undefined) continue
       const list = readTableList(bytes)
       if (list !== undefined && Buffer.compare(list.uuid, this.#uuid) === 0) {
         this.generation = list.generation
+        this.listIsOld = name !== 'directory'
         return list
       }
       this.#event('directory-damaged', `${this.#prefix}tables/${name} is damaged`)
@@ -210,7 +216,8 @@ export class Snapshots implements AsyncDisposable {
     try {
       if (opened.number !== entry.number) return undefined
       const place = entry.snapshot?.salt === opened.source.salt ? entry.snapshot : undefined
-      for await (const { directory } of this.#directories(opened, place)) {
+      for await (const { directory, at } of this.#directories(opened, place)) {
+        opened.source.listed = place !== undefined && at.offset < place.length
         try {
           const state = await this.#stateOf(directory, opened)
           keep = true
@@ -392,9 +399,10 @@ export class Snapshots implements AsyncDisposable {
 
   /**
    * Appends what changed of a table to its snapshot, or writes it anew, and flushes it. `place` is where the newest list
-   * says the snapshot is. The pages of the state's chunks are then known to be there.
+   * says the snapshot is. `settle` tells the state's chunks that their pages are there: only when a list that says so is
+   * durable, for until then the next checkpoint, of this process or another, cuts them off again.
    */
-  async write(state: TableState, frame: number, place: SnapshotPlace | undefined): Promise<SnapshotPlace> {
+  async write(state: TableState, frame: number, place: SnapshotPlace | undefined): Promise<WrittenSnapshot> {
     const { meta, chunks } = state
     const path = `${this.#prefix}tables/${meta.id}.snap`
     const { append, overwrite } = this.#fs.supports
@@ -407,8 +415,10 @@ export class Snapshots implements AsyncDisposable {
       for (const batch of batches(appended.parts)) await file.append([batch])
       await file.sync()
       const opened = appended.reused ? undefined : await this.#source(meta, path, place.salt)
-      this.#settle(chunks, appended, place.salt, opened, meta)
-      return appended.place
+      return {
+        place: appended.place,
+        settle: () => this.#settle(chunks, appended, place.salt, opened, meta),
+      }
     }
     const salt = new Uint8Array(8)
     this.#settings.random(salt)
@@ -424,8 +434,11 @@ export class Snapshots implements AsyncDisposable {
     })!
     await this.#fs.makeDirectory(`${this.#prefix}tables`)
     await this.#fs.writeFile(path, streamed(header, fresh.parts), this.#condition(this.#snapshotTags.get(meta.id)))
-    this.#settle(chunks, fresh, fresh.place.salt, await this.#source(meta, path, fresh.place.salt), meta, unloaded)
-    return fresh.place
+    const source = await this.#source(meta, path, fresh.place.salt)
+    return {
+      place: fresh.place,
+      settle: () => this.#settle(chunks, fresh, fresh.place.salt, source, meta, unloaded),
+    }
   }
 
   /** Whether the snapshot file is the one that a list names. */
@@ -456,7 +469,7 @@ export class Snapshots implements AsyncDisposable {
         const chunk = chunks[i]!
         const k = c * chunks.length + i
         const { pages } = chunk
-        if (isPlaced(pages, c, place.salt)) {
+        if (isPlaced(pages, c, place)) {
           reused = true
           offsets[k] = pages.offsets[c]!
           checksums[k] = pages.checksums[c]!
@@ -581,6 +594,12 @@ export class Snapshots implements AsyncDisposable {
   }
 }
 
+export interface WrittenSnapshot {
+  readonly place: SnapshotPlace
+  /** To be called once the list that names the place is durable, or never. */
+  readonly settle: () => void
+}
+
 interface Opened {
   readonly file: FsFile
   readonly size: number
@@ -614,10 +633,13 @@ class PlacedSource implements PageSource {
   }
 }
 
-function isPlaced(pages: Pages | undefined, c: number, salt: string): pages is Pages {
-  if (pages === undefined || pages.offsets[c]! < 0) return false
+/** Whether a page is in the part of the file that the list names, so that it stays. */
+function isPlaced(pages: Pages | undefined, c: number, place: SnapshotPlace): pages is Pages {
+  if (pages === undefined || pages.offsets[c]! < 0 || pages.offsets[c]! >= place.length) return false
   const { source } = pages
-  return (source instanceof SnapshotSource || source instanceof PlacedSource) && source.salt === salt
+  return source instanceof SnapshotSource
+    ? source.listed && source.salt === place.salt
+    : source instanceof PlacedSource && source.salt === place.salt
 }
 
 /** The bytes of a page, without a copy; undefined if they are all zeros. */
