@@ -3,6 +3,7 @@ export {
   checkDataDirectory,
   initDataDirectory,
   openUserStore,
+  STORAGE,
   storeDirectories,
   userFs,
   type UserStoreOptions,

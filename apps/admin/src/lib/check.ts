@@ -4,11 +4,11 @@
  * Exit codes: 0 nothing is wrong (notes do not count), 1 there are findings, 2 something could not be looked at: a store that
  * cannot be opened for want of permission, a missing mount, another version.
  */
-import { existsSync } from 'node:fs'
+import { existsSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { Command } from 'commander'
 import { type StoreFinding, StoreError } from '@mailstead/store'
-import { checkDataDirectory, openUserStore, storeDirectories } from '@mailstead/app-server'
+import { checkDataDirectory, openUserStore, STORAGE, storeDirectories } from '@mailstead/app-server'
 import { userDirectory } from '@mailstead/server'
 import { Exit } from './exit.ts'
 import { allUsers, findUser, whereOf, type WhereFlags } from './find-user.ts'
@@ -50,7 +50,9 @@ export function checkCommand(): Command {
           findings.push(...(await findingsOf(where.data, user)))
           looked++
         } catch (error) {
-          if (error instanceof StoreError && (error.code === 'STORE_CORRUPT' || error.code === 'STORE_DAMAGED'))
+          if (error instanceof StoreError && error.code === 'STORE_NOT_FOUND' && flags.user === undefined)
+            findings.push(withoutIndex(where.data, user))
+          else if (error instanceof StoreError && (error.code === 'STORE_CORRUPT' || error.code === 'STORE_DAMAGED'))
             findings.push(unopenable(user.name, error))
           else failures.push({ user: user.name, message: (error as Error).message })
         }
@@ -94,6 +96,22 @@ function unopenable(user: string, error: StoreError): UserFinding {
     mailbox: error.mailbox,
     uid: undefined,
     message: error.message,
+  }
+}
+
+/** A store is made directory first: one that is empty is what a crash then left. Messages without an index are another matter. */
+function withoutIndex(data: string, user: Subject): UserFinding {
+  const directory = join(data, userDirectory(user), STORAGE)
+  const messages = existsSync(directory) && readdirSync(directory).some((name) => /^m\.\d+$/.test(name))
+  return {
+    user: user.name,
+    severity: messages ? 'damage' : 'note',
+    kind: messages ? 'index-missing' : 'store-empty',
+    file: undefined,
+    offset: undefined,
+    mailbox: undefined,
+    uid: undefined,
+    message: messages ? 'there are messages, but no index' : 'the directory holds no store yet',
   }
 }
 

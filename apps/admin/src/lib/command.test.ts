@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process'
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -151,6 +151,20 @@ describe('a data directory', () => {
     expect(code).toBe(1)
     expect(out).toMatch(/alice: damage: .*m\.1/)
     expect((await mailstead(['check', '--data', data])).code).toBe(0)
+  })
+  test('a directory without a store is a note, messages without an index are damage', async () => {
+    const users = join(data, 'users')
+    mkdirSync(join(users, 'empty'))
+    expect(await mailstead(['check', '--data', data])).toMatchObject({
+      code: 0,
+      out: expect.stringContaining('store-empty'),
+    })
+    cpSync(join(users, 'alice/storage'), join(users, 'empty/storage'), { recursive: true })
+    expect(await mailstead(['check', '--data', data])).toMatchObject({
+      code: 1,
+      out: expect.stringContaining('index-missing'),
+    })
+    rmSync(join(users, 'empty'), { recursive: true })
   })
   test('serve is ready once, serves, sees what the command delivers, and ends with 0 at SIGTERM', async () => {
     const { ready, stop } = await serve(['--data', data, '--imap', '127.0.0.1:0', '--lmtp', '127.0.0.1:0'])
