@@ -144,6 +144,8 @@ export class FileLog implements LogMedium {
   #lock: FsLock | undefined
   #control: Control | undefined
   #controlFile: FsFile | undefined
+  /** Neither slot of the control file is valid: the next writer makes it anew. */
+  #controlLost = false
   /** A flush failed and could not be taken back: nothing is written any more. */
   #uncertain: unknown
 
@@ -382,8 +384,9 @@ export class FileLog implements LogMedium {
   /** Reads the control file again: another process may have sealed the log, or opened it. */
   async readControl(): Promise<Control | undefined> {
     this.#controlFile ??= await this.#fs.open(`${this.#prefix}control`, this.#options.readOnly ? 'read' : 'write')
-    const bytes = await readBytes(this.#controlFile, 0, CONTROL_LENGTH)
-    this.#control = readControl(bytes) ?? this.#control
+    const found = readControl(await readBytes(this.#controlFile, 0, CONTROL_LENGTH))
+    this.#controlLost = found === undefined
+    this.#control = found ?? this.#control
     return this.#control
   }
 
@@ -397,7 +400,7 @@ export class FileLog implements LogMedium {
         cause: this.#uncertain,
       })
     const control = await this.readControl()
-    if (control?.state === 'sealed' || control === undefined) {
+    if (control === undefined || control.state === 'sealed' || this.#controlLost) {
       await this.#writeControl({
         state: 'open',
         sequence: (control?.sequence ?? 0) + 1,

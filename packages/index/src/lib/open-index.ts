@@ -19,6 +19,7 @@ import { checkpoint, type CheckpointHost } from './checkpoint.ts'
 import { checkIndex } from './check.ts'
 import type {
   CacheEntry,
+  ColumnSpec,
   CommitOptions,
   CommitResult,
   Index,
@@ -48,6 +49,8 @@ import type { UidSet } from '@mailstead/uidset'
 const MiB = 1024 * 1024
 /** How long a reader waits for a writer at work, in milliseconds, before it shows only what is surely flushed. */
 const REFRESH_WAIT_MS = 100
+/** After so long a watcher looks again for what a writer at work had not flushed, in milliseconds. */
+const LOOK_AGAIN_MS = 25
 /** How often opening begins again because another process's checkpoint came between. */
 const OPEN_ATTEMPTS = 8
 /** Tables without a handle whose state is kept. */
@@ -526,7 +529,13 @@ class StoreIndex implements Index, Committer, CheckpointHost {
         await this.#reload()
         return
       }
-      if (!held && !this.settings.readOnly) read = onlyFlushed(read)
+      if (!held && !this.settings.readOnly) {
+        const { next } = read.tail
+        read = onlyFlushed(read)
+        // Nothing tells when the writer at work has flushed: whoever watches looks again.
+        if (read.tail.next < next && this.#watching !== undefined)
+          setTimeout(() => this.#onFileChange(), LOOK_AGAIN_MS).unref()
+      }
       if (read.frames.length === 0 && read.gaps.length === 0) {
         this.log.tail = read.tail
         return
@@ -749,25 +758,34 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     for (const { requested } of group) {
       for (const request of requested) {
         const { table } = request
-        // The rows of a view are taken as they are now.
-        if (request.kind === 'append-from' && request.from !== undefined && !seen.has(request.from)) {
-          seen.add(request.from)
-          yield request.from
+        // Copied rows are taken as they are now.
+        const from = request.kind === 'append-from' ? request.from : undefined
+        if (from !== undefined && !seen.has(from)) {
+          seen.add(from)
+          yield from
+          yield* this.#countedBy(from, undefined, seen, batch)
         }
         if (table === last || seen.has(table)) continue
         last = table
         seen.add(table)
         yield table
-        const number = batch?.ids.get(table) ?? this.#entries.get(table)?.number
-        const state =
-          number === undefined ? undefined : (batch?.states.get(number) ?? this.#byNumber.get(number)?.state)
-        const columns = request.kind === 'create' ? request.spec.columns : (state?.meta.columns ?? [])
-        for (const { counts } of columns) {
-          if (counts === undefined || seen.has(counts.table)) continue
-          seen.add(counts.table)
-          yield counts.table
-        }
+        yield* this.#countedBy(table, request.kind === 'create' ? request.spec.columns : undefined, seen, batch)
       }
+    }
+  }
+
+  *#countedBy(
+    table: string,
+    created: readonly ColumnSpec[] | undefined,
+    seen: Set<string>,
+    batch: Batch | undefined,
+  ): Generator<string> {
+    const number = batch?.ids.get(table) ?? this.#entries.get(table)?.number
+    const state = number === undefined ? undefined : (batch?.states.get(number) ?? this.#byNumber.get(number)?.state)
+    for (const { counts } of created ?? state?.meta.columns ?? []) {
+      if (counts === undefined || seen.has(counts.table)) continue
+      seen.add(counts.table)
+      yield counts.table
     }
   }
 

@@ -308,6 +308,9 @@ describe('bit rot in a sealed store', () => {
     expect(events.map((event) => event.kind)).toContain('control-damaged')
     expect(index.info('inbox')!.count).toBe(15)
     await deliver(index, 5)
+    await index[Symbol.asyncDispose]()
+    await using again = await openIndex(fs, 'store')
+    expect(await findingsOf(again)).toEqual([])
   })
 })
 
@@ -502,5 +505,32 @@ describe('a handle that fell behind', () => {
     await using index = await openIndex(fs, 'store')
     expect(index.info('inbox')!.count).toBe(10)
     expect(await findingsOf(index)).toEqual([])
+  })
+})
+
+describe('locks', () => {
+  test('a commit gives up when another process holds the lock too long, and the next one goes through', async () => {
+    const fs = memoryFs()
+    await using index = await create(fs, { lockWaitMs: 20 })
+    {
+      await using lock = await fs.lock('store/lock')
+      await lock.acquire()
+      await expect(deliver(index, 1)).rejects.toMatchObject({ code: 'INDEX_LOCKED' })
+      // Who only reads does not wait for writers.
+      await index.refresh()
+      expect(index.info('inbox')!.count).toBe(0)
+    }
+    await deliver(index, 1)
+    expect(index.info('inbox')!.count).toBe(1)
+  })
+
+  test('what another handle commits is noticed without asking, where the file system tells', async () => {
+    const fs = memoryFs()
+    await using index = await create(fs)
+    await using other = await openIndex(fs, 'store')
+    const told = new Promise<readonly string[]>((resolve) => other.watch(resolve))
+    await deliver(index, 1)
+    expect([...(await told)].sort()).toEqual(['box', 'inbox'])
+    expect(other.info('inbox')!.count).toBe(1)
   })
 })
