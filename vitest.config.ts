@@ -5,12 +5,14 @@ import { defineConfig } from 'vitest/config'
 // Workspace packages resolve to their TypeScript sources, so tests need no build.
 const conditions = ['@mailstead/source', ...defaultServerConditions]
 
+const guardMs = process.env['MAILSTEAD_DEPTH'] === 'soak' ? 0 : 1_800_000
+
 export default defineConfig({
   ssr: { resolve: { conditions, externalConditions: conditions } },
   test: {
-    // One generous guard against hangs; no test has a limit of its own.
-    testTimeout: 600_000,
-    hookTimeout: 600_000,
+    // One generous guard against hangs; no test has a limit of its own, and a soak has none at all.
+    testTimeout: guardMs,
+    hookTimeout: guardMs,
     projects: globSync(['packages/*', 'apps/*', 'tests/*', 'bench', 'tools']).map((root) => ({
       extends: true,
       root,
