@@ -1,4 +1,5 @@
 /** The command line: parses it, runs the command, and turns failures into one sentence and an exit code. */
+import { createRequire } from 'node:module'
 import { Command, CommanderError } from 'commander'
 import { ConfigError, serveCommand } from '@mailstead/app-server'
 import { checkCommand } from './check.ts'
@@ -9,11 +10,14 @@ import { initCommand } from './init.ts'
 import { mailboxCommand } from './mailbox.ts'
 import { userCommand } from './user.ts'
 
+// By name, because the sources and what is built of them are not equally far from the file.
+const { version } = createRequire(import.meta.url)('mailstead/package.json') as { readonly version: string }
+
 /** Exit codes: 0 done, 1 failed (`check`: findings), 2 misused or could not look. */
 export async function run(argv: readonly string[]): Promise<number> {
   const program = new Command('mailstead')
     .description('Mailstead: mail storage, and an IMAP and LMTP server over it')
-    .version('0.0.1')
+    .version(version)
     .exitOverride()
     .addCommand(initCommand())
     .addCommand(serveCommand())
