@@ -181,6 +181,14 @@ describe('a data directory', () => {
       ).toBe('INBOX 3\n')
       expect(await client.ok('NOOP')).toContain('* 3 EXISTS')
       expect((await client.ok('FETCH 3 (BODY.PEEK[])'))[0]).toContain('Subject: beside a server\r\n')
+      // A client that idles hears of it as well, without a poll.
+      client.send('i IDLE\r\n')
+      expect(await client.line()).toBe('+ idling')
+      expect((await mailstead(['deliver', '--data', data, '--user', 'alice'], 'Subject: another\n\nx\n')).code).toBe(0)
+      expect(await client.line()).toBe('* 4 EXISTS')
+      await client.line()
+      client.send('DONE\r\n')
+      await client.line()
       // A user added while the server runs may log in at once.
       await mailstead(['user', 'add', 'carol', '--data', data, '--scheme', 'PLAIN'], 'x\n')
       await using second = new ImapTestClient(connect(Number(imap)))
@@ -196,7 +204,7 @@ describe('a data directory', () => {
     await using client = new ImapTestClient(connect(Number(/imap=127\.0\.0\.1:(\d+)/.exec(again.ready)![1])))
     await client.line()
     await client.ok('LOGIN alice secret')
-    expect(await client.ok('SELECT INBOX')).toContain('* 3 EXISTS')
+    expect(await client.ok('SELECT INBOX')).toContain('* 4 EXISTS')
     expect(await client.ok('SEARCH FLAGGED')).toEqual(['* SEARCH 1'])
     expect(await again.stop()).toBe(0)
   })
