@@ -1,13 +1,23 @@
 /**
  * Every package, packed and installed in an empty folder with only what it declares, runs the program in its README;
- * so does the program in the repository's README.
+ * so does the program in the repository's README. The applications' commands run in such a folder too.
  *
  * The folder gets the packed tarballs of the package and of the packages of this repository that it declares,
  * directly or through them, and what those declare of others. In CI `npm install` does it, with the registry; elsewhere the
  * same folder is laid out from what is installed in the repository already, so that no network is needed.
  */
 import { execFileSync } from 'node:child_process'
-import { cpSync, existsSync, globSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  cpSync,
+  existsSync,
+  globSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -19,6 +29,8 @@ const deep = process.env['MAILSTEAD_DEPTH'] === 'ci'
 
 interface Manifest {
   readonly name: string
+  readonly version: string
+  readonly bin?: Readonly<Record<string, string>>
   readonly dependencies?: Readonly<Record<string, string>>
   readonly exports?: Readonly<Record<string, unknown>>
 }
@@ -100,8 +112,19 @@ function programOf(readme: string): string | undefined {
 /** Runs a program in `folder` and returns what it printed; throws with its errors if it fails. */
 function run(program: string, folder: string): string {
   writeFileSync(join(folder, 'program.ts'), program)
+  return node(['program.ts'], folder)
+}
+
+function node(args: readonly string[], folder: string): string {
   const { NODE_OPTIONS: _, ...env } = process.env
-  return execFileSync(process.execPath, ['--no-warnings', 'program.ts'], { cwd: folder, encoding: 'utf8', env })
+  return execFileSync(process.execPath, ['--no-warnings', ...args], { cwd: folder, encoding: 'utf8', env })
+}
+
+/** Imports every entry of an installed package. */
+function importEntries(name: string, folder: string): void {
+  const entries = Object.keys(manifests.get(name)!.manifest.exports ?? {}).filter((key) => !key.endsWith('.json'))
+  const imports = entries.map((key) => `await import('${name}${key.slice(1)}')`).join('\n')
+  run(`${imports}\nconsole.log('entries ${entries.length}')`, folder)
 }
 
 afterAll(() => rmSync(scratch, { recursive: true, force: true }))
@@ -115,9 +138,25 @@ describe('packed and installed alone', () => {
       const program = programOf(readFileSync(join(repository, root, 'README.md'), 'utf8'))
       expect(program, `${root}/README.md has a program`).toBeDefined()
       run(program!, folder)
-      const entries = Object.keys(manifests.get(name)!.manifest.exports ?? {}).filter((key) => !key.endsWith('.json'))
-      const imports = entries.map((key) => `await import('${name}${key.slice(1)}')`).join('\n')
-      run(`${imports}\nconsole.log('entries ${entries.length}')`, folder)
+      importEntries(name, folder)
+      expect(existsSync(join(folder, 'node_modules', name, 'LICENSE'))).toBe(true)
+    })
+  }
+
+  for (const [name, { root, manifest }] of manifests) {
+    if (!root.startsWith('apps/')) continue
+    test(`${name} resolves every entry, and its commands say what they do and which version they are`, () => {
+      const folder = join(scratch, root)
+      install(closure(name), folder)
+      importEntries(name, folder)
+      expect(existsSync(join(folder, 'node_modules', name, 'LICENSE'))).toBe(true)
+      const before = readdirSync(folder)
+      for (const [command, path] of Object.entries(manifest.bin ?? {})) {
+        const program = join(folder, 'node_modules', name, path)
+        expect(node([program, '--help'], folder)).toContain(`Usage: ${command} `)
+        expect(node([program, '--version'], folder)).toBe(`${manifest.version}\n`)
+      }
+      expect(readdirSync(folder), 'nothing is left behind').toEqual(before)
     })
   }
 
