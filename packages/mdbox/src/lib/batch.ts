@@ -2,7 +2,8 @@
  * Messages on their way in.
  *
  * A small one becomes a frame (header and metadata) around its body, which stays where the caller has it until the
- * group is written. A long stream goes to a spool as it comes; its frame is made last.
+ * group is written. A long stream, and whatever comes once the batch holds BATCH_MEMORY_MAX, goes to a spool as it comes;
+ * its frame is made last.
  */
 import { crc32 } from '@mailstead/bytes'
 import {
@@ -17,7 +18,7 @@ import { type Appender, type Pending, pendingRecord, type Spool, writeFailed } f
 import { countLoneLf } from './count.ts'
 import { CHUNK_BYTES, HEADER_BYTES, sumOf, writeFrame } from './format.ts'
 import { writeMailboxName } from './mailbox-name.ts'
-import { type MdboxOptions, SMALL_MAX } from './options.ts'
+import { BATCH_MEMORY_MAX, type MdboxOptions, SMALL_MAX } from './options.ts'
 import { FLAG_CANONICAL } from './place.ts'
 
 /** Pieces of a long stream are gathered to this many bytes before they are written. */
@@ -85,7 +86,7 @@ export class Batch implements BoxBatch {
     this.#mustBeOpen()
     if (metadata.guid.length !== 16) throw new TypeError(`a GUID has 16 bytes, not ${metadata.guid.length}`)
     if (source instanceof Uint8Array) {
-      if (source.length <= Math.max(SMALL_MAX, this.#host.options.rotateBytes))
+      if (source.length <= Math.max(SMALL_MAX, this.#host.options.rotateBytes) && this.#fits(source.length))
         return this.#keep([source], source.length, metadata)
       return this.#spoolAll([], oneOf(source), metadata)
     }
@@ -94,7 +95,7 @@ export class Batch implements BoxBatch {
     const iterator = source[Symbol.asyncIterator]()
     let ended = false
     try {
-      while (bytes <= SMALL_MAX) {
+      while (bytes <= SMALL_MAX && this.#fits(bytes)) {
         const { done, value } = await iterator.next()
         if (done === true) {
           ended = true
@@ -114,7 +115,8 @@ export class Batch implements BoxBatch {
       if (!ended) await iterator.return?.()
     }
     this.#mustBeOpen()
-    return this.#keep(chunks, bytes, metadata)
+    // Another save may have taken the memory while this one waited for its source.
+    return this.#fits(bytes) ? this.#keep(chunks, bytes, metadata) : this.#spoolAll(chunks, nothing(), metadata)
   }
 
   async flush(): Promise<void> {
@@ -153,6 +155,10 @@ export class Batch implements BoxBatch {
   #tooLarge(bytes: number): void {
     const { messageMax } = this.#host.options
     if (bytes > messageMax) throw new BoxError('BOX_LIMIT', `a message has at most ${messageMax} bytes`)
+  }
+
+  #fits(bytes: number): boolean {
+    return this.#smallBytes + bytes <= BATCH_MEMORY_MAX
   }
 
   #keep(chunks: readonly Uint8Array[], bytes: number, metadata: BoxMetadata): Saved {
@@ -305,6 +311,8 @@ function encodedName(name: string): string {
 async function* oneOf(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
   yield bytes
 }
+
+async function* nothing(): AsyncGenerator<Uint8Array> {}
 
 /** A failure of writing, not of the source. */
 function isOurs(error: unknown): boolean {

@@ -4,6 +4,8 @@ const MiB = 1024 * 1024
 export const MESSAGE_MAX: number = 1024 * MiB
 /** Sources up to this size are held in memory until `flush`; longer streams go to a file of their own as they come. */
 export const SMALL_MAX: number = MiB
+/** Bytes of small messages that one batch holds in memory until `flush`; what comes beyond them goes to a file of its own. */
+export const BATCH_MEMORY_MAX: number = 8 * MiB
 /** Messages up to this size are read and verified whole when they are opened; larger ones chunk by chunk. */
 export const WHOLE_MAX: number = 128 * 1024
 
