@@ -8,7 +8,8 @@
  *   2. The control file says `open` before the first append after a seal.
  *   3. A group whose append or flush failed is cut off before the lock is released; lazy frames before it are written
  *      again, since the kernel may have dropped them with the flush that failed (I-5).
- *   4. A new segment exists only after the end frame of the one before was flushed.
+ *   4. A new segment exists only after the end frame of the one before was flushed. It is never made where there is one,
+ *      nor where the one before is gone: whoever finds that has fallen behind, and reads everything anew.
  */
 import { ByteWriter } from '@mailstead/bytes'
 import { type Fs, FsError, type FsFile, type FsLock } from '@mailstead/fs'
@@ -301,16 +302,21 @@ export class FileLog implements LogMedium {
   /** The beginning of the segment after this position's, or of the next that can be read; undefined if there is none. */
   async #startAfter(tail: LogTail): Promise<LogTail | undefined> {
     let damage: unknown
-    try {
-      const start = await this.startOf(tail.segment + 1)
-      if (start !== undefined) return start
-    } catch (error) {
-      if (!(error instanceof IndexError)) throw error
-      damage = error
+    let segments: number[]
+    for (let again = false; ; again = true) {
+      try {
+        const start = await this.startOf(tail.segment + 1)
+        if (start !== undefined) return start
+      } catch (error) {
+        if (!(error instanceof IndexError)) throw error
+        damage = error
+      }
+      segments = await this.segments()
+      // Dropped by a checkpoint: whoever reads has fallen behind and must begin anew.
+      if (segments.length > 0 && segments[0]! > tail.segment) throw this.#missing(tail.segment + 1)
+      // Another process may have made it between looking and listing.
+      if (again || damage !== undefined || !segments.some((one) => one > tail.segment)) break
     }
-    const segments = await this.segments()
-    // Dropped by a checkpoint: whoever reads has fallen behind and must begin anew.
-    if (segments.length > 0 && segments[0]! > tail.segment) throw this.#missing(tail.segment + 1)
     for (const segment of segments) {
       if (segment <= tail.segment + 1) continue
       try {
@@ -447,7 +453,8 @@ export class FileLog implements LogMedium {
     this.#options.random(salt)
     const segment = tail.segment + 1
     const path = `${this.#prefix}log/${segmentName(segment)}`
-    // What an earlier attempt left has no frames: it is replaced as a whole.
+    // Whoever read to the end has seen every segment: anything else is another log than the one that was read.
+    if ((await this.segments()).at(-1) !== tail.segment) throw this.#missing(tail.segment)
     await this.#fs.writeFile(
       path,
       writeSegmentHeader({
@@ -459,6 +466,7 @@ export class FileLog implements LogMedium {
         chainBefore: tail.chain,
         createdMs: this.#options.now(),
       }),
+      { ifAbsent: true },
     )
     await this.#forget(segment)
     return (await this.startOf(segment))!
@@ -599,7 +607,24 @@ export class FileLog implements LogMedium {
     const segment = await this.#segment(number)
     if (segment === undefined) throw new IndexError('INDEX_CORRUPT', `segment ${number} of the log is missing`)
     if (segment.writable) return segment
-    const file = await this.#fs.open(`${this.#prefix}log/${segmentName(number)}`, 'write')
+    const path = `${this.#prefix}log/${segmentName(number)}`
+    // Opening it to write would make it: a log goes on only in the file that was read.
+    if ((await this.#fs.stat(path)) === undefined) {
+      await this.#forget(number)
+      throw this.#missing(number)
+    }
+    const file = await this.#fs.open(path, 'write')
+    try {
+      const header = readSegmentHeader(await readBytes(file, 0, SEGMENT_HEADER))
+      if (header === undefined || Buffer.compare(header.salt, segment.header.salt) !== 0) {
+        if ((await file.stat()).size === 0) await this.#fs.remove(path)
+        throw this.#missing(number)
+      }
+    } catch (error) {
+      await file[Symbol.asyncDispose]()
+      await this.#forget(number)
+      throw error
+    }
     await segment.file[Symbol.asyncDispose]()
     const writable = { ...segment, file, writable: true }
     this.#segments.set(number, writable)
