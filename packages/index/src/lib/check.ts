@@ -191,7 +191,15 @@ class Checker {
       this.#find('damage', 'segment-missing', 'log', 0, `segment ${list.segment}, where the log goes on, is missing`)
     if (control?.state === 'sealed' && before !== undefined) {
       const { header, length, next, chain } = before
-      if (
+      if (next > control.lastFrame + 1)
+        this.#find(
+          'note',
+          'log-after-seal',
+          `log/${segmentName(header.segment)}`,
+          length,
+          `the log was sealed after frame ${control.lastFrame} and goes on to frame ${next - 1}: a flush of the control file failed`,
+        )
+      else if (
         header.segment !== control.segment ||
         length !== control.length ||
         next !== control.lastFrame + 1 ||

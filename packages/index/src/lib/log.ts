@@ -145,6 +145,8 @@ export class FileLog implements LogMedium {
   #lock: FsLock | undefined
   #control: Control | undefined
   #controlFile: FsFile | undefined
+  /** Writing the control file failed: what is read of it may be on no disk. */
+  #controlSuspect = false
   /** Neither slot of the control file is valid: the next writer makes it anew. */
   #controlLost = false
   /** A flush failed and could not be taken back: nothing is written any more. */
@@ -406,7 +408,7 @@ export class FileLog implements LogMedium {
         cause: this.#uncertain,
       })
     const control = await this.readControl()
-    if (control === undefined || control.state === 'sealed' || this.#controlLost) {
+    if (control === undefined || control.state === 'sealed' || this.#controlLost || this.#controlSuspect) {
       await this.#writeControl({
         state: 'open',
         sequence: (control?.sequence ?? 0) + 1,
@@ -540,7 +542,7 @@ export class FileLog implements LogMedium {
   /** Records where the log ends, so that a shortfall is damage. Under the lock, with everything flushed. */
   async seal(tail: LogTail, directory: number): Promise<void> {
     const control = await this.readControl()
-    if (control?.state === 'sealed') return
+    if (control?.state === 'sealed' && !this.#controlSuspect) return
     await this.#writeControl({
       state: 'sealed',
       sequence: (control?.sequence ?? 0) + 1,
@@ -554,18 +556,29 @@ export class FileLog implements LogMedium {
   }
 
   async #writeControl(control: Control): Promise<void> {
-    const file = this.#controlFile ?? (await this.#fs.open(`${this.#prefix}control`, 'write'))
-    this.#controlFile = file
-    const bytes = await readBytes(file, 0, CONTROL_LENGTH)
-    // A file that is too short, or whose other slot is lost, gets both.
-    if (bytes.length < CONTROL_LENGTH || readControlSlot(bytes, CONTROL_SLOT - controlOffset(control)) === undefined)
-      await file.write(
-        writeControl({ ...control, sequence: control.sequence + 1 }),
-        CONTROL_SLOT - controlOffset(control),
-      )
-    await file.write(writeControl(control), controlOffset(control))
-    await file.sync()
+    try {
+      const file = this.#controlFile ?? (await this.#fs.open(`${this.#prefix}control`, 'write'))
+      this.#controlFile = file
+      const bytes = await readBytes(file, 0, CONTROL_LENGTH)
+      await file.write(writeControl(control), controlOffset(control))
+      // A file that is too short, or whose other slot is lost or may be, gets both, one after the other.
+      const other = CONTROL_SLOT - controlOffset(control)
+      if (this.#controlSuspect || bytes.length < CONTROL_LENGTH || readControlSlot(bytes, other) === undefined) {
+        await file.sync()
+        control = { ...control, sequence: control.sequence + 1 }
+        await file.write(writeControl(control), other)
+      }
+      await file.sync()
+    } catch (error) {
+      // The kernel may keep what it could not write and say no more of it: it is written again, through another handle.
+      const file = this.#controlFile
+      this.#controlFile = undefined
+      this.#controlSuspect = true
+      await file?.[Symbol.asyncDispose]()
+      throw error
+    }
     this.#control = control
+    this.#controlSuspect = false
   }
 
   /** Removes the segments before `first`. Under the checkpoint lock, after the snapshots that replace them are durable. */

@@ -223,7 +223,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
         for (const entry of entries) this.#put(entry)
         this.#nextNumber = nextNumber
         this.log.tail = start
-        const sealed = control?.state === 'sealed'
+        const sealed = control?.state === 'sealed' && !goesBeyond(read.tail, control)
         if (!held && !this.settings.readOnly) read = onlyFlushed(read)
         else if (!sealed && read.frames.length > 0 && !this.settings.readOnly) await this.log.sync(read.tail)
         const batch = this.#newBatch()
@@ -244,7 +244,8 @@ class StoreIndex implements Index, Committer, CheckpointHost {
 
   /** Nobody else is alive and the log was not sealed: lazy changes may be lost that clients were told of. */
   async #afterCrash(): Promise<void> {
-    if (this.log.control?.state === 'sealed') return
+    const { control } = this.log
+    if (control?.state === 'sealed' && !goesBeyond(this.log.tail, control)) return
     const raised = [...this.#byNumber.values()].filter((entry) => entry.ceiling > entry.highestModSeq)
     if (raised.length === 0) return
     await this.log.lock()
@@ -1242,6 +1243,11 @@ function onlyFlushed(read: LogRead): LogRead {
     },
     rest: 0,
   }
+}
+
+/** Whether there are frames after those the log was sealed with: whoever wrote them could not say that it is open. */
+function goesBeyond(tail: LogTail, control: Control): boolean {
+  return tail.next > control.lastFrame + 1
 }
 
 /** Whether a sealed log ends before or otherwise than it did. */
