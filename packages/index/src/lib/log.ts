@@ -271,7 +271,8 @@ export class FileLog implements LogMedium {
       if (!tail.ended) {
         const bytes = await this.#bytesFrom(segment.file, tail.offset)
         if (bytes.length > 0) {
-          const options = { base: tail.offset, salt, next: tail.next, unflushed: tail.unflushed }
+          const unflushed = Math.max(tail.unflushed, this.#sealedBefore(tail.segment))
+          const options = { base: tail.offset, salt, next: tail.next, unflushed }
           let scan = scanFrames(bytes, options)
           if (scan.rest > 0 && !scan.ended && (await this.#segment(tail.segment + 1)) !== undefined)
             scan = scanFrames(bytes, { ...options, unflushed: Number.POSITIVE_INFINITY })
@@ -350,6 +351,12 @@ export class FileLog implements LogMedium {
     return new LogReader((segment) => this.#segment(segment))
   }
 
+  /** The number below which every frame of a segment was there when the log was sealed: nothing before it is torn. */
+  #sealedBefore(segment: number): number {
+    const control = this.#control
+    return control?.state === 'sealed' && segment <= control.segment ? control.lastFrame + 1 : 0
+  }
+
   /** Whether the log was sealed further than this. */
   #isShort(tail: LogTail): boolean {
     const control = this.#control
@@ -408,6 +415,11 @@ export class FileLog implements LogMedium {
         cause: this.#uncertain,
       })
     const control = await this.readControl()
+    if (control !== undefined && this.#isShort(tail))
+      throw new IndexError(
+        'INDEX_CORRUPT',
+        `the log was closed with frame ${control.lastFrame} and now ends with ${tail.next - 1}: nothing is written`,
+      )
     if (control === undefined || control.state === 'sealed' || this.#controlLost || this.#controlSuspect) {
       await this.#writeControl({
         state: 'open',
