@@ -145,6 +145,8 @@ export class FileLog implements LogMedium {
   #lock: FsLock | undefined
   #control: Control | undefined
   #controlFile: FsFile | undefined
+  /** Segments whose names are known to be durable, as are then those of the files beside the log. */
+  readonly #named = new Set<number>()
   /** Writing the control file failed: what is read of it may be on no disk. */
   #controlSuspect = false
   /** Neither slot of the control file is valid: the next writer makes it anew. */
@@ -439,7 +441,16 @@ export class FileLog implements LogMedium {
       await file.sync()
     }
     if (tail.ended || tail.offset >= this.#options.segmentBytes) tail = await this.#rotate(tail)
+    await this.#name(tail.segment)
     return { tail, salt: (await this.#writable(tail.segment)).header.salt }
+  }
+
+  /** Whoever made a segment may have died, or failed, before its name was durable. */
+  async #name(segment: number): Promise<void> {
+    if (this.#named.has(segment)) return
+    await this.#fs.syncDirectory(`${this.#prefix}log`)
+    if (this.#named.size === 0) await this.#fs.syncDirectory(this.#prefix.slice(0, -1))
+    this.#named.add(segment)
   }
 
   async #rotate(tail: LogTail): Promise<LogTail> {
@@ -482,6 +493,7 @@ export class FileLog implements LogMedium {
       }),
       { ifAbsent: true },
     )
+    this.#named.add(segment)
     await this.#forget(segment)
     return (await this.startOf(segment))!
   }
@@ -525,6 +537,7 @@ export class FileLog implements LogMedium {
   async sync(tail: LogTail): Promise<void> {
     const segment = await this.#segment(tail.segment)
     await segment?.file.sync()
+    await this.#name(tail.segment)
   }
 
   /**
