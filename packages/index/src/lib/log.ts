@@ -6,8 +6,9 @@
  *      it reads the tail until its flush has returned, so at most the last group can be torn, and whoever has the lock
  *      may cut off whatever is no frame (I-4).
  *   2. The control file says `open` before the first append after a seal.
- *   3. A group whose append or flush failed is cut off before the lock is released; lazy frames before it are written
- *      again, since the kernel may have dropped them with the flush that failed (I-5).
+ *   3. A group whose append or flush failed is cut off before the lock is released. Frames before it that the flush was
+ *      to cover, lazy ones or another process's, are written again, in place: the kernel may have dropped them with the
+ *      flush that failed, and will not say so again (I-5).
  *   4. A new segment exists only after the end frame of the one before was flushed. It is never made where there is one,
  *      nor where the one before is gone: whoever finds that has fallen behind, and reads everything anew.
  */
@@ -35,7 +36,7 @@ import {
   writeFrame,
 } from './frame.ts'
 import { FRAME_HEADER_MAX } from './limits.ts'
-import { type FoundFrame, type Gap, scanFrames } from './scan.ts'
+import { type FoundFrame, type Gap, scanFrames, trailerIsValid } from './scan.ts'
 import {
   readSegmentHeader,
   SEGMENT_HEADER,
@@ -101,11 +102,13 @@ export interface LogMedium extends AsyncDisposable {
   prepare(tail: LogTail, rest: number): Promise<{ tail: LogTail; salt: Uint8Array }>
   /** `conflict`: somebody else was first; read and decide again. INDEX_WRITE_FAILED, INDEX_UNCERTAIN. */
   append(tail: LogTail, bytes: Uint8Array): Promise<'done' | 'conflict'>
-  flush(tail: LogTail, bytes: number): Promise<void>
+  flush(tail: LogTail): Promise<void>
   sync(tail: LogTail): Promise<void>
   seal(tail: LogTail, directory: number): Promise<void>
   /** Removes the segments before `first`; returns how many there were. */
   drop(first: number): Promise<number>
+  /** After a flush that failed: writes what it was to cover again, and flushes that. Takes the lock. */
+  mend(): Promise<void>
   /** Bytes of log between two positions, roughly: what a checkpoint would save. */
   bytesBetween(from: LogTail, to: LogTail): number
 }
@@ -151,6 +154,8 @@ export class FileLog implements LogMedium {
   #controlSuspect = false
   /** Neither slot of the control file is valid: the next writer makes it anew. */
   #controlLost = false
+  /** A flush failed that covered frames from this one on: they are written again before anything counts as flushed. */
+  #suspect: { readonly segment: number; readonly from: number } | undefined
   /** A flush failed and could not be taken back: nothing is written any more. */
   #uncertain: unknown
 
@@ -440,6 +445,7 @@ export class FileLog implements LogMedium {
       await file.truncate(tail.offset)
       await file.sync()
     }
+    await this.#writeAgain()
     if (tail.ended || tail.offset >= this.#options.segmentBytes) tail = await this.#rotate(tail)
     await this.#name(tail.segment)
     return { tail, salt: (await this.#writable(tail.segment)).header.salt }
@@ -464,7 +470,7 @@ export class FileLog implements LogMedium {
       )
       const bytes = out.finish()
       await this.append(tail, bytes)
-      await this.flush(tail, bytes.length)
+      await this.flush(tail)
       tail = {
         segment: tail.segment,
         offset: tail.offset + bytes.length,
@@ -517,14 +523,14 @@ export class FileLog implements LogMedium {
     }
   }
 
-  /** Flushes `bytes` bytes appended at `tail` and everything before. After a failure they are gone again, or it is INDEX_UNCERTAIN. */
-  async flush(tail: LogTail, bytes: number): Promise<void> {
+  /** Flushes what was appended at `tail` and everything before. After a failure they are gone again, or it is INDEX_UNCERTAIN. */
+  async flush(tail: LogTail): Promise<void> {
     const { file } = await this.#writable(tail.segment)
     try {
       await file.sync()
     } catch (error) {
       try {
-        await this.#takeBack(file, tail, bytes)
+        await this.#takeBack(tail)
       } catch (second) {
         this.#uncertain = second
         throw new IndexError('INDEX_UNCERTAIN', 'the flush failed, and so did taking it back', { cause: error })
@@ -535,33 +541,74 @@ export class FileLog implements LogMedium {
 
   /** Flushes the segment of a position, for a reader who is going to show what others wrote. */
   async sync(tail: LogTail): Promise<void> {
+    if (this.#suspect !== undefined)
+      throw new IndexError('INDEX_WRITE_FAILED', 'an earlier flush failed, and what it covered is not written again yet')
     const segment = await this.#segment(tail.segment)
-    await segment?.file.sync()
+    try {
+      await segment?.file.sync()
+    } catch (error) {
+      this.#doubt(tail)
+      throw error
+    }
     await this.#name(tail.segment)
   }
 
-  /**
-   * The kernel may have dropped any page that was not flushed, and will not say so again. Everything after what is known
-   * to be flushed is cut off; lazy frames are written again.
-   */
-  async #takeBack(file: FsFile, tail: LogTail, bytes: number): Promise<void> {
-    let flushedTo = tail.offset
-    let lazy: Uint8Array = new Uint8Array(0)
-    if (tail.unflushed < tail.next) {
-      const segment = (await this.#segment(tail.segment))!
-      const all = await readBytes(file, SEGMENT_HEADER, tail.offset - SEGMENT_HEADER)
-      const { frames } = scanFrames(all, {
-        base: SEGMENT_HEADER,
-        salt: segment.header.salt,
-        next: segment.header.firstFrame,
-        unflushed: Number.POSITIVE_INFINITY,
-      })
-      flushedTo = frames.find((frame) => frame.header.number >= tail.unflushed)?.offset ?? SEGMENT_HEADER
-      lazy = all.slice(flushedTo - SEGMENT_HEADER)
+  #doubt({ segment, unflushed }: LogTail): void {
+    if (this.#suspect === undefined || this.#suspect.segment > segment) this.#suspect = { segment, from: unflushed }
+    else if (this.#suspect.segment === segment && this.#suspect.from > unflushed)
+      this.#suspect = { segment, from: unflushed }
+  }
+
+  async #takeBack(tail: LogTail): Promise<void> {
+    if (tail.unflushed < tail.next) this.#doubt(tail)
+    // The handle goes on failing until nothing is left of what it wrote; another one does not know of that.
+    await this.#forget(tail.segment)
+    const { file } = await this.#writable(tail.segment)
+    await file.truncate(tail.offset)
+    if (this.#suspect === undefined) await file.sync()
+    else await this.#writeAgain()
+  }
+
+  async mend(): Promise<void> {
+    if (this.#suspect === undefined) return
+    await this.lock()
+    try {
+      await this.#writeAgain()
+    } finally {
+      this.unlock()
     }
-    if (bytes > 0 || lazy.length > 0) await file.truncate(flushedTo)
-    if (lazy.length > 0) await file.append([lazy])
-    await file.sync()
+  }
+
+  /**
+   * Under the lock: writes the frames that a failed flush was to cover once more, where they are. They are not cut off
+   * first, since another process may have flushed and acknowledged them.
+   */
+  async #writeAgain(): Promise<void> {
+    if (this.#suspect === undefined) return
+    const { segment: number, from } = this.#suspect
+    await this.#forget(number)
+    if ((await this.#segment(number)) !== undefined) {
+      const { file, header } = await this.#writable(number)
+      const { size } = await file.stat()
+      const bytes = await readBytes(file, SEGMENT_HEADER, size - SEGMENT_HEADER)
+      const { salt, firstFrame } = header
+      const { frames } = scanFrames(bytes, { base: SEGMENT_HEADER, salt, next: firstFrame, unflushed: from })
+      const last = frames.at(-1)
+      const end = last === undefined ? SEGMENT_HEADER : last.offset + frameLength(last.header)
+      if (number === this.tail.segment && from < this.tail.next && end < this.tail.offset) {
+        this.#uncertain = new IndexError('INDEX_UNCERTAIN', `frames from ${from} on are gone with the flush that failed`)
+        throw this.#uncertain
+      }
+      for (const { header, offset, payload } of frames) {
+        const at = offset - SEGMENT_HEADER
+        // Nothing gets valid by being written again.
+        if (header.number < from || !payloadIsValid(header, salt, payload) || !trailerIsValid(bytes, at, header, salt))
+          continue
+        await file.write(bytes.subarray(at, at + frameLength(header)), offset)
+      }
+      await file.sync()
+    }
+    this.#suspect = undefined
   }
 
   /** Records where the log ends, so that a shortfall is damage. Under the lock, with everything flushed. */

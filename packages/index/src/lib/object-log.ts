@@ -125,6 +125,7 @@ export class ObjectLog implements LogMedium {
   unlock(): void {}
   async flush(): Promise<void> {}
   async sync(): Promise<void> {}
+  async mend(): Promise<void> {}
   async seal(): Promise<void> {}
 
   async prepare(tail: LogTail): Promise<{ tail: LogTail; salt: Uint8Array }> {

@@ -276,7 +276,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
       )
       const bytes = out.finish()
       await this.log.append(tail, bytes)
-      await this.log.flush(tail, bytes.length)
+      await this.log.flush(tail)
       this.#wrote = true
       batch.effects.push({ number: tail.next, tables, segment: tail.segment, offset: tail.offset })
       this.#publish(batch, {
@@ -474,6 +474,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     return this.#job(async () => {
       const { tail } = this.log
       if (tail.unflushed < tail.next) {
+        await this.log.mend()
         await this.log.sync(tail)
         this.log.tail = { ...tail, unflushed: tail.next }
       }
@@ -520,6 +521,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
   }
 
   async #refreshNow(): Promise<void> {
+    await this.log.mend()
     const held = await this.log.lockShared(REFRESH_WAIT_MS)
     try {
       let read: LogRead
@@ -706,7 +708,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     if ((await this.log.append(prepared.tail, bytes)) === 'conflict') return 'conflict'
     // Foreign frames that come with the group are shown with it, so they need the flush too.
     const flush = flushed || foreign > 0
-    if (flush) await this.log.flush(prepared.tail, bytes.length)
+    if (flush) await this.log.flush(prepared.tail)
     if (bytes.length > KEEP_WRITER_BYTES) {
       this.#writer = new ByteWriter(64 * 1024)
       this.#writers = []
@@ -1050,6 +1052,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
   }
 
   async #seal(): Promise<void> {
+    await this.log.mend()
     await this.log.lock()
     try {
       const read = await this.log.read(this.log.tail)
