@@ -317,6 +317,8 @@ class StoreIndex implements Index, Committer, CheckpointHost {
           loaded.handles--
           continue
         }
+        // Its snapshot was ahead of what was read of the log: the counters follow.
+        if (loaded.stateFrame > loaded.frame) await this.refresh()
         loaded.cache ??= openCacheFile(this.fs, this.#path, id, {
           readOnly: this.settings.readOnly,
           now: this.settings.now,
