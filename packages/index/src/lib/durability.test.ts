@@ -5,6 +5,7 @@ import { UidSet } from '@mailstead/uidset'
 import { describe, expect, test } from 'vitest'
 import { FLAG_ANSWERED, FLAG_FLAGGED, type Index, type IndexFinding, type IndexOptions } from './contract.ts'
 import { openIndex } from './open-index.ts'
+import { segmentName } from './segment.ts'
 
 const columns = [
   { name: 'guid', bytes: 16 },
@@ -67,7 +68,7 @@ describe('checkpoints', () => {
         fail: (operation, path) => {
           if (
             left < 0 ||
-            !/^s\/tables/.test(path) ||
+            !path.startsWith('s/tables') ||
             !['writeFile', 'append', 'sync', 'truncate', 'open'].includes(operation)
           )
             return undefined
@@ -182,5 +183,283 @@ describe('copies of rows', () => {
       [6, FLAG_ANSWERED],
     ])
     expect(await findingsOf(index)).toEqual([])
+  })
+})
+
+const segment = (n: number): string => `s/log/${segmentName(n)}`
+
+async function abandon(index: Index): Promise<void> {
+  await (index as Index & { abandon(): Promise<void> }).abandon()
+}
+
+async function segmentsOf(fs: Fs): Promise<string[]> {
+  const names: string[] = []
+  for await (const page of fs.list('s/log')) names.push(...page.map(({ name }) => name))
+  return names.sort()
+}
+
+describe('a process that fell behind', () => {
+  test('goes on in the log that is there, whatever was dropped since it last looked', async () => {
+    for (const ended of [0, 1, 7, 20]) {
+      const fs = memoryFs()
+      const options = { segmentBytes: 2000, checkpointBytes: 1 << 30 }
+      await using index = await create(fs, options)
+      await using behind = await openIndex(fs, 's', options)
+      await using inbox = (await behind.open('inbox'))!
+      for (let n = 0; n < ended; n++) await add(behind, 'inbox')
+      for (let round = 0; round < 4; round++) {
+        for (let n = 0; n < 20; n++) await add(index, 'inbox')
+        await index.checkpoint()
+      }
+      const before = (await segmentsOf(fs))[0]
+      expect(await add(behind, 'inbox')).toBe(ended + 81)
+      expect(await add(index, 'inbox')).toBe(ended + 82)
+      expect((await segmentsOf(fs))[0]).toBe(before)
+      await behind.refresh()
+      expect(inbox.view.count).toBe(ended + 82)
+      expect(await findingsOf(index)).toEqual([])
+    }
+  })
+
+  test('closes the log where it ends, not where it last looked', async () => {
+    const fs = memoryFs()
+    const events: string[] = []
+    const options = {
+      segmentBytes: 2000,
+      checkpointBytes: 1 << 30,
+      onEvent: ({ kind }: { kind: string }) => events.push(kind),
+    }
+    const index = await create(fs, options)
+    const behind = await openIndex(fs, 's', options)
+    await add(behind, 'inbox')
+    for (let round = 0; round < 4; round++) {
+      for (let n = 0; n < 20; n++) await add(index, 'inbox')
+      await index.checkpoint()
+    }
+    await behind[Symbol.asyncDispose]()
+    await abandon(index)
+    expect(events).toEqual([])
+    await using again = await openIndex(fs, 's', { readOnly: true })
+    expect(again.info('inbox')!.count).toBe(81)
+    expect(await findingsOf(again)).toEqual([])
+  })
+
+  test('makes no segment where one was removed under it', async () => {
+    const fs = memoryFs()
+    const index = await create(fs, { segmentBytes: 600 })
+    await using other = await openIndex(fs, 's', { segmentBytes: 600 })
+    await add(other, 'inbox')
+    await fs.remove(segment(1))
+    await expect(add(index, 'inbox')).rejects.toMatchObject({ code: 'INDEX_CORRUPT' })
+    for (let n = 0; n < 8; n++) await expect(add(other, 'inbox')).rejects.toMatchObject({ code: 'INDEX_CORRUPT' })
+    expect(await segmentsOf(fs)).toEqual([])
+    await abandon(index)
+  })
+
+  test('shows a table and what is known of it as of one frame, if its snapshot is ahead of it', async () => {
+    for (const how of ['open', 'commit']) {
+      const fs = memoryFs()
+      await using index = await create(fs)
+      await add(index, 'inbox', 3000)
+      await index.checkpoint()
+      await using behind = await openIndex(fs, 's')
+      let before = 0
+      for (let n = 0; ; n++) {
+        await add(index, 'inbox')
+        for (const uid of [1, 2500]) await flag(index, 'inbox', UidSet.of(uid), 1 << (n % 5))
+        await index.checkpoint()
+        const { size } = (await fs.stat('s/tables/inbox.snap'))!
+        // Until it was written anew.
+        if (size < before) break
+        before = size
+      }
+      const count = index.info('inbox')!.count
+      if (how === 'open') {
+        await using inbox = (await behind.open('inbox'))!
+        expect([inbox.view.count, behind.info('inbox')!.count]).toEqual([count, count])
+      }
+      expect(await add(behind, 'inbox')).toBe(count + 1)
+      await behind.refresh()
+      expect(await add(behind, 'inbox')).toBe(count + 2)
+      expect(await add(index, 'inbox')).toBe(count + 3)
+      expect(await findingsOf(index)).toEqual([])
+    }
+  })
+})
+
+describe('a flush that failed', () => {
+  /** Fails what is asked for, and remembers what is done. */
+  const watched = (inner: Fs, fails: (operation: string, path: string) => boolean): { fs: Fs; done: string[] } => {
+    const done: string[] = []
+    const fs = faultyFs(inner, {
+      fail: (operation, path) => {
+        if (['sync', 'append', 'write', 'truncate', 'writeFile', 'syncDirectory'].includes(operation))
+          done.push(`${operation} ${path.slice(2)}`)
+        return fails(operation, path) ? (operation === 'writeFile' ? 'FS_UNCERTAIN' : 'FS_IO') : undefined
+      },
+    })
+    return { fs, done }
+  }
+
+  test('of the control file is made up for before anything is appended', async () => {
+    const inner = memoryFs()
+    {
+      await using index = await create(inner)
+      await add(index, 'inbox')
+    }
+    const sealed = await inner.readFile('s/control')
+    let failing = 2
+    const { fs, done } = watched(
+      inner,
+      (operation, path) => operation === 'sync' && path === 's/control' && --failing >= 0,
+    )
+    const index = await openIndex(fs, 's')
+    await expect(add(index, 'inbox')).rejects.toMatchObject({ code: 'FS_IO' })
+    // What another process reads there says "open", and so would this one.
+    await expect(add(index, 'inbox')).rejects.toMatchObject({ code: 'FS_IO' })
+    expect(done.filter((one) => one.startsWith('append'))).toEqual([])
+    done.length = 0
+    await add(index, 'inbox')
+    expect(done.slice(0, 4)).toEqual(['write control', 'sync control', 'write control', 'sync control'])
+    // The first one is flushed, with a ceiling for those that follow.
+    await flag(index, 'inbox', UidSet.of(1), FLAG_FLAGGED, true)
+    await flag(index, 'inbox', UidSet.of(1), FLAG_ANSWERED, true)
+    const shown = index.info('inbox')!
+    await abandon(index)
+    // Where nothing helped, the log itself says that it goes on.
+    await inner.writeFile('s/control', sealed)
+    const log = await inner.readFile(segment(1))
+    await inner.writeFile(segment(1), log.slice(0, log.length - 10))
+    await using again = await openIndex(inner, 's')
+    expect(again.info('inbox')!.highestModSeq).toBeGreaterThanOrEqual(shown.highestModSeq)
+    expect(again.info('inbox')!.count).toBe(2)
+    expect((await findingsOf(again)).filter((one) => one.severity === 'damage')).toEqual([])
+  })
+
+  test('of a directory, or none, leaves no segment in use whose name is not durable', async () => {
+    const inner = memoryFs()
+    let failing = false
+    const { fs, done } = watched(
+      inner,
+      (operation, path) => failing && operation === 'writeFile' && path === segment(2),
+    )
+    await using index = await create(fs, { segmentBytes: 600 })
+    failing = true
+    while ((await segmentsOf(inner)).length < 2) await add(index, 'inbox').catch(() => {})
+    failing = false
+    done.length = 0
+    await add(index, 'inbox')
+    expect(done.indexOf('syncDirectory log')).toBeGreaterThanOrEqual(0)
+    expect(done.indexOf('syncDirectory log')).toBeLessThan(done.indexOf(`append ${segment(2).slice(2)}`))
+    // Another process cannot know whether the first one came so far.
+    const second = watched(inner, () => false)
+    await using other = await openIndex(second.fs, 's')
+    await add(other, 'inbox')
+    await add(other, 'inbox')
+    expect(second.done.filter((one) => one === 'syncDirectory log').length).toBe(1)
+  })
+
+  test('of what another process wrote is made up for before it is shown or built on', async () => {
+    for (const how of ['refresh', 'commit', 'checkpoint'] as const) {
+      const inner = memoryFs()
+      await using one = await create(inner)
+      let failing = false
+      const { fs, done } = watched(inner, (operation, path) => {
+        if (!failing || operation !== 'sync' || path !== segment(1)) return false
+        failing = false
+        return true
+      })
+      await using two = await openIndex(fs, 's')
+      const before = (await inner.stat(segment(1)))!.size
+      // Stands for: appended, and killed before its flush.
+      await add(one, 'inbox')
+      const { size } = (await inner.stat(segment(1)))!
+      failing = true
+      await expect(two.refresh()).rejects.toMatchObject({ code: 'FS_IO' })
+      expect(two.info('inbox')!.count).toBe(0)
+      done.length = 0
+      if (how === 'commit') await add(two, 'inbox')
+      else await two[how]()
+      const log = done.filter((line) => line.includes('log/'))
+      expect(log.slice(0, 2)).toEqual([`write ${segment(1).slice(2)}`, `sync ${segment(1).slice(2)}`])
+      expect(log.some((line) => line.startsWith('truncate'))).toBe(false)
+      expect(two.info('inbox')!.count).toBe(how === 'commit' ? 2 : 1)
+      expect(size).toBeGreaterThan(before)
+      expect(await findingsOf(two)).toEqual([])
+    }
+  })
+
+  test('cuts off its own group, and nothing that another process may have acknowledged', async () => {
+    const inner = memoryFs()
+    await using one = await create(inner)
+    let failing = false
+    const { fs, done } = watched(inner, (operation, path) => {
+      if (!failing || operation !== 'sync' || path !== segment(1)) return false
+      failing = false
+      return true
+    })
+    await using two = await openIndex(fs, 's')
+    await add(one, 'inbox')
+    const { size } = (await inner.stat(segment(1)))!
+    failing = true
+    await expect(add(two, 'inbox')).rejects.toMatchObject({ code: 'INDEX_WRITE_FAILED' })
+    expect((await inner.stat(segment(1)))!.size).toBe(size)
+    expect(done.filter((line) => line.startsWith('truncate')).length).toBe(1)
+    expect(await add(two, 'inbox')).toBe(2)
+    await one.refresh()
+    expect(one.info('inbox')!.count).toBe(2)
+    expect(await findingsOf(one)).toEqual([])
+  })
+})
+
+describe('a log that was closed', () => {
+  test('with a bit flipped in its last frame costs at most the table that frame touched', async () => {
+    const fs = memoryFs()
+    {
+      await using index = await create(fs)
+      await add(index, 'inbox')
+      await add(index, 'other')
+    }
+    const log = await fs.readFile(segment(1))
+    const start = Buffer.from(log).lastIndexOf(Buffer.from('4d534672', 'hex'))
+    for (let at = start; at < log.length; at++) {
+      const flipped = log.slice()
+      flipped[at]! ^= 1 << (at % 8)
+      await fs.writeFile(segment(1), flipped)
+      await using index = await openIndex(fs, 's', { readOnly: true })
+      await using inbox = (await index.open('inbox'))!
+      expect(inbox.view.count).toBe(1)
+      await index.open('other').then(
+        (other) => expect(other!.view.count).toBe(1),
+        (error: unknown) => expect(error).toMatchObject({ code: 'INDEX_CORRUPT' }),
+      )
+      expect((await findingsOf(index)).some((one) => one.severity === 'damage')).toBe(true)
+    }
+    await fs.writeFile(segment(1), log)
+    await using index = await openIndex(fs, 's')
+    expect(await findingsOf(index)).toEqual([])
+  })
+
+  test('is not written to while it lacks its end', async () => {
+    const fs = memoryFs()
+    {
+      await using index = await create(fs)
+      await add(index, 'inbox')
+    }
+    const log = await fs.readFile(segment(1))
+    await fs.writeFile(segment(1), log.slice(0, log.length - 100))
+    const control = await fs.readFile('s/control')
+    {
+      await using index = await openIndex(fs, 's')
+      await using tx = index.begin()
+      tx.createTable({ id: 'new', uidValidity: 1, columns })
+      await expect(tx.commit()).rejects.toMatchObject({ code: 'INDEX_CORRUPT' })
+    }
+    expect((await fs.readFile(segment(1))).length).toBe(log.length - 100)
+    expect(await fs.readFile('s/control')).toEqual(control)
+    // Given back what it lacked, it is what it was.
+    await fs.writeFile(segment(1), log)
+    await using index = await openIndex(fs, 's')
+    expect(await add(index, 'inbox')).toBe(2)
   })
 })

@@ -542,7 +542,10 @@ export class FileLog implements LogMedium {
   /** Flushes the segment of a position, for a reader who is going to show what others wrote. */
   async sync(tail: LogTail): Promise<void> {
     if (this.#suspect !== undefined)
-      throw new IndexError('INDEX_WRITE_FAILED', 'an earlier flush failed, and what it covered is not written again yet')
+      throw new IndexError(
+        'INDEX_WRITE_FAILED',
+        'an earlier flush failed, and what it covered is not written again yet',
+      )
     const segment = await this.#segment(tail.segment)
     try {
       await segment?.file.sync()
@@ -596,7 +599,10 @@ export class FileLog implements LogMedium {
       const last = frames.at(-1)
       const end = last === undefined ? SEGMENT_HEADER : last.offset + frameLength(last.header)
       if (number === this.tail.segment && from < this.tail.next && end < this.tail.offset) {
-        this.#uncertain = new IndexError('INDEX_UNCERTAIN', `frames from ${from} on are gone with the flush that failed`)
+        this.#uncertain = new IndexError(
+          'INDEX_UNCERTAIN',
+          `frames from ${from} on are gone with the flush that failed`,
+        )
         throw this.#uncertain
       }
       for (const { header, offset, payload } of frames) {

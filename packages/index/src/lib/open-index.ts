@@ -1057,10 +1057,19 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     await this.log.mend()
     await this.log.lock()
     try {
-      const read = await this.log.read(this.log.tail)
+      let read: LogRead
+      try {
+        read = await this.log.read(this.log.tail)
+      } catch (error) {
+        if (!(await this.#fellBehind())) throw error
+        this.#locked = true
+        await this.#readAll()
+        read = await this.log.read(this.log.tail)
+      }
       await this.log.sync(read.tail)
       await this.log.seal(read.tail, await this.snapshots.listChecksum())
     } finally {
+      this.#locked = false
       this.log.unlock()
     }
   }
