@@ -17,6 +17,12 @@ import { StoreError } from './error.ts'
 import { storeError } from './failure.ts'
 import { type Entry, mailboxTable } from './tree.ts'
 
+/**
+ * Derived fields that a batch keeps until it is committed, in bytes. The caches are not told those of what comes beyond:
+ * they are computed when they are asked for.
+ */
+export const BATCH_FIELDS_MAX: number = 8 * 1024 * 1024
+
 type Fields = readonly (readonly [name: string, value: Uint8Array])[]
 
 interface Pending {
@@ -48,6 +54,7 @@ export class Batch implements SaveBatch {
   readonly #core: Core
   readonly #box: BoxBatch
   readonly #pending: Pending[] = []
+  #fieldBytes = 0
   #state: 'open' | 'committing' | 'done' = 'open'
 
   constructor(core: Core) {
@@ -124,8 +131,12 @@ export class Batch implements SaveBatch {
   #computeFields(): void {
     const last = this.#pending.at(-1)
     if (last?.structure === undefined) return
-    last.fields = computeFields(this.#core, last.structure)
+    const { structure } = last
     last.structure = undefined
+    if (this.#fieldBytes >= BATCH_FIELDS_MAX) return
+    const fields = computeFields(this.#core, structure)
+    for (const [, value] of fields) this.#fieldBytes += value.length
+    if (this.#fieldBytes <= BATCH_FIELDS_MAX) last.fields = fields
   }
 
   async #keep(
