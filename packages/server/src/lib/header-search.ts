@@ -131,14 +131,18 @@ async function narrowRaw(context: HeaderSearchContext, field: string, value: str
   }
 }
 
+const ASCII = /^[\t\r\n -~]*$/
+
 /** One field in raw headers. */
 class RawField {
   readonly #names: readonly Uint8Array[]
   readonly #needle: string
+  readonly #blanks: boolean
 
   constructor(field: string, value: string) {
     this.#names = fieldNames([field])
     this.#needle = foldText(value)
+    this.#blanks = this.#needle.includes(' ')
   }
 
   in(bytes: Buffer, length: number): boolean {
@@ -147,7 +151,10 @@ class RawField {
       const start = namedField(bytes, at, end, this.#names)
       if (start >= 0) {
         if (this.#needle === '') return true
-        if (foldText(decodeEncodedWords(fieldValue(bytes, start, end))).includes(this.#needle)) return true
+        const value = fieldValue(bytes, start, end)
+        // Of ASCII without encoded words, folding changes nothing but case and the kind of blanks.
+        const plain = !this.#blanks && !value.includes('=?') && ASCII.test(value)
+        if ((plain ? value.toUpperCase() : foldText(decodeEncodedWords(value))).includes(this.#needle)) return true
       }
       at = end
     }
