@@ -8,7 +8,7 @@ import { createHash } from 'node:crypto'
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { gunzipSync } from 'node:zlib'
-import type { Lack } from './depth.ts'
+import { deep, type Lack } from './depth.ts'
 import { madeMail } from './made-mail.ts'
 import { readTar } from './tar.ts'
 
@@ -39,9 +39,7 @@ interface ManifestEntry {
 }
 
 export function corpusLack(): Lack | undefined {
-  return existsSync(join(CORPUS, 'manifest.json'))
-    ? undefined
-    : { reason: 'no corpus in ../shared/corpus', forgiven: true }
+  return existsSync(join(CORPUS, 'manifest.json')) ? undefined : { reason: 'no corpus in ../shared/corpus' }
 }
 
 export function sha256(bytes: Uint8Array): string {
@@ -140,9 +138,12 @@ export function corpus(): readonly CorpusMessage[] {
   return loaded
 }
 
-/** The corpus, or mail made by this project where there is no corpus. */
+/** The corpus; where there is none, mail made by this project. A deep run throws then. */
 export function anyMail(): readonly CorpusMessage[] {
-  return corpusLack() === undefined ? corpus() : madeMail()
+  const lack = corpusLack()
+  if (lack === undefined) return corpus()
+  if (deep()) throw new Error(`nothing may be replaced in a deep run: ${lack.reason}`)
+  return madeMail()
 }
 
 export interface OracleLine {

@@ -2,7 +2,7 @@
  * How deep a run goes, what it may skip, and the seed that lets a failing run be repeated.
  *
  * MAILSTEAD_DEPTH   unset: a developer's run, samples, at most about a minute
- *                   ci:    everything; a client that is missing is a failure, not a skip
+ *                   ci:    everything; a client or corpus that is missing is a failure, not a skip
  *                   soak:  as ci, with no bound on time
  * MAILSTEAD_SEED    the seed to repeat; printed by every test that draws
  */
@@ -13,7 +13,7 @@ export function depth(): Depth {
   return word === 'ci' || word === 'soak' ? word : 'normal'
 }
 
-/** True where everything is run and nothing may be skipped for want of a client. */
+/** True where everything is run and nothing may be skipped. */
 export function deep(): boolean {
   return depth() !== 'normal'
 }
@@ -61,9 +61,7 @@ export function say(text: string): void {
   process.stderr.write(`${text}\n`)
 }
 
-/** What a test may lack, and whether a deep run forgives it. */
+/** What a test lacks. In a deep run it is a failure. */
 export interface Lack {
   readonly reason: string
-  /** A missing client is a failure in CI; a missing corpus never is. (default: not forgiven) */
-  readonly forgiven?: boolean
 }
