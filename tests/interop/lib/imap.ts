@@ -319,13 +319,6 @@ export function sectionOf(items: Fetched, prefix: string): Buffer {
   throw new ImapError(`no ${prefix} in ${[...items.keys()].join(' ')}`)
 }
 
-/** Numbers of `* SEARCH`, `* SORT`, in the order given. */
-export function numbersOf(reply: Reply, type: string): readonly number[] {
-  return reply.untagged
-    .filter((response) => response.type === type)
-    .flatMap((response) => response.values() as number[])
-}
-
 function readUntagged(raw: Buffer): Untagged {
   const head = /^\* (?:(\d+) )?([^ ]*)/.exec(raw.toString('latin1', 0, Math.min(raw.length, 80)))
   const number = head?.[1]

@@ -22,28 +22,10 @@ export function processTree(root: number): readonly number[] {
   return tree
 }
 
-export function commandOf(pid: number): string {
-  try {
-    return readFileSync(`/proc/${pid}/comm`, 'latin1').trim()
-  } catch {
-    return ''
-  }
-}
-
 /** Resident memory of one process in bytes; 0 if it is gone. */
 export function residentBytes(pid: number): number {
   try {
     const line = /^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1'))
-    return line === null ? 0 : Number(line[1]) * 1024
-  } catch {
-    return 0
-  }
-}
-
-/** The most that was ever resident, in bytes. */
-export function peakResidentBytes(pid: number): number {
-  try {
-    const line = /^VmHWM:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1'))
     return line === null ? 0 : Number(line[1]) * 1024
   } catch {
     return 0
