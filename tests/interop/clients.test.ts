@@ -24,7 +24,7 @@ import {
 } from './lib/corpus.ts'
 import { deep, depth, runSeed, sample, say, seeded } from './lib/depth.ts'
 import { ImapClient } from './lib/imap.ts'
-import { expectAll, halves, type Kept, populate, servedBytes } from './lib/populate.ts'
+import { expectAll, halves, keepsExactly, type Kept, populate, servedBytes } from './lib/populate.ts'
 import { PASSWORD, type Server, serverLack, startServer } from './lib/servers.ts'
 import { Tap } from './lib/tap.ts'
 import { testUnless } from './lib/test-unless.ts'
@@ -72,6 +72,29 @@ describe('every byte comes back', () => {
   afterAll(async () => {
     await server?.[Symbol.asyncDispose]()
     if (scratch !== '') rmSync(scratch, { recursive: true, force: true })
+  })
+
+  testUnless(lack, 'to a plain IMAP client, of all that APPEND keeps and all that LMTP carries', async () => {
+    const all = anyMail()
+    const messages = deep() ? all : sample(all, SAMPLE, seeded(runSeed()))
+    const delivered = messages.filter(({ bytes }) => lmtpCanCarry(bytes))
+    const appended = messages.filter(({ bytes }) => keepsExactly(server, bytes))
+    const twice = await populate(server, { user: 'user6', delivered, appended })
+    expect(twice.length).toBe(delivered.length + appended.length)
+    await using imap = await ImapClient.login(server.imap, 'user6', PASSWORD)
+    for (const mailbox of ['INBOX', 'Appended']) {
+      const served = await servedBytes(imap, mailbox)
+      const sent = twice.filter((each) => each.mailbox === mailbox)
+      expectAll(sent, new Map([...served].map(([uid, bytes]) => [uid, sha256(bytes)])))
+      for (const { uid, message } of sent) {
+        const bytes = served.get(uid)!
+        expect(sha256(bytes.subarray(bytes.length - message.bytes.length)), message.member).toBe(message.sha256)
+      }
+    }
+    say(
+      `clients: of ${messages.length} messages ${appended.length} came back from APPEND and ${delivered.length} from LMTP, ` +
+        `${messages.filter((message) => !delivered.includes(message) && !appended.includes(message)).length} went neither way`,
+    )
   })
 
   testUnless(lack, 'to a plain IMAP client', async () => {
