@@ -1,6 +1,7 @@
 /**
  * Real mail: 3,730 messages, and what another server (Dovecot 2.3.19) says of each. The data is no part of the project;
- * without it these tests are skipped. The formatter here is only for comparing; the one clients see is in the imap package.
+ * without it these tests are skipped, and a deep run fails. The formatter here is only for comparing; the one clients see
+ * is in the imap package.
  */
 
 import { existsSync, readFileSync } from 'node:fs'
