@@ -1,9 +1,10 @@
 /**
  * Everything that is wrong with a store: what its index and its box find in themselves, and what only both together
- * show. Read-only; memory is bounded by the number of messages (13 bytes each), not by their sizes.
+ * show. Read-only, while others work on the store: rows are compared as of one frame, and what is said of a message is
+ * said only if it still holds of the newest rows. Memory is bounded by the number of messages, not by their sizes.
  */
 import type { Box, BoxFinding } from '@mailstead/box'
-import { IndexError, type IndexFinding, type Table } from '@mailstead/index'
+import { IndexError, type IndexFinding, type Table, type TableView } from '@mailstead/index'
 import { FORM_CANONICAL, type StoreFinding } from './contract.ts'
 import type { Core } from './core.ts'
 import { storeError } from './failure.ts'
@@ -89,23 +90,54 @@ function checkTree(core: Core): StoreFinding[] {
   return found
 }
 
+/** Times everything is opened again because mailboxes came or went meanwhile. */
+const ATTEMPTS_MAX = 8
+
+interface Views {
+  readonly box: TableView
+  readonly mailboxes: readonly { readonly entry: Entry; readonly table: Table; readonly view: TableView }[]
+  /** Every mailbox there is could be opened: uses can be counted. */
+  readonly complete: boolean
+}
+
+/** All views as of one frame: whoever works on the store meanwhile is not to look like damage. */
+async function viewsOf(
+  core: Core,
+  boxTable: Table,
+  leases: AsyncDisposableStack,
+  page: StoreFinding[],
+): Promise<Views> {
+  for (let attempt = 1; ; attempt++) {
+    const { state, sorted } = core.tree
+    const found: StoreFinding[] = []
+    const opened: { entry: Entry; table: Table }[] = []
+    for (const entry of sorted) {
+      const lease = await acquire(core, entry, found)
+      if (lease !== undefined) opened.push({ entry, table: leases.use(lease).table })
+    }
+    // From here to the end nothing else runs.
+    const same = core.tree.state === state
+    if (!same && attempt < ATTEMPTS_MAX) continue
+    page.push(...found)
+    return {
+      box: boxTable.view,
+      mailboxes: opened.map(({ entry, table }) => ({ entry, table, view: table.view })),
+      complete: same && opened.length === sorted.length,
+    }
+  }
+}
+
 /** Every row names a message that is there and is what the row says. Each message is read once. */
 async function* checkRows(core: Core, boxTable: Table): AsyncGenerator<readonly StoreFinding[], void, undefined> {
-  const boxView = boxTable.view
+  await using leases = new AsyncDisposableStack()
+  let page: StoreFinding[] = []
+  const { box: boxView, mailboxes, complete } = await viewsOf(core, boxTable, leases, page)
   const { count } = boxView
   /** By row of the box's table: uses counted, canonical size (-1: unreadable) and whether that was looked up. */
   const uses = new Uint32Array(count)
   const sizes = new Float64Array(count)
   const looked = new Uint8Array(count)
-  let page: StoreFinding[] = []
-  let complete = true
-  for (const entry of core.tree.sorted) {
-    await using lease = await acquire(core, entry, page)
-    if (lease === undefined) {
-      complete = false
-      continue
-    }
-    const { view } = lease.table
+  for (const { entry, table, view } of mailboxes) {
     await view.load(core.columnNames)
     const box = view.extension('box')
     const guids = view.extension('guid')
@@ -126,9 +158,26 @@ async function* checkRows(core: Core, boxTable: Table): AsyncGenerator<readonly 
       else {
         uses[at]!++
         const canonical = (forms.number(row) & FORM_CANONICAL) !== 0
+        const guid = guids.value(row)
         if (looked[at] === 0) {
           looked[at] = 1
-          sizes[at] = await measure(core.box, ref, guids.value(row), canonical, report)
+          const found: StoreFinding[] = []
+          const note = (kind: string, message: string): void => {
+            found.push(finding(kind, message, { mailbox: entry.name, uid }))
+          }
+          sizes[at] = await measure(core.box, ref, guid, canonical, note)
+          if (found.length > 0) {
+            // It may have been expunged, and purged, since: only what still holds of the newest rows is said.
+            await core.index.refresh()
+            found.length = 0
+            if (table.view.rowOf(uid) < 0 || boxTable.view.rowOf(ref) < 0) {
+              sizes[at] = -1
+              // Other rows may still name it.
+              looked[at] = 0
+            } else sizes[at] = await measure(core.box, ref, guid, canonical, note)
+            await core.index.refresh()
+            if (table.view.rowOf(uid) >= 0) page.push(...found)
+          }
         }
         const size = sizes[at]!
         if (size >= 0 && size !== rowSizes.number(row))

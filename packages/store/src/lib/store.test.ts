@@ -1,6 +1,7 @@
 import { cpSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import type { BoxFormat } from '@mailstead/box'
 import { type Fs, FsError, type FsFile } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
 import { posixFs } from '@mailstead/fs/posix'
@@ -488,4 +489,62 @@ describe('a store whose process dies', () => {
     await Promise.all(workers)
     console.log(`${copies} copies of a working store, ${acknowledged.length} messages acknowledged`)
   })
+})
+
+test('checking a store that others work on finds nothing that is not there, and all that is', async () => {
+  const fs = memoryFs()
+  /** Called before a message is read. */
+  let onRead: ((ref: number) => Promise<void>) | undefined
+  const box = (root: Fs): BoxFormat => {
+    const format = plainBox(root, 'storage')
+    return {
+      ...format,
+      open: async (host) =>
+        new Proxy(await format.open(host), {
+          get: (target, name) => {
+            if (name === 'openSync') return undefined
+            const member = Reflect.get(target, name, target) as unknown
+            if (typeof member !== 'function') return member
+            if (name !== 'open') return member.bind(target) as unknown
+            return async (ref: number): Promise<unknown> => {
+              await onRead?.(ref)
+              return target.open(ref)
+            }
+          },
+        }),
+    }
+  }
+  await using store = await open(fs)
+  const me = store.as(anna)
+  await me.create('kept')
+  for (let n = 0; n < 10; n++) await save(store, 'INBOX', mail(n))
+  await using inbox = await me.open('INBOX')
+  await inbox.copy(UidSet.range(1, 5), 'kept')
+  await using checking = await open(fs, { create: false, readOnly: true, box })
+  let read = 0
+  onRead = async (ref): Promise<void> => {
+    read++
+    if (read === 3) {
+      // Between the first mailbox and the next: what one has is not in the box as it was.
+      await save(store, 'kept', mail('new'))
+      await inbox.move(UidSet.range(1, 2), 'kept')
+      await me.create('another')
+      await inbox.copy(UidSet.range(3, 4), 'another')
+    }
+    if (read === 5) {
+      await inbox.expunge(UidSet.of(ref), { force: true })
+      await using kept = await me.open('kept')
+      await kept.expunge(UidSet.range(1, 100), { force: true })
+      await store.purge()
+    }
+    await checking.as(anna).refresh()
+  }
+  expect(await damage(checking)).toEqual([])
+  expect(read).toBeGreaterThan(5)
+  onRead = undefined
+  // What is damaged stays damaged.
+  const at = Buffer.from(await fs.readFile('storage/plain')).indexOf('Subject: 9')
+  await using file = await fs.open('storage/plain', 'write')
+  await file.write(Buffer.from('subject'), at)
+  expect((await damage(checking)).map(({ kind }) => kind)).toContain('message')
 })
