@@ -1,9 +1,11 @@
 import { readFileSync } from 'node:fs'
 import { hexDump, parseHex } from '@mailstead/bytes'
+import { memoryFs } from '@mailstead/fs/memory'
 import fc from 'fast-check'
 import { beforeAll, describe, expect, test } from 'vitest'
 import { exampleFiles } from '../../test/format-example.ts'
 import { dumpFile } from '../format.ts'
+import { openIndex } from '../index.ts'
 
 const depth = process.env['MAILSTEAD_DEPTH']
 const numRuns = depth === 'soak' ? 100_000 : depth === 'ci' ? 3_000 : 300
@@ -64,4 +66,21 @@ describe('the documents of the formats', () => {
       }
     })
   }
+})
+
+test('a dump reads a Buffer of the pool without writing to it', async () => {
+  const fs = memoryFs()
+  {
+    await using index = await openIndex(fs, 'index', { create: true })
+    await using tx = index.begin()
+    tx.createTable({ id: 't', uidValidity: 1, columns: [] })
+    tx.append('t', { flags: 0 })
+    await tx.commit()
+  }
+  const name = 'index/log/0000000000000001.log'
+  const bytes = Buffer.from(await fs.readFile(name))
+  const before = Buffer.from(new Uint8Array(bytes.buffer))
+  const lines = [...dumpFile(bytes, name)!]
+  expect(lines.filter((line) => line.includes('damaged'))).toEqual([])
+  expect(Buffer.from(new Uint8Array(bytes.buffer)).equals(before)).toBe(true)
 })

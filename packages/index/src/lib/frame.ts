@@ -185,7 +185,8 @@ export function readFrameHeader(
   if (crc32(bytes.subarray(at, end - 4), seed) !== checksum) return undefined
   if (kind === 'trailer') {
     // The chain is made of the checksums of headers, not of trailers.
-    const copy = bytes.slice(at, end - 4)
+    // Not slice(): a Buffer's shares memory.
+    const copy = new Uint8Array(bytes.subarray(at, end - 4))
     new DataView(copy.buffer).setUint32(0, FRAME_MAGIC, true)
     checksum = crc32(copy, seed)
   }

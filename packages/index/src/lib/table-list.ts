@@ -9,7 +9,7 @@
  *          32   …   in varints: generation; position in the log: segment, offset, number of the next frame, chain, 1 if
  *                   that segment has ended (else 0); first retained segment; next table number; count of tables, and for each: number, id, uidValidity, uidNext,
  *                   highestModSeq, ceiling, count, unseen, deleted, bytes, last frame; snapshot: frame, length of
- *                   the file, salt (8 bytes), directory offset, length and checksum
+ *                   the file (0: there is none yet), salt (8 bytes), directory offset, length and checksum
  *          …    4   checksum       CRC-32 of everything before
  *
  * INVARIANTS
@@ -40,6 +40,8 @@ export interface TableList {
   readonly tables: readonly Entry[]
 }
 
+const NO_SALT = new Uint8Array(8)
+
 export function writeTableList(list: TableList): Uint8Array {
   const out = new ByteWriter(256 + 128 * list.tables.length)
   out.bytes(MAGIC)
@@ -57,7 +59,6 @@ export function writeTableList(list: TableList): Uint8Array {
   out.varint(list.tables.length)
   for (const table of list.tables) {
     const place = table.snapshot
-    if (place === undefined) throw new Error(`table ${table.id} has no snapshot`)
     out.varint(table.number)
     out.utf8(table.id)
     out.varint(table.uidValidity)
@@ -69,12 +70,12 @@ export function writeTableList(list: TableList): Uint8Array {
     out.varint(table.deleted)
     out.varint(table.bytes)
     out.varint(table.frame)
-    out.varint(place.frame)
-    out.varint(place.length)
-    out.bytes(Buffer.from(place.salt, 'hex'))
-    out.varint(place.directory)
-    out.varint(place.directoryLength)
-    out.u32(place.directoryChecksum)
+    out.varint(place?.frame ?? 0)
+    out.varint(place?.length ?? 0)
+    out.bytes(place === undefined ? NO_SALT : Buffer.from(place.salt, 'hex'))
+    out.varint(place?.directory ?? 0)
+    out.varint(place?.directoryLength ?? 0)
+    out.u32(place?.directoryChecksum ?? 0)
   }
   out.patchU32(12, out.position + 4)
   out.u32(crc32(out.view()))
@@ -99,7 +100,7 @@ export function readTableList(bytes: Uint8Array): TableList | undefined {
     const tables: Entry[] = []
     for (let n = reader.varint(); n > 0; n--) tables.push(readEntry(reader))
     reader.expectEnd()
-    const uuid = bytes.slice(16, 32)
+    const uuid = new Uint8Array(bytes.subarray(16, 32))
     return { uuid, generation, segment, offset, next, chain, ended, firstSegment, nextTable, tables }
   } catch {
     return undefined
@@ -118,7 +119,7 @@ function readEntry(reader: ByteReader): Entry {
     bytes: reader.varint(),
   }
   entry.apply(counters, reader.varint())
-  entry.snapshot = {
+  const place = {
     frame: reader.varint(),
     length: reader.varint(),
     salt: Buffer.from(reader.bytes(8)).toString('hex'),
@@ -126,5 +127,7 @@ function readEntry(reader: ByteReader): Entry {
     directoryLength: reader.varint(),
     directoryChecksum: reader.u32(),
   }
+  if (place.length > 0) entry.snapshot = place
+  entry.behind = entry.frame > place.frame
   return entry
 }

@@ -152,7 +152,7 @@ export class Transaction implements IndexTransaction {
   }
 
   setColumn(table: string, column: string, uid: number, value: Uint8Array | number): void {
-    this.#add({ kind: 'column', table, column, uid, value: typeof value === 'number' ? value : value.slice() })
+    this.#add({ kind: 'column', table, column, uid, value: typeof value === 'number' ? value : new Uint8Array(value) })
   }
 
   increment(table: string, column: string, uid: number, by: number): void {
@@ -165,11 +165,11 @@ export class Transaction implements IndexTransaction {
     if (size === 0 || size > VALUE_KEY_MAX) throw new RangeError(`a key of ${size} bytes`)
     if (value !== undefined && value.length > VALUE_MAX)
       throw new IndexError('INDEX_LIMIT', `a value of ${value.length} bytes is longer than ${VALUE_MAX}`, { table })
-    this.#add({ kind: 'value', table, key, value: value?.slice() })
+    this.#add({ kind: 'value', table, key, value: value && new Uint8Array(value) })
   }
 
   expectValue(table: string, key: string, value: Uint8Array | undefined): void {
-    this.#add({ kind: 'expect', table, key, value: value?.slice() })
+    this.#add({ kind: 'expect', table, key, value: value && new Uint8Array(value) })
   }
 
   async commit(options: CommitOptions = {}): Promise<CommitResult> {
