@@ -88,7 +88,9 @@ class Checker {
     yield undefined
     yield* this.#log(control, list)
     for (const table of list?.tables ?? []) {
-      await this.#snapshot(table.id, table.number, table.snapshot?.length ?? 0, table.snapshot?.salt)
+      const { snapshot } = table
+      // A table that was damaged before its first snapshot has none.
+      if (snapshot !== undefined) await this.#snapshot(table.id, table.number, snapshot.length, snapshot.salt)
       yield undefined
     }
     await this.#strays(list)

@@ -12,6 +12,7 @@
  */
 import { type Fs, FsError } from '@mailstead/fs'
 import { Entry } from './entries.ts'
+import { IndexError } from './error.ts'
 import type { LogMedium } from './log.ts'
 import type { Snapshots } from './snapshots.ts'
 import type { TableState } from './state.ts'
@@ -61,6 +62,8 @@ async function checkpointAlone(host: CheckpointHost): Promise<boolean> {
   if (list !== undefined && tail.next < list.next) return false
   const tables: Entry[] = []
   const settles: (() => void)[] = []
+  /** Some table keeps its old snapshot, and needs every frame since. */
+  let keepsLog = false
   for (const { entry, copy } of captured) {
     // Another process may have written a newer snapshot than this one knows of.
     const known = listed.get(entry.number)
@@ -74,11 +77,22 @@ async function checkpointAlone(host: CheckpointHost): Promise<boolean> {
     await snapshots.notice(entry.id)
     const found = await host.whenFlushed(async () => {
       if (entry.dropped || entry.damage !== undefined) return undefined
-      return { ...(await host.loadForCheckpoint(entry)), now: copyOf(entry) }
+      try {
+        return { ...(await host.loadForCheckpoint(entry)), now: copyOf(entry) }
+      } catch (error) {
+        if (error instanceof IndexError && error.code === 'INDEX_CORRUPT') return undefined
+        throw error
+      }
     })
     if (found === undefined) {
-      // What cannot be read keeps what it has: neither its snapshot nor its frames may go.
-      if (!entry.dropped) return false
+      if (entry.dropped) continue
+      // What cannot be read keeps what it has: neither its snapshot nor its frames may go. The list says that there are
+      // frames after the snapshot, so that whoever opens the table looks for all of them.
+      keepsLog = true
+      const kept = copyOf(entry)
+      kept.frame = Math.max(copy.frame, tail.next - 1)
+      kept.snapshot = place
+      tables.push(kept)
       continue
     }
     // Ahead of the counters that are known here: another process is at work, and makes its own checkpoints.
@@ -97,7 +111,7 @@ async function checkpointAlone(host: CheckpointHost): Promise<boolean> {
     next: tail.next,
     chain: tail.chain,
     ended: tail.ended,
-    firstSegment: list?.segment ?? 1,
+    firstSegment: (keepsLog ? list?.firstSegment : list?.segment) ?? 1,
     nextTable,
     tables,
   })
@@ -108,6 +122,7 @@ async function checkpointAlone(host: CheckpointHost): Promise<boolean> {
       const place = byNumber.get(entry.number)?.snapshot
       if (place === undefined || (entry.snapshot?.frame ?? 0) > place.frame) continue
       entry.snapshot = place
+      entry.behind &&= place.frame < entry.frame
       entry.forgetFrames(place.frame)
     }
   })
@@ -115,7 +130,7 @@ async function checkpointAlone(host: CheckpointHost): Promise<boolean> {
   for (const entry of host.entryList()) keep.add(entry.id)
   await snapshots.removeOthers(keep)
   // The log is kept back to the position of the list before, whose place it could take.
-  await log.drop(old?.segment ?? 1)
+  await log.drop((keepsLog ? list?.firstSegment : old?.segment) ?? 1)
   return true
 }
 

@@ -298,14 +298,16 @@ describe('headers and lists', () => {
       tables: tables.map(([name, a, b, s]) => {
         const entry = new Entry(a, name, b)
         entry.apply({ uidNext: b, highestModSeq: a, ceiling: 1, count: a, unseen: b, deleted: 0, bytes: a }, b)
-        entry.snapshot = {
-          frame: a,
-          length: b,
-          salt: Buffer.from(s).toString('hex'),
-          directory: a,
-          directoryLength: b,
-          directoryChecksum: 5,
-        }
+        if (b > 0)
+          entry.snapshot = {
+            frame: a,
+            length: b,
+            salt: Buffer.from(s).toString('hex'),
+            directory: a,
+            directoryLength: b,
+            directoryChecksum: 5,
+          }
+        entry.behind = b > 0 && b > a
         return entry
       }),
     }))

@@ -50,6 +50,18 @@ async function rowsOf(index: Index, id: string): Promise<string> {
   return text
 }
 
+const segment = (n: number): string => `s/log/${segmentName(n)}`
+
+async function abandon(index: Index): Promise<void> {
+  await (index as Index & { abandon(): Promise<void> }).abandon()
+}
+
+async function segmentsOf(fs: Fs): Promise<string[]> {
+  const names: string[] = []
+  for await (const page of fs.list('s/log')) names.push(...page.map(({ name }) => name))
+  return names.sort()
+}
+
 describe('checkpoints', () => {
   // One chunk is written by the attempt that comes to nothing, another one changes after it.
   const grow = async (index: Index): Promise<void> => {
@@ -129,6 +141,54 @@ describe('checkpoints', () => {
   })
 })
 
+describe('a damaged table', () => {
+  test('keeps its snapshot and its part of the log, while the others get new ones', async () => {
+    for (const snapshots of [false, true]) {
+      const fs = memoryFs()
+      const options = { segmentBytes: 1500, checkpointBytes: 1 << 30 }
+      const index = await create(fs, options)
+      await add(index, 'other')
+      if (snapshots) await index.checkpoint()
+      for (let n = 0; n < 3; n++) await add(index, 'other')
+      // In the payload of a frame of "other" alone.
+      const log = Buffer.from(await fs.readFile(segment(1)))
+      const last = log.lastIndexOf(Buffer.from('4d534672', 'hex'))
+      const at = last + log.readUInt32LE(last + 4)
+      await add(index, 'inbox')
+      await abandon(index)
+      const flip = async (): Promise<void> => {
+        await using file = await fs.open(segment(1), 'write')
+        const byte = new Uint8Array(1)
+        await file.read(byte, at)
+        byte[0]! ^= 1
+        await file.write(byte, at)
+      }
+      await flip()
+      for (let round = 1; round < 4; round++) {
+        await using again = await openIndex(fs, 's', options)
+        for (let n = 0; n < 20; n++) await add(again, 'inbox')
+        await again.checkpoint()
+        for (let n = 0; n < 20; n++) await add(again, 'inbox')
+        expect(again.info('inbox')!.count).toBe(40 * round + 1)
+        await expect(again.open('other')).rejects.toMatchObject({ code: 'INDEX_CORRUPT', table: 'other' })
+        await expect(add(again, 'other')).rejects.toMatchObject({ code: 'INDEX_CORRUPT' })
+        await again.checkpoint()
+        const { generation } = (again as Index & { snapshots: { generation: number } }).snapshots
+        expect(generation).toBeGreaterThanOrEqual(2 * round)
+      }
+      expect((await segmentsOf(fs))[0]).toBe(segment(1).slice(6))
+      // Given back what it lacked, it is what it was, and the log need not be kept.
+      await flip()
+      await using again = await openIndex(fs, 's', options)
+      expect(await add(again, 'other')).toBe(5)
+      await again.checkpoint()
+      await again.checkpoint()
+      expect((await segmentsOf(fs))[0]).not.toBe(segment(1).slice(6))
+      expect(await findingsOf(again)).toEqual([])
+    }
+  })
+})
+
 describe('copies of rows', () => {
   test('have what was acknowledged since their view was taken, in this process or another', async () => {
     const fs = memoryFs()
@@ -185,18 +245,6 @@ describe('copies of rows', () => {
     expect(await findingsOf(index)).toEqual([])
   })
 })
-
-const segment = (n: number): string => `s/log/${segmentName(n)}`
-
-async function abandon(index: Index): Promise<void> {
-  await (index as Index & { abandon(): Promise<void> }).abandon()
-}
-
-async function segmentsOf(fs: Fs): Promise<string[]> {
-  const names: string[] = []
-  for await (const page of fs.list('s/log')) names.push(...page.map(({ name }) => name))
-  return names.sort()
-}
 
 describe('a process that fell behind', () => {
   test('goes on in the log that is there, whatever was dropped since it last looked', async () => {

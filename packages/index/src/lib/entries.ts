@@ -32,6 +32,8 @@ export class Entry implements TableInfo {
   snapshot: SnapshotPlace | undefined
   /** Frames after the snapshot, in threes: number, segment, offset. */
   frames: number[] = []
+  /** The list has it with a frame after its snapshot: which frames lie between, only the log knows. */
+  behind = false
   /** The newest state, if loaded. */
   state: TableState | undefined
   /** Last frame in that state. A snapshot of another process may be ahead of what was read of the log here. */

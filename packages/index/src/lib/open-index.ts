@@ -365,7 +365,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     let draft = base === undefined ? undefined : new Draft(base.state)
     const from = base?.frame ?? 0
     let { frames } = entry
-    if (from < (entry.snapshot?.frame ?? 0)) frames = await this.#framesSince(entry, from)
+    if (entry.behind || from < (entry.snapshot?.frame ?? 0)) frames = await this.#framesSince(entry, from)
     const reader = this.log.reader()
     for (let i = 0; i < frames.length; i += 3) {
       const number = frames[i]!
@@ -390,10 +390,11 @@ class StoreIndex implements Index, Committer, CheckpointHost {
 
   /** Every frame of a table after `from` that the log still has, when the snapshot is older than it should be. */
   async #framesSince(entry: Entry, from: number): Promise<number[]> {
-    this.settings.onEvent({
-      kind: 'snapshot-replaced',
-      message: `${entry.id}: its snapshot of frame ${entry.snapshot?.frame ?? 0} is damaged, going on from frame ${from}`,
-    })
+    if (from < (entry.snapshot?.frame ?? 0))
+      this.settings.onEvent({
+        kind: 'snapshot-replaced',
+        message: `${entry.id}: its snapshot of frame ${entry.snapshot?.frame ?? 0} is damaged, going on from frame ${from}`,
+      })
     const first = (await this.log.segments())[0]
     const start = first === undefined ? undefined : await this.log.startOf(first)
     const read = start === undefined ? undefined : await this.log.read(start)
