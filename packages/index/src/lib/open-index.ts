@@ -194,11 +194,29 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     let alone = false
     if (fs.supports.lock && !settings.readOnly) {
       this.#presence = await fs.lock(`${this.prefix}open`)
-      alone = this.#presence.tryAcquire('exclusive')
+      alone = await this.#isAlone(this.#presence)
     }
     await this.#readAll()
     if (alone) await this.#afterCrash()
     if (this.#presence !== undefined) await this.#presence.acquire({ mode: 'shared', waitMs: settings.lockWaitMs })
+  }
+
+  /**
+   * Takes the lock that everybody who has the index open shares: exclusively, if there is nobody. Whoever is opening it
+   * has it so too, and may die before it has done what is to be done after a crash: then somebody else must.
+   */
+  async #isAlone(lock: FsLock): Promise<boolean> {
+    for (let attempt = 1; ; attempt++) {
+      if (lock.tryAcquire('exclusive')) return true
+      // Somebody has it open, and did that.
+      if (lock.tryAcquire('shared')) return false
+      await lock.acquire({ mode: 'shared', waitMs: this.settings.lockWaitMs })
+      if (lock.tryAcquire('exclusive')) return true
+      if (attempt === OPEN_ATTEMPTS) return false
+      // Others may have waited with us: one of us is to find itself alone, or somebody who stays.
+      lock.release()
+      await new Promise<void>((resolve) => setTimeout(resolve, 20 * Math.random()))
+    }
   }
 
   /** Everything known of the tables, from their list and the log after it. */
