@@ -117,6 +117,7 @@ async function checkpointAlone(host: CheckpointHost): Promise<boolean> {
   })
   for (const settle of settles) settle()
   await host.whenFlushed(async () => {
+    await log.relist(await snapshots.listChecksum())
     const byNumber = new Map(tables.map((table) => [table.number, table]))
     for (const entry of host.entryList()) {
       const place = byNumber.get(entry.number)?.snapshot

@@ -11,7 +11,7 @@
  *          48   8   length         u64le  │ where the log ended when it was sealed;
  *          56   8   last frame     u64le  │ 0 while it is open
  *          64   4   chain          u32le  ┘
- *          68   4   directory      u32le  CRC-32 of `tables/directory` when the log was sealed; 0 if there was none
+ *          68   4   directory      u32le  the checksum that ends `tables/directory`, as it was last written; 0 if there is none
  *          72   436 reserved       0
  *          508  4   checksum       CRC-32 of the 508 bytes before
  *

@@ -105,6 +105,8 @@ export interface LogMedium extends AsyncDisposable {
   flush(tail: LogTail): Promise<void>
   sync(tail: LogTail): Promise<void>
   seal(tail: LogTail, directory: number): Promise<void>
+  /** After a checkpoint: a closed log names its list of tables. */
+  relist(directory: number): Promise<void>
   /** Removes the segments before `first`; returns how many there were. */
   drop(first: number): Promise<number>
   /** After a flush that failed: writes what it was to cover again, and flushes that. Takes the lock. */
@@ -271,6 +273,8 @@ export class FileLog implements LogMedium {
     const gaps: (Gap & { segment: number })[] = []
     let tail = from
     let rest = 0
+    // Another process may have dropped them: their space is given back when nobody has them open.
+    for (const older of this.#segments.keys()) if (older < from.segment) await this.#forget(older)
     for (;;) {
       const segment = await this.#segment(tail.segment)
       if (segment === undefined) throw this.#missing(tail.segment)
@@ -631,6 +635,17 @@ export class FileLog implements LogMedium {
       chain: tail.chain,
       directory,
     })
+  }
+
+  async relist(directory: number): Promise<void> {
+    await this.lock()
+    try {
+      const control = await this.readControl()
+      if (control?.state !== 'sealed' || control.directory === directory) return
+      await this.#writeControl({ ...control, sequence: control.sequence + 1, directory })
+    } finally {
+      this.unlock()
+    }
   }
 
   async #writeControl(control: Control): Promise<void> {

@@ -126,6 +126,7 @@ export class ObjectLog implements LogMedium {
   async flush(): Promise<void> {}
   async sync(): Promise<void> {}
   async mend(): Promise<void> {}
+  async relist(): Promise<void> {}
   async seal(): Promise<void> {}
 
   async prepare(tail: LogTail): Promise<{ tail: LogTail; salt: Uint8Array }> {

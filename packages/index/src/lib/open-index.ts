@@ -242,7 +242,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
         this.#nextNumber = nextNumber
         this.log.tail = start
         const sealed = control?.state === 'sealed' && !goesBeyond(read.tail, control)
-        if (!held && !this.settings.readOnly) read = onlyFlushed(read)
+        if (!held) read = this.settings.readOnly ? onlyWhole(read) : onlyFlushed(read)
         else if (!sealed && read.frames.length > 0 && !this.settings.readOnly) await this.log.sync(read.tail)
         const batch = this.#newBatch()
         this.#takeIn(read, batch)
@@ -559,7 +559,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
         // Nothing tells when the writer at work has flushed: whoever watches looks again.
         if (read.tail.next < next && this.#watching !== undefined)
           setTimeout(() => this.#onFileChange(), LOOK_AGAIN_MS).unref()
-      }
+      } else if (!held) read = onlyWhole(read)
       if (read.frames.length === 0 && read.gaps.length === 0) {
         this.log.tail = read.tail
         return
@@ -1259,7 +1259,21 @@ function payloadOf(frames: readonly LogFrame[]): Uint8Array | undefined {
 /** Without the frames that may still be in flight. */
 function onlyFlushed(read: LogRead): LogRead {
   const { unflushed } = read.tail
-  const count = read.frames.findIndex((frame) => frame.header.number >= unflushed)
+  return upTo(
+    read,
+    read.frames.findIndex((frame) => frame.header.number >= unflushed),
+  )
+}
+
+/** Without the parts of a transaction whose last frame is not there yet: they are read again when it is. */
+function onlyWhole(read: LogRead): LogRead {
+  let count = read.frames.length
+  while (count > 0 && (read.frames[count - 1]!.header.bits & FRAME_PART) !== 0) count--
+  return count === read.frames.length ? read : upTo(read, count)
+}
+
+/** The first `count` frames; all of them if it is -1. */
+function upTo(read: LogRead, count: number): LogRead {
   if (count < 0) return { ...read, rest: 0 }
   const first = read.frames[count]!
   const last = read.frames[count - 1]
@@ -1271,7 +1285,7 @@ function onlyFlushed(read: LogRead): LogRead {
       offset: first.offset,
       next: first.header.number,
       chain: last?.header.checksum ?? first.header.before,
-      unflushed: Math.min(unflushed, first.header.number),
+      unflushed: Math.min(read.tail.unflushed, first.header.number),
       ended: false,
     },
     rest: 0,

@@ -29,7 +29,7 @@ import {
   writeSnapshotTrailer,
 } from './snapshot.ts'
 import type { TableMeta, TableState } from './state.ts'
-import { readTableList, type TableList, writeTableList } from './table-list.ts'
+import { listChecksum, readTableList, type TableList, writeTableList } from './table-list.ts'
 
 /** Files up to this many bytes are read as a whole and not kept open. */
 const WHOLE_BYTES = 256 * 1024
@@ -200,10 +200,10 @@ export class Snapshots implements AsyncDisposable {
     if (this.#conditional) this.#snapshotTags.set(id, (await this.#fs.stat(`${this.#prefix}tables/${id}.snap`))?.tag)
   }
 
-  /** CRC-32 of the list as it is; 0 if there is none. */
+  /** The checksum that the list ends with; 0 if there is none. */
   async listChecksum(): Promise<number> {
     const bytes = await readIfThere(this.#fs, `${this.#prefix}tables/directory`)
-    return bytes === undefined ? 0 : crc32(bytes)
+    return bytes === undefined ? 0 : listChecksum(bytes)
   }
 
   // ---- reading

@@ -82,6 +82,11 @@ export function writeTableList(list: TableList): Uint8Array {
   return out.finish()
 }
 
+/** The checksum a list ends with, which tells it from others: that of all its bytes would be the same for all lists. */
+export function listChecksum(bytes: Uint8Array): number {
+  return bytes.length < 4 ? 0 : readU32(bytes, bytes.length - 4)
+}
+
 /** Undefined if it is damaged. */
 export function readTableList(bytes: Uint8Array): TableList | undefined {
   if (bytes.length < BODY + 4 || readU32(bytes, 12) !== bytes.length || readU32(bytes, 8) !== VERSION) return undefined
