@@ -150,7 +150,13 @@ class Checker {
         if (before !== undefined && listChecksum(before) === sealed)
           this.#find('note', 'directory-renewed', name, 0, 'a checkpoint of the closed log was not finished')
         else
-          this.#find('damage', 'directory-replaced', name, 0, 'the list of tables is not the one the control file names')
+          this.#find(
+            'damage',
+            'directory-replaced',
+            name,
+            0,
+            'the list of tables is not the one the control file names',
+          )
       }
       newest ??= list
     }

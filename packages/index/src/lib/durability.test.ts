@@ -1,4 +1,4 @@
-import type { Fs } from '@mailstead/fs'
+import type { Fs, FsFile } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
 import { faultyFs } from '@mailstead/fs/testing'
 import { UidSet } from '@mailstead/uidset'
@@ -509,5 +509,119 @@ describe('a log that was closed', () => {
     await fs.writeFile(segment(1), log)
     await using index = await openIndex(fs, 's')
     expect(await add(index, 'inbox')).toBe(2)
+  })
+})
+
+describe('opening', () => {
+  test('does what is to be done after a crash, if whoever was about to do it died', async () => {
+    const fs = memoryFs()
+    const index = await create(fs)
+    await add(index, 'inbox')
+    await flag(index, 'inbox', UidSet.of(1), FLAG_FLAGGED, true)
+    await flag(index, 'inbox', UidSet.of(1), FLAG_ANSWERED, true)
+    const { highestModSeq } = index.info('inbox')!
+    await abandon(index)
+    const dying = await fs.lock('s/open')
+    expect(dying.tryAcquire('exclusive')).toBe(true)
+    const opening = Promise.all([openIndex(fs, 's'), openIndex(fs, 's')])
+    await new Promise((resolve) => setTimeout(resolve, 20))
+    await dying[Symbol.asyncDispose]()
+    for (const opened of await opening) {
+      await opened.refresh()
+      expect(opened.info('inbox')!.highestModSeq).toBeGreaterThan(highestModSeq + 10)
+      await opened[Symbol.asyncDispose]()
+    }
+  })
+
+  test('for reading only does not go past the first frames of a transaction whose last one is not there yet', async () => {
+    const fs = memoryFs()
+    await using index = await create(fs)
+    const before = (await fs.stat(segment(1)))!.size
+    await using tx = index.begin()
+    // More than a frame can hold.
+    for (let n = 0; n < 300; n++) tx.setValue('inbox', `key ${n}`, new Uint8Array(65_536).fill(n))
+    await tx.commit()
+    const log = await fs.readFile(segment(1))
+    const size = (1 << 24) + 4096
+    expect(log.length).toBeGreaterThan(size)
+    await using file = await fs.open(segment(1), 'write')
+    await file.truncate(size)
+    await using reader = await openIndex(fs, 's', { readOnly: true })
+    await using inbox = (await reader.open('inbox'))!
+    expect(inbox.view.values.size).toBe(0)
+    await reader.refresh()
+    await file.append([log.subarray(size)])
+    await reader.refresh()
+    expect(inbox.view.values.size).toBe(300)
+    expect(before).toBeLessThan(size)
+  })
+
+  test('keeps no file of the log open that another process has dropped', async () => {
+    const inner = memoryFs()
+    const options = { segmentBytes: 1000, checkpointBytes: 1 << 30 }
+    const opened = new Map<FsFile, string>()
+    const fs = new Proxy(inner, {
+      get: (target, name) => {
+        if (name !== 'open') return Reflect.get(target, name, target) as unknown
+        return async (...args: Parameters<Fs['open']>): Promise<FsFile> => {
+          const file = await target.open(...args)
+          opened.set(file, args[0])
+          const close = file[Symbol.asyncDispose].bind(file)
+          file[Symbol.asyncDispose] = async () => {
+            opened.delete(file)
+            await close()
+          }
+          return file
+        }
+      },
+    })
+    await using index = await create(inner, options)
+    await using behind = await openIndex(fs, 's', options)
+    for (let round = 0; round < 4; round++) {
+      for (let n = 0; n < 20; n++) {
+        await add(index, 'inbox')
+        if (round % 2 === 0) await behind.refresh()
+      }
+      await index.checkpoint()
+      await behind.refresh()
+      await behind.refresh()
+      const there = new Set((await segmentsOf(inner)).map((name) => `s/log/${name}`))
+      const open = [...opened.values()].filter((path) => path.startsWith('s/log/'))
+      expect(open.filter((path) => !there.has(path))).toEqual([])
+    }
+  })
+})
+
+describe('a checkpoint of a closed log', () => {
+  test('leaves the control file naming the list of tables, and a list that was exchanged is found', async () => {
+    const fs = memoryFs()
+    {
+      await using index = await create(fs)
+      await add(index, 'inbox')
+      await index.checkpoint()
+      await add(index, 'inbox')
+    }
+    const list = await fs.readFile('s/tables/directory')
+    const control = await fs.readFile('s/control')
+    {
+      await using index = await openIndex(fs, 's')
+      await index.checkpoint()
+      expect(await findingsOf(index)).toEqual([])
+    }
+    const reader = await openIndex(fs, 's', { readOnly: true })
+    expect(await findingsOf(reader)).toEqual([])
+    const newer = await fs.readFile('s/tables/directory')
+    const old = await fs.readFile('s/tables/directory.old')
+    expect(newer).not.toEqual(list)
+    // As a crash leaves it before the control file was told.
+    const told = await fs.readFile('s/control')
+    await fs.writeFile('s/control', control)
+    expect((await findingsOf(reader)).map(({ severity, kind }) => `${severity} ${kind}`)).toEqual([
+      'note directory-renewed',
+    ])
+    await fs.writeFile('s/control', told)
+    await fs.writeFile('s/tables/directory', old)
+    expect((await findingsOf(reader)).map(({ kind }) => kind)).toContain('directory-replaced')
+    await abandon(reader)
   })
 })
