@@ -2,11 +2,13 @@
  * Everything that is wrong with a store: what its index and its box find in themselves, and what only both together
  * show. Read-only, while others work on the store: rows are compared as of one frame, and what is said of a message is
  * said only if it still holds of the newest rows. Memory is bounded by the number of messages, not by their sizes.
+ * What cannot be read is a finding, and the rest is looked at without it.
  */
 import type { Box, BoxFinding } from '@mailstead/box'
 import { IndexError, type IndexFinding, type Table, type TableView } from '@mailstead/index'
 import { FORM_CANONICAL, type StoreFinding } from './contract.ts'
 import type { Core } from './core.ts'
+import { StoreError } from './error.ts'
 import { storeError } from './failure.ts'
 import { INBOX } from './name.ts'
 import type { TableLease } from './tables.ts'
@@ -37,16 +39,38 @@ export async function* checkStore(
   boxTable: Table,
 ): AsyncGenerator<readonly StoreFinding[], void, undefined> {
   core.mustBeOpen()
-  try {
-    await core.index.refresh()
-    for await (const page of core.index.check()) if (page.length > 0) yield page.map((each) => ofIndex(core, each))
-    for await (const page of core.box.check()) if (page.length > 0) yield page.map(ofBox)
-    const tree = checkTree(core)
-    if (tree.length > 0) yield tree
-    yield* checkRows(core, boxTable)
-  } catch (error) {
-    throw storeError(error)
-  }
+  for (const pass of [checkIndex, checkBox, checkTree, checkRows])
+    try {
+      yield* pass(core, boxTable)
+    } catch (error) {
+      // The other passes look at what this one could not get to.
+      if (!isDamage(error)) throw storeError(error)
+      yield [unreadable(error)]
+    }
+}
+
+async function* checkIndex(core: Core): AsyncGenerator<readonly StoreFinding[], void, undefined> {
+  await core.index.refresh()
+  for await (const page of core.index.check()) if (page.length > 0) yield page.map((each) => ofIndex(core, each))
+}
+
+async function* checkBox(core: Core): AsyncGenerator<readonly StoreFinding[], void, undefined> {
+  for await (const page of core.box.check()) if (page.length > 0) yield page.map(ofBox)
+}
+
+function isDamage(error: unknown): error is Error {
+  const named = storeError(error)
+  return named instanceof StoreError && (named.code === 'STORE_CORRUPT' || named.code === 'STORE_DAMAGED')
+}
+
+/** Layers below begin their messages with the file, and say `at offset N`. */
+function unreadable({ message }: Error, mailbox?: string): StoreFinding {
+  const offset = / at offset (\d+)/.exec(message)?.[1]
+  return finding('unreadable', message, {
+    file: /^([^\s:]+): /.exec(message)?.[1],
+    offset: offset === undefined ? undefined : Number(offset),
+    mailbox,
+  })
 }
 
 function ofIndex(core: Core, { severity, kind, file, offset, table, uid, message }: IndexFinding): StoreFinding {
@@ -60,7 +84,7 @@ function ofBox({ severity, kind, file, offset, message }: BoxFinding): StoreFind
 }
 
 /** Names, tables, UIDVALIDITY. */
-function checkTree(core: Core): StoreFinding[] {
+function* checkTree(core: Core): Generator<readonly StoreFinding[], void, undefined> {
   const { index, tree } = core
   const { byGuid, byName, damaged } = tree.state
   const found: StoreFinding[] = []
@@ -87,7 +111,7 @@ function checkTree(core: Core): StoreFinding[] {
     if (guid === undefined ? id !== TREE_TABLE && id !== BOX_TABLE : !byGuid.has(guid))
       found.push(finding('dangling-table', `no mailbox has the table ${id}`))
   }
-  return found
+  if (found.length > 0) yield found
 }
 
 /** Times everything is opened again because mailboxes came or went meanwhile. */
@@ -132,13 +156,21 @@ async function* checkRows(core: Core, boxTable: Table): AsyncGenerator<readonly 
   await using leases = new AsyncDisposableStack()
   let page: StoreFinding[] = []
   const { box: boxView, mailboxes, complete } = await viewsOf(core, boxTable, leases, page)
+  let allRead = complete
   const { count } = boxView
   /** By row of the box's table: uses counted, canonical size (-1: unreadable) and whether that was looked up. */
   const uses = new Uint32Array(count)
   const sizes = new Float64Array(count)
   const looked = new Uint8Array(count)
   for (const { entry, table, view } of mailboxes) {
-    await view.load(core.columnNames)
+    try {
+      await view.load(core.columnNames)
+    } catch (error) {
+      if (!isDamage(error)) throw error
+      page.push(unreadable(error, entry.name))
+      allRead = false
+      continue
+    }
     const box = view.extension('box')
     const guids = view.extension('guid')
     const rowSizes = view.extension('size')
@@ -190,8 +222,14 @@ async function* checkRows(core: Core, boxTable: Table): AsyncGenerator<readonly 
     }
   }
   // Rows that cannot be read name messages too.
-  const kept = complete ? boxView.extension('uses') : undefined
-  await boxView.load(['uses'])
+  const kept = allRead ? boxView.extension('uses') : undefined
+  try {
+    if (kept !== undefined) await boxView.load(['uses'])
+  } catch (error) {
+    // What was found of the rows is said before the pass ends.
+    if (page.length > 0) yield page
+    throw error
+  }
   for (let row = 0; kept !== undefined && row < count; row++) {
     if (kept.number(row) !== uses[row]!)
       page.push(
