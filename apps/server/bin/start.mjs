@@ -12,5 +12,5 @@ try {
   process.exit(0)
 } catch (error) {
   console.error(error instanceof Error && ('code' in error || error.name === 'ConfigError') ? error.message : error)
-  process.exit(1)
+  process.exit(error instanceof Error && error.name === 'ConfigError' ? 2 : 1)
 }

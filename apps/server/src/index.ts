@@ -2,6 +2,7 @@ export { type Config, ConfigError, parseConfig, readConfig } from './lib/config.
 export {
   checkDataDirectory,
   initDataDirectory,
+  lockBeside,
   openUserStore,
   STORAGE,
   storeDirectories,

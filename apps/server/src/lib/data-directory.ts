@@ -10,7 +10,7 @@
  *   2. The marker is looked at again before the first store of a user is created.
  */
 import { readdirSync, statSync } from 'node:fs'
-import { join, resolve } from 'node:path'
+import { basename, dirname, join, resolve } from 'node:path'
 import { type Fs, FsError } from '@mailstead/fs'
 import { posixFs } from '@mailstead/fs/posix'
 import { initRoot, readRoot, ROOT_FILE } from '@mailstead/index'
@@ -107,14 +107,31 @@ export async function openUserStore(
   }
 }
 
-/** Names of the directories below `users/`, as they are on disk. */
+/** Names of the directories below `users/`, as they are on disk, and of links to some. Throws if they cannot be read. */
 export function storeDirectories(data: string): string[] {
+  const directory = join(data, USERS_DIRECTORY)
+  if (statSync(directory, { throwIfNoEntry: false }) === undefined) return []
+  return readdirSync(directory, { withFileTypes: true })
+    .filter(
+      (entry) =>
+        entry.isDirectory() ||
+        (entry.isSymbolicLink() &&
+          statSync(join(directory, entry.name), { throwIfNoEntry: false })?.isDirectory() !== false),
+    )
+    .map(({ name }) => name)
+    .sort()
+}
+
+/** Holds the kernel lock beside a file that is replaced as a whole. Fails with FS_LOCKED after `waitMs` milliseconds. */
+export async function lockBeside(file: string, waitMs: number): Promise<AsyncDisposable> {
+  const held = new AsyncDisposableStack()
   try {
-    return readdirSync(join(data, USERS_DIRECTORY), { withFileTypes: true })
-      .filter((entry) => entry.isDirectory())
-      .map(({ name }) => name)
-      .sort()
-  } catch {
-    return []
+    const fs = held.use(await posixFs(dirname(resolve(file))))
+    const lock = held.use(await fs.lock(`${basename(file)}.lock`))
+    await lock.acquire({ waitMs })
+    return held
+  } catch (error) {
+    await held.disposeAsync()
+    throw error
   }
 }

@@ -1,10 +1,13 @@
 import { spawn } from 'node:child_process'
-import { mkdtempSync, rmSync } from 'node:fs'
-import { connect } from 'node:net'
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { once } from 'node:events'
+import { type AddressInfo, connect, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { ImapTestClient } from '@mailstead/imap/testing'
 import { expect, test } from 'vitest'
+import { formatUserLine, hashSecret } from '@mailstead/server'
+import { startDemo } from './start-demo.ts'
 
 const SOURCE = join(import.meta.dirname, '../index.ts')
 const PROGRAM = `import { startDemo } from ${JSON.stringify(SOURCE)}; await startDemo(process.argv.slice(1)); process.exit(0)`
@@ -67,5 +70,49 @@ test('the first start makes a user with mail and says how to read it; the second
     expect(await second.stop()).toBe(0)
   } finally {
     rmSync(join(data, '..'), { recursive: true })
+  }
+})
+
+test('a first start that was cut short leaves mail for the next; a changed password is not printed', async () => {
+  const data = join(mkdtempSync(join(tmpdir(), 'mailstead-demo-')), 'data')
+  mkdirSync(data)
+  try {
+    const taken = createServer().listen(0, '127.0.0.1')
+    await once(taken, 'listening')
+    const port = (taken.address() as AddressInfo).port
+    const busy = ['--data', data, '--imap', `127.0.0.1:${port}`, '--lmtp', '127.0.0.1:0', '--log-level', 'silent']
+    await expect(startDemo(busy)).rejects.toThrow(`${port}`)
+    taken.close()
+    const first = await start(data)
+    const password = /Password\s+(\S+)/.exec(first.text)![1]!
+    {
+      await using client = await logIn(first.port, password)
+      expect(await client.ok('SELECT INBOX')).toContain('* 4 EXISTS')
+    }
+    expect(await first.stop()).toBe(0)
+    const users = join(data, 'users.passwd')
+    writeFileSync(users, `${formatUserLine({ name: 'demo', secret: await hashSecret('PLAIN', 'other') })}\n`)
+    const second = await start(data)
+    expect(second.text).not.toContain(password)
+    expect(second.text).toMatch(/Password +was changed/)
+    {
+      await using client = await logIn(second.port, 'other')
+      expect(await client.ok('SELECT INBOX')).toContain('* 4 EXISTS')
+    }
+    expect(await second.stop()).toBe(0)
+  } finally {
+    rmSync(join(data, '..'), { recursive: true })
+  }
+})
+
+test('a directory that holds something else is not marked unless --init asks for it', async () => {
+  const data = mkdtempSync(join(tmpdir(), 'mailstead-demo-'))
+  try {
+    writeFileSync(join(data, 'thesis.txt'), 'x')
+    await expect(startDemo(['--data', data])).rejects.toThrow(/is not empty and holds no mailstead-root.*--init/)
+    expect(readdirSync(data)).toEqual(['thesis.txt'])
+    expect(readFileSync(join(data, 'thesis.txt'), 'utf8')).toBe('x')
+  } finally {
+    rmSync(data, { recursive: true })
   }
 })

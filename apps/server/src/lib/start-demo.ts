@@ -1,11 +1,20 @@
 /** `npm start`: a server on loopback with a demonstration user, and how to reach it. */
 import { randomInt } from 'node:crypto'
-import { existsSync, readFileSync, appendFileSync, writeFileSync } from 'node:fs'
+import { appendFileSync, existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Command } from 'commander'
 import { createTransport } from 'nodemailer'
-import { formatUserLine, hashSecret, type MailServer, parseUsers } from '@mailstead/server'
-import { checkDataDirectory, initDataDirectory } from './data-directory.ts'
+import {
+  formatUserLine,
+  hashSecret,
+  type MailServer,
+  parseUsers,
+  ServerError,
+  userDirectory,
+  verifySecret,
+} from '@mailstead/server'
+import { INBOX, StoreError } from '@mailstead/store'
+import { checkDataDirectory, initDataDirectory, openUserStore } from './data-directory.ts'
 import { demoMessages } from './demo-messages.ts'
 import { readyLine, serveUntilStopped } from './serve.ts'
 import { withServeFlags } from './serve-command.ts'
@@ -21,34 +30,79 @@ const DEFAULTS: ServeFlags = {
   init: true,
 }
 
+interface DemoUser {
+  readonly name: string
+  readonly home?: string | undefined
+  /** Undefined: it is not the one that was made here any more. */
+  readonly password: string | undefined
+}
+
 /** Serves until a signal. `argv` holds the flags of `mailstead serve`. */
 export async function startDemo(argv: readonly string[]): Promise<void> {
-  const command = withServeFlags(new Command('start')).parse([...argv], { from: 'user' })
-  const settings = settingsOf(command.opts<ServeFlags>(), DEFAULTS)
-  if (settings.init) await initDataDirectory(settings.data)
+  const flags = withServeFlags(new Command('start'))
+    .parse([...argv], { from: 'user' })
+    .opts<ServeFlags>()
+  const settings = settingsOf(flags, DEFAULTS)
+  if (flags.init !== true) await mustBeOursOrEmpty(settings.data)
+  await initDataDirectory(settings.data)
   await checkDataDirectory(settings.data)
-  const { password, isNew } = await demoUser(settings)
+  const demo = await demoUser(settings)
   await serveUntilStopped(settings, async (server) => {
-    if (isNew && server.lmtp !== undefined) await deliverDemo(server)
-    process.stdout.write(`${greeting(settings, server, password)}\n${readyLine(server)}\n`)
+    // Looked at only now: a first start that was cut short, or found its ports taken, is made up for by the next one.
+    if (demo !== undefined && server.lmtp !== undefined && !(await hadMail(settings.data, demo)))
+      await deliverDemo(server)
+    process.stdout.write(`${greeting(settings, server, demo)}\n${readyLine(server)}\n`)
   })
 }
 
-/** Makes the user on the first start. A users file that has one already is left alone. */
-async function demoUser({ data, users }: Settings): Promise<{ password: string | undefined; isNew: boolean }> {
+/** A directory that is absent or empty may be marked unasked; one that holds something else only with --init. */
+async function mustBeOursOrEmpty(data: string): Promise<void> {
+  if (statSync(data, { throwIfNoEntry: false }) === undefined) return
+  if (readdirSync(data).length === 0) return
+  try {
+    await checkDataDirectory(data)
+  } catch (error) {
+    if (!(error instanceof ServerError) || error.code !== 'SERVER_NO_ROOT') throw error
+    throw new ServerError(
+      'SERVER_NO_ROOT',
+      `${data} is not empty and holds no mailstead-root, so it is not known to be a data directory: perhaps another one was meant. To make it one, give --init`,
+      { cause: error },
+    )
+  }
+}
+
+/** The demonstration user, made on the first start. Undefined where a users file has others and was not begun here. */
+async function demoUser({ data, users }: Settings): Promise<DemoUser | undefined> {
   const file = join(data, PASSWORD_FILE)
-  const known = existsSync(users) ? parseUsers(readFileSync(users, 'utf8')).users : new Map<string, never>()
-  if (known.size > 0)
-    return {
-      password: known.has(USER) && existsSync(file) ? readFileSync(file, 'utf8').trim() : undefined,
-      isNew: false,
-    }
+  const text = existsSync(users) ? readFileSync(users, 'utf8') : ''
+  const known = parseUsers(text).users
+  if (known.size > 0) {
+    const entry = known.get(USER)
+    if (entry === undefined || !existsSync(file)) return undefined
+    const password = readFileSync(file, 'utf8').trim()
+    return { ...entry, password: (await verifySecret(entry.secret, password)) ? password : undefined }
+  }
   const password = Array.from({ length: 3 }, () => WORDS[randomInt(WORDS.length)]!).join('-')
   writeFileSync(file, `${password}\n`, { mode: 0o600 })
-  appendFileSync(users, `${formatUserLine({ name: USER, secret: await hashSecret('ARGON2ID', password) })}\n`, {
-    mode: 0o600,
-  })
-  return { password, isNew: true }
+  const line = formatUserLine({ name: USER, secret: await hashSecret('ARGON2ID', password) })
+  appendFileSync(users, `${text === '' || text.endsWith('\n') ? '' : '\n'}${line}\n`, { mode: 0o600 })
+  return { name: USER, password }
+}
+
+/** Whether a message was ever in the user's INBOX. */
+async function hadMail(data: string, user: DemoUser): Promise<boolean> {
+  if (statSync(join(data, userDirectory(user)), { throwIfNoEntry: false }) === undefined) return false
+  try {
+    await using opened = await openUserStore(data, user, { readOnly: true })
+    const inbox = opened.store
+      .as({ name: user.name })
+      .mailboxes()
+      .find(({ name }) => name === INBOX)
+    return inbox !== undefined && inbox.uidNext > 1
+  } catch (error) {
+    if (error instanceof StoreError && error.code === 'STORE_NOT_FOUND') return false
+    throw error
+  }
 }
 
 async function deliverDemo(server: MailServer): Promise<void> {
@@ -64,7 +118,8 @@ async function deliverDemo(server: MailServer): Promise<void> {
   }
 }
 
-function greeting(settings: Settings, server: MailServer, password: string | undefined): string {
+function greeting(settings: Settings, server: MailServer, demo: DemoUser | undefined): string {
+  const password = demo?.password
   const lines = ['', 'Mailstead is running.', '', `  Mail is kept in   ${settings.data}`]
   if (server.imap !== undefined)
     lines.push(
@@ -74,7 +129,11 @@ function greeting(settings: Settings, server: MailServer, password: string | und
       `  IMAP server       ${server.imap.host}, port ${server.imap.port}`,
     )
   if (server.imap !== undefined) lines.push('  Security          none (loopback only)')
-  if (password !== undefined) lines.push(`  User name         ${USER}`, `  Password          ${password}`)
+  if (demo !== undefined)
+    lines.push(
+      `  User name         ${USER}`,
+      `  Password          ${password ?? `was changed: ${USER} has another one now than was made for it`}`,
+    )
   else lines.push(`  Users             ${settings.users}`)
   if (server.lmtp !== undefined)
     lines.push('', `Deliver mail through LMTP at ${server.lmtp.host}, port ${server.lmtp.port}. Stop with Ctrl-C.`)
