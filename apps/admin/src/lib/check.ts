@@ -2,16 +2,16 @@
  * `mailstead check`: looks for damage, changes nothing.
  *
  * Exit codes: 0 nothing is wrong (notes do not count), 1 there are findings, 2 something could not be looked at: a store that
- * cannot be opened for want of permission, a missing mount, another version.
+ * cannot be opened for want of permission, a missing mount, another version; a users file that cannot be read.
  */
-import { existsSync, readdirSync } from 'node:fs'
+import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { Command } from 'commander'
 import { type StoreFinding, StoreError } from '@mailstead/store'
 import { checkDataDirectory, openUserStore, STORAGE, storeDirectories } from '@mailstead/app-server'
 import { userDirectory } from '@mailstead/server'
 import { Exit } from './exit.ts'
-import { allUsers, findUser, whereOf, type WhereFlags } from './find-user.ts'
+import { findUser, isThere, readUsers, whereOf, type Where, type WhereFlags } from './find-user.ts'
 
 interface CheckFlags extends WhereFlags {
   readonly user?: string
@@ -45,15 +45,22 @@ export function checkCommand(): Command {
       const findings: UserFinding[] = []
       const failures: { user: string; message: string }[] = []
       let looked = 0
-      for (const user of subjects(flags)) {
+      for (const user of subjects(where, flags.user, findings)) {
         try {
-          findings.push(...(await findingsOf(where.data, user)))
+          await using opened = await openUserStore(where.data, user, { readOnly: true })
           looked++
+          try {
+            for await (const page of opened.store.check())
+              for (const finding of page) findings.push({ user: user.name, ...finding })
+          } catch (error) {
+            if (isDamage(error)) findings.push(finding(user.name, 'damage', 'unreadable', error.message, error.mailbox))
+            else failures.push({ user: user.name, message: `not all was looked at: ${(error as Error).message}` })
+          }
         } catch (error) {
           if (error instanceof StoreError && error.code === 'STORE_NOT_FOUND' && flags.user === undefined)
             findings.push(withoutIndex(where.data, user))
-          else if (error instanceof StoreError && (error.code === 'STORE_CORRUPT' || error.code === 'STORE_DAMAGED'))
-            findings.push(unopenable(user.name, error))
+          else if (isDamage(error))
+            findings.push(finding(user.name, 'damage', 'store-unopenable', error.message, error.mailbox))
           else failures.push({ user: user.name, message: (error as Error).message })
         }
       }
@@ -63,56 +70,64 @@ export function checkCommand(): Command {
     })
 }
 
-/** Users of the file, and stores that nobody in the file has. */
-function subjects(flags: CheckFlags): Subject[] {
-  const where = whereOf(flags)
-  if (flags.user !== undefined) {
-    const user = findUser(where, flags.user) ?? { name: flags.user, home: undefined }
-    if (!existsSync(join(where.data, userDirectory(user))))
-      throw new Exit(2, `${flags.user} has no store in ${where.data}`)
+/** Users of the file who have a directory, and directories that nobody in the file has. */
+function subjects(where: Where, only: string | undefined, notes: UserFinding[]): Subject[] {
+  const { data, users: file } = where
+  if (only !== undefined) {
+    const user = findUser(where, only) ?? { name: only, home: undefined }
+    if (!isThere(join(data, userDirectory(user)))) throw new Exit(2, `${only} has no store in ${data}`)
     return [user]
   }
-  const users = allUsers(where).filter((user) => existsSync(join(where.data, userDirectory(user))))
-  const seen = new Set(users.map((user) => userDirectory(user)))
-  const others = storeDirectories(where.data).map((name) => ({ name, home: `users/${name}` }))
-  return [...users, ...others.filter(({ home }) => !seen.has(home))]
-}
-
-async function findingsOf(data: string, user: Subject): Promise<UserFinding[]> {
-  await using opened = await openUserStore(data, user, { readOnly: true })
-  const findings: UserFinding[] = []
-  for await (const page of opened.store.check())
-    for (const finding of page) findings.push({ user: user.name, ...finding })
-  return findings
-}
-
-function unopenable(user: string, error: StoreError): UserFinding {
-  return {
-    user,
-    severity: 'damage',
-    kind: 'store-unopenable',
-    file: undefined,
-    offset: undefined,
-    mailbox: error.mailbox,
-    uid: undefined,
-    message: error.message,
+  const parsed = readUsers(where)
+  const users = [...(parsed?.users.values() ?? [])].map((user) => ({ user, home: userDirectory(user) }))
+  for (const { line, message } of parsed?.problems ?? [])
+    notes.push(
+      finding(
+        '-',
+        'note',
+        'users-line',
+        `${file}:${line}: ${message}; the line is disabled, and a home= in it not known`,
+      ),
+    )
+  const others: Subject[] = []
+  for (const name of directoriesOf(data)) {
+    const home = `users/${name}`
+    if (users.some((each) => each.home === home || each.home.startsWith(`${home}/`))) continue
+    others.push({ name, home })
+    if (parsed !== undefined) notes.push(finding(name, 'note', 'no-user', `nobody in ${file} has the store ${home}`))
   }
+  return [...users.filter(({ home }) => isThere(join(data, home))).map(({ user }) => user), ...others]
+}
+
+function directoriesOf(data: string): string[] {
+  try {
+    return storeDirectories(data)
+  } catch (error) {
+    throw new Exit(2, `the directory of the stores cannot be read: ${(error as Error).message}`)
+  }
+}
+
+function isDamage(error: unknown): error is StoreError {
+  return error instanceof StoreError && (error.code === 'STORE_CORRUPT' || error.code === 'STORE_DAMAGED')
+}
+
+function finding(
+  user: string,
+  severity: 'note' | 'damage',
+  kind: string,
+  message: string,
+  mailbox?: string,
+): UserFinding {
+  return { user, severity, kind, file: undefined, offset: undefined, mailbox, uid: undefined, message }
 }
 
 /** A store is made directory first: one that is empty is what a crash then left. Messages without an index are another matter. */
 function withoutIndex(data: string, user: Subject): UserFinding {
   const directory = join(data, userDirectory(user), STORAGE)
-  const messages = existsSync(directory) && readdirSync(directory).some((name) => /^m\.\d+$/.test(name))
-  return {
-    user: user.name,
-    severity: messages ? 'damage' : 'note',
-    kind: messages ? 'index-missing' : 'store-empty',
-    file: undefined,
-    offset: undefined,
-    mailbox: undefined,
-    uid: undefined,
-    message: messages ? 'there are messages, but no index' : 'the directory holds no store yet',
-  }
+  const messages = isThere(directory) && readdirSync(directory).some((name) => /^m\.\d+$/.test(name))
+  return messages
+    ? finding(user.name, 'damage', 'index-missing', 'there are messages, but no index')
+    : finding(user.name, 'note', 'store-empty', 'the directory holds no store yet')
 }
 
 function report(
@@ -134,7 +149,7 @@ function report(
       where.file === undefined ? '' : ` ${where.file}`,
       where.offset === undefined ? '' : ` at ${where.offset}`,
     ].join('')
-    process.stdout.write(`${user}: ${severity}: ${kind}:${place}: ${message}\n`)
+    process.stdout.write(`${user}: ${severity}: ${kind}${place}: ${message}\n`)
   }
   for (const { user, message } of failures) process.stderr.write(`mailstead: ${user}: ${message}\n`)
   const damage = findings.filter(({ severity }) => severity === 'damage').length

@@ -1,10 +1,26 @@
 import { type ChildProcess, spawn } from 'node:child_process'
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { once } from 'node:events'
+import {
+  chmodSync,
+  chownSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
+import { openUserStore } from '@mailstead/app-server'
 import { ImapTestClient } from '@mailstead/imap/testing'
+import { parseUsers } from '@mailstead/server'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { run } from './run.ts'
 
@@ -60,6 +76,15 @@ async function serve(
       return ended
     },
   }
+}
+
+/** `user add` as a process of its own. */
+async function addUser(users: string, name: string): Promise<void> {
+  const args = [...ARGUMENTS, 'user', 'add', name, '--users', users, '--scheme', 'PLAIN']
+  const child = spawn(process.execPath, args, { stdio: ['pipe', 'ignore', 'inherit'] })
+  child.stdin.end('x\n')
+  const [code] = (await once(child, 'exit')) as [number]
+  expect(code).toBe(0)
 }
 
 const directory = mkdtempSync(join(tmpdir(), 'mailstead-command-'))
@@ -139,6 +164,101 @@ describe('a data directory', () => {
     expect((await mailstead(['dump', join(data, 'users/alice/index/log', log)])).out).toContain('frame')
     expect((await mailstead(['dump', file])).code).toBe(1)
     expect((await mailstead(['dump', join(directory, 'nothing')])).code).toBe(2)
+  })
+  test('user add keeps home, groups, mode and owner; two at once both stay', async () => {
+    const users = join(directory, 'more.passwd')
+    writeFileSync(users, '# people\ndora:{PLAIN}a:home=people/dora groups=staff\n', { mode: 0o640 })
+    chmodSync(users, 0o640)
+    if (process.getuid?.() === 0) chownSync(users, 12, 34)
+    const before = statSync(users)
+    const add = (name: string, ...more: string[]): Promise<Outcome> =>
+      mailstead(['user', 'add', name, '--users', users, '--scheme', 'PLAIN', ...more], 'b\n')
+    expect(await add('Dora')).toMatchObject({ code: 0 })
+    expect(readFileSync(users, 'utf8')).toBe('# people\nDora:{PLAIN}b:home=people/dora groups=staff\n')
+    expect(await add('dora', '--groups', 'admins')).toMatchObject({ code: 0 })
+    expect(readFileSync(users, 'utf8')).toBe('# people\ndora:{PLAIN}b:home=people/dora groups=admins\n')
+    const { mode, uid, gid } = statSync(users)
+    expect({ mode, uid, gid }).toEqual({ mode: before.mode, uid: before.uid, gid: before.gid })
+    await Promise.all(['e', 'f', 'g', 'h'].map((name) => addUser(users, name)))
+    expect(parseUsers(readFileSync(users, 'utf8')).users.size).toBe(5)
+    writeFileSync(users, 'ida:{ROT13}x:home=people/ida\n')
+    expect(await add('ida')).toMatchObject({ code: 1, err: expect.stringContaining('more.passwd:1:') })
+  })
+  test('user add makes nothing in a directory without marker', async () => {
+    const unmarked = join(directory, 'unmarked')
+    mkdirSync(unmarked)
+    expect(await mailstead(['user', 'add', 'a', '--data', unmarked], 'x\n')).toMatchObject({ code: 1 })
+    expect(readdirSync(unmarked)).toEqual([])
+  })
+  test('a users file that is missing though it was named, or cannot be read, is told with its name', async () => {
+    for (const users of [join(directory, 'gone.passwd'), data])
+      for (const args of [['check'], ['check', '--user', 'alice'], ['mailbox', 'list', '--user', 'alice']])
+        expect(await mailstead([...args, '--data', data, '--users', users])).toMatchObject({
+          code: 2,
+          err: expect.stringContaining(`the users file ${users} `),
+        })
+  })
+  test('deliver says what is wrong with the file, and makes no store for it', async () => {
+    for (const file of ['/nofile', directory])
+      expect(await mailstead(['deliver', '--data', data, '--user', 'bob', file])).toMatchObject({
+        code: 2,
+        err: expect.stringContaining(file),
+      })
+    expect(await mailstead(['mailbox', 'status', '--data', data, '--user', 'bob'])).toMatchObject({
+      code: 1,
+      err: 'mailstead: bob has no store yet\n',
+    })
+    expect((await mailstead(['mailbox', 'status', 'inbox', '--data', data, '--user', 'alice'])).out).toMatch(/^INBOX m/)
+    expect((await mailstead(['dump', join(data, 'users/alice/index/lock')])).out).toBe('a lock file: no content\n')
+  })
+  test('check looks at stores below home= and through links, and tells of lines that are disabled', async () => {
+    const root = join(directory, 'homes')
+    await mailstead(['init', root])
+    const users = join(root, 'users.passwd')
+    writeFileSync(users, 'lea:{PLAIN}x:home=people/lea\nmax:{PLAIN}x:home=users/m/max\nbad line\n')
+    for (const name of ['lea', 'max']) await mailstead(['deliver', '--data', root, '--user', name], 'a: b\n\nx\n')
+    cpSync(join(root, 'people/lea'), join(directory, 'elsewhere'), { recursive: true })
+    symlinkSync(join(directory, 'elsewhere'), join(root, 'users/linked'))
+    const { findings, stores } = JSON.parse((await mailstead(['check', '--data', root, '--json'])).out) as {
+      findings: { user: string; kind: string }[]
+      stores: number
+    }
+    expect(findings.map(({ user, kind }) => `${user} ${kind}`)).toEqual(['- users-line', 'linked no-user'])
+    expect(stores).toBe(3)
+  })
+  test('a page that is damaged is a finding, and the rest is looked at', async () => {
+    const root = join(directory, 'pages')
+    await mailstead(['init', root])
+    let saved: readonly { readonly guid: Uint8Array }[]
+    {
+      await using opened = await openUserStore(root, { name: 'kim' }, { create: true })
+      await using batch = opened.store.as({ name: 'kim' }).save()
+      for (const text of ['one', 'two'])
+        await batch.add(Buffer.from(`Subject: ${text}\r\n\r\n${text} body\r\n`), [{ mailbox: 'INBOX' }])
+      saved = await batch.commit()
+      await opened.store.checkpoint()
+    }
+    const flip = (file: string, at: (bytes: Buffer) => number): void => {
+      const bytes = readFileSync(file)
+      bytes[at(bytes)]! ^= 1
+      writeFileSync(file, bytes)
+    }
+    const tables = join(root, 'users/kim/index/tables')
+    const snapshot = readdirSync(tables).find((name) => name.startsWith('mailbox-'))!
+    const json = async (): Promise<{ findings: { kind: string; file?: string; offset?: number; message: string }[] }> =>
+      JSON.parse((await mailstead(['check', '--data', root, '--json'])).out) as never
+    flip(join(root, 'users/kim/storage/m.1'), (bytes) => bytes.indexOf('two body'))
+    flip(join(tables, snapshot), (bytes) => bytes.indexOf(saved[0]!.guid))
+    const { findings } = await json()
+    expect(findings).toContainEqual(
+      expect.objectContaining({ kind: 'unreadable', file: `index/tables/${snapshot}`, offset: expect.any(Number) }),
+    )
+    expect(findings.some(({ file }) => file === 'm.1')).toBe(true)
+    expect(findings.some(({ kind }) => kind === 'store-unopenable')).toBe(false)
+    const { code, out } = await mailstead(['check', '--data', root])
+    expect(code).toBe(1)
+    expect(out).not.toContain('::')
+    expect(out).toContain('kim: note: no-user')
   })
   test('a flipped bit in a message is a finding', async () => {
     const file = join(data, 'users/alice/storage/m.1')

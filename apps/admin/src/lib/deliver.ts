@@ -1,6 +1,7 @@
-import { createReadStream } from 'node:fs'
+import { type FileHandle, open } from 'node:fs/promises'
 import { Command } from 'commander'
 import { openUserStore } from '@mailstead/app-server'
+import { Exit } from './exit.ts'
 import { mustFindUser, whereOf, type WhereFlags } from './find-user.ts'
 
 interface DeliverFlags extends WhereFlags {
@@ -21,11 +22,24 @@ export function deliverCommand(): Command {
     .action(async (file: string | undefined, flags: DeliverFlags) => {
       const where = whereOf(flags)
       const user = mustFindUser(where, flags.user)
-      const source: AsyncIterable<Uint8Array> = file === undefined ? process.stdin : createReadStream(file)
-      await using opened = await openUserStore(where.data, user, { create: true })
-      await using batch = opened.store.as({ name: user.name }).save()
+      await using input = file === undefined ? undefined : await opened(file)
+      const source: AsyncIterable<Uint8Array> = input?.createReadStream({ autoClose: false }) ?? process.stdin
+      await using storage = await openUserStore(where.data, user, { create: true })
+      await using batch = storage.store.as({ name: user.name }).save()
       await batch.add(source, [{ mailbox: flags.mailbox }])
       const [saved] = await batch.commit()
       process.stdout.write(`${saved!.mailbox} ${saved!.uid}\n`)
     })
+}
+
+/** Opened before anything is made, so that a name that is mistyped leaves no store behind. */
+async function opened(file: string): Promise<FileHandle> {
+  try {
+    const handle = await open(file)
+    if (!(await handle.stat()).isDirectory()) return handle
+    await handle.close()
+  } catch (error) {
+    throw new Exit(2, `${file} cannot be read: ${(error as Error).message}`)
+  }
+  throw new Exit(2, `${file} is a directory, not a message`)
 }

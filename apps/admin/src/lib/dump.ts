@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs'
+import { basename } from 'node:path'
 import { Command } from 'commander'
 import { dumpFile } from '@mailstead/index/format'
 import { dumpMdboxFile } from '@mailstead/mdbox/format'
@@ -20,6 +21,10 @@ export function dumpCommand(): Command {
         throw new Exit(2, `${file} cannot be read: ${(error as Error).message}`)
       }
       if (bytes.length > FILE_MAX) throw new Exit(2, `${file} is larger than ${FILE_MAX} bytes`)
+      if (bytes.length === 0 && isLock(basename(file))) {
+        process.stdout.write('a lock file: no content\n')
+        return
+      }
       const lines = isMdbox(bytes) ? dumpMdboxFile(bytes) : dumpFile(bytes, file)
       if (lines === undefined) throw new Exit(1, `${file} is no file of a store, as far as its first bytes tell`)
       for (const line of lines) process.stdout.write(`${line}\n`)
@@ -29,4 +34,9 @@ export function dumpCommand(): Command {
 /** dbox v2 files begin with `2 M`: the version and the first of the header's fields. */
 function isMdbox(bytes: Buffer): boolean {
   return bytes.length > 2 && bytes[0] === 0x32 && bytes[1] === 0x20
+}
+
+/** Files that only carry a kernel lock. */
+function isLock(name: string): boolean {
+  return name === 'lock' || name === 'open' || name === 'checkpoint' || name.endsWith('.lock')
 }

@@ -1,8 +1,8 @@
 /** Which data directory, and whose store in it. */
-import { existsSync, readFileSync } from 'node:fs'
+import { readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { readConfig, USERS_FILE } from '@mailstead/app-server'
-import { badUserName, parseUsers, userKey } from '@mailstead/server'
+import { badUserName, type ParsedUsers, parseUsers, userKey } from '@mailstead/server'
 import { Exit } from './exit.ts'
 
 export interface WhereFlags {
@@ -14,13 +14,16 @@ export interface WhereFlags {
 export interface Where {
   readonly data: string
   readonly users: string
+  /** The users file was named: it must be there. */
+  readonly usersNamed: boolean
 }
 
 export function whereOf(flags: WhereFlags): Where {
   const config = flags.config === undefined ? undefined : readConfig(flags.config)
   const data = flags.data ?? config?.data
   if (data === undefined) throw new Exit(2, 'no data directory: give --data DIR, or --config FILE that names one')
-  return { data, users: flags.users ?? config?.users ?? join(data, USERS_FILE) }
+  const named = flags.users ?? config?.users
+  return { data, users: named ?? join(data, USERS_FILE), usersNamed: named !== undefined }
 }
 
 export interface FoundUser {
@@ -28,19 +31,40 @@ export interface FoundUser {
   readonly home: string | undefined
 }
 
-/** The user as the users file has it; without such a file the name is believed, since the store may be there. */
-export function findUser({ users }: Where, name: string): FoundUser | undefined {
-  if (!existsSync(users)) {
-    const wrong = badUserName(name)
-    if (wrong !== undefined) throw new Exit(2, `${JSON.stringify(name)}: ${wrong}`)
-    return { name: userKey(name), home: undefined }
-  }
-  return parseUsers(readFileSync(users, 'utf8')).users.get(userKey(name))
+/** The users file; undefined if it is not there and was not named. Exit 2 with its name if it cannot be read. */
+export function readUsers({ users, usersNamed }: Where): ParsedUsers | undefined {
+  const text = readIfThere(users)
+  if (text !== undefined) return parseUsers(text)
+  if (usersNamed) throw new Exit(2, `the users file ${users} is not there`)
+  return undefined
 }
 
-/** All users of the users file. */
-export function allUsers({ users }: Where): FoundUser[] {
-  return existsSync(users) ? [...parseUsers(readFileSync(users, 'utf8')).users.values()] : []
+/** Exit 2 if it is there and cannot be read. */
+export function readIfThere(users: string): string | undefined {
+  try {
+    return readFileSync(users, 'utf8')
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
+    throw new Exit(2, `the users file ${users} cannot be read: ${(error as Error).message}`)
+  }
+}
+
+/** The user as the users file has it; without such a file the name is believed, since the store may be there. */
+export function findUser(where: Where, name: string): FoundUser | undefined {
+  const parsed = readUsers(where)
+  if (parsed !== undefined) return parsed.users.get(userKey(name))
+  const wrong = badUserName(name)
+  if (wrong !== undefined) throw new Exit(2, `${JSON.stringify(name)}: ${wrong}`)
+  return { name: userKey(name), home: undefined }
+}
+
+/** What cannot be looked at counts as there: whoever opens it says why. */
+export function isThere(path: string): boolean {
+  try {
+    return statSync(path, { throwIfNoEntry: false }) !== undefined
+  } catch {
+    return true
+  }
 }
 
 export function mustFindUser(where: Where, name: string): FoundUser {

@@ -1,8 +1,10 @@
+import { join } from 'node:path'
 import { Command } from 'commander'
-import type { MailboxInfo } from '@mailstead/store'
-import { openUserStore } from '@mailstead/app-server'
+import { INBOX, type MailboxInfo, StoreError } from '@mailstead/store'
+import { checkDataDirectory, openUserStore } from '@mailstead/app-server'
+import { userDirectory } from '@mailstead/server'
 import { Exit } from './exit.ts'
-import { mustFindUser, whereOf, type WhereFlags } from './find-user.ts'
+import { isThere, mustFindUser, whereOf, type WhereFlags } from './find-user.ts'
 
 interface MailboxFlags extends WhereFlags {
   readonly user: string
@@ -19,8 +21,9 @@ export function mailboxCommand(): Command {
     },
   )
   const status = withFlags(new Command('status').description('counters of the mailboxes').argument('[name...]')).action(
-    async (names: string[], flags: MailboxFlags) => {
+    async (given: string[], flags: MailboxFlags) => {
       const infos = await mailboxes(flags)
+      const names = given.map((name) => (name.toUpperCase() === INBOX ? INBOX : name))
       for (const name of names)
         if (!infos.some((info) => info.name === name)) throw new Exit(1, `there is no mailbox ${name}`)
       const wanted = names.length === 0 ? infos : infos.filter(({ name }) => names.includes(name))
@@ -47,6 +50,11 @@ function withFlags(command: Command): Command {
 async function mailboxes(flags: MailboxFlags): Promise<readonly MailboxInfo[]> {
   const where = whereOf(flags)
   const user = mustFindUser(where, flags.user)
-  await using opened = await openUserStore(where.data, user, { readOnly: true })
+  await checkDataDirectory(where.data)
+  const none = new Exit(1, `${flags.user} has no store yet`)
+  if (!isThere(join(where.data, userDirectory(user)))) throw none
+  await using opened = await openUserStore(where.data, user, { readOnly: true }).catch((error: unknown) => {
+    throw error instanceof StoreError && error.code === 'STORE_NOT_FOUND' ? none : error
+  })
   return opened.store.as({ name: user.name }).mailboxes()
 }
