@@ -1031,6 +1031,8 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     // If it fails it is tried again after as much log again.
     this.#checkpointAt = this.#logBytes + this.settings.checkpointBytes
     this.#checkpointNow().catch((error: unknown) => {
+      // Closing ends it; the log still has everything.
+      if (this.#closing !== undefined) return
       this.settings.onEvent({ kind: 'checkpoint-failed', message: String(error) })
     })
   }
