@@ -7,7 +7,8 @@ interface Asking {
   readonly session: { readonly appendLimit: number } | undefined
 }
 
-const afterLogin = [
+/** What does not depend on who asks: clients look for some of it (IDLE, MOVE) before they log in. */
+const always = [
   'IMAP4rev1',
   'LITERAL+',
   'ID',
@@ -35,7 +36,7 @@ const afterLogin = [
 ].join(' ')
 
 export function capabilities(asking: Asking): string {
-  if (asking.session !== undefined) return `${afterLogin} APPENDLIMIT=${asking.session.appendLimit}`
+  if (asking.session !== undefined) return `${always} APPENDLIMIT=${asking.session.appendLimit}`
   const tls = !asking.secure && asking.options.startTls !== undefined ? ' STARTTLS' : ''
-  return `IMAP4rev1 LITERAL+ SASL-IR ID ENABLE${tls}${asking.mayLogin ? ' AUTH=PLAIN AUTH=LOGIN' : ' LOGINDISABLED'}`
+  return `${always} SASL-IR${tls}${asking.mayLogin ? ' AUTH=PLAIN AUTH=LOGIN' : ' LOGINDISABLED'}`
 }

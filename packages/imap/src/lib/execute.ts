@@ -305,12 +305,15 @@ async function store(connection: Connection, selected: SelectedMailbox, command:
   if (selected.readOnly) return READ_ONLY
   const { request } = command
   if (request.unchangedSince !== undefined) enableCondstore(connection)
-  const { modified } = await selected.store(
+  const { modified, expunged } = await selected.store(
     command.target,
     connection.qresync && !request.uid ? { ...request, uid: true } : request,
     connection.output,
     { wantsModSeq: connection.condstore },
   )
+  // RFC 7162 §3.1.3 has MODIFIED with NO where messages are gone; RFC 2180 §4.2.1 asks for NO.
+  if (expunged === true)
+    return `NO [${modified.isEmpty ? 'EXPUNGEISSUED' : `MODIFIED ${modified.toString()}`}] Some messages were expunged.`
   return modified.isEmpty ? 'OK Store completed.' : `OK [MODIFIED ${modified.toString()}] Some had changed.`
 }
 

@@ -224,6 +224,8 @@ function parseResync(cursor: Cursor): ResyncRequest {
   const uidValidity = cursor.nonZero('UIDVALIDITY is missing.')
   cursor.space()
   const modSeq = cursor.modSeq()
+  // RFC 7162 §7: mod-sequence-value, which is positive.
+  if (modSeq === 0) cursor.fail('A mod-sequence of QRESYNC is positive.')
   let knownUids: UidSet | undefined
   let sequenceMatch: ResyncRequest['sequenceMatch']
   if (cursor.skips(' ') && !cursor.sees('(')) {

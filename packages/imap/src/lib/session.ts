@@ -183,6 +183,8 @@ export interface CacheSource {
 export interface StoreResult {
   /** Messages that failed UNCHANGEDSINCE, as UIDs for UID STORE, else as sequence numbers. */
   readonly modified: UidSet
+  /** Messages named by sequence number had been expunged by others: what could be changed was. */
+  readonly expunged?: boolean
 }
 
 export interface CopyResult {
@@ -222,7 +224,10 @@ export interface SelectedMailbox extends AsyncDisposable {
     writer: FetchWriter,
     vanishedEarlier: (uids: UidSet) => void,
   ): Promise<void>
-  /** Writes a FETCH per changed message unless silent; with CONDSTORE enabled also MODSEQ (even when silent). */
+  /**
+   * Writes a FETCH per message unless silent; with CONDSTORE enabled also MODSEQ (for those that changed even when silent, and
+   * for each that satisfied `unchangedSince`).
+   */
   store(
     target: Target,
     request: StoreRequest,
@@ -237,7 +242,10 @@ export interface SelectedMailbox extends AsyncDisposable {
   /** In sorted order. */
   sort(criteria: readonly SortCriterion[], key: SearchKey, options: { readonly uid: boolean }): Promise<Uint32Array>
   thread(algorithm: ThreadAlgorithm, key: SearchKey, options: { readonly uid: boolean }): Promise<readonly ThreadNode[]>
-  /** All or none (RFC 3501 §6.4.7). TRYCREATE if there is no such mailbox. */
+  /**
+   * All or none (RFC 3501 §6.4.7). TRYCREATE if there is no such mailbox; EXPUNGEISSUED, and nothing is copied, if a message
+   * named by sequence number is gone. UIDs that are gone are passed over. `move` does the same.
+   */
   copy(target: Target, mailbox: string): Promise<CopyResult>
   /** One transaction where both are in one store. Tells the COPYUID before it writes what was expunged. */
   move(target: Target, mailbox: string, copied: (result: CopyResult) => void, writer: UpdateWriter): Promise<void>

@@ -467,9 +467,13 @@ class MemorySelected implements SelectedMailbox {
     await Promise.resolve()
     const modified = new UidSetBuilder()
     const done: number[] = []
+    let expunged = false
     for (const sequence of this.#targets(target)) {
       const { message } = this.#rows[sequence - 1]!
-      if (!this.#mailbox.messages.includes(message)) continue
+      if (!this.#mailbox.messages.includes(message)) {
+        expunged ||= target.kind === 'sequences'
+        continue
+      }
       if (request.unchangedSince !== undefined && message.modSeq > request.unchangedSince) {
         modified.add(target.kind === 'sequences' ? sequence : message.uid)
         continue
@@ -488,7 +492,7 @@ class MemorySelected implements SelectedMailbox {
       const before = row.modSeq
       Object.assign(row, { flags: row.message.flags, keywords: row.message.keywords, modSeq: row.message.modSeq })
       if (!request.silent) this.#writeFlags(sequence, writer, { uid: request.uid, modSeq: options.wantsModSeq })
-      else if (options.wantsModSeq && before !== row.modSeq) {
+      else if (request.unchangedSince !== undefined || (options.wantsModSeq && before !== row.modSeq)) {
         writer.begin(sequence)
         if (request.uid) writer.uid(row.message.uid)
         writer.modSeq(row.modSeq)
@@ -496,7 +500,7 @@ class MemorySelected implements SelectedMailbox {
       }
     }
     changed(this.#mailbox)
-    return { modified: modified.build() }
+    return { modified: modified.build(), expunged }
   }
 
   #matching(key: SearchKey): number[] {
@@ -622,7 +626,11 @@ class MemorySelected implements SelectedMailbox {
     const destination = this.#account.mailbox(name, 'TRYCREATE')
     const source: number[] = []
     const copies: number[] = []
-    for (const sequence of this.#targets(target)) {
+    const present = new Set(this.#mailbox.messages)
+    const there = this.#targets(target).filter((sequence) => present.has(this.#rows[sequence - 1]!.message))
+    if (target.kind === 'sequences' && there.length < this.#targets(target).length)
+      throw new ImapError('EXPUNGEISSUED', 'Some messages were expunged')
+    for (const sequence of there) {
       const { message } = this.#rows[sequence - 1]!
       const { bytes, structure, dateMs, flags, keywords } = message
       source.push(message.uid)
