@@ -9,13 +9,13 @@
  */
 import type { FetchRequest, FetchWriter } from '@mailstead/imap'
 import type { FixedColumn } from '@mailstead/index'
-import { type Mailbox, StoreError } from '@mailstead/store'
+import type { Mailbox } from '@mailstead/store'
 import { type UidSet, UidSetBuilder } from '@mailstead/uidset'
 import type { ClientRows } from './client-rows.ts'
 import type { FlagLists } from './flag-lists.ts'
 import { Pace } from './pace.ts'
 import { SectionReader } from './sections.ts'
-import { imapError } from './store-errors.ts'
+import { storeCodeOf } from './store-errors.ts'
 
 const SEEN = 8
 /** Messages without literals between two looks at the connection's congestion. */
@@ -38,12 +38,14 @@ export interface FetchContext {
   readonly recent: UidSet
   /** Messages that this command made \Seen: their flags are reported. */
   readonly newlySeen: UidSet
+  /** A message turned out to be damaged. Called at once: the connection may not outlive it. */
+  readonly onDamaged?: (uid: number, error: unknown) => void
 }
 
 export interface FetchOutcome {
   /** Messages that could not be served since they are gone. */
   readonly expunged: number
-  readonly damaged: readonly { readonly uid: number; readonly error: unknown }[]
+  readonly damaged: number
   /** Why messages could not be served: the store was not available. */
   readonly unavailable: unknown
 }
@@ -67,15 +69,18 @@ export async function fetchMessages(context: FetchContext): Promise<FetchOutcome
   const recentFrom = recent.isEmpty ? Number.POSITIVE_INFINITY : recent.first
   const anyNewlySeen = !newlySeen.isEmpty
   const sections = request.sections.length > 0 ? new SectionReader(mailbox, view, request.sections) : undefined
-  const damaged: { uid: number; error: unknown }[] = []
+  let damaged = 0
   let expunged = 0
   let unavailable: unknown
   let failure: unknown
   const note = (error: unknown, uid: number): void => {
-    if (error instanceof StoreError && error.code === 'STORE_EXPUNGED') expunged++
-    else if (error instanceof StoreError && error.code === 'STORE_UNAVAILABLE') unavailable = error
-    else if (error instanceof StoreError && error.code === 'STORE_DAMAGED') damaged.push({ uid, error })
-    else throw imapError(error)
+    const code = storeCodeOf(error)
+    if (code === 'STORE_EXPUNGED') expunged++
+    else if (code === 'STORE_UNAVAILABLE') unavailable = error
+    else if (code === 'STORE_DAMAGED') {
+      damaged++
+      context.onDamaged?.(uid, error)
+    } else throw error
   }
   const pace = new Pace()
   let written = 0
@@ -118,8 +123,14 @@ export async function fetchMessages(context: FetchContext): Promise<FetchOutcome
         if (structures !== undefined && !writer.itemFrom(BODYSTRUCTURE, structures, here))
           failure = (await writeMissing(context, BODYSTRUCTURE, 'imap.bodystructure', here)) ?? failure
         if (sections !== undefined) {
-          const writing = sections.write(writer)
-          if (writing !== undefined) await writing
+          try {
+            const writing = sections.write(writer)
+            if (writing !== undefined) await writing
+          } catch (error) {
+            // In the middle of a literal.
+            if (storeCodeOf(error) === 'STORE_DAMAGED') context.onDamaged?.(uid, error)
+            throw error
+          }
           failure = sections.failure ?? failure
         }
         writer.end()
@@ -149,7 +160,7 @@ async function writeMissing(context: FetchContext, label: Uint8Array, field: str
   try {
     value = (await mailbox.recompute(rows.view, row)).get(field)
   } catch (error) {
-    if (!(error instanceof StoreError)) throw error
+    if (storeCodeOf(error) === undefined) throw error
     failure = error
   }
   writer.item(label, value ?? (label === ENVELOPE ? NO_ENVELOPE : NO_BODY))

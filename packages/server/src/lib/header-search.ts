@@ -17,6 +17,8 @@ import type { Pace } from './pace.ts'
 
 /** Records searched at once, in bytes. */
 const BATCH_BYTES: number = 512 * 1024
+/** What is left of a batch when it is searched: a value that does not fit makes the buffer grow. */
+const BATCH_SLACK_BYTES = 4096
 /** Longest header that is looked at, in bytes. */
 const HEADER_MAX: number = 16 << 20
 const PACE_EVERY = 512
@@ -92,7 +94,7 @@ async function narrowSearched(
     starts[count] = used
     rows[count++] = row
     used += length
-    if (used >= BATCH_BYTES - 4096 || count === starts.length) {
+    if (used >= BATCH_BYTES - BATCH_SLACK_BYTES || count === starts.length) {
       flush()
       const due = pace.due()
       if (due !== undefined) await due

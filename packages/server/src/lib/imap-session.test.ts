@@ -1,10 +1,13 @@
 import { connect } from 'node:net'
 import { connect as connectTls } from 'node:tls'
+import { FsError } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
 import { imapSessionConformance, ImapTestClient } from '@mailstead/imap/testing'
+import { IndexError } from '@mailstead/index'
 import { mdbox } from '@mailstead/mdbox'
 import { afterEach, beforeEach, describe, expect, it, test } from 'vitest'
 import { type TestServer, testServer } from '../testing.ts'
+import type { ServerEvent } from './events.ts'
 import { imapBackend } from './imap-backend.ts'
 import { type MailServer, startServer } from './start.ts'
 import { staticUsers } from './users.ts'
@@ -103,6 +106,54 @@ describe('sessions of one user', () => {
     await other.ok('STORE 1 +FLAGS.SILENT (\\Deleted)')
     await other.ok('EXPUNGE')
     expect((await client.ok('FETCH 1 (BODY.PEEK[TEXT])'))[0]).toContain('Hello.')
+  })
+  test('COPY, MOVE and STORE of messages expunged by another say so', async () => {
+    await deliver(3)
+    const [client, other] = [await logIn('CREATE there', 'SELECT INBOX'), await logIn('SELECT INBOX')]
+    await other.ok('STORE 2 +FLAGS.SILENT (\\Deleted)')
+    await other.ok('EXPUNGE')
+    const stored = await client.command('STORE 1:3 +FLAGS (\\Flagged)')
+    expect(stored.text).toMatch(/^NO \[EXPUNGEISSUED\]/)
+    expect(stored.untagged.map((line) => line.slice(0, 9))).toEqual(['* 1 FETCH', '* 3 FETCH'])
+    const copied = await client.command('COPY 1:3 there')
+    expect(copied.text).toMatch(/^NO \[EXPUNGEISSUED\]/)
+    // The client is told which, so that it can ask again.
+    expect(copied.untagged).toContain('* 2 EXPUNGE')
+    expect(await client.ok('STATUS there (MESSAGES)')).toEqual(['* STATUS there (MESSAGES 0)'])
+    await other.ok('STORE 1 +FLAGS.SILENT (\\Deleted)')
+    await other.ok('EXPUNGE')
+    expect((await client.command('MOVE 1:2 there')).text).toMatch(/^NO \[EXPUNGEISSUED\]/)
+    // UIDs may be unknown.
+    expect((await client.command('UID COPY 1:3 there')).text).toMatch(/^OK \[COPYUID \d+ 3 1\]/)
+    expect((await client.command('UID COPY 1:2 there')).text).toMatch(/^OK Nothing/)
+  })
+  test('a silent conditional STORE tells the modseq of every message that it was done to', async () => {
+    await deliver(2)
+    const client = await logIn('SELECT INBOX')
+    await client.ok('STORE 1 +FLAGS.SILENT (\\Flagged)')
+    const replies = await client.ok('STORE 1:2 (UNCHANGEDSINCE 1000) +FLAGS.SILENT (\\Flagged)')
+    expect(fetched(replies)).toEqual([
+      expect.stringMatching(/^\* 1 FETCH \(MODSEQ \(\d+\)\)$/),
+      expect.stringMatching(/^\* 2 FETCH \(MODSEQ \(\d+\)\)$/),
+    ])
+  })
+  test('damage of the index and an outage that show while columns are read are told as what they are', async () => {
+    await deliver(2)
+    const client = await logIn('SELECT INBOX')
+    using lease = await server.server.stores.acquire(server.users.lookup('alice')!)
+    await using mailbox = await lease.store.as({ name: 'alice' }).open('INBOX')
+    let failure: Error = new IndexError('INDEX_CORRUPT', 'a page fails its checksum')
+    Object.assign(mailbox.view, { load: () => Promise.reject(failure) })
+    for (const command of ['FETCH 1:2 (RFC822.SIZE)', 'SEARCH LARGER 1', 'SORT (SIZE) UTF-8 ALL'])
+      expect((await client.command(command)).text).toBe('NO [CORRUPTION] The mail store is damaged')
+    const told = server.events.filter(({ kind }) => kind === 'damaged')
+    expect(told.map(({ level, mailbox: where, user }) => [level, where, user])).toEqual(
+      Array.from({ length: 3 }, () => ['error', 'INBOX', 'alice']),
+    )
+    failure = new FsError('FS_UNAVAILABLE', 'unmounted')
+    expect((await client.command('FETCH 1:2 (RFC822.SIZE)')).text).toMatch(/^NO \[UNAVAILABLE\]/)
+    expect(await client.ok('FETCH 1:2 (UID)')).toHaveLength(2)
+    expect(server.events.filter(({ kind }) => kind === 'bug')).toEqual([])
   })
   test('what a session changed itself is not told to it twice', async () => {
     await deliver(3)
@@ -288,12 +339,14 @@ describe('a message whose bytes are damaged', () => {
 
   test('is refused with NO and its neighbours are served; a large one ends the connection', async () => {
     const disk = memoryFs()
+    const events: ServerEvent[] = []
     const start = async (): Promise<MailServer> =>
       startServer({
         users: staticUsers({ alice: 'secret' }),
         imap: { host: '127.0.0.1', port: 0 },
         lmtp: { host: '127.0.0.1', port: 0 },
         storage: () => Promise.resolve({ fs: disk, box: (fs) => mdbox(fs, 'storage') }),
+        onEvent: (event) => events.push(event),
       })
     await using server = await start()
     {
@@ -326,6 +379,14 @@ describe('a message whose bytes are damaged', () => {
     // What the cache and the columns know is told all the same.
     expect(await again.ok('FETCH 1:4 (UID RFC822.SIZE ENVELOPE)')).toHaveLength(4)
     expect((await again.command('SEARCH BODY "nothing"')).status).toBe('NO')
+    expect((await again.command('SEARCH BODY "nothing"')).status).toBe('NO')
+    // Each connection told of the damage it met, once.
+    const told = events.filter(({ kind }) => kind === 'damaged').map(({ level, mailbox, uid }) => [level, mailbox, uid])
+    expect(told).toEqual([
+      ['error', 'INBOX', 2],
+      ['error', 'INBOX', 3],
+      ['error', 'INBOX', 2],
+    ])
     expect(await again.ok('SEARCH 1 BODY "one"')).toEqual(['* SEARCH 1'])
   })
 })

@@ -18,7 +18,7 @@ import { ignoreEvents, type OnServerEvent } from './events.ts'
 import { patternMatcher } from './mailbox-pattern.ts'
 import type { RecentMarks } from './recent.ts'
 import { Selected } from './selected.ts'
-import { imapError, renamed } from './store-errors.ts'
+import { imapError, isDamage } from './store-errors.ts'
 
 const DELIMITER = '/'
 
@@ -58,8 +58,24 @@ class SessionOverStore implements ImapSession {
     this.appendLimit = options.appendLimit
   }
 
+  /** Failures of the store become the client's; damage is told to whoever runs the server too. */
+  async #renamed<T>(work: () => Promise<T>): Promise<T> {
+    try {
+      return await work()
+    } catch (error) {
+      if (isDamage(error))
+        this.#onEvent({
+          level: 'error',
+          kind: 'damaged',
+          message: `the mail store is damaged: ${String(error)}`,
+          error,
+        })
+      throw imapError(error)
+    }
+  }
+
   async list(request: ListRequest, entry: (entry: ListEntry) => void): Promise<void> {
-    await renamed(() => this.#store.refresh())
+    await this.#renamed(() => this.#store.refresh())
     const mailboxes = this.#store.mailboxes()
     const subscriptions = new Set(this.#store.subscriptions())
     const infos = new Map<string, MailboxInfo>()
@@ -108,7 +124,7 @@ class SessionOverStore implements ImapSession {
   }
 
   async status(name: string): Promise<StatusData> {
-    await renamed(() => this.#store.refresh())
+    await this.#renamed(() => this.#store.refresh())
     const info = this.#info(name)
     const mark = this.#recent.mark(info.guid)
     return {
@@ -125,7 +141,7 @@ class SessionOverStore implements ImapSession {
 
   async #recentCount(name: string, mark: number): Promise<number> {
     if (mark <= 1) return Number.MAX_SAFE_INTEGER
-    return renamed(async () => {
+    return this.#renamed(async () => {
       await using mailbox = await this.#store.open(name)
       return mailbox.view.count - mailbox.view.rowsBelow(mark)
     })
@@ -140,37 +156,37 @@ class SessionOverStore implements ImapSession {
   async create(name: string, options: { readonly specialUse?: SpecialUse }): Promise<void> {
     // RFC 3501 §6.3.3: a trailing delimiter says that children are to come, and is no part of the name.
     const bare = name.endsWith(DELIMITER) ? name.slice(0, -1) : name
-    await renamed(() => this.#store.create(bare, options))
+    await this.#renamed(() => this.#store.create(bare, options))
   }
 
   async remove(name: string): Promise<void> {
     if (name === 'INBOX') throw new ImapError('CANNOT', 'INBOX cannot be deleted')
-    await renamed(() => this.#store.remove(name))
+    await this.#renamed(() => this.#store.remove(name))
   }
 
   async rename(from: string, to: string): Promise<void> {
     const bare = to.endsWith(DELIMITER) ? to.slice(0, -1) : to
-    await renamed(() => this.#store.rename(from, bare))
+    await this.#renamed(() => this.#store.rename(from, bare))
   }
 
   async subscribe(name: string): Promise<void> {
-    await renamed(() => this.#store.subscribe(name, true))
+    await this.#renamed(() => this.#store.subscribe(name, true))
   }
 
   async unsubscribe(name: string): Promise<void> {
-    await renamed(() => this.#store.subscribe(name, false))
+    await this.#renamed(() => this.#store.subscribe(name, false))
   }
 
   async append(name: string): Promise<AppendBatch> {
     if (this.#store.mailbox(name) === undefined) {
-      await renamed(() => this.#store.refresh())
+      await this.#renamed(() => this.#store.refresh())
       if (this.#store.mailbox(name) === undefined) throw new ImapError('TRYCREATE', 'No such mailbox')
     }
     return new Appending(this.#store.save(), name)
   }
 
   async open(name: string, options: { readonly readOnly: boolean }): Promise<SelectedMailbox> {
-    const mailbox = await renamed(async () => {
+    const mailbox = await this.#renamed(async () => {
       let opened: Mailbox
       try {
         opened = await this.#store.open(name)

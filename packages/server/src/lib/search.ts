@@ -13,11 +13,11 @@ import type { SearchKey, Target } from '@mailstead/imap'
 import type { CacheColumn, FixedColumn } from '@mailstead/index'
 import { decodeStructure, type MessageStructure } from '@mailstead/message'
 import type { Mailbox, MessageBody } from '@mailstead/store'
-import { StoreError } from '@mailstead/store'
 import type { UidSet } from '@mailstead/uidset'
 import type { ClientRows } from './client-rows.ts'
 import { narrowByHeader, SentDays } from './header-search.ts'
 import { Pace } from './pace.ts'
+import { storeCodeOf } from './store-errors.ts'
 import { messageHolds, Needle } from './text-search.ts'
 
 const DAY_MS = 86_400_000
@@ -31,6 +31,8 @@ export interface SearchContext {
   readonly recent: UidSet
   readonly sequencesOf: (target: Target) => UidSet
   readonly nowMs: number
+  /** The message whose reading fails the search. */
+  readonly onUnread?: (uid: number) => void
 }
 
 export interface SearchFound {
@@ -238,7 +240,10 @@ class Search {
         if (!(typeof holds === 'boolean' ? holds : await holds)) mask[row] = 0
       } catch (error) {
         // Expunged by another while we searched: it matches nothing any more.
-        if (!(error instanceof StoreError) || error.code !== 'STORE_EXPUNGED') throw error
+        if (storeCodeOf(error) !== 'STORE_EXPUNGED') {
+          this.#context.onUnread?.(view.uid(row))
+          throw error
+        }
         mask[row] = 0
       } finally {
         body?.[Symbol.dispose]()

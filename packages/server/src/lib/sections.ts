@@ -7,8 +7,9 @@
 import type { FetchSection, FetchWriter } from '@mailstead/imap'
 import type { CacheColumn, TableView } from '@mailstead/index'
 import { decodeStructure, filterHeader, type MessageStructure, sectionRange } from '@mailstead/message'
-import { type Mailbox, type MessageBody, StoreError } from '@mailstead/store'
+import type { Mailbox, MessageBody } from '@mailstead/store'
 import { CachedHeaders } from './cached-headers.ts'
+import { storeCodeOf } from './store-errors.ts'
 
 /** Longest header that is filtered in memory, in bytes. What is beyond is not searched for fields. */
 const HEADER_MAX: number = 1 << 20
@@ -29,7 +30,7 @@ export class SectionReader {
   /** Of the message opened last. */
   #body: MessageBody | undefined
   /** Why a section of the message opened last was written as NIL: its bytes cannot be read. */
-  failure: StoreError | undefined
+  failure: unknown
   readonly #mailbox: Mailbox
   readonly #view: TableView
   readonly #plans: readonly Plan[]
@@ -127,7 +128,7 @@ export class SectionReader {
   }
 
   #unreadable(error: unknown, { label }: FetchSection, writer: FetchWriter): void {
-    if (!(error instanceof StoreError)) throw error
+    if (storeCodeOf(error) === undefined) throw error
     this.failure = error
     writer.nil(label)
   }

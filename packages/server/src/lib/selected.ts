@@ -27,7 +27,7 @@ import {
   type UpdateWriter,
 } from '@mailstead/imap'
 import { changesBetween, type FlagChange, type TableView } from '@mailstead/index'
-import { type Mailbox, StoreError } from '@mailstead/store'
+import type { Mailbox } from '@mailstead/store'
 import { UidSet } from '@mailstead/uidset'
 import { clientRows, nothingExpunged, sequencesOfUids, uidsOfSequences } from './client-rows.ts'
 import type { OnServerEvent } from './events.ts'
@@ -37,7 +37,7 @@ import { Pace } from './pace.ts'
 import type { RecentMarks } from './recent.ts'
 import { searchRows } from './search.ts'
 import { sortRows } from './sort.ts'
-import { imapError, renamed } from './store-errors.ts'
+import { imapError, isDamage, type NoMailboxMeans, storeCodeOf } from './store-errors.ts'
 import { sequencesOf, uidsNamed } from './targets.ts'
 import { threadRows } from './thread-rows.ts'
 
@@ -70,6 +70,12 @@ export class Selected implements SelectedMailbox {
   #ours: { readonly uids: UidSet; readonly modSeq: number }[] = []
   /** CONDSTORE is on: a flag change is not told before its modseq is. */
   #modSeqs = false
+  /** Messages whose damage whoever runs the server was told of. */
+  readonly #damageTold = new Set<number>()
+  /** By the command under way. */
+  #lastTold: unknown
+  /** The message that the search under way could not read. */
+  #damagedUid: number | undefined
 
   constructor(options: SelectedOptions) {
     const { mailbox } = options
@@ -112,6 +118,43 @@ export class Selected implements SelectedMailbox {
     return this.#mailbox.view.keywords
   }
 
+  /** Failures of the store become the client's; damage is told to whoever runs the server too. */
+  async #renamed<T>(work: () => Promise<T>, noMailbox?: NoMailboxMeans): Promise<T> {
+    try {
+      return await work()
+    } catch (error) {
+      if (isDamage(error)) this.#tellDamage(error, this.#damagedUid)
+      throw imapError(error, noMailbox)
+    } finally {
+      this.#damagedUid = undefined
+      this.#lastTold = undefined
+    }
+  }
+
+  /** Each damaged message once: clients ask again and again. */
+  #tellDamage(error: unknown, uid: number | undefined): void {
+    if (error === this.#lastTold) return
+    this.#lastTold = error
+    if (uid !== undefined) {
+      if (this.#damageTold.has(uid)) return
+      this.#damageTold.add(uid)
+    }
+    const what =
+      uid !== undefined
+        ? `message ${uid} of ${this.name}`
+        : storeCodeOf(error) === 'STORE_DAMAGED'
+          ? `a message of ${this.name}`
+          : `the index of ${this.name}`
+    this.#onEvent({
+      level: 'error',
+      kind: 'damaged',
+      message: `${what} is damaged: ${error instanceof Error ? error.message : String(error)}`,
+      mailbox: this.name,
+      ...(uid === undefined ? {} : { uid }),
+      error,
+    })
+  }
+
   #claim(uidNext: number): UidSet {
     const { guid } = this.#mailbox
     const mark = this.readOnly ? this.#marks.mark(guid) : this.#marks.claim(guid, uidNext)
@@ -134,16 +177,18 @@ export class Selected implements SelectedMailbox {
       modSeq: true,
       changedSince: request.modSeq,
     }
-    await fetchMessages({
-      mailbox: this.#mailbox,
-      rows,
-      sequences: sequencesOfUids(view, known),
-      request: request_,
-      writer,
-      lists: this.#lists,
-      recent: this.#recent,
-      newlySeen: UidSet.empty,
-    })
+    await this.#renamed(() =>
+      fetchMessages({
+        mailbox: this.#mailbox,
+        rows,
+        sequences: sequencesOfUids(view, known),
+        request: request_,
+        writer,
+        lists: this.#lists,
+        recent: this.#recent,
+        newlySeen: UidSet.empty,
+      }),
+    )
   }
 
   /** Of `known`, what was expunged after `modSeq`; where history does not reach back that far, all that is not there. */
@@ -174,19 +219,20 @@ export class Selected implements SelectedMailbox {
       newlySeen = await this.#setSeen(sequences, request.changedSince, request.modSeq)
     const rows = clientRows(this.#shown, this.#mailbox.view)
     this.#lists.use(rows.keywordSets, rows.keywords)
-    const outcome = await fetchMessages({
-      mailbox: this.#mailbox,
-      rows,
-      sequences,
-      request,
-      writer,
-      lists: this.#lists,
-      recent: this.#recent,
-      newlySeen,
-    })
-    for (const { uid, error } of outcome.damaged)
-      this.#onEvent({ level: 'error', kind: 'damaged', message: `message ${uid} of ${this.name} is damaged`, error })
-    if (outcome.damaged.length > 0) throw new ImapError('SERVERBUG', 'Some messages are damaged and cannot be read')
+    const outcome = await this.#renamed(() =>
+      fetchMessages({
+        mailbox: this.#mailbox,
+        rows,
+        sequences,
+        request,
+        writer,
+        lists: this.#lists,
+        recent: this.#recent,
+        newlySeen,
+        onDamaged: (uid, error) => this.#tellDamage(error, uid),
+      }),
+    )
+    if (outcome.damaged > 0) throw new ImapError('SERVERBUG', 'Some messages are damaged and cannot be read')
     if (outcome.unavailable !== undefined)
       throw new ImapError('UNAVAILABLE', 'The mail store is not available now', { cause: outcome.unavailable })
     if (outcome.expunged > 0) throw new ImapError('EXPUNGEISSUED', 'Some messages no longer exist')
@@ -243,35 +289,56 @@ export class Selected implements SelectedMailbox {
     const uids = uidsOfSequences(this.#shown.chunks, sequences)
     const { unchangedSince } = request
     const before = this.#mailbox.view
-    const { changed, failed } = await renamed(() =>
+    const { changed, failed } = await this.#renamed(() =>
       this.#mailbox.changeFlags(uids, flagChange(request), unchangedSince === undefined ? {} : { unchangedSince }),
     )
     this.#remember(changed, before)
-    if (!request.silent || (wantsModSeq && !changed.isEmpty)) {
+    const gone = this.#goneAmong(uids)
+    const conditional = unchangedSince !== undefined
+    if (!request.silent || conditional || (wantsModSeq && !changed.isEmpty)) {
       const rows = clientRows(this.#shown, this.#mailbox.view)
       this.#lists.use(rows.keywordSets, rows.keywords)
-      const told = request.silent ? changed : failed.isEmpty ? uids : uids.subtract(failed)
-      await fetchMessages({
-        mailbox: this.#mailbox,
-        rows,
-        sequences: told === uids ? sequences : sequencesOfUids(this.#shown, told),
-        request: { ...NOTHING_ASKED, uid: request.uid, flags: !request.silent, modSeq: wantsModSeq },
-        writer,
-        lists: this.#lists,
-        recent: this.#recent,
-        newlySeen: UidSet.empty,
-      })
+      const without = gone.isEmpty ? failed : failed.union(gone)
+      // RFC 7162 §3.1.3: each success of a conditional STORE is told with its modseq, whatever it changed and however silent.
+      const told = request.silent && !conditional ? changed : without.isEmpty ? uids : uids.subtract(without)
+      await this.#renamed(() =>
+        fetchMessages({
+          mailbox: this.#mailbox,
+          rows,
+          sequences: told === uids ? sequences : sequencesOfUids(this.#shown, told),
+          request: { ...NOTHING_ASKED, uid: request.uid, flags: !request.silent, modSeq: wantsModSeq || conditional },
+          writer,
+          lists: this.#lists,
+          recent: this.#recent,
+          newlySeen: UidSet.empty,
+        }),
+      )
     }
-    if (unchangedSince === undefined || failed.isEmpty) return { modified: UidSet.empty }
-    const byUid = target.kind === 'saved' ? target.uid : target.kind === 'uids'
-    return { modified: byUid ? failed : sequencesOfUids(this.#shown, failed) }
+    const byUid = isByUid(target)
+    const expunged = !byUid && !gone.isEmpty
+    if (!conditional || failed.isEmpty) return { modified: UidSet.empty, expunged }
+    return { modified: byUid ? failed : sequencesOfUids(this.#shown, failed), expunged }
+  }
+
+  /** Of these messages of the client's, those that another has expunged meanwhile. */
+  #goneAmong(uids: UidSet): UidSet {
+    const { view } = this.#mailbox
+    if (nothingExpunged(this.#shown, view)) return UidSet.empty
+    return uids.subtract(uidsOfSequences(view.chunks, sequencesOfUids(view, uids)))
+  }
+
+  /** A sequence number names a message that the client was told of: it may not be passed over in silence, as a UID may. */
+  async #mustBeThere(target: Target, uids: UidSet): Promise<void> {
+    if (isByUid(target)) return
+    await this.#renamed(() => this.#refresh())
+    if (!this.#goneAmong(uids).isEmpty) throw new ImapError('EXPUNGEISSUED', 'Some messages were expunged')
   }
 
   async search(
     key: SearchKey,
     options: { readonly uid: boolean },
   ): Promise<{ readonly found: UidSet; readonly modSeq: number }> {
-    return renamed(async () => {
+    return this.#renamed(async () => {
       const rows = clientRows(this.#shown, this.#mailbox.view)
       const { mask, modSeq } = await searchRows(this.#searchContext(rows), key)
       return { found: setOf(mask, options.uid ? rows.chunks : undefined), modSeq }
@@ -283,7 +350,7 @@ export class Selected implements SelectedMailbox {
     key: SearchKey,
     options: { readonly uid: boolean },
   ): Promise<Uint32Array> {
-    return renamed(async () => {
+    return this.#renamed(async () => {
       const rows = clientRows(this.#shown, this.#mailbox.view)
       const { mask } = await searchRows(this.#searchContext(rows), key)
       return sortRows({ mailbox: this.#mailbox, rows, mask, criteria, uid: options.uid })
@@ -295,7 +362,7 @@ export class Selected implements SelectedMailbox {
     key: SearchKey,
     options: { readonly uid: boolean },
   ): Promise<readonly ThreadNode[]> {
-    return renamed(async () => {
+    return this.#renamed(async () => {
       const rows = clientRows(this.#shown, this.#mailbox.view)
       const { mask } = await searchRows(this.#searchContext(rows), key)
       return threadRows({ mailbox: this.#mailbox, rows, mask, algorithm, uid: options.uid })
@@ -309,6 +376,7 @@ export class Selected implements SelectedMailbox {
       recent: this.#recent,
       sequencesOf: (target) => sequencesOf(target, this.#shown, this.#saved),
       nowMs: Date.now(),
+      onUnread: (uid) => (this.#damagedUid = uid),
     }
   }
 
@@ -316,8 +384,9 @@ export class Selected implements SelectedMailbox {
     const sequences = sequencesOf(target, this.#shown, this.#saved)
     if (sequences.isEmpty) return { copied: undefined }
     const uids = uidsOfSequences(this.#shown.chunks, sequences)
-    const outcome = await renamed(() => this.#mailbox.copy(uids, mailbox), 'TRYCREATE')
-    // All or none (RFC 3501 §6.4.7): a message expunged by another meanwhile was not the client's to copy any more.
+    // All or none (RFC 3501 §6.4.7).
+    await this.#mustBeThere(target, uids)
+    const outcome = await this.#renamed(() => this.#mailbox.copy(uids, mailbox), 'TRYCREATE')
     return { copied: outcome.source.isEmpty ? undefined : outcome }
   }
 
@@ -331,7 +400,8 @@ export class Selected implements SelectedMailbox {
     const sequences = sequencesOf(target, this.#shown, this.#saved)
     if (!sequences.isEmpty) {
       const uids = uidsOfSequences(this.#shown.chunks, sequences)
-      const outcome = await renamed(() => this.#mailbox.move(uids, mailbox), 'TRYCREATE')
+      await this.#mustBeThere(target, uids)
+      const outcome = await this.#renamed(() => this.#mailbox.move(uids, mailbox), 'TRYCREATE')
       copied({ copied: outcome.source.isEmpty ? undefined : outcome })
     } else copied({ copied: undefined })
     await this.sync({ expunges: true }, writer)
@@ -340,7 +410,7 @@ export class Selected implements SelectedMailbox {
   async expunge(among: Target | undefined, writer: UpdateWriter): Promise<void> {
     if (this.readOnly) throw new ImapError('READ-ONLY', 'The mailbox is selected read-only')
     const uids = this.#deleted(among)
-    if (!uids.isEmpty) await renamed(() => this.#mailbox.expunge(uids))
+    if (!uids.isEmpty) await this.#renamed(() => this.#mailbox.expunge(uids))
     await this.sync({ expunges: true }, writer)
   }
 
@@ -355,11 +425,11 @@ export class Selected implements SelectedMailbox {
   async close(): Promise<void> {
     if (this.readOnly) return
     const uids = this.#deleted(undefined)
-    if (!uids.isEmpty) await renamed(() => this.#mailbox.expunge(uids))
+    if (!uids.isEmpty) await this.#renamed(() => this.#mailbox.expunge(uids))
   }
 
   async sync(options: { readonly expunges: boolean }, writer: UpdateWriter): Promise<void> {
-    if (options.expunges) await this.#refresh()
+    if (options.expunges) await this.#renamed(() => this.#refresh())
     const latest = this.#mailbox.view
     this.#modSeqs = writer.wantsModSeq
     if (latest === this.#shown && latest === this.#told) return
@@ -393,7 +463,7 @@ export class Selected implements SelectedMailbox {
     try {
       await this.#mailbox.refresh()
     } catch (error) {
-      if (!(error instanceof StoreError) || error.code !== 'STORE_UNAVAILABLE') throw imapError(error)
+      if (storeCodeOf(error) !== 'STORE_UNAVAILABLE') throw error
       this.#onEvent({ level: 'warn', kind: 'store', message: `${this.name} could not be looked at`, error })
     }
   }
@@ -445,6 +515,10 @@ export class Selected implements SelectedMailbox {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#mailbox[Symbol.asyncDispose]()
   }
+}
+
+function isByUid(target: Target): boolean {
+  return target.kind === 'saved' ? target.uid : target.kind === 'uids'
 }
 
 const NO_EXPUNGES = { expunged: UidSet.empty }
