@@ -139,6 +139,22 @@ describe('LMTP', () => {
     await lmtp.deliver(['alice+Lists/MailStead@x', 'alice@x'], message)
     expect([await count(server, 'alice', 'Lists/MailStead'), await count(server, 'alice')]).toEqual([3, 2])
   })
+  test('says for each recipient which folder its copy is in', async () => {
+    await using server = await testServer()
+    using lease = await server.server.stores.acquire(server.users.lookup('alice')!)
+    await lease.store.as({ name: 'alice' }).create('Lists')
+    const lmtp = await client(server)
+    const replies = await lmtp.deliver(['alice@x', 'alice+Lists@x', 'alice+nowhere@x'], message)
+    expect(replies.map((reply) => reply.replace(/^.* in /, ''))).toEqual(['INBOX', 'Lists', 'INBOX'])
+  })
+  test('refuses parameters that it does not know', async () => {
+    await using server = await testServer()
+    const lmtp = await client(server)
+    expect(await lmtp.says('MAIL FROM:<a@b> FOO=bar')).toMatch(/^555 5\.5\.4/)
+    expect(await lmtp.says('MAIL FROM:<a@b> BODY=8BITMIME SMTPUTF8 SIZE=10 RET=HDRS ENVID=x')).toMatch(/^250/)
+    expect(await lmtp.says('RCPT TO:<alice@x> FOO=bar')).toMatch(/^555 5\.5\.4/)
+    expect(await lmtp.says('RCPT TO:<alice@x> NOTIFY=NEVER')).toMatch(/^250/)
+  })
   test('takes commands that come together', async () => {
     await using server = await testServer()
     const lmtp = await client(server)
@@ -214,7 +230,7 @@ describe('LMTP', () => {
     expect(await count(server, 'alice')).toBe(0)
   })
   test('a store that is in trouble is answered 451, full 452, and no other user suffers', async () => {
-    const failing = (code: 'FS_UNAVAILABLE' | 'FS_NO_SPACE' | 'FS_IO'): Fs =>
+    const failing = (code: 'FS_UNAVAILABLE' | 'FS_NO_SPACE' | 'FS_IO' | 'FS_CORRUPT'): Fs =>
       new Proxy(memoryFs(), {
         get(target, key) {
           if (key === 'open' || key === 'writeFile') return () => Promise.reject(new FsError(code, 'as the test wants'))
@@ -222,25 +238,24 @@ describe('LMTP', () => {
           return typeof value === 'function' ? (value.bind(target) as unknown) : value
         },
       })
-    const users = staticUsers({ good: 'x', gone: 'x', full: 'x', broken: 'x' })
+    const codes = { gone: 'FS_UNAVAILABLE', full: 'FS_NO_SPACE', broken: 'FS_IO', damaged: 'FS_CORRUPT' } as const
+    const users = staticUsers({ good: 'x', gone: 'x', full: 'x', broken: 'x', damaged: 'x' })
     await using server = await startServer({
       users,
       lmtp: { host: '127.0.0.1', port: 0 },
       storage: ({ name }) =>
         Promise.resolve({
-          fs:
-            name === 'good'
-              ? memoryFs()
-              : failing(name === 'gone' ? 'FS_UNAVAILABLE' : name === 'full' ? 'FS_NO_SPACE' : 'FS_IO'),
+          fs: name === 'good' ? memoryFs() : failing(codes[name as keyof typeof codes]),
           box: (fs) => mdbox(fs, 'storage'),
         }),
     })
     const lmtp = await client({ lmtp: server.lmtp! })
-    expect(await lmtp.deliver(['gone@x', 'good@x', 'full@x', 'broken@x'], message)).toEqual([
+    expect(await lmtp.deliver(['gone@x', 'good@x', 'full@x', 'broken@x', 'damaged@x'], message)).toEqual([
       expect.stringMatching(/^451 4\.3\.0/),
       expect.stringMatching(/^250/),
       expect.stringMatching(/^452 4\.2\.2/),
       expect.stringMatching(/^451 4\.3\.0/),
+      expect.stringMatching(/^451 4\.3\.5 The mail store is damaged$/),
     ])
   })
   test('a server that stops finishes the message in progress', async () => {

@@ -13,13 +13,13 @@
  */
 import type { AddressInfo, Socket } from 'node:net'
 import type { SaveTarget, StoreSession } from '@mailstead/store'
-import { StoreError } from '@mailstead/store'
 import { SMTPServer, type SMTPServerDataStream, type SMTPServerOptions, type SMTPServerSession } from 'smtp-server'
 import { SMTPConnection, type SMTPConnectionOptions } from 'smtp-server/lib/smtp-connection.js'
 import { recipientOf } from './address.ts'
 import { broadcast } from './broadcast.ts'
 import { ServerError } from './error.ts'
 import type { OnServerEvent } from './events.ts'
+import { isDamage, storeCodeOf } from './store-errors.ts'
 import type { StorePool } from './store-pool.ts'
 import type { User, Users } from './users.ts'
 
@@ -58,6 +58,11 @@ interface Accepted {
 type Reply = string | (Error & { responseCode: number })
 
 const INBOX = 'INBOX'
+/** Waiting does not help against damage, so its reply is another than that of an outage. The sender keeps the mail in both. */
+const STORE_DAMAGED = 'The mail store is damaged'
+/** What LHLO offers (SIZE, 8BITMIME, SMTPUTF8, DSN), and AUTH, which relays repeat whether or not it is offered. */
+const MAIL_PARAMETERS: ReadonlySet<string> = new Set(['SIZE', 'BODY', 'SMTPUTF8', 'RET', 'ENVID', 'AUTH'])
+const RCPT_PARAMETERS: ReadonlySet<string> = new Set(['NOTIFY', 'ORCPT'])
 const LF = 10
 
 export function lmtpServer(options: LmtpOptions): LmtpServer {
@@ -79,11 +84,19 @@ export function lmtpServer(options: LmtpOptions): LmtpServer {
     socketTimeout: options.idleMs,
     closeTimeout: 5_000,
     ...(options.tls === undefined ? {} : { cert: options.tls.cert, key: options.tls.key }),
-    onMailFrom(_address, session, callback) {
+    onMailFrom(address, session, callback) {
+      if (unknownParameter(address.args, MAIL_PARAMETERS)) {
+        callback(replyError(555, 'Parameter is not known'))
+        return
+      }
       accepted.set(session, [])
       callback()
     },
     onRcptTo(address, session, callback) {
+      if (unknownParameter(address.args, RCPT_PARAMETERS)) {
+        callback(replyError(555, 'Parameter is not known'))
+        return
+      }
       const recipient = recipientOf(address.address, users, options.separator)
       const list = accepted.get(session)
       if (recipient === undefined || list === undefined) {
@@ -166,8 +179,14 @@ class PromptConnection extends SMTPConnection {
     })
   }
 
+  /** The library has one code for each kind of reply: 4.3.0 for damage and outages alike. */
+  override send(code: number, data?: string | string[] | null, context?: string | false): void {
+    if (data === STORE_DAMAGED && this._useEnhancedStatusCodes()) this.#cork(code, `4.3.5 ${STORE_DAMAGED}`, false)
+    else this.#cork(code, data, context)
+  }
+
   /** Replies to commands that came together go out together. */
-  override send(...reply: Parameters<SMTPConnection['send']>): void {
+  #cork(...reply: Parameters<SMTPConnection['send']>): void {
     const socket = this._socket
     if (this.#corked !== socket) {
       this.#corked = socket
@@ -205,7 +224,7 @@ async function deliver(
     else same.push(one)
   }
   const groups = [...byUser.values()]
-  const outcomes = new Map<string, Reply>()
+  const outcomes = new Map<Accepted, Reply>()
   try {
     const whole = await gather(stream, prefix, options.gatherBytes ?? 256 * 1024)
     if (whole instanceof Uint8Array) {
@@ -220,7 +239,7 @@ async function deliver(
     // Whatever was not read (every store failed) has to go by, or the reply could never be sent.
     if (!stream.readableEnded && !stream.destroyed) stream.resume()
   }
-  return list.map((one) => outcomes.get(one.user.name) ?? replyError(451, 'Internal error'))
+  return list.map((one) => outcomes.get(one) ?? replyError(451, 'Internal error'))
 }
 
 async function deliverTo(
@@ -229,34 +248,39 @@ async function deliverTo(
   source: Uint8Array | AsyncIterable<Uint8Array>,
   stream: SMTPServerDataStream,
   session: SMTPServerSession,
-  outcomes: Map<string, Reply>,
+  outcomes: Map<Accepted, Reply>,
 ): Promise<void> {
   const { user } = group[0]!
   try {
     if (stream.sizeExceeded) throw replyError(552, 'Message is too large')
     using lease = await options.pool.acquire(user)
     const mailboxes = lease.store.as(user)
-    const targets = targetsOf(mailboxes, group)
+    const folders = group.map(({ detail }) => folderOf(mailboxes, detail))
+    // One target per folder.
+    const targets: SaveTarget[] = [...new Set(folders)].map((mailbox) => ({ mailbox }))
     await using batch = mailboxes.save()
     await batch.add(source, targets)
     // smtp-server answers 552 by itself, so nothing of such a message may stay.
     if (stream.sizeExceeded) throw replyError(552, 'Message is too large')
     const saved = await batch.commit()
-    const [{ mailbox, uid }] = saved as [(typeof saved)[0]]
-    outcomes.set(user.name, `Saved ${uid} in ${printable(mailbox)}`)
-    options.onEvent({
-      level: 'debug',
-      kind: 'delivered',
-      message: 'delivered',
-      user: user.name,
-      remoteAddress: session.remoteAddress,
-      mailbox,
-      uid,
-      bytes: stream.byteLength,
-    })
+    for (const [n, one] of group.entries()) {
+      const { mailbox, uid } = saved[targets.findIndex((target) => target.mailbox === folders[n])]!
+      outcomes.set(one, `Saved ${uid} in ${printable(mailbox)}`)
+    }
+    for (const { mailbox, uid } of saved)
+      options.onEvent({
+        level: 'debug',
+        kind: 'delivered',
+        message: 'delivered',
+        user: user.name,
+        remoteAddress: session.remoteAddress,
+        mailbox,
+        uid,
+        bytes: stream.byteLength,
+      })
   } catch (error) {
     const reply = replyFor(error)
-    outcomes.set(user.name, reply)
+    for (const one of group) outcomes.set(one, reply)
     options.onEvent({
       level: reply.responseCode === 552 ? 'info' : 'error',
       kind: 'delivery-failed',
@@ -268,13 +292,7 @@ async function deliverTo(
   }
 }
 
-/** One target per folder; a folder that does not exist means INBOX. */
-function targetsOf(mailboxes: StoreSession, group: readonly Accepted[]): SaveTarget[] {
-  const names = new Set<string>()
-  for (const { detail } of group) names.add(folderOf(mailboxes, detail))
-  return [...names].map((mailbox) => ({ mailbox }))
-}
-
+/** A folder that does not exist means INBOX. */
 function folderOf(mailboxes: StoreSession, detail: string | undefined): string {
   if (detail === undefined || detail === '' || detail.toUpperCase() === INBOX) return INBOX
   const exact = mailboxes.mailbox(detail)
@@ -340,11 +358,11 @@ function replyError(responseCode: number, message: string): Error & { responseCo
 /** What a failure is called on the wire: 4xx wherever a later try may succeed. */
 function replyFor(error: unknown): Error & { responseCode: number } {
   if (error instanceof Error && 'responseCode' in error) return error as Error & { responseCode: number }
-  if (error instanceof StoreError) {
-    if (error.code === 'STORE_LIMIT') return replyError(552, 'Message is too large')
-    if (error.code === 'STORE_UNAVAILABLE')
-      return noSpace(error) ? replyError(452, 'Out of space') : replyError(451, 'Storage is unavailable')
-  }
+  if (isDamage(error)) return replyError(451, STORE_DAMAGED)
+  const code = storeCodeOf(error)
+  if (code === 'STORE_LIMIT') return replyError(552, 'Message is too large')
+  if (code === 'STORE_UNAVAILABLE')
+    return noSpace(error) ? replyError(452, 'Out of space') : replyError(451, 'Storage is unavailable')
   return replyError(451, 'Temporary failure')
 }
 
@@ -352,6 +370,11 @@ function noSpace(error: unknown): boolean {
   for (let cause: unknown = error; cause instanceof Error; cause = cause.cause)
     if ((cause as { code?: unknown }).code === 'FS_NO_SPACE') return true
   return false
+}
+
+/** RFC 5321 §4.1.1.11: a parameter that is not known is refused, not passed over. */
+function unknownParameter(args: unknown, known: ReadonlySet<string>): boolean {
+  return typeof args === 'object' && args !== null && Object.keys(args).some((name) => !known.has(name))
 }
 
 function printable(text: string): string {
