@@ -16,7 +16,7 @@ import { imapCacheFields } from '@mailstead/imap/cache-fields'
 import { type ImapEvent, type ImapLimits, type ImapServerOptions, serveImap } from '@mailstead/imap/server'
 import { openStore, type Store, type StoreOptions } from '@mailstead/store'
 import { ServerError } from './error.ts'
-import { ignoreEvents, type OnServerEvent } from './events.ts'
+import { ignoreEvents, type OnServerEvent, type ServerEventLevel } from './events.ts'
 import { imapBackend } from './imap-backend.ts'
 import { type LmtpServer, lmtpServer } from './lmtp.ts'
 import { StorePool } from './store-pool.ts'
@@ -164,7 +164,8 @@ async function openUserStore(
       create: true,
       messageMax,
       flags: options.flags ?? 'flushed',
-      onEvent: ({ kind, message }) => onEvent({ level: 'info', kind: 'store', message, user: user.name, what: kind }),
+      onEvent: ({ kind, message }) =>
+        onEvent({ level: levelOf(kind), kind: 'store', message, user: user.name, what: kind }),
       ...(rootUuid === undefined ? {} : { rootUuid }),
     })
   } catch (error) {
@@ -183,6 +184,12 @@ async function openUserStore(
       await fs[Symbol.asyncDispose]()
     },
   }
+}
+
+/** Damage is an error even where something else stood in for what was damaged: next time there is less to stand in. */
+function levelOf(kind: string): ServerEventLevel {
+  if (kind.endsWith('-damaged')) return 'error'
+  return kind.endsWith('-failed') || kind === 'snapshot-replaced' || kind === 'unknown-table' ? 'warn' : 'info'
 }
 
 class ImapConnections implements AsyncDisposable {
