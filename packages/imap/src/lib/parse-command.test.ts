@@ -130,6 +130,7 @@ describe('commands', () => {
       'SELECT x (FOO)',
       'SELECT x (QRESYNC (1))',
       'SELECT x (QRESYNC (0 1))',
+      'SELECT x (QRESYNC (1 0))',
       'SELECT x (QRESYNC (1 1 1:*))',
       'SELECT x (QRESYNC (1 1 (1:3 4)))',
     ])
