@@ -442,7 +442,7 @@ describe('a store whose process dies', () => {
     await using store = await open(fs)
     const session = store.as(anna)
     await session.create('b')
-    const rounds = depth === 'soak' ? 500 : depth === 'ci' ? 60 : 12
+    const rounds = depth === 'soak' ? 500 : depth === 'ci' ? 24 : 12
     const acknowledged: { mailbox: string; uid: number; text: string }[] = []
     const flagged = new Set<number>()
     let stop = false
