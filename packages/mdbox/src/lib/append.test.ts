@@ -448,3 +448,61 @@ function bodyOf(body: string): string {
   const piece = 'large '.repeat(10_000).slice(0, 50_000)
   return piece.repeat(body.length / 50_000)
 }
+
+describe('a flush while another message is being saved', () => {
+  test('makes durable what was saved before, in the same file too', async () => {
+    const subject = bench()
+    const { box, process } = await subject.open()
+    await using batch = box.begin()
+    const first = await batch.save(stream(2_000_000), metadata)
+    let goOn = (): void => {}
+    const waiting = new Promise<void>((resolve) => (goOn = resolve))
+    async function* slow(): AsyncGenerator<Uint8Array> {
+      yield* stream(1_500_000)
+      await waiting
+      yield* stream(500_000)
+    }
+    const second = batch.save(slow(), metadata)
+    for (let turn = 0; turn < 200; turn++) await new Promise((resolve) => setImmediate(resolve))
+    expect(subject.trace.at(-1)).toMatch(/^append storage\/m\./)
+    subject.trace.length = 0
+    await batch.flush()
+    const file = subject.trace.find((line) => line.startsWith('sync storage/m.'))
+    expect(file).toBeDefined()
+    const [ref] = await process.keep(first)
+    goOn()
+    const { physicalSize } = await second
+    expect(physicalSize).toBe(2_000_000)
+    await batch.flush()
+    const [other] = await process.keep(await second)
+    await batch[Symbol.asyncDispose]()
+    expect((await text(box, ref!)).length).toBe(2_000_000)
+    expect((await text(box, other!)).length).toBe(2_000_000)
+    expect(await damages(box)).toEqual([])
+  })
+
+  test('keeps what it flushed when that message is given up', async () => {
+    const subject = bench()
+    const { box, process } = await subject.open()
+    await using batch = box.begin()
+    const first = await batch.save(stream(2_000_000), metadata)
+    let give = (): void => {}
+    const waiting = new Promise<void>((resolve) => (give = resolve))
+    async function* broken(): AsyncGenerator<Uint8Array> {
+      yield* stream(1_500_000)
+      await waiting
+      throw new Error('gone')
+    }
+    const second = batch.save(broken(), metadata)
+    const outcome = expect(second).rejects.toThrow('gone')
+    for (let turn = 0; turn < 200; turn++) await new Promise((resolve) => setImmediate(resolve))
+    expect(subject.trace.at(-1)).toMatch(/^append storage\/m\./)
+    await batch.flush()
+    const [ref] = await process.keep(first)
+    give()
+    await outcome
+    await batch[Symbol.asyncDispose]()
+    expect((await text(box, ref!)).length).toBe(2_000_000)
+    expect(await damages(box)).toEqual([])
+  })
+})

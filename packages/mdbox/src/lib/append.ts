@@ -367,6 +367,9 @@ export class Spool {
   readonly #directory: string
   #end: number
   #start = -1
+  /** Where the last record that is whole ends. */
+  #whole: number
+  #failed: unknown
   broken = false
 
   constructor(file: WriteFile, fs: Fs, directory: string) {
@@ -374,6 +377,7 @@ export class Spool {
     this.#fs = fs
     this.#directory = directory
     this.#end = file.size
+    this.#whole = file.size
   }
 
   get id(): number {
@@ -405,8 +409,14 @@ export class Spool {
     await this.append([frame.subarray(HEADER_BYTES)])
     await this.file.file.write(frame.subarray(0, HEADER_BYTES), this.#start)
     const length = this.#end - this.#start
-    this.#start = -1
+    this.complete()
     return length
+  }
+
+  /** The record is whole as it is. */
+  complete(): void {
+    this.#start = -1
+    this.#whole = this.#end
   }
 
   /** Cuts off the record that was begun last. */
@@ -438,18 +448,23 @@ export class Spool {
     }
   }
 
+  /** Makes the records that are whole now durable; another one may be under way behind them. */
   async sync(): Promise<void> {
-    if (this.#end === this.file.size) return
+    // After a flush that failed the next one says nothing of what that one lost.
+    if (this.#failed !== undefined) throw this.#failed
+    const whole = this.#whole
+    if (whole === this.file.size) return
     try {
       await this.file.file.sync()
       if (!this.file.named) await this.#fs.syncDirectory(this.#directory)
     } catch (error) {
       this.broken = true
+      this.#failed = error
       throw error
     }
     this.file.named = true
     this.file.line = undefined
-    this.file.size = this.#end
+    this.file.size = Math.max(this.file.size, whole)
   }
 }
 

@@ -233,7 +233,8 @@ export class Batch implements BoxBatch {
     this.#small = []
     this.#large = []
     this.#smallBytes = 0
-    const spools = this.#spools.filter((spool) => !this.#busy.has(spool))
+    // Those that another `save` is writing to just now, too.
+    const spools = this.#spools.filter((spool) => large.some(({ record }) => record.file === spool.id))
     const { appender } = this.#host
     const outcomes = await Promise.allSettled([
       small.length === 0
@@ -242,7 +243,7 @@ export class Batch implements BoxBatch {
             small.map(({ record }) => record),
             bytes,
           ),
-      ...(large.length === 0 ? [] : spools.map((spool) => spool.sync())),
+      ...spools.map((spool) => spool.sync()),
     ])
     if (outcomes[0]?.status === 'fulfilled' && outcomes[0].value !== undefined) this.#pinned.push(outcomes[0].value)
     const failed = outcomes.find((outcome) => outcome.status === 'rejected')

@@ -275,6 +275,7 @@ async function copyLarge(
     const at = await spool.begin([])
     for (let done = 0; done < length; done += COPY_PIECE)
       await spool.append([await window.bytes(offset + done, Math.min(COPY_PIECE, length - done))])
+    spool.complete()
     await spool.sync()
     moved.push({ ref: place.ref, file: spool.id, offset: at })
   } finally {
