@@ -506,3 +506,27 @@ describe('a flush while another message is being saved', () => {
     expect(await damages(box)).toEqual([])
   })
 })
+
+test('a file that a purge emptied and could not remove is removed by a later one, whatever purges come between', async () => {
+  const subject = bench()
+  const one = await subject.open()
+  const [left] = await save(one.box, one.process, 'x'.repeat(5000))
+  await one.process.setUses([left!], 0)
+  subject.fault = (operation, path) => (operation === 'remove' && path === 'storage/m.1' ? 'FS_IO' : undefined)
+  await expect(one.box.purge()).rejects.toThrow('planned failure')
+  subject.fault = () => undefined
+  await one.box[Symbol.asyncDispose]()
+  // Another process has the slot of that file, so that it cannot be touched.
+  const holder = await subject.open()
+  await save(holder.box, holder.process, 'kept')
+  const other = await subject.open()
+  const [mine] = await save(other.box, other.process, 'y'.repeat(5000))
+  await other.process.setUses([mine!], 0)
+  expect(await other.box.purge()).toMatchObject({ messages: 1 })
+  await holder.box[Symbol.asyncDispose]()
+  await other.box.purge()
+  expect((await files(subject.inner)).includes('m.1')).toBe(false)
+  // Nothing is remembered that is done: the number may be given again.
+  expect(other.process.host.table.view.values?.get('condemned')).toBeUndefined()
+  await other.box[Symbol.asyncDispose]()
+})

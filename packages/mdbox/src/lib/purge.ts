@@ -14,7 +14,14 @@
  *
  * A file with a damaged message is left as it is.
  */
-import { BOX_USES_COLUMN, BoxError, type BoxHost, type BoxRef, type PurgeReport } from '@mailstead/box'
+import {
+  BOX_USES_COLUMN,
+  BoxError,
+  type BoxHost,
+  type BoxPurgeTransaction,
+  type BoxRef,
+  type PurgeReport,
+} from '@mailstead/box'
 import { type Fs, FsError, type FsLock } from '@mailstead/fs'
 import { type Appender, lockSlot, type Pending, slotOf } from './append.ts'
 import type { FileCache, OpenFile } from './files.ts'
@@ -28,7 +35,7 @@ import { Window } from './window.ts'
 
 /** Table-level value: numbers (4 bytes, little-endian) of files that a transaction emptied and that are to be removed. must not change: on disk */
 export const CONDEMNED = 'condemned'
-/** Files removed between two flushes of the directory: bounds the value above. */
+/** Files removed between two flushes of the directory. */
 const CONDEMNED_MAX = 16
 /** Bytes copied in one group. */
 const COPY_GROUP: number = 4 * 1024 * 1024
@@ -84,24 +91,29 @@ export async function purgeBox(context: PurgeContext): Promise<PurgeReport> {
   }
   // Nothing more comes to these files, and what came has its row by now: from here on the plan holds.
   await host.refresh()
+  /** Files removed since the directory was last flushed, and those removed for good. */
   const removed: number[] = []
+  const gone = new Set<number>()
+  const flush = async (): Promise<void> => {
+    await fs.syncDirectory(directory)
+    for (const id of removed) gone.add(id)
+    removed.length = 0
+  }
   for (const content of (await survey(places, settled)).values()) {
-    const emptied = await empty(context, content, [...removed, content.id])
+    const emptied = await empty(context, content, removed, gone)
     if (!emptied) {
       report.skipped++
       continue
     }
     await remove(context, content.id)
     removed.push(content.id)
-    if (removed.length === CONDEMNED_MAX) {
-      await fs.syncDirectory(directory)
-      removed.length = 0
-    }
+    if (removed.length === CONDEMNED_MAX) await flush()
     report.files++
     report.messages += content.unused.length
     report.bytesReclaimed += content.size - content.liveBytes
   }
-  if (removed.length > 0) await fs.syncDirectory(directory)
+  if (removed.length > 0) await flush()
+  if (gone.size > 0) await host.transact((tx) => condemn(context, tx, [], gone))
   return report
 }
 
@@ -184,7 +196,12 @@ async function isUnfinished({ fs, directory }: PurgeContext, id: number): Promis
 }
 
 /** Moves what is alive out of a file and drops the rest. False: the file must stay. */
-async function empty(context: PurgeContext, content: Content, condemned: readonly number[]): Promise<boolean> {
+async function empty(
+  context: PurgeContext,
+  content: Content,
+  removed: readonly number[],
+  gone: ReadonlySet<number>,
+): Promise<boolean> {
   const { host, places, appender, files } = context
   const pins: number[] = []
   try {
@@ -210,7 +227,7 @@ async function empty(context: PurgeContext, content: Content, condemned: readonl
         tx.setColumn(table, 'offset', ref, offset)
       }
       if (content.unused.length > 0) tx.dropUnused(table, content.unused)
-      tx.setValue?.(table, CONDEMNED, writeCondemned(condemned))
+      condemn(context, tx, [...removed, content.id], gone)
     })
   } finally {
     for (const id of pins) appender.unpin(id)
@@ -300,6 +317,19 @@ function readCondemned({ table }: BoxHost): Set<number> {
   const view = new DataView(value.buffer, value.byteOffset, value.byteLength)
   for (let at = 0; at + 4 <= value.length; at += 4) ids.add(view.getUint32(at, true))
   return ids
+}
+
+/** Adds to the files that are to be removed, and takes from them those that are. What earlier purges left stays there. */
+function condemn(
+  { host }: PurgeContext,
+  tx: BoxPurgeTransaction,
+  ids: readonly number[],
+  gone: ReadonlySet<number>,
+): void {
+  const all = readCondemned(host)
+  for (const id of ids) all.add(id)
+  for (const id of gone) all.delete(id)
+  tx.setValue?.(host.table.id, CONDEMNED, all.size === 0 ? undefined : writeCondemned([...all]))
 }
 
 function writeCondemned(ids: readonly number[]): Uint8Array {
