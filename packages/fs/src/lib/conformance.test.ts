@@ -72,6 +72,7 @@ describe('memory like an object store', () => {
           syncRead: false,
           directories: false,
           watch: false,
+          metadata: false,
         }),
     },
   )

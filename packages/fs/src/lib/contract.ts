@@ -28,7 +28,15 @@ export interface FsSupports {
   /** `FsFile.readSync` and `FsFile.appendSync` are there: reads of warm data block for microseconds, not for a network. */
   readonly syncRead: boolean
   readonly watch: boolean
+  /** `writeFile` takes `metadata`, and `stat` tells it. */
+  readonly metadata: boolean
 }
+
+/**
+ * What a writer says about a file, kept with it. Names are 1 to 64 characters of a-z, 0-9 and `-`, values printable US-ASCII
+ * without leading or trailing spaces, all of it at most 2,048 bytes (what S3 allows): FS_LIMIT beyond, FS_DENIED for others.
+ */
+export type FsMetadata = Readonly<Record<string, string>>
 
 export interface FsCallOptions {
   readonly signal?: AbortSignal
@@ -42,6 +50,8 @@ export interface FsStat {
   readonly modifiedMs: number
   /** Changes whenever the content does; what `ifMatch` compares. Empty where `supports.conditional` is false. */
   readonly tag: string
+  /** Present exactly where `supports.metadata` and for a file; empty if none was given. */
+  readonly metadata?: FsMetadata
 }
 
 export interface FsEntry {
@@ -100,6 +110,8 @@ export interface FsWriteOptions extends FsCallOptions {
   readonly ifMatch?: string
   /** Permission bits of a new file. (default 0o600) */
   readonly mode?: number
+  /** Replaces what was there; without it a file has none. FS_UNSUPPORTED where `supports.metadata` is false. */
+  readonly metadata?: FsMetadata
 }
 
 /**

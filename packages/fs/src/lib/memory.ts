@@ -77,6 +77,7 @@ export function memoryFs(options: MemoryFsOptions = {}): Fs {
     conditional: options.conditional ?? true,
     syncRead: options.syncRead ?? true,
     watch: options.watch ?? true,
+    metadata: false,
   }
   const root: DirectoryNode = { kind: 'directory', entries: new Map(), modifiedMs: now() }
   const queue = new LockQueue()

@@ -161,6 +161,7 @@ class PosixFs implements Fs {
       syncRead: true,
       // What memfs calls watching is not reliable enough to promise anything.
       watch: real,
+      metadata: false,
     }
     if (real)
       this.watch = (path, onChange, { signal }) => {

@@ -1,6 +1,6 @@
 import type { Fs, FsFile } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
-import { faultyFs } from '@mailstead/fs/testing'
+import { faultyFs } from '@mailstead/fs/faults'
 import { UidSet } from '@mailstead/uidset'
 import { describe, expect, test } from 'vitest'
 import { FLAG_ANSWERED, FLAG_FLAGGED, type Index, type IndexFinding, type IndexOptions } from './contract.ts'

@@ -1,6 +1,6 @@
 import type { Fs } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
-import { type FaultPlan, faultyFs } from '@mailstead/fs/testing'
+import { type FaultPlan, faultyFs } from '@mailstead/fs/faults'
 import { UidSet } from '@mailstead/uidset'
 import { afterAll, describe, expect, test } from 'vitest'
 import {

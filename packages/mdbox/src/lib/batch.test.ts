@@ -1,7 +1,7 @@
 import type { BoxSaved } from '@mailstead/box'
 import { memoryTable } from '@mailstead/box/testing'
 import { memoryFs } from '@mailstead/fs/memory'
-import { faultyFs } from '@mailstead/fs/testing'
+import { faultyFs } from '@mailstead/fs/faults'
 import { expect, test } from 'vitest'
 import { mdbox } from './mdbox.ts'
 import { BATCH_MEMORY_MAX } from './options.ts'

@@ -1,0 +1,1 @@
+export { type FaultPlan, type FaultyOperation, faultyFs } from './lib/faulty.ts'
