@@ -359,6 +359,26 @@ export function indexConformance({ describe, it }: Runner, subject: IndexUnderTe
       )
       assert.equal(index.info('inbox')!.count, 3)
     })
+    test('rows that a transaction expects are all there, or nothing happens', async (index) => {
+      await append(index, 5)
+      await transact(index, (tx) => tx.expunge('inbox', UidSet.of(3)))
+      await transact(index, (tx) => {
+        tx.expectRows('inbox', UidSet.fromRanges([1, 2, 4, 5]))
+        tx.expectRows('inbox', UidSet.empty)
+        tx.append('inbox', {})
+      })
+      for (const missing of ['3', '2:4', '1:5', '5:9', '900'])
+        await refuses(
+          transact(index, (tx) => {
+            tx.append('inbox', {})
+            tx.expectRows('inbox', UidSet.parse(missing))
+          }),
+          'INDEX_CONFLICT',
+        )
+      await append(index, CHUNK_ROWS)
+      await transact(index, (tx) => tx.expectRows('inbox', UidSet.range(4, CHUNK_ROWS + 6)))
+      assert.equal(index.info('inbox')!.count, CHUNK_ROWS + 5)
+    })
     test('of everything leaves a table that goes on', async (index) => {
       await append(index, CHUNK_ROWS + 5)
       await transact(index, (tx) => tx.expunge('inbox', UidSet.range(1, 2 ** 32 - 1)))

@@ -214,7 +214,7 @@ export interface IndexTransaction extends AsyncDisposable {
   /**
    * Appends copies of rows of a view (flags, keywords and the columns both tables have), in ascending order of source rows.
    * `columns` says what the copies have instead. Rows of this index are copied as they are at commit, under the lock, not
-   * as the view has them; one that is gone by then is copied from the view (`expunge` with `mustExist` refuses that).
+   * as the view has them; one that is gone by then is copied from the view (`expectRows`, or `expunge` with `mustExist`, refuses that).
    */
   appendFrom(
     table: string,
@@ -237,6 +237,8 @@ export interface IndexTransaction extends AsyncDisposable {
   setValue(table: string, key: string, value: Uint8Array | undefined): void
   /** INDEX_CONFLICT at commit unless the value of `key` is exactly this (undefined: absent). */
   expectValue(table: string, key: string, value: Uint8Array | undefined): void
+  /** INDEX_CONFLICT at commit unless all these rows are there. */
+  expectRows(table: string, uids: UidSet): void
   /** Group commit: what waits together is written and flushed together. Rejects with nothing changed. */
   commit(options?: CommitOptions): Promise<CommitResult>
 }

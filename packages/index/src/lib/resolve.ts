@@ -234,6 +234,12 @@ class Resolver {
           throw new IndexError('INDEX_CONFLICT', `value ${JSON.stringify(key)} of ${table} is another`, { table })
         return
       }
+      case 'expect-rows': {
+        const { table, uids } = request
+        const gone = uids.size - countOf(this.#working(table), uids)
+        if (gone > 0) throw new IndexError('INDEX_CONFLICT', `${gone} of the rows of ${table} are gone`, { table })
+        return
+      }
     }
   }
 
@@ -844,4 +850,23 @@ function sameBytes(a: Uint8Array | undefined, b: Uint8Array | undefined): boolea
   if (a.length !== b.length) return false
   for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false
   return true
+}
+
+/** How many of these rows a table has. */
+function countOf({ draft }: Working, uids: UidSet): number {
+  const { chunks } = draft
+  const { ranges } = uids
+  let count = 0
+  for (let r = 0, at = 0; r < ranges.length; r += 2) {
+    const hi = ranges[r + 1]!
+    for (at = chunkAtLeast(chunks, ranges[r]!, at); at < chunks.length; at++) {
+      const { uids: has, rows } = chunks[at]!
+      if (has[0]! > hi) break
+      const from = rowAtLeast(has, rows, ranges[r]!)
+      const to = hi >= has[rows - 1]! ? rows : rowAtLeast(has, rows, hi + 1)
+      count += to - from
+      if (to < rows) break
+    }
+  }
+  return count
 }

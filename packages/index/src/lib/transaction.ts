@@ -82,6 +82,7 @@ export type Requested =
     }
   | { readonly kind: 'value'; readonly table: string; readonly key: string; readonly value: Uint8Array | undefined }
   | { readonly kind: 'expect'; readonly table: string; readonly key: string; readonly value: Uint8Array | undefined }
+  | { readonly kind: 'expect-rows'; readonly table: string; readonly uids: UidSet }
 
 /** What a transaction asks for when it commits. */
 export interface Committer {
@@ -170,6 +171,10 @@ export class Transaction implements IndexTransaction {
 
   expectValue(table: string, key: string, value: Uint8Array | undefined): void {
     this.#add({ kind: 'expect', table, key, value: value && new Uint8Array(value) })
+  }
+
+  expectRows(table: string, uids: UidSet): void {
+    this.#add({ kind: 'expect-rows', table, uids })
   }
 
   async commit(options: CommitOptions = {}): Promise<CommitResult> {

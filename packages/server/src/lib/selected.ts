@@ -327,13 +327,6 @@ export class Selected implements SelectedMailbox {
     return uids.subtract(uidsOfSequences(view.chunks, sequencesOfUids(view, uids)))
   }
 
-  /** A sequence number names a message that the client was told of: it may not be passed over in silence, as a UID may. */
-  async #mustBeThere(target: Target, uids: UidSet): Promise<void> {
-    if (isByUid(target)) return
-    await this.#renamed(() => this.#refresh())
-    if (!this.#goneAmong(uids).isEmpty) throw new ImapError('EXPUNGEISSUED', 'Some messages were expunged')
-  }
-
   async search(
     key: SearchKey,
     options: { readonly uid: boolean },
@@ -384,9 +377,10 @@ export class Selected implements SelectedMailbox {
     const sequences = sequencesOf(target, this.#shown, this.#saved)
     if (sequences.isEmpty) return { copied: undefined }
     const uids = uidsOfSequences(this.#shown.chunks, sequences)
-    // All or none (RFC 3501 §6.4.7).
-    await this.#mustBeThere(target, uids)
-    const outcome = await this.#renamed(() => this.#mailbox.copy(uids, mailbox), 'TRYCREATE')
+    // All or none (RFC 3501 §6.4.7): a sequence number names a message that the client was told of, and may not be passed over
+    // in silence, as a UID may.
+    const options = { mustExist: !isByUid(target) }
+    const outcome = await this.#renamed(() => this.#mailbox.copy(uids, mailbox, options), 'TRYCREATE')
     return { copied: outcome.source.isEmpty ? undefined : outcome }
   }
 
@@ -400,8 +394,8 @@ export class Selected implements SelectedMailbox {
     const sequences = sequencesOf(target, this.#shown, this.#saved)
     if (!sequences.isEmpty) {
       const uids = uidsOfSequences(this.#shown.chunks, sequences)
-      await this.#mustBeThere(target, uids)
-      const outcome = await this.#renamed(() => this.#mailbox.move(uids, mailbox), 'TRYCREATE')
+      const options = { mustExist: !isByUid(target) }
+      const outcome = await this.#renamed(() => this.#mailbox.move(uids, mailbox, options), 'TRYCREATE')
       copied({ copied: outcome.source.isEmpty ? undefined : outcome })
     } else copied({ copied: undefined })
     await this.sync({ expunges: true }, writer)

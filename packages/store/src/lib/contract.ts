@@ -117,6 +117,11 @@ export interface MessageBody extends AsyncDisposable, Disposable {
   stream(start: number, end: number): AsyncIterable<Uint8Array>
 }
 
+export interface CopyOptions {
+  /** All of the messages or none, decided under the lock. (default false) */
+  readonly mustExist?: boolean
+}
+
 export interface CopyOutcome {
   readonly uidValidity: number
   /** Pairs in ascending order of `source`. */
@@ -139,10 +144,13 @@ export interface Mailbox extends AsyncDisposable {
   ): Promise<{ readonly changed: UidSet; readonly failed: UidSet }>
   /** Those with \Deleted (among `uids` if given); or, with `force`, all of `uids`. */
   expunge(uids: UidSet | undefined, options?: { readonly force?: boolean }): Promise<UidSet>
-  /** One row and one use for each message, never bytes. Messages expunged meanwhile are left out. STORE_NO_MAILBOX. */
-  copy(uids: UidSet, to: string): Promise<CopyOutcome>
+  /**
+   * One row and one use for each message, never bytes. Messages expunged meanwhile are left out or, with `mustExist`, the
+   * reason why nothing is copied: STORE_EXPUNGED. STORE_NO_MAILBOX.
+   */
+  copy(uids: UidSet, to: string, options?: CopyOptions): Promise<CopyOutcome>
   /** The same, and expunged here, in one frame. */
-  move(uids: UidSet, to: string): Promise<CopyOutcome>
+  move(uids: UidSet, to: string, options?: CopyOptions): Promise<CopyOutcome>
   /** STORE_EXPUNGED if the row is gone from the newest state and its bytes too; STORE_DAMAGED if its bytes are. */
   body(view: TableView, row: number): Promise<MessageBody>
   /** Without a turn of the event loop; undefined where that cannot be. Throws as `body` rejects. */

@@ -8,7 +8,7 @@ export type StoreErrorCode =
   | 'STORE_EXISTS'
   /** The name is not one a mailbox may have. */
   | 'STORE_BAD_NAME'
-  /** The message was expunged and its bytes are gone. */
+  /** The message was expunged and its bytes are gone; or one was that had to be there. */
   | 'STORE_EXPUNGED'
   /** The message's bytes are missing or fail their checksum. It stays listed; others are not affected. */
   | 'STORE_DAMAGED'

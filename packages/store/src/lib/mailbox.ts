@@ -6,7 +6,7 @@ import type { FlagChange } from '@mailstead/index'
 import { UidSet } from '@mailstead/uidset'
 import { BoxError, type BoxMessage } from '@mailstead/box'
 import { messageBody } from './body.ts'
-import { type CopyOutcome, FORM_CANONICAL, type Mailbox, type MessageBody } from './contract.ts'
+import { type CopyOptions, type CopyOutcome, FORM_CANONICAL, type Mailbox, type MessageBody } from './contract.ts'
 import type { Core } from './core.ts'
 import { StoreError } from './error.ts'
 import { storeError } from './failure.ts'
@@ -75,15 +75,15 @@ export class OpenMailbox implements Mailbox {
     })
   }
 
-  async copy(uids: UidSet, to: string): Promise<CopyOutcome> {
-    return this.#copy(uids, to, false)
+  async copy(uids: UidSet, to: string, options: CopyOptions = {}): Promise<CopyOutcome> {
+    return this.#copy(uids, to, options, false)
   }
 
-  async move(uids: UidSet, to: string): Promise<CopyOutcome> {
-    return this.#copy(uids, to, true)
+  async move(uids: UidSet, to: string, options: CopyOptions = {}): Promise<CopyOutcome> {
+    return this.#copy(uids, to, options, true)
   }
 
-  async #copy(uids: UidSet, to: string, andExpunge: boolean): Promise<CopyOutcome> {
+  async #copy(uids: UidSet, to: string, options: CopyOptions, andExpunge: boolean): Promise<CopyOutcome> {
     const core = this.#writable()
     const target = await this.#work(() => core.find(to))
     const table = mailboxTable(target.guid)
@@ -94,11 +94,17 @@ export class OpenMailbox implements Mailbox {
           const rows = rowsOf(view, uids)
           const source = uidsOf(view, rows)
           const { uidValidity } = target
+          if (options.mustExist === true && rows.length !== uids.size)
+            throw new StoreError('STORE_EXPUNGED', `${uids.size - rows.length} of the messages were expunged`, {
+              mailbox: this.name,
+            })
           if (rows.length === 0) return { uidValidity, source, destination: UidSet.empty }
           if (!core.syncRead) await view.load(core.columnNames)
           await using tx = core.index.begin()
           const copies = tx.appendFrom(table, view, rows, { saved: core.settings.now() })
+          // One that went since the view was taken is looked for again: what is copied was there when it was copied.
           if (andExpunge) tx.expunge(this.#id, source, { mustExist: true })
+          else tx.expectRows(this.#id, source)
           await tx.commit()
           return { uidValidity, source, destination: copies.uids }
         }),

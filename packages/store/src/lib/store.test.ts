@@ -300,6 +300,33 @@ describe.each(drivers)('store on %s', (_, freshFs) => {
     expect(await bytesOf(trash, 1)).toBe(mail(2).toString())
     expect(await damage(store)).toEqual([])
   })
+  test('a copy of what must be there is of all messages or of none, whoever expunges meanwhile', async () => {
+    await using store = await open(await freshFs())
+    const session = store.as(anna)
+    await session.create('there')
+    await save(store, 'INBOX', ...Array.from({ length: 8 }, (_, i) => mail(i + 1)))
+    await using inbox = await session.open('INBOX')
+    await using there = await session.open('there')
+    await inbox.expunge(UidSet.of(8), { force: true })
+    const gone = { code: 'STORE_EXPUNGED' }
+    await expect(inbox.copy(UidSet.parse('7:8'), 'there', { mustExist: true })).rejects.toMatchObject(gone)
+    await expect(inbox.move(UidSet.parse('7:8'), 'there', { mustExist: true })).rejects.toMatchObject(gone)
+    expect((await inbox.copy(UidSet.parse('7:8'), 'there')).source.toString()).toBe('7')
+    // Decided in one group: the expunge is first, and the copy has to see it.
+    for (const [uid, change] of [
+      [7, 'copy'],
+      [6, 'move'],
+    ] as const) {
+      const expunged = inbox.expunge(UidSet.of(uid), { force: true })
+      await expect(inbox[change](UidSet.parse(`1:${uid}`), 'there', { mustExist: true })).rejects.toMatchObject(gone)
+      await expunged
+    }
+    const expunged = inbox.expunge(UidSet.of(5), { force: true })
+    expect((await inbox.copy(UidSet.parse('1:5'), 'there')).source.toString()).toBe('1:4')
+    expect((await expunged).toString()).toBe('5')
+    expect([inbox.view.count, there.view.count]).toEqual([4, 5])
+    expect(await damage(store)).toEqual([])
+  })
   test('two processes on one store see each other, and never decide the same thing twice', async () => {
     const fs = await freshFs()
     await using one = await open(fs)
