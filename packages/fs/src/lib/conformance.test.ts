@@ -6,7 +6,8 @@ import { memfs } from 'memfs'
 import { afterAll, beforeAll, describe, it } from 'vitest'
 import { memoryFs } from '../memory.ts'
 import { inProcessLocks, type PosixNodeFs, posixFs } from '../posix.ts'
-import { faultyFs, fsConformance } from '../testing.ts'
+import { faultyFs } from '../faults.ts'
+import { fsConformance } from '../testing.ts'
 
 const depth = process.env['MAILSTEAD_DEPTH']
 const modelRuns = depth === 'soak' ? 2000 : depth === 'ci' ? 100 : 20

@@ -12,6 +12,7 @@ import type {
   FsEntry,
   FsFile,
   FsLock,
+  FsMetadata,
   FsOpenMode,
   FsReadOptions,
   FsSource,
@@ -22,6 +23,7 @@ import type {
 } from './contract.ts'
 import { FsError } from './error.ts'
 import { LockQueue } from './lock-wait.ts'
+import { checkMetadata } from './metadata.ts'
 import { checkPath, nameOf, parentOf } from './path.ts'
 import { collect } from './source.ts'
 
@@ -30,7 +32,7 @@ export interface MemoryFsOptions {
   readonly name?: string
   /** The clock, in milliseconds since the epoch. (default `Date.now`) */
   readonly now?: () => number
-  /** Each of these is there unless it is `false`. All but `syncRead` and `watch` off is an object store. */
+  /** Each of these is there unless it is `false`. An object store has `conditional` and `metadata` only. */
   readonly append?: boolean
   readonly overwrite?: boolean
   readonly rename?: boolean
@@ -39,12 +41,14 @@ export interface MemoryFsOptions {
   readonly conditional?: boolean
   readonly syncRead?: boolean
   readonly watch?: boolean
+  readonly metadata?: boolean
   /** If `false`, a directory exists only while it has entries, as a prefix of names does. */
   readonly directories?: boolean
 }
 
 /** Entries of one page of `list`. */
 const PAGE_ENTRIES = 256
+const NO_METADATA: FsMetadata = Object.freeze({})
 
 interface FileNode {
   readonly kind: 'file'
@@ -53,6 +57,7 @@ interface FileNode {
   size: number
   modifiedMs: number
   version: number
+  readonly metadata: FsMetadata
   /** Handles that hold the kernel-like lock of this file. */
   readonly holders: Map<object, 'shared' | 'exclusive'>
 }
@@ -77,7 +82,7 @@ export function memoryFs(options: MemoryFsOptions = {}): Fs {
     conditional: options.conditional ?? true,
     syncRead: options.syncRead ?? true,
     watch: options.watch ?? true,
-    metadata: false,
+    metadata: options.metadata ?? true,
   }
   const root: DirectoryNode = { kind: 'directory', entries: new Map(), modifiedMs: now() }
   const queue = new LockQueue()
@@ -150,14 +155,18 @@ export function memoryFs(options: MemoryFsOptions = {}): Fs {
     }
   }
 
-  function newFile(data: Uint8Array): FileNode {
-    return { kind: 'file', id: ++lastId, data, size: data.length, modifiedMs: now(), version: 1, holders: new Map() }
+  function newFile(data: Uint8Array, metadata = NO_METADATA): FileNode {
+    const modifiedMs = now()
+    return { kind: 'file', id: ++lastId, data, size: data.length, modifiedMs, version: 1, metadata, holders: new Map() }
   }
 
   function statOf(node: FileNode | DirectoryNode): FsStat {
     if (node.kind === 'directory') return { kind: 'directory', size: 0, modifiedMs: node.modifiedMs, tag: '' }
     const tag = supports.conditional ? `${node.id}.${node.version}` : ''
-    return { kind: 'file', size: node.size, modifiedMs: node.modifiedMs, tag }
+    const { size, modifiedMs, metadata } = node
+    return supports.metadata
+      ? { kind: 'file', size, modifiedMs, tag, metadata }
+      : { kind: 'file', size, modifiedMs, tag }
   }
 
   function resize(node: FileNode, size: number): void {
@@ -324,6 +333,8 @@ export function memoryFs(options: MemoryFsOptions = {}): Fs {
       const { ifAbsent = false, ifMatch } = writeOptions
       enter(path, writeOptions)
       if (ifMatch !== undefined && !supports.conditional) throw unsupported('ifMatch', path)
+      if (writeOptions.metadata !== undefined && !supports.metadata) throw unsupported('metadata', path)
+      const metadata = writeOptions.metadata && checkMetadata(writeOptions.metadata, path)
       const check = (): void => {
         const there = find(path)
         if (there?.kind === 'directory' || (ifAbsent && there !== undefined)) throw exists(path)
@@ -334,7 +345,7 @@ export function memoryFs(options: MemoryFsOptions = {}): Fs {
       const data = await collect(source, writeOptions.signal)
       enter(path, writeOptions)
       check()
-      const node = newFile(data)
+      const node = newFile(data, metadata)
       put(path, node)
       changed(path)
       return statOf(node)

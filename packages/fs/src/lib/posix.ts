@@ -287,6 +287,8 @@ class PosixFs implements Fs {
 
   async writeFile(path: string, data: FsSource, options: FsWriteOptions = {}): Promise<FsStat> {
     this.#enter(path, options)
+    if (options.metadata !== undefined)
+      throw new FsError('FS_UNSUPPORTED', `${this.name} does not support metadata`, { path })
     const directory = parentOf(path)
     const before = this.#writers.get(path)
     const mine = (before === undefined ? Promise.resolve() : before).then(() => this.#replace(path, data, options))
