@@ -1,0 +1,191 @@
+/**
+ * A small file system of the kernel on a file: for tests of a disk that is full, read-only or gone.
+ *
+ * Whatever happens, it is unmounted and its loop device freed: when it is disposed, or when the process ends.
+ */
+import { execFile, execFileSync } from 'node:child_process'
+import { accessSync, constants, existsSync, mkdtempSync, readFileSync, rmSync, statSync, truncateSync } from 'node:fs'
+import { mkdir, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { promisify } from 'node:util'
+
+const CAP_SYS_ADMIN = 21n
+/** How long somebody may keep a mounted directory busy (a file about to be closed) before it is taken away. */
+const BUSY_TRIES = 100
+const BUSY_PAUSE_MS = 20
+
+const execute = promisify(execFile)
+
+/** Why no loop device can be mounted here; undefined if one can. */
+export function volumeUnavailable(programs: readonly string[] = []): string | undefined {
+  if (process.platform !== 'linux') return 'this is not Linux'
+  const capabilities = /^CapEff:\s*([0-9a-f]+)$/m.exec(readFileSync('/proc/self/status', 'latin1'))?.[1] ?? '0'
+  if (((BigInt(`0x${capabilities}`) >> CAP_SYS_ADMIN) & 1n) === 0n) return 'only root may mount'
+  if (!existsSync('/dev/loop-control')) return 'there are no loop devices'
+  for (const program of ['mount', 'umount', 'mkfs.ext4', ...programs])
+    if (!isProgram(program)) return `${program} is not installed`
+  return undefined
+}
+
+function isProgram(name: string): boolean {
+  return `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin`.split(':').some((directory) => {
+    try {
+      accessSync(join(directory, name), constants.X_OK)
+      return statSync(join(directory, name)).isFile()
+    } catch {
+      return false
+    }
+  })
+}
+
+/** Runs a program; what it said is part of the failure. */
+export async function run(program: string, ...parameters: string[]): Promise<string> {
+  const path = `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin`
+  try {
+    const { stdout } = await execute(program, parameters, { env: { ...process.env, PATH: path, LC_ALL: 'C' } })
+    return stdout
+  } catch (error) {
+    const said = (error as { stderr?: string }).stderr ?? ''
+    throw new Error(`${program} ${parameters.join(' ')}: ${said.trim()}`, { cause: error })
+  }
+}
+
+/** Directories that are mounted now, the latest last. */
+const mounted = new Set<string>()
+/** Directories with what belongs to a disk. */
+const scratch = new Set<string>()
+
+process.on('exit', () => {
+  for (const directory of [...mounted].reverse()) {
+    try {
+      execFileSync('umount', ['-l', directory], { stdio: 'ignore' })
+    } catch {
+      // It is gone already.
+    }
+  }
+  for (const directory of scratch) rmSync(directory, { recursive: true, force: true })
+})
+
+/**
+ * A new directory for disks: in memory where that is possible, since whole disks are written over and over. It is
+ * removed when the process ends, unless `released`.
+ */
+export function scratchDirectory(): string {
+  let base = tmpdir()
+  try {
+    accessSync('/dev/shm', constants.W_OK)
+    base = '/dev/shm'
+  } catch {
+    // No shared memory here.
+  }
+  const directory = mkdtempSync(join(base, 'mailstead-disk-'))
+  scratch.add(directory)
+  return directory
+}
+
+/** A scratch directory was removed. */
+export function released(directory: string): void {
+  scratch.delete(directory)
+}
+
+/** A directory on which something else mounted what must not stay mounted when the process ends. */
+export function remembered(directory: string): void {
+  mounted.add(directory)
+}
+
+/** Mounts a file through a loop device, which is freed with the mount. */
+export async function mountLoop(image: string, directory: string, options: readonly string[] = []): Promise<void> {
+  await run('mount', '-o', ['loop', ...options].join(','), image, directory)
+  mounted.add(directory)
+}
+
+/** Unmounts. What keeps it busy for long loses its files, and the test that left it open fails. */
+export async function unmount(directory: string): Promise<void> {
+  for (let tries = 1; ; tries++) {
+    try {
+      await run('umount', directory)
+      break
+    } catch (error) {
+      if (!String(error).includes('busy')) throw error
+      if (tries === BUSY_TRIES) {
+        await run('umount', '-l', directory)
+        mounted.delete(directory)
+        throw new Error(`somebody still uses ${directory}`, { cause: error })
+      }
+      await sleep(BUSY_PAUSE_MS)
+    }
+  }
+  mounted.delete(directory)
+}
+
+/** Makes an empty file system in a new file. Nothing of it is left for the kernel to initialize later. */
+export async function format(image: string, sizeMiB: number, kind: 'ext4' = 'ext4'): Promise<void> {
+  await writeFile(image, '', { flag: 'wx' })
+  truncateSync(image, sizeMiB * 1024 * 1024)
+  const eager = 'lazy_itable_init=0,lazy_journal_init=0,nodiscard'
+  // No blocks that only root may use: the tests run as root, and full is to mean full.
+  await run(`mkfs.${kind}`, '-q', '-F', '-b', '4096', '-m', '0', '-E', eager, image)
+}
+
+export interface VolumeOptions {
+  /** (default 16, the least that has a journal) */
+  readonly sizeMiB?: number
+}
+
+export class Volume implements AsyncDisposable {
+  readonly mountPoint: string
+  readonly #directory: string
+  #mounted = false
+
+  private constructor(directory: string) {
+    this.#directory = directory
+    this.mountPoint = join(directory, 'mounted')
+  }
+
+  static async create(options: VolumeOptions = {}): Promise<Volume> {
+    const directory = scratchDirectory()
+    const volume = new Volume(directory)
+    try {
+      await format(join(directory, 'image'), options.sizeMiB ?? 16)
+      await mkdir(volume.mountPoint)
+      await volume.mount()
+      return volume
+    } catch (error) {
+      await volume[Symbol.asyncDispose]()
+      throw error
+    }
+  }
+
+  async mount(): Promise<void> {
+    await mountLoop(join(this.#directory, 'image'), this.mountPoint)
+    this.#mounted = true
+  }
+
+  /** 'ro' fails while a file is open for writing. */
+  async remount(mode: 'ro' | 'rw'): Promise<void> {
+    await run('mount', '-o', `remount,${mode}`, this.mountPoint)
+  }
+
+  async unmount(): Promise<void> {
+    this.#mounted = false
+    await unmount(this.mountPoint)
+  }
+
+  /** Takes it away beneath whoever uses it: the name leads elsewhere at once, open files live on. */
+  async takeAway(): Promise<void> {
+    this.#mounted = false
+    await run('umount', '-l', this.mountPoint)
+    mounted.delete(this.mountPoint)
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    try {
+      if (this.#mounted) await this.unmount()
+    } finally {
+      rmSync(this.#directory, { recursive: true, force: true })
+      released(this.#directory)
+    }
+  }
+}
