@@ -183,6 +183,25 @@ describe('RFC 4731, RFC 5032 and RFC 5182', () => {
     await client.ok('SELECT a')
     expect(await client.ok('FETCH $ UID')).toEqual([])
   })
+  test('a search that is to be saved and ends with NO empties the saved result, and no other does', async () => {
+    await using all = await mail()
+    const client = await all.logIn()
+    for (const subject of ['x', 'y', 'x']) await client.append('INBOX', message(subject))
+    await client.ok('SELECT INBOX')
+    for (const [command, status, left] of [
+      ['SEARCH CHARSET X-NONE SUBJECT x', 'NO', 1],
+      ['SORT (DATE) X-NONE ALL', 'NO', 1],
+      ['SEARCH RETURN (COUNT) CHARSET X-NONE SUBJECT x', 'NO', 1],
+      ['SEARCH RETURN (SAVE) CHARSET UTF-8 SUBJECT', 'BAD', 1],
+      ['SEARCH RETURN (SAVE', 'BAD', 1],
+      ['SEARCH RETURN (SAVE COUNT) CHARSET X-NONE SUBJECT x', 'NO', 0],
+      ['UID SEARCH RETURN (SAVE) CHARSET X-NONE ALL', 'NO', 0],
+    ] as const) {
+      await client.ok('SEARCH RETURN (SAVE) SUBJECT y')
+      expect([command, (await client.command(command)).status]).toEqual([command, status])
+      expect([command, (await client.ok('FETCH $ UID')).length]).toEqual([command, left])
+    }
+  })
 })
 
 describe('RFC 5256', () => {

@@ -11,6 +11,7 @@
  */
 import { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
+import { UidSet } from '@mailstead/uidset'
 import type { Authentication } from './authenticate.ts'
 import { capabilities } from './capabilities.ts'
 import type { CloseReason, ImapConnection, ImapEvent, ImapServerOptions } from './engine-options.ts'
@@ -470,9 +471,10 @@ export class Connection implements ImapConnection {
     } catch (error) {
       if (!(error instanceof ImapSyntaxError)) throw error
       const { tag, code, message } = error
-      if (code !== undefined && tag !== undefined && this.session !== undefined)
+      if (code !== undefined && tag !== undefined && this.session !== undefined) {
+        if (error.losesSaved) this.selected?.saveResult(UidSet.empty)
         this.tagged(tag, `NO [${code}] ${message}`)
-      else this.bad(tag ?? '*', message)
+      } else this.bad(tag ?? '*', message)
       return
     }
     const { tag, command } = parsed

@@ -15,7 +15,7 @@ import {
   writeThreads,
   writeVanished,
 } from './replies.ts'
-import type { ImapSession, ListEntry, SelectedMailbox } from './session.ts'
+import type { ImapSession, ListEntry, SearchResult, SelectedMailbox } from './session.ts'
 import { ImapSyntaxError } from './syntax-error.ts'
 import type { Target } from './vocabulary.ts'
 
@@ -377,20 +377,20 @@ async function search(
     output.text('\r\n')
     return 'OK Search completed.'
   }
-  const tells = returns.min || returns.max || returns.all || returns.count
-  let byUid: UidSet | undefined
-  if (returns.save) {
-    try {
-      byUid = (await selected.search(key, { uid: true })).found
-    } catch (error) {
-      // RFC 5182 §2.1: a search that fails leaves nothing saved.
-      selected.saveResult(UidSet.empty)
-      throw error
+  let result: SearchResult
+  try {
+    result = await selected.search(key, { uid })
+    if (returns.save) {
+      const byUid = uid ? result : await selected.search(key, { uid: true })
+      selected.saveResult(savedPart(byUid.found, returns))
     }
-    selected.saveResult(savedPart(byUid, returns))
-    if (!tells) return 'OK Search completed, result saved.'
+  } catch (error) {
+    // RFC 5182 §2.1: a search that fails leaves nothing saved.
+    if (returns.save) selected.saveResult(UidSet.empty)
+    throw error
   }
-  const { found, modSeq } = await selected.search(key, { uid })
+  if (!(returns.min || returns.max || returns.all || returns.count)) return 'OK Search completed, result saved.'
+  const { found } = result
   output.text(`* ESEARCH (TAG ${formatQuoted(tag)})${uid ? ' UID' : ''}`)
   if (!found.isEmpty) {
     if (returns.min) output.text(` MIN ${found.first}`)
@@ -401,9 +401,15 @@ async function search(
     }
   }
   if (returns.count) output.text(` COUNT ${found.size}`)
-  if (command.modSeq && !found.isEmpty) output.text(` MODSEQ ${modSeq}`)
+  if (command.modSeq && !found.isEmpty) output.text(` MODSEQ ${toldModSeq(result, returns)}`)
   output.text('\r\n')
   return 'OK Search completed.'
+}
+
+/** RFC 4731 §3.2: with MIN or MAX and neither ALL nor COUNT, the modseq of the messages that are told; else of all found. */
+function toldModSeq({ modSeq, firstModSeq, lastModSeq }: SearchResult, returns: SearchReturn): number {
+  if (returns.all || returns.count) return modSeq
+  return Math.max(returns.min ? firstModSeq : 0, returns.max ? lastModSeq : 0)
 }
 
 /** RFC 5182 §2.4: with MIN or MAX and neither ALL nor COUNT, those alone are saved. */

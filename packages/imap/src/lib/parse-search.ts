@@ -47,12 +47,17 @@ export function parseSearch(
     returns = parseReturn(cursor)
     cursor.space()
   }
-  let decoder: TextDecoder | undefined
-  if (cursor.skips('CHARSET ')) {
-    decoder = decoderOf(cursor.astring('A charset is missing.').toString('latin1'))
-    cursor.space()
+  try {
+    let decoder: TextDecoder | undefined
+    if (cursor.skips('CHARSET ')) {
+      decoder = decoderOf(cursor.astring('A charset is missing.').toString('latin1'))
+      cursor.space()
+    }
+    return { ...parseProgram(cursor, uid, decoder), returns }
+  } catch (error) {
+    if (returns?.save === true && error instanceof ImapSyntaxError) error.losesSaved = true
+    throw error
   }
-  return { ...parseProgram(cursor, uid, decoder), returns }
 }
 
 function parseReturn(cursor: Cursor): SearchReturn {

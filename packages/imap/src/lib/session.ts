@@ -187,6 +187,16 @@ export interface StoreResult {
   readonly expunged?: boolean
 }
 
+export interface SearchResult {
+  /** UIDs or sequence numbers, as was asked. */
+  readonly found: UidSet
+  /** The highest modseq among the matches (for SEARCH with MODSEQ); 0 if there are none. */
+  readonly modSeq: number
+  /** Modseqs of the first and the last match (RFC 4731 §3.2); 0 if there are none. */
+  readonly firstModSeq: number
+  readonly lastModSeq: number
+}
+
 export interface CopyResult {
   /** COPYUID (RFC 4315), undefined if nothing was copied. */
   readonly copied: { readonly uidValidity: number; readonly source: UidSet; readonly destination: UidSet } | undefined
@@ -234,11 +244,7 @@ export interface SelectedMailbox extends AsyncDisposable {
     writer: FetchWriter,
     options: { readonly wantsModSeq: boolean },
   ): Promise<StoreResult>
-  /** UIDs or sequence numbers (as `uid` says), and the highest modseq among the matches (for SEARCH with MODSEQ). */
-  search(
-    key: SearchKey,
-    options: { readonly uid: boolean },
-  ): Promise<{ readonly found: UidSet; readonly modSeq: number }>
+  search(key: SearchKey, options: { readonly uid: boolean }): Promise<SearchResult>
   /** In sorted order. */
   sort(criteria: readonly SortCriterion[], key: SearchKey, options: { readonly uid: boolean }): Promise<Uint32Array>
   thread(algorithm: ThreadAlgorithm, key: SearchKey, options: { readonly uid: boolean }): Promise<readonly ThreadNode[]>

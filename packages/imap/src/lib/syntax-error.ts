@@ -5,6 +5,8 @@ export class ImapSyntaxError extends Error {
   readonly code: string | undefined
   /** The command's tag, where it has one. */
   tag: string | undefined = undefined
+  /** A search whose result was to be saved: if this is a NO, what was saved before is gone (RFC 5182 §2.1). */
+  losesSaved = false
   constructor(message: string, code?: string) {
     super(message)
     this.code = code

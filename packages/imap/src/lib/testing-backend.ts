@@ -30,6 +30,7 @@ import type {
   ImapSession,
   ListEntry,
   ResyncRequest,
+  SearchResult,
   SelectedMailbox,
   SpecialUse,
   StatusData,
@@ -563,15 +564,15 @@ class MemorySelected implements SelectedMailbox {
     return uid ? this.#rows[sequence - 1]!.message.uid : sequence
   }
 
-  async search(
-    key: SearchKey,
-    { uid }: { readonly uid: boolean },
-  ): Promise<{ readonly found: UidSet; readonly modSeq: number }> {
+  async search(key: SearchKey, { uid }: { readonly uid: boolean }): Promise<SearchResult> {
     await Promise.resolve()
     const found = this.#matching(key)
+    const modSeqs = found.map((sequence) => this.#rows[sequence - 1]!.modSeq)
     return {
       found: UidSet.of(...found.map((sequence) => this.#id(sequence, uid))),
-      modSeq: Math.max(0, ...found.map((sequence) => this.#rows[sequence - 1]!.modSeq)),
+      modSeq: Math.max(0, ...modSeqs),
+      firstModSeq: modSeqs[0] ?? 0,
+      lastModSeq: modSeqs.at(-1) ?? 0,
     }
   }
 

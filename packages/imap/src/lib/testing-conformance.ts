@@ -491,6 +491,18 @@ export function imapSessionConformance({ describe, it }: Runner, { createBackend
       )
       const [found] = await client.ok(`SEARCH MODSEQ ${later}`)
       assert.match(found!, /^\* SEARCH 1 2 \(MODSEQ [0-9]+\)$/)
+      // RFC 4731 §3.2: the modseq of what is told, unless all are told or counted.
+      const modSeqOf = async (returns: string): Promise<string | undefined> =>
+        /MODSEQ ([0-9]+)/.exec((await client.ok(`SEARCH RETURN (${returns}) MODSEQ 1`)).join())?.[1]
+      const each: (string | undefined)[] = []
+      for (const sequence of ['1', '2'])
+        each.push(/MODSEQ \(([0-9]+)\)/.exec((await client.ok(`FETCH ${sequence} MODSEQ`))[0]!)?.[1])
+      const highest = String(Math.max(...each.map(Number)))
+      assert.equal(await modSeqOf('MIN'), each[0])
+      assert.equal(await modSeqOf('MAX'), each.at(-1))
+      assert.equal(await modSeqOf('MIN MAX'), String(Math.max(Number(each[0]), Number(each.at(-1)))))
+      assert.equal(await modSeqOf('MIN COUNT'), highest)
+      assert.equal(await modSeqOf('MAX ALL'), highest)
       assert.match((await client.ok('STATUS INBOX (HIGHESTMODSEQ)'))[0]!, /HIGHESTMODSEQ [1-9]/)
     })
 

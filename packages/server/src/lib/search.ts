@@ -40,6 +40,9 @@ export interface SearchFound {
   readonly mask: Uint8Array
   /** Highest modseq among the matches; 0 if there are none. */
   readonly modSeq: number
+  /** Of the first and the last match; 0 if there are none. */
+  readonly firstModSeq: number
+  readonly lastModSeq: number
 }
 
 export async function searchRows(context: SearchContext, key: SearchKey): Promise<SearchFound> {
@@ -50,11 +53,18 @@ export async function searchRows(context: SearchContext, key: SearchKey): Promis
   await search.load(key)
   await search.narrow(key, mask)
   let modSeq = 0
+  let firstModSeq = 0
+  let lastModSeq = 0
   for (const { first, rows: inChunk, modSeqs } of rows.chunks) {
     const stop = Math.min(inChunk, rows.count - first)
-    for (let i = 0; i < stop; i++) if (mask[first + i] === 1 && modSeqs[i]! > modSeq) modSeq = modSeqs[i]!
+    for (let i = 0; i < stop; i++) {
+      if (mask[first + i] !== 1) continue
+      lastModSeq = modSeqs[i]!
+      if (firstModSeq === 0) firstModSeq = lastModSeq
+      if (lastModSeq > modSeq) modSeq = lastModSeq
+    }
   }
-  return { mask, modSeq }
+  return { mask, modSeq, firstModSeq, lastModSeq }
 }
 
 class Search {

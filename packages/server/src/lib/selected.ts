@@ -17,6 +17,7 @@ import {
   ImapError,
   type ResyncRequest,
   type SearchKey,
+  type SearchResult,
   type SelectedMailbox,
   type SortCriterion,
   type StoreRequest,
@@ -327,14 +328,11 @@ export class Selected implements SelectedMailbox {
     return uids.subtract(uidsOfSequences(view.chunks, sequencesOfUids(view, uids)))
   }
 
-  async search(
-    key: SearchKey,
-    options: { readonly uid: boolean },
-  ): Promise<{ readonly found: UidSet; readonly modSeq: number }> {
+  async search(key: SearchKey, options: { readonly uid: boolean }): Promise<SearchResult> {
     return this.#renamed(async () => {
       const rows = clientRows(this.#shown, this.#mailbox.view)
-      const { mask, modSeq } = await searchRows(this.#searchContext(rows), key)
-      return { found: setOf(mask, options.uid ? rows.chunks : undefined), modSeq }
+      const { mask, ...modSeqs } = await searchRows(this.#searchContext(rows), key)
+      return { found: setOf(mask, options.uid ? rows.chunks : undefined), ...modSeqs }
     })
   }
 
