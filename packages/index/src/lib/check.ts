@@ -3,10 +3,11 @@
  * counted again. Read-only; while it runs no checkpoint is made, and commits go on.
  *
  * Damage is what costs something or could: a reader may be able to repair it from redundant bytes. A note is what a
- * crash leaves: a torn tail, the bytes of a checkpoint that was not finished.
+ * crash leaves: a torn tail, the bytes of a checkpoint that was not finished. Caches: `check-cache.ts`.
  */
 import { crc32 } from '@mailstead/bytes'
 import { type Fs, FsError } from '@mailstead/fs'
+import { CACHE_SUFFIX, checkCacheFile } from './check-cache.ts'
 import { EXT } from './chunk.ts'
 import { CONTROL_LENGTH, CONTROL_SLOT, type Control, readControl, readControlSlot } from './control.ts'
 import type { Index, IndexFinding, Table, TableView } from './contract.ts'
@@ -95,6 +96,7 @@ class Checker {
     }
     await this.#strays(list)
     yield* this.#tables(open)
+    yield* this.#caches()
   }
 
   #find(
@@ -425,6 +427,24 @@ class Checker {
             0,
             'no list names this file: an unfinished checkpoint left it',
           )
+  }
+
+  // ---- caches
+
+  async *#caches(): AsyncGenerator<undefined> {
+    for await (const page of this.#fs.list(`${this.#prefix}cache`))
+      for (const { name } of page) {
+        const file = `cache/${name}`
+        if (!name.endsWith(CACHE_SUFFIX)) {
+          this.#find('note', 'stray-file', file, 0, 'this is no cache: an unfinished compaction left it, or is at work')
+          continue
+        }
+        const table = name.slice(0, -CACHE_SUFFIX.length)
+        await checkCacheFile(this.#fs, `${this.#prefix}${file}`, table, (severity, kind, offset, message, uid) => {
+          this.#find(severity, kind, file, offset, message, table, uid)
+        })
+        yield undefined
+      }
   }
 
   // ---- tables
