@@ -45,4 +45,11 @@ describe('the layer check', () => {
     expect(plant('packages/fs', "import { open } from 'node:fs'")).toEqual([])
     expect(plant('packages/index', "import { memoryFs } from '@mailstead/fs/memory'", 'a.test.ts')).toEqual([])
   })
+
+  test('lets tests, and nothing else, have what tests share', () => {
+    const line = "import { corpus } from '../../../../tests/support/corpus.ts'"
+    expect(plant('packages/imap', line, 'a.test.ts')).toEqual([])
+    expect(plant('packages/imap', line, 'a.ts')).toHaveLength(1)
+    expect(plant('packages/imap', line.replace('support', 'interop'), 'a.test.ts')).toHaveLength(1)
+  })
 })

@@ -27,6 +27,9 @@ export const arrows: Readonly<Record<string, readonly string[]>> = {
 /** What a test file may import beyond its package's arrows: suites and memory drivers of lower layers. */
 const testSubpaths = /^@mailstead\/[a-z]+\/(testing|memory|posix)$/
 
+/** What tests of several packages need, and no package may ship. It imports no package. */
+const testSupport = 'tests/support/'
+
 const importLine =
   /(?:^|\n)\s*(?:import|export)\b[^'"\n]*?(?:\{[^}]*\}[^'"\n]*?)?from\s*['"]([^'"]+)['"]|import\(\s*([^)]*)\)|(?:^|\n)import\s*['"]([^'"]+)['"]/g
 
@@ -43,7 +46,9 @@ export function violations(root: string, file: string, source: string, declared:
       continue
     }
     if (name.startsWith('.')) {
-      if (!join(dirname(file), name).startsWith(`${root}/`)) found.push(`${file}: ${name} leaves ${root}`)
+      const target = join(dirname(file), name)
+      if (isTest && target.startsWith(testSupport)) continue
+      if (!target.startsWith(`${root}/`)) found.push(`${file}: ${name} leaves ${root}`)
       continue
     }
     if (name.startsWith('node:')) continue
@@ -81,6 +86,9 @@ export function check(base: string): string[] {
     for (const file of globSync(`${root}/{src,bin}/**/*.{ts,mjs}`, { cwd: base }))
       found.push(...violations(root, file, readFileSync(join(base, file), 'utf8'), declared))
   }
+  for (const file of globSync(`${testSupport}**/*.ts`, { cwd: base }))
+    for (const [, from] of readFileSync(join(base, file), 'utf8').matchAll(importLine))
+      if (from?.startsWith('@mailstead/') === true) found.push(`${file}: ${from}: what tests share imports no package`)
   return found
 }
 

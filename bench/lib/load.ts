@@ -1,6 +1,6 @@
 /** The loads that are measured: deliveries and appends over some connections, for a given time. */
 import { dotStuffed, LmtpClient } from '../../tests/interop/lib/lmtp.ts'
-import { plainMessage } from '../../tests/interop/lib/made-mail.ts'
+import { plainMessage } from '../../tests/support/made-mail.ts'
 import { PASSWORD, type Server } from '../../tests/interop/lib/servers.ts'
 import { appendCommand, CheapImap, multiAppendCommand } from './cheap-imap.ts'
 

@@ -9,7 +9,7 @@
 import { rmSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect } from 'vitest'
-import { below, depth, runSeed, say, seeded } from '../interop/lib/depth.ts'
+import { below, depth, runSeed, say, seeded } from '../support/depth.ts'
 import { ImapClient, quote, sectionOf } from '../interop/lib/imap.ts'
 import { dotStuffed, LmtpClient } from '../interop/lib/lmtp.ts'
 import {
@@ -21,7 +21,7 @@ import {
   startServer,
   temporaryDirectory,
 } from '../interop/lib/servers.ts'
-import { testUnless } from '../interop/lib/test-unless.ts'
+import { testUnless } from '../support/test-unless.ts'
 import { listOf } from '../interop/lib/values.ts'
 import { Box, type Kept, messageOf, movesHalfDone, type Seen, settle, without } from './model.ts'
 

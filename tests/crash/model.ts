@@ -7,7 +7,7 @@
  *   2. What is uncertain is written down before the command is sent, what is certain once its reply is read.
  *   3. A message is known by the number in its X-Unique header; its bytes follow from the number.
  */
-import { plainMessage } from '../interop/lib/made-mail.ts'
+import { plainMessage } from '../support/made-mail.ts'
 
 export interface Kept {
   readonly unique: number

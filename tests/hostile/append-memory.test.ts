@@ -4,11 +4,11 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect } from 'vitest'
-import { deep, say } from '../interop/lib/depth.ts'
+import { deep, say } from '../support/depth.ts'
 import { ImapClient } from '../interop/lib/imap.ts'
 import { servedBytes } from '../interop/lib/populate.ts'
 import { checkStore, PASSWORD, type Server, serverLack, startServer } from '../interop/lib/servers.ts'
-import { testUnless } from '../interop/lib/test-unless.ts'
+import { testUnless } from '../support/test-unless.ts'
 import { Raw } from './raw.ts'
 import { memoryOf, MiB, watch } from './watch.ts'
 

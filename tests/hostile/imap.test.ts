@@ -6,10 +6,10 @@ import { readdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, afterEach, beforeAll, describe, expect } from 'vitest'
-import { sha256 } from '../interop/lib/corpus.ts'
-import { below, deep, runSeed, say, seeded } from '../interop/lib/depth.ts'
+import { sha256 } from '../support/corpus.ts'
+import { below, deep, runSeed, say, seeded } from '../support/depth.ts'
 import { ImapClient, quote } from '../interop/lib/imap.ts'
-import { mimeMessage, plainMessage } from '../interop/lib/made-mail.ts'
+import { mimeMessage, plainMessage } from '../support/made-mail.ts'
 import { servedBytes } from '../interop/lib/populate.ts'
 import {
   checkStore,
@@ -19,7 +19,7 @@ import {
   startServer,
   temporaryDirectory,
 } from '../interop/lib/servers.ts'
-import { testUnless } from '../interop/lib/test-unless.ts'
+import { testUnless } from '../support/test-unless.ts'
 import { Raw } from './raw.ts'
 import { memoryOf, MiB, type Watched, watch } from './watch.ts'
 

@@ -1,13 +1,13 @@
 /** Hostile LMTP input: each kind gets a clear reply, nothing is half delivered, and others are served meanwhile. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect } from 'vitest'
-import { say } from '../interop/lib/depth.ts'
+import { say } from '../support/depth.ts'
 import { ImapClient } from '../interop/lib/imap.ts'
 import { dotStuffed, LmtpClient } from '../interop/lib/lmtp.ts'
-import { plainMessage } from '../interop/lib/made-mail.ts'
+import { plainMessage } from '../support/made-mail.ts'
 import { servedBytes } from '../interop/lib/populate.ts'
 import { checkStore, PASSWORD, type Server, serverLack, startServer } from '../interop/lib/servers.ts'
-import { testUnless } from '../interop/lib/test-unless.ts'
+import { testUnless } from '../support/test-unless.ts'
 import { Raw } from './raw.ts'
 import { MiB, watch } from './watch.ts'
 

@@ -4,12 +4,12 @@
  */
 import { createHash } from 'node:crypto'
 import { afterAll, beforeAll, describe, expect } from 'vitest'
-import { sha256 } from '../interop/lib/corpus.ts'
-import { deep, say } from '../interop/lib/depth.ts'
+import { sha256 } from '../support/corpus.ts'
+import { deep, say } from '../support/depth.ts'
 import { ImapClient, sectionOf } from '../interop/lib/imap.ts'
 import { dotStuffed, LmtpClient } from '../interop/lib/lmtp.ts'
 import { checkStore, PASSWORD, type Server, serverLack, startServer } from '../interop/lib/servers.ts'
-import { testUnless } from '../interop/lib/test-unless.ts'
+import { testUnless } from '../support/test-unless.ts'
 import { Raw } from './raw.ts'
 import { MiB, type Watched, watch } from './watch.ts'
 

@@ -21,13 +21,13 @@ import {
   lineEndsRestored,
   lmtpCanCarry,
   sha256,
-} from './lib/corpus.ts'
-import { deep, depth, runSeed, sample, say, seeded } from './lib/depth.ts'
+} from '../support/corpus.ts'
+import { deep, depth, runSeed, sample, say, seeded } from '../support/depth.ts'
 import { ImapClient } from './lib/imap.ts'
 import { expectAll, halves, keepsExactly, type Kept, populate, servedBytes } from './lib/populate.ts'
 import { PASSWORD, type Server, serverLack, startServer } from './lib/servers.ts'
 import { Tap } from './lib/tap.ts'
-import { testUnless } from './lib/test-unless.ts'
+import { testUnless } from '../support/test-unless.ts'
 import { run, runOk, toolLack } from './lib/tools.ts'
 
 const SAMPLE = 240
@@ -132,6 +132,7 @@ describe('every byte comes back', () => {
       category: 'plain',
       flags: [],
       bytes: Buffer.alloc(0),
+      found: Buffer.alloc(0),
       sha256: sha256(Buffer.alloc(0)),
       foundSha256: '',
     }

@@ -1,12 +1,12 @@
 /** The harness itself: what reads responses, compares them, and prepares messages. It must be able to fail. */
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { canonical, lineEndsRestored, lmtpCanCarry } from './corpus.ts'
-import { sample, seeded } from './depth.ts'
+import { canonical, lineEndsRestored, lmtpCanCarry } from '../../support/corpus.ts'
+import { sample, seeded } from '../../support/depth.ts'
 import { splitResponses } from './imap.ts'
 import { dotStuffed } from './lmtp.ts'
-import { madeMail, plainMessage } from './made-mail.ts'
-import { readTar } from './tar.ts'
+import { madeMail, plainMessage } from '../../support/made-mail.ts'
+import { readTar } from '../../support/tar.ts'
 import { bodyDifferences, envelopeDifferences, type Tree, treeOf } from './trees.ts'
 import { parseValues } from './values.ts'
 

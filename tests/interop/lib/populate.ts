@@ -6,7 +6,7 @@
  * final CRLF, NUL, bare CR) is appended instead.
  */
 import { expect } from 'vitest'
-import { type CorpusMessage, hasNul, lmtpCanCarry, sha256 } from './corpus.ts'
+import { type CorpusMessage, hasNul, lmtpCanCarry, sha256 } from '../../support/corpus.ts'
 import { type Fetched, ImapClient, quote, sectionOf } from './imap.ts'
 import { dotStuffed, LmtpClient } from './lmtp.ts'
 import { PASSWORD, type Server } from './servers.ts'

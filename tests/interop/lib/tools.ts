@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process'
 import { accessSync, constants } from 'node:fs'
 import { delimiter, join } from 'node:path'
-import type { Lack } from './depth.ts'
+import type { Lack } from '../../support/depth.ts'
 
 /** Each program and the Debian package that brings it. */
 const PACKAGES: Readonly<Record<string, string>> = {

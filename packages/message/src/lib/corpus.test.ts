@@ -4,9 +4,8 @@
  * is in the imap package.
  */
 
-import { existsSync, readFileSync } from 'node:fs'
-import { gunzipSync } from 'node:zlib'
 import { describe, expect, test } from 'vitest'
+import { corpus, corpusIsThere, corpusWithAnswers } from '../../../../tests/support/corpus.ts'
 import type { Address } from './address.ts'
 import type { Envelope } from './envelope.ts'
 import { parseEnvelope } from './envelope.ts'
@@ -15,88 +14,7 @@ import { canonicalBytes, MessageScanner, scanMessage } from './scanner.ts'
 import { bodyParameters, tidyBlanks } from './structure.ts'
 import type { MessagePart, Parameters } from './structure.ts'
 
-const corpus = new URL('../../../../../shared/corpus/', import.meta.url)
-const present = existsSync(new URL('manifest.json', corpus))
-if (!present) {
-  if (/^(?:ci|soak)$/.test(process.env['MAILSTEAD_DEPTH'] ?? ''))
-    throw new Error('nothing may be skipped in a deep run: no corpus of real mail at ../shared/corpus')
-  console.log('skipped: no corpus of real mail at ../shared/corpus')
-}
-
-interface Entry {
-  readonly archive: string
-  readonly member: string | number
-  readonly size: number
-  readonly category: string
-  readonly mbox_offset?: number
-}
-
-interface Answer {
-  readonly archive: string
-  readonly member: string | number
-  readonly rfc822_size: number
-  readonly envelope: string
-  readonly body: string
-  readonly bodystructure: string
-}
-
-interface Message {
-  readonly entry: Entry
-  readonly answer: Answer
-  readonly bytes: Buffer
-}
-
-/** Files of a tar archive by name. */
-function untar(tar: Buffer): Map<string, Buffer> {
-  const files = new Map<string, Buffer>()
-  let longName = ''
-  for (let at = 0; at + 512 <= tar.length && tar[at] !== 0; ) {
-    const text = (from: number, length: number): string =>
-      tar.toString('utf8', at + from, at + from + length).replace(/\0.*$/s, '')
-    const size = Number.parseInt(text(124, 12), 8)
-    const type = text(156, 1)
-    const data = tar.subarray(at + 512, at + 512 + size)
-    const prefix = text(257, 5) === 'ustar' && tar[at + 262] === 0 ? text(345, 155) : ''
-    if (type === 'L') longName = data.toString('utf8').replace(/\0.*$/s, '')
-    else if (type === 'x') longName = / path=([^\n]*)\n/.exec(data.toString('utf8'))?.[1] ?? longName
-    else {
-      files.set(longName || (prefix ? `${prefix}/${text(0, 100)}` : text(0, 100)), data)
-      longName = ''
-    }
-    at += 512 + Math.ceil(size / 512) * 512
-  }
-  return files
-}
-
-function* messages(): Generator<Message> {
-  const manifest = JSON.parse(readFileSync(new URL('manifest.json', corpus), 'utf8')) as { messages: Entry[] }
-  const answers = new Map<string, Answer>()
-  for (const line of gunzipSync(readFileSync(new URL('oracle/dev.jsonl.gz', corpus)))
-    .toString('utf8')
-    .split('\n')) {
-    if (line === '') continue
-    const answer = JSON.parse(line) as Answer
-    answers.set(`${answer.archive} ${answer.member}`, answer)
-  }
-  let archive = ''
-  let mbox = Buffer.alloc(0)
-  let files = new Map<string, Buffer>()
-  for (const entry of manifest.messages) {
-    if (entry.archive !== archive) {
-      archive = entry.archive
-      const data = gunzipSync(readFileSync(new URL(archive, corpus)))
-      if (archive.endsWith('.tar.gz')) files = untar(data)
-      else mbox = data
-    }
-    const bytes =
-      entry.mbox_offset === undefined
-        ? files.get(String(entry.member))
-        : mbox.subarray(entry.mbox_offset, entry.mbox_offset + entry.size)
-    const answer = answers.get(`${archive} ${entry.member}`)
-    if (bytes === undefined || answer === undefined) throw new Error(`no ${archive} ${entry.member}`)
-    yield { entry, answer, bytes }
-  }
-}
+const present = corpusIsThere()
 
 // ---- a small formatter
 
@@ -170,12 +88,12 @@ describe.skipIf(!present)('real mail', () => {
   test('every message has the size, envelope and structure another server sees', () => {
     const byCategory = new Map<string, { messages: number; size: number; envelope: number; structure: number }>()
     const details: string[] = []
-    for (const { entry, answer, bytes } of messages()) {
+    for (const { entry, answer } of corpusWithAnswers()) {
       let count = byCategory.get(entry.category)
       if (count === undefined)
         byCategory.set(entry.category, (count = { messages: 0, size: 0, envelope: 0, structure: 0 }))
       count.messages++
-      const found = scanMessage(bytes)
+      const found = scanMessage(entry.found)
       const differ = (what: string, theirs: string, ours: string): void => {
         details.push(JSON.stringify([entry.category, entry.archive, entry.member, what, asRead(theirs), asRead(ours)]))
       }
@@ -204,7 +122,7 @@ describe.skipIf(!present)('real mail', () => {
 
   test('any chunking gives the same structure, of which the encoded form keeps all but the headers', () => {
     let seed = 1
-    for (const { bytes } of messages()) {
+    for (const { found: bytes } of corpus()) {
       if (bytes.length > 200_000) continue
       const whole = scanMessage(bytes)
       const scanner = new MessageScanner()
@@ -222,7 +140,7 @@ describe.skipIf(!present)('real mail', () => {
   })
 
   test('the canonical form has the same structure as what was stored', () => {
-    for (const { bytes } of messages()) {
+    for (const { found: bytes } of corpus()) {
       const stored = scanMessage(bytes)
       const canonical = canonicalBytes(bytes)
       expect(stored.size).toBe(canonical.length)

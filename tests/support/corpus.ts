@@ -8,11 +8,11 @@ import { createHash } from 'node:crypto'
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { gunzipSync } from 'node:zlib'
-import { deep, type Lack } from './depth.ts'
+import { deep, type Lack, say } from './depth.ts'
 import { madeMail } from './made-mail.ts'
 import { readTar } from './tar.ts'
 
-export const REPOSITORY: string = join(import.meta.dirname, '..', '..', '..')
+export const REPOSITORY: string = join(import.meta.dirname, '..', '..')
 export const CORPUS: string = join(REPOSITORY, '..', 'shared', 'corpus')
 
 export interface CorpusMessage {
@@ -22,6 +22,8 @@ export interface CorpusMessage {
   readonly flags: readonly string[]
   /** Canonical form. */
   readonly bytes: Buffer
+  /** As it is in the archive. */
+  readonly found: Buffer
   /** Hex SHA-256 of the canonical form. */
   readonly sha256: string
   /** Hex SHA-256 of the bytes as found. */
@@ -40,6 +42,25 @@ interface ManifestEntry {
 
 export function corpusLack(): Lack | undefined {
   return existsSync(join(CORPUS, 'manifest.json')) ? undefined : { reason: 'no corpus in ../shared/corpus' }
+}
+
+/** Whether the corpus is there. Says so if it is not; a deep run throws then. */
+export function corpusIsThere(): boolean {
+  const lack = corpusLack()
+  if (lack === undefined) return true
+  if (deep()) throw new Error(`nothing may be skipped in a deep run: ${lack.reason}`)
+  say(`skipped: ${lack.reason}`)
+  return false
+}
+
+/** Each message with what another server answers about it. */
+export function* corpusWithAnswers(): Generator<{ readonly entry: CorpusMessage; readonly answer: OracleLine }> {
+  const answers = oracle()
+  for (const entry of corpus()) {
+    const answer = answers.get(entry.sha256)
+    if (answer === undefined) throw new Error(`no answer about ${entry.archive} ${entry.member}`)
+    yield { entry, answer }
+  }
 }
 
 export function sha256(bytes: Uint8Array): string {
@@ -101,6 +122,16 @@ export function hasHeaderEnd(bytes: Buffer): boolean {
   return bytes.includes('\r\n\r\n') || bytes.subarray(0, 2).equals(Buffer.from('\r\n'))
 }
 
+/** A file of the corpus, unpacked. */
+function unpacked(name: string): Buffer {
+  return gunzipSync(readFileSync(join(CORPUS, name)))
+}
+
+/** The files of an archive of the corpus, by name, as they are there. */
+export function archiveMembers(name: string): Map<string, Buffer> {
+  return new Map(readTar(unpacked(name)).map((file) => [file.name, file.bytes]))
+}
+
 let loaded: readonly CorpusMessage[] | undefined
 
 /** All messages of the corpus, each checked against the manifest's SHA-256. */
@@ -111,10 +142,7 @@ export function corpus(): readonly CorpusMessage[] {
   loaded = manifest.messages.map((entry) => {
     let archive = archives.get(entry.archive)
     if (archive === undefined) {
-      const plain = gunzipSync(readFileSync(join(CORPUS, entry.archive)))
-      archive = entry.archive.endsWith('.tar.gz')
-        ? new Map(readTar(plain).map(({ name, bytes }) => [name, bytes]))
-        : plain
+      archive = entry.archive.endsWith('.tar.gz') ? archiveMembers(entry.archive) : unpacked(entry.archive)
       archives.set(entry.archive, archive)
     }
     const offset = entry.mbox_offset ?? 0
@@ -131,6 +159,7 @@ export function corpus(): readonly CorpusMessage[] {
       category: entry.category,
       flags: entry.flags,
       bytes,
+      found,
       sha256: sha256(bytes),
       foundSha256: entry.sha256,
     }
@@ -156,10 +185,7 @@ export interface OracleLine {
 
 /** What another server answered for each message, by the SHA-256 of its canonical form. */
 export function oracle(): ReadonlyMap<string, OracleLine> {
-  const lines = gunzipSync(readFileSync(join(CORPUS, 'oracle', 'dev.jsonl.gz')))
-    .toString('utf8')
-    .trimEnd()
-    .split('\n')
+  const lines = unpacked('oracle/dev.jsonl.gz').toString('utf8').trimEnd().split('\n')
   return new Map(
     lines.map((line) => {
       const parsed = JSON.parse(line) as OracleLine
@@ -174,6 +200,5 @@ export interface ListOracle {
 }
 
 export function listOracle(): ListOracle {
-  const file = join(CORPUS, 'oracle', 'dev-lists-search-sort-thread.json.gz')
-  return JSON.parse(gunzipSync(readFileSync(file)).toString('utf8')) as ListOracle
+  return JSON.parse(unpacked('oracle/dev-lists-search-sort-thread.json.gz').toString('utf8')) as ListOracle
 }

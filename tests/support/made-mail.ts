@@ -143,6 +143,7 @@ export function madeMail(): readonly CorpusMessage[] {
       category: 'plain',
       flags: [],
       bytes,
+      found: bytes,
       sha256: hash,
       foundSha256: hash,
     }
