@@ -3,6 +3,7 @@ import type { Fs } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
 import { UidSet } from '@mailstead/uidset'
 import { openIndex } from '../src/lib/open-index.ts'
+import { createBoxAndInbox } from './schema.ts'
 
 /** Every file of it, by path. */
 export async function exampleFiles(): Promise<ReadonlyMap<string, Uint8Array>> {
@@ -16,22 +17,7 @@ export async function exampleFiles(): Promise<ReadonlyMap<string, Uint8Array>> {
   {
     await using index = await openIndex(fs, '', options)
     await using tx = index.begin()
-    tx.createTable({
-      id: 'box',
-      uidValidity: 1,
-      columns: [
-        { name: 'uses', bytes: 4 },
-        { name: 'size', bytes: 6, summed: true },
-      ],
-    })
-    tx.createTable({
-      id: 'inbox',
-      uidValidity: 2,
-      columns: [
-        { name: 'ref', bytes: 4, counts: { table: 'box', column: 'uses' } },
-        { name: 'guid', bytes: 16 },
-      ],
-    })
+    createBoxAndInbox(tx)
     const ref = tx.append('box', { columns: { size: 1234 } })
     for (let n = 1; n <= 3; n++)
       tx.append('inbox', {

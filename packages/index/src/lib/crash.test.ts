@@ -3,6 +3,7 @@ import { afterAll, expect, test } from 'vitest'
 import { CrashFs, fsOf } from '../../test/crash-fs.ts'
 import { FLAG_FLAGGED, type Index, type IndexFinding } from './contract.ts'
 import { openIndex } from './open-index.ts'
+import { createBoxAndInbox } from '../../test/schema.ts'
 
 const depth = process.env['MAILSTEAD_DEPTH']
 const rounds = depth === 'soak' ? 10_000 : depth === 'ci' ? 30 : 1
@@ -76,22 +77,7 @@ async function round(seed: number, disk = new CrashFs()): Promise<void> {
     index = await openIndex(disk.fs, 'store', { create: true, ...options })
     if (session === 0) {
       await using tx = index.begin()
-      tx.createTable({
-        id: 'box',
-        uidValidity: 1,
-        columns: [
-          { name: 'uses', bytes: 4 },
-          { name: 'size', bytes: 4, summed: true },
-        ],
-      })
-      tx.createTable({
-        id: 'inbox',
-        uidValidity: 1,
-        columns: [
-          { name: 'ref', bytes: 4, counts: { table: 'box', column: 'uses' } },
-          { name: 'guid', bytes: 16 },
-        ],
-      })
+      createBoxAndInbox(tx)
       await tx.commit()
       created = true
     }

@@ -13,6 +13,7 @@ import {
 } from './contract.ts'
 import { segmentName } from './segment.ts'
 import { openIndex } from './open-index.ts'
+import { createBoxAndInbox } from '../../test/schema.ts'
 
 const depth = process.env['MAILSTEAD_DEPTH']
 const counted = { torn: 0, flips: 0, faults: 0 }
@@ -80,22 +81,7 @@ async function findingsOf(index: Index): Promise<IndexFinding[]> {
 async function create(fs: Fs, options: IndexOptions = {}): Promise<Index> {
   const index = await openIndex(fs, 'store', { create: true, ...options })
   await using tx = index.begin()
-  tx.createTable({
-    id: 'box',
-    uidValidity: 1,
-    columns: [
-      { name: 'uses', bytes: 4 },
-      { name: 'size', bytes: 6, summed: true },
-    ],
-  })
-  tx.createTable({
-    id: 'inbox',
-    uidValidity: 2,
-    columns: [
-      { name: 'ref', bytes: 4, counts: { table: 'box', column: 'uses' } },
-      { name: 'guid', bytes: 16 },
-    ],
-  })
+  createBoxAndInbox(tx)
   tx.createTable({ id: 'other', uidValidity: 3, columns: [] })
   await tx.commit()
   return index
