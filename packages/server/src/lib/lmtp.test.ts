@@ -1,10 +1,11 @@
 import { connect, type Socket } from 'node:net'
+import { connect as connectTls } from 'node:tls'
 import { createHash, randomBytes } from 'node:crypto'
 import type { Fs } from '@mailstead/fs'
 import { FsError } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
 import { mdbox } from '@mailstead/mdbox'
-import { afterEach, describe, expect, test } from 'vitest'
+import { afterEach, describe, expect, test, vi } from 'vitest'
 import { type TestServer, testServer } from '../testing.ts'
 import { startServer } from './start.ts'
 import { staticUsers } from './users.ts'
@@ -108,7 +109,7 @@ describe('LMTP', () => {
     )
     for (const [row, bytes] of [Buffer.from(message), odd].entries()) {
       expect(await lmtp.deliver(['alice@x'], bytes.toString('latin1'))).toEqual([
-        expect.stringMatching(/^250 2\.\d\.\d /),
+        expect.stringMatching(/^250 2\.1\.5 /),
       ])
       expect(await bytesOf(server, 'alice', 'INBOX', row)).toEqual(bytes)
     }
@@ -195,9 +196,9 @@ describe('LMTP', () => {
   test('refuses a message beyond the limit, and goes on', async () => {
     await using server = await testServer({ messageMax: 10_000 })
     const lmtp = await client(server)
-    expect(await lmtp.says('MAIL FROM:<a@b> SIZE=20000')).toMatch(/^552/)
+    expect(await lmtp.says('MAIL FROM:<a@b> SIZE=20000')).toMatch(/^552 5\.3\.4 /)
     const replies = await lmtp.deliver(['alice@x', 'alice+f@x'], `Subject: x\r\n\r\n${'x'.repeat(78)}\r\n`.repeat(200))
-    expect(replies).toEqual([expect.stringMatching(/^552/), expect.stringMatching(/^552/)])
+    expect(replies).toEqual([expect.stringMatching(/^552 5\.3\.4 /), expect.stringMatching(/^552 5\.3\.4 /)])
     expect(await lmtp.deliver(['alice@x'], message)).toEqual([expect.stringMatching(/^250/)])
     expect(await count(server, 'alice')).toBe(1)
   })
@@ -253,10 +254,86 @@ describe('LMTP', () => {
     expect(await lmtp.deliver(['gone@x', 'good@x', 'full@x', 'broken@x', 'damaged@x'], message)).toEqual([
       expect.stringMatching(/^451 4\.3\.0/),
       expect.stringMatching(/^250/),
-      expect.stringMatching(/^452 4\.2\.2/),
+      expect.stringMatching(/^452 4\.3\.1/),
       expect.stringMatching(/^451 4\.3\.0/),
       expect.stringMatching(/^451 4\.3\.5 The mail store is damaged$/),
     ])
+  })
+  test('each reply has the enhanced status code of its reason', async () => {
+    await using server = await testServer({ recipientsMax: 1 })
+    const lmtp = await client(server)
+    for (const [command, answer] of [
+      ['NOOP', /^250 2\.0\.0 /],
+      ['RCPT TO:<alice@x>', /^503 5\.5\.1 /],
+      ['MAIL FROM:<a', /^501 5\.1\.7 /],
+      ['MAIL FROM:<a@b>', /^250 2\.1\.0 /],
+      ['MAIL FROM:<a@b>', /^503 5\.5\.1 /],
+      ['RCPT TO:<nobody@x>', /^550 5\.1\.1 /],
+      ['DATA', /^503 5\.5\.1 /],
+      ['RCPT TO:<alice@x>', /^250 2\.1\.5 /],
+      ['RCPT TO:<alice@y>', /^452 4\.5\.3 /],
+      ['VRFY alice', /^252 2\.1\.5 /],
+      ['RSET', /^250 2\.0\.0 /],
+      ['QUIT', /^221 2\.0\.0 /],
+    ] as const)
+      expect([command, await lmtp.says(command)]).toEqual([command, expect.stringMatching(answer)])
+    const confused = await client(server)
+    let last = ''
+    while (!last.startsWith('421')) {
+      last = await confused.says('BOGUS')
+      expect(last).toMatch(/^500 5\.5\.2 |^421 4\.5\.0 /)
+    }
+  })
+  test('greets at once, without the time that the library gives to those who talk too soon', async () => {
+    await using server = await testServer()
+    vi.useFakeTimers({ toFake: ['setTimeout'] })
+    try {
+      const lmtp = new Lmtp(server.lmtp.port)
+      made.push(lmtp)
+      expect(await lmtp.reply()).toMatch(/^220 /)
+      // Greeted once, also when that time is over.
+      await vi.advanceTimersByTimeAsync(1000)
+      expect(await lmtp.says('LHLO x')).toMatch(/^250 /)
+    } finally {
+      vi.useRealTimers()
+    }
+  })
+  test('one client too many is told so, and nothing else', async () => {
+    await using server = await testServer({ lmtpConnectionsMax: 1 })
+    await client(server)
+    const second = new Lmtp(server.lmtp.port)
+    made.push(second)
+    expect(await second.reply()).toMatch(/^421 /)
+    await expect(second.reply()).rejects.toThrow('hung up')
+  })
+  test('replies to commands that came together come together, under TLS too', async () => {
+    await using server = await testServer({ tls: await import('./testing-certificate.ts') })
+    const bare = connect(server.lmtp.port)
+    const heard = (socket: Socket, until: RegExp): Promise<string[]> => {
+      const chunks: string[] = []
+      const { promise, resolve } = Promise.withResolvers<string[]>()
+      socket.on('data', (chunk: Buffer) => {
+        chunks.push(chunk.toString('latin1'))
+        if (!until.test(chunks.join(''))) return
+        socket.removeAllListeners('data')
+        resolve(chunks)
+      })
+      return promise
+    }
+    await heard(bare, /^220 /m)
+    const batch = 'NOOP\r\nNOOP\r\nNOOP\r\nRSET\r\nVRFY x\r\n'
+    bare.write('LHLO x\r\n')
+    await heard(bare, /^250 /m)
+    bare.write(batch)
+    expect(await heard(bare, /^252 /m)).toHaveLength(1)
+    bare.write('STARTTLS\r\n')
+    await heard(bare, /^220 /m)
+    const secured = connectTls({ socket: bare, rejectUnauthorized: false })
+    made.push({ close: () => void secured.destroy() })
+    secured.write('LHLO x\r\n')
+    await heard(secured, /^250 /m)
+    secured.write(batch)
+    expect(await heard(secured, /^252 /m)).toHaveLength(1)
   })
   test('a server that stops finishes the message in progress', async () => {
     const server = await testServer()
@@ -267,7 +344,7 @@ describe('LMTP', () => {
     busy.send('Subject: late\r\n\r\n')
     await new Promise((resolve) => setTimeout(resolve, 20))
     const stopping = server[Symbol.asyncDispose]()
-    expect(await idle.reply()).toMatch(/^421/)
+    expect(await idle.reply()).toMatch(/^421 4\.3\.2 /)
     busy.send('body\r\n.\r\n')
     expect(await busy.reply()).toMatch(/^250/)
     busy.close()

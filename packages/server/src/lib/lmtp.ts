@@ -13,12 +13,12 @@
  */
 import type { AddressInfo, Socket } from 'node:net'
 import type { SaveTarget, StoreSession } from '@mailstead/store'
-import { SMTPServer, type SMTPServerDataStream, type SMTPServerOptions, type SMTPServerSession } from 'smtp-server'
-import { SMTPConnection, type SMTPConnectionOptions } from 'smtp-server/lib/smtp-connection.js'
+import type { SMTPServerDataStream, SMTPServerOptions, SMTPServerSession } from 'smtp-server'
 import { recipientOf } from './address.ts'
 import { broadcast } from './broadcast.ts'
 import { ServerError } from './error.ts'
 import type { OnServerEvent } from './events.ts'
+import { PromptServer, reply, SHUTTING_DOWN } from './prompt-server.ts'
 import { isDamage, storeCodeOf } from './store-errors.ts'
 import type { StorePool } from './store-pool.ts'
 import type { User, Users } from './users.ts'
@@ -55,11 +55,9 @@ interface Accepted {
   readonly detail: string | undefined
   readonly address: string
 }
-type Reply = string | (Error & { responseCode: number })
+type Reply = string | ReplyError
 
 const INBOX = 'INBOX'
-/** Waiting does not help against damage, so its reply is another than that of an outage. The sender keeps the mail in both. */
-const STORE_DAMAGED = 'The mail store is damaged'
 /** What LHLO offers (SIZE, 8BITMIME, SMTPUTF8, DSN), and AUTH, which relays repeat whether or not it is offered. */
 const MAIL_PARAMETERS: ReadonlySet<string> = new Set(['SIZE', 'BODY', 'SMTPUTF8', 'RET', 'ENVID', 'AUTH'])
 const RCPT_PARAMETERS: ReadonlySet<string> = new Set(['NOTIFY', 'ORCPT'])
@@ -84,9 +82,13 @@ export function lmtpServer(options: LmtpOptions): LmtpServer {
     socketTimeout: options.idleMs,
     closeTimeout: 5_000,
     ...(options.tls === undefined ? {} : { cert: options.tls.cert, key: options.tls.key }),
+    onSecure(socket, session, callback) {
+      server.secured(session, socket)
+      callback()
+    },
     onMailFrom(address, session, callback) {
       if (unknownParameter(address.args, MAIL_PARAMETERS)) {
-        callback(replyError(555, 'Parameter is not known'))
+        callback(replyError(555, '5.5.4', 'Parameter is not known'))
         return
       }
       accepted.set(session, [])
@@ -94,17 +96,17 @@ export function lmtpServer(options: LmtpOptions): LmtpServer {
     },
     onRcptTo(address, session, callback) {
       if (unknownParameter(address.args, RCPT_PARAMETERS)) {
-        callback(replyError(555, 'Parameter is not known'))
+        callback(replyError(555, '5.5.4', 'Parameter is not known'))
         return
       }
       const recipient = recipientOf(address.address, users, options.separator)
       const list = accepted.get(session)
       if (recipient === undefined || list === undefined) {
-        callback(replyError(550, `No such user: ${printable(address.address)}`))
+        callback(replyError(550, '5.1.1', `No such user: ${printable(address.address)}`))
         return
       }
       if (list.length >= options.recipientsMax) {
-        callback(replyError(452, 'Too many recipients'))
+        callback(replyError(452, '4.5.3', 'Too many recipients'))
         return
       }
       list.push({ ...recipient, address: address.address })
@@ -123,7 +125,7 @@ export function lmtpServer(options: LmtpOptions): LmtpServer {
         (error: unknown) => {
           delivering.delete(session)
           onEvent({ level: 'error', kind: 'bug', message: 'delivery failed unexpectedly', error })
-          answer(replyError(451, 'Internal error'))
+          answer(replyError(451, '4.3.0', 'Internal error'))
         },
       )
     },
@@ -158,54 +160,11 @@ export function lmtpServer(options: LmtpOptions): LmtpServer {
       // Those in the middle of a message get its reply; the others are told at once.
       for (const connection of server.connections) {
         if (delivering.has(connection.session)) continue
-        connection.send(421, 'Server shutting down')
+        connection.send(421, SHUTTING_DOWN)
         connection.close()
       }
       await promise
     },
-  }
-}
-
-/** The library waits 100 ms for SMTP clients that talk before they are greeted, as spammers do. LMTP has no strangers. */
-class PromptConnection extends SMTPConnection {
-  #corked: Socket | undefined
-
-  override init(): void {
-    this._setListeners(() => {
-      const { maxClients } = this._server.options
-      if (maxClients !== undefined && this._server.connections.size > maxClients)
-        this.send(421, `${this.name} Too many connections`, false)
-      else this.connectionReady()
-    })
-  }
-
-  /** The library has one code for each kind of reply: 4.3.0 for damage and outages alike. */
-  override send(code: number, data?: string | string[] | null, context?: string | false): void {
-    if (data === STORE_DAMAGED && this._useEnhancedStatusCodes()) this.#cork(code, `4.3.5 ${STORE_DAMAGED}`, false)
-    else this.#cork(code, data, context)
-  }
-
-  /** Replies to commands that came together go out together. */
-  #cork(...reply: Parameters<SMTPConnection['send']>): void {
-    const socket = this._socket
-    if (this.#corked !== socket) {
-      this.#corked = socket
-      socket.cork()
-      setImmediate(() => {
-        this.#corked = undefined
-        socket.uncork()
-      })
-    }
-    super.send(...reply)
-  }
-}
-
-class PromptServer extends SMTPServer {
-  override connect(socket: Socket, socketOptions?: SMTPConnectionOptions): void {
-    const connection = new PromptConnection(this, socket, socketOptions)
-    this.connections.add(connection)
-    connection.on('error', (error) => this.emit('error', error))
-    connection.init()
   }
 }
 
@@ -239,7 +198,7 @@ async function deliver(
     // Whatever was not read (every store failed) has to go by, or the reply could never be sent.
     if (!stream.readableEnded && !stream.destroyed) stream.resume()
   }
-  return list.map((one) => outcomes.get(one) ?? replyError(451, 'Internal error'))
+  return list.map((one) => outcomes.get(one) ?? replyError(451, '4.3.0', 'Internal error'))
 }
 
 async function deliverTo(
@@ -252,7 +211,7 @@ async function deliverTo(
 ): Promise<void> {
   const { user } = group[0]!
   try {
-    if (stream.sizeExceeded) throw replyError(552, 'Message is too large')
+    if (stream.sizeExceeded) throw replyError(552, '5.3.4', 'Message is too large')
     using lease = await options.pool.acquire(user)
     const mailboxes = lease.store.as(user)
     const folders = group.map(({ detail }) => folderOf(mailboxes, detail))
@@ -261,11 +220,11 @@ async function deliverTo(
     await using batch = mailboxes.save()
     await batch.add(source, targets)
     // smtp-server answers 552 by itself, so nothing of such a message may stay.
-    if (stream.sizeExceeded) throw replyError(552, 'Message is too large')
+    if (stream.sizeExceeded) throw replyError(552, '5.3.4', 'Message is too large')
     const saved = await batch.commit()
     for (const [n, one] of group.entries()) {
       const { mailbox, uid } = saved[targets.findIndex((target) => target.mailbox === folders[n])]!
-      outcomes.set(one, `Saved ${uid} in ${printable(mailbox)}`)
+      outcomes.set(one, reply('2.1.5', `Saved ${uid} in ${printable(mailbox)}`))
     }
     for (const { mailbox, uid } of saved)
       options.onEvent({
@@ -279,12 +238,12 @@ async function deliverTo(
         bytes: stream.byteLength,
       })
   } catch (error) {
-    const reply = replyFor(error)
-    for (const one of group) outcomes.set(one, reply)
+    const failure = replyFor(error)
+    for (const one of group) outcomes.set(one, failure)
     options.onEvent({
-      level: reply.responseCode === 552 ? 'info' : 'error',
+      level: failure.responseCode === 552 ? 'info' : 'error',
       kind: 'delivery-failed',
-      message: reply.message,
+      message: failure.text,
       user: user.name,
       remoteAddress: session.remoteAddress,
       error,
@@ -351,19 +310,33 @@ function returnPathOf(session: SMTPServerSession): Uint8Array {
   return Buffer.from(`Return-Path: <${mailFrom === false ? '' : mailFrom.address}>\r${String.fromCharCode(LF)}`)
 }
 
-function replyError(responseCode: number, message: string): Error & { responseCode: number } {
-  return Object.assign(new Error(message), { responseCode })
+/** A reply that is none of success, as the library wants it. */
+class ReplyError extends Error {
+  readonly responseCode: number
+  readonly text: string
+  constructor(responseCode: number, enhanced: string, text: string) {
+    super(reply(enhanced, text))
+    this.responseCode = responseCode
+    this.text = text
+  }
+}
+
+function replyError(responseCode: number, enhanced: string, text: string): ReplyError {
+  return new ReplyError(responseCode, enhanced, text)
 }
 
 /** What a failure is called on the wire: 4xx wherever a later try may succeed. */
-function replyFor(error: unknown): Error & { responseCode: number } {
-  if (error instanceof Error && 'responseCode' in error) return error as Error & { responseCode: number }
-  if (isDamage(error)) return replyError(451, STORE_DAMAGED)
+function replyFor(error: unknown): ReplyError {
+  if (error instanceof ReplyError) return error
+  // Waiting does not help against damage, so its code is another than that of an outage. The sender keeps the mail in both.
+  if (isDamage(error)) return replyError(451, '4.3.5', 'The mail store is damaged')
   const code = storeCodeOf(error)
-  if (code === 'STORE_LIMIT') return replyError(552, 'Message is too large')
+  if (code === 'STORE_LIMIT') return replyError(552, '5.3.4', 'Message is too large')
   if (code === 'STORE_UNAVAILABLE')
-    return noSpace(error) ? replyError(452, 'Out of space') : replyError(451, 'Storage is unavailable')
-  return replyError(451, 'Temporary failure')
+    return noSpace(error)
+      ? replyError(452, '4.3.1', 'Out of space')
+      : replyError(451, '4.3.0', 'Storage is unavailable')
+  return replyError(451, '4.3.0', 'Temporary failure')
 }
 
 function noSpace(error: unknown): boolean {
