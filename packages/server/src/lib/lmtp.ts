@@ -11,7 +11,7 @@
  *   3. One user's trouble is no other's: each gets an answer of its own, in the order of the RCPT commands (RFC 2033 §4.2).
  *   4. Memory: a message up to `gatherBytes` is collected, a longer one is streamed; never more per connection.
  */
-import type { AddressInfo, Socket } from 'node:net'
+import type { AddressInfo } from 'node:net'
 import type { SaveTarget, StoreSession } from '@mailstead/store'
 import type { SMTPServerDataStream, SMTPServerOptions, SMTPServerSession } from 'smtp-server'
 import { recipientOf } from './address.ts'
