@@ -418,6 +418,24 @@ describe('RFC 7162', () => {
     const lines = await client.ok('SELECT INBOX (QRESYNC (1 1 1:9 (1 1)))')
     expect(lines.some((line) => line.includes('VANISHED') || line.includes(' FETCH '))).toBe(false)
   })
+  test('CLOSE counts what it removes by a modseq, and tells none: the client has not heard of everything before it', async () => {
+    await using all = await mail()
+    const client = await all.logIn('ENABLE QRESYNC')
+    for (const subject of ['x', 'y']) await client.append('INBOX', message(subject))
+    await client.ok('SELECT INBOX')
+    const highest = async (): Promise<number> =>
+      Number(/HIGHESTMODSEQ ([0-9]+)/.exec((await client.ok('STATUS INBOX (HIGHESTMODSEQ)')).join())![1])
+    await client.ok('STORE 1 +FLAGS.SILENT (\\Deleted)')
+    const before = await highest()
+    const closed = await client.command('CLOSE')
+    expect([closed.status, closed.untagged, codeOf(closed.text)]).toEqual(['OK', [], undefined])
+    expect(await highest()).toBeGreaterThan(before)
+    await client.ok('SELECT INBOX')
+    expect(codeOf((await client.command('UNSELECT')).text)).toBeUndefined()
+    const validity = /UIDVALIDITY ([0-9]+)/.exec((await client.ok('STATUS INBOX (UIDVALIDITY)')).join())![1]
+    const lines = await client.ok(`SELECT INBOX (QRESYNC (${validity} ${before}))`)
+    expect(lines).toContain('* VANISHED (EARLIER) 1')
+  })
   test('a mailbox that is left for another says CLOSED', async () => {
     await using all = await mail()
     const client = await all.logIn('CREATE a', 'ENABLE QRESYNC', 'SELECT INBOX')
