@@ -8,47 +8,15 @@ import { posixFs } from '@mailstead/fs/posix'
 import { FLAG_DELETED, FLAG_FLAGGED, FLAG_SEEN, initRoot } from '@mailstead/index'
 import { UidSet } from '@mailstead/uidset'
 import { afterAll, describe, expect, test } from 'vitest'
-import type { CacheField, Mailbox, Store, StoreFinding, StoreOptions } from './contract.ts'
 import { plainBox } from './plain-box.ts'
 import { openStore } from './store.ts'
+import { anna, bytesOf, damage, findings, mail, open, save } from '../../test/support.ts'
 
 const depth = process.env['MAILSTEAD_DEPTH']
 const scratch = mkdtempSync(join(tmpdir(), 'mailstead-store-'))
 afterAll(() => rmSync(scratch, { recursive: true, force: true }))
 let directories = 0
 const freshDirectory = (): string => join(scratch, String(directories++))
-
-const subject: CacheField = {
-  name: 'subject',
-  compute: ({ header }) => Buffer.from(/^Subject: ([^\r]*)/m.exec(Buffer.from(header).toString('latin1'))?.[1] ?? ''),
-}
-const open = (fs: Fs, options: Partial<StoreOptions> = {}): Promise<Store> =>
-  openStore({
-    owner: 'anna',
-    fs,
-    box: (root) => plainBox(root, 'storage'),
-    cacheFields: [subject],
-    create: true,
-    ...options,
-  })
-const anna = { name: 'anna' }
-const mail = (n: number | string, body = 'hello'): Buffer => Buffer.from(`Subject: ${n}\r\n\r\n${body}\r\n`)
-async function save(store: Store, mailbox: string, ...messages: Uint8Array[]): Promise<readonly number[]> {
-  await using batch = store.as(anna).save()
-  for (const message of messages) await batch.add(message, [{ mailbox }])
-  return (await batch.commit()).map(({ uid }) => uid)
-}
-async function bytesOf(mailbox: Mailbox, row: number): Promise<string> {
-  await using body = await mailbox.body(mailbox.view, row)
-  const chunks: Uint8Array[] = []
-  for await (const chunk of body.stream(0, body.size)) chunks.push(chunk)
-  return Buffer.concat(chunks).toString()
-}
-async function findings(store: Store): Promise<StoreFinding[]> {
-  return (await Array.fromAsync(store.check())).flat()
-}
-const damage = async (store: Store): Promise<StoreFinding[]> =>
-  (await findings(store)).filter(({ severity }) => severity === 'damage')
 
 /** A file system whose flushes are counted, and whose next call on a path can be made to fail. */
 function watched(fs: Fs): { fs: Fs; syncs: Map<string, number>; fail: Map<string, string> } {
@@ -407,6 +375,24 @@ describe.each(drivers)('store on %s', (_, freshFs) => {
     expect(inbox.view.count).toBe(2)
     expect(await bytesOf(inbox, 1)).toBe(mail('second').toString())
     expect(await damage(store)).toEqual([])
+  })
+  test('a damaged cache is a finding that names mailbox, file, offset and message, and costs no message', async () => {
+    const fs = await freshFs()
+    {
+      await using store = await open(fs)
+      await save(store, 'INBOX', mail(1), mail(2))
+    }
+    await using store = await open(fs, { readOnly: true, create: false })
+    const path = `index/cache/mailbox-${store.as(anna).mailbox('INBOX')!.guid}.cache`
+    const bytes = Buffer.from(await fs.readFile(path))
+    const at = bytes.length - 1
+    await using file = await fs.open(path, 'write')
+    await file.write(Buffer.of(bytes[at]! ^ 1), at)
+    const found = await damage(store)
+    expect(found).toMatchObject([{ kind: 'cache-record', file: path, mailbox: 'INBOX' }])
+    expect(found[0]!.message).toMatch(/deleting it loses nothing/)
+    await fs.remove(path)
+    expect(await findings(store)).toEqual([])
   })
   test('damaged bytes of a message are that message alone, and check names it', async () => {
     const fs = await freshFs()
