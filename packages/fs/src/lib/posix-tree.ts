@@ -50,6 +50,11 @@ export class Tree {
     return path === '' ? this.root : this.#prefix + path
   }
 
+  /** What `absolute` was made from. */
+  relative(absolute: string): string {
+    return absolute.slice(this.#prefix.length)
+  }
+
   /** FS_UNAVAILABLE unless the root is there and is the one that was opened. */
   checkRoot(): void {
     let stats: ReturnType<PosixNodeFs['statSync']>
@@ -71,7 +76,11 @@ export class Tree {
       real = again(() => this.#fs.realpathSync.native(this.absolute(directory)))
     } catch (error) {
       const errno = errnoOf(error)
-      if (errno === 'ENOENT' || errno === 'ENOTDIR') return false
+      if (errno === 'ENOENT' || errno === 'ENOTDIR') {
+        // What is absent outside of the root is not told apart from what is there.
+        this.confine(parentOf(directory))
+        return false
+      }
       throw fsErrorOf(error, directory, 'existing')
     }
     if (real !== this.root && !real.startsWith(this.#prefix))

@@ -27,7 +27,7 @@ import type {
   FsWatchOptions,
   FsWriteOptions,
 } from './contract.ts'
-import { errnoOf } from './errno.ts'
+import { errnoOf, fsErrorOf } from './errno.ts'
 import { FsError } from './error.ts'
 import { LockQueue } from './lock-wait.ts'
 import { again, call, type PosixNodeFs } from './node-fs.ts'
@@ -92,24 +92,30 @@ export async function posixFs(root: string, options: PosixFsOptions = {}): Promi
 }
 
 async function makeRoot(fs: PosixNodeFs, absolute: string, mode: number): Promise<void> {
-  const missing: string[] = []
-  for (let at = absolute; ; at = dirname(at)) {
-    if (fs.statSync(at, { throwIfNoEntry: false }) !== undefined) break
-    missing.push(at)
-    if (at === dirname(at)) break
-  }
-  for (const directory of missing.reverse()) {
-    try {
-      await call((done) => fs.mkdir(directory, { mode }, done))
-    } catch (error) {
-      if (errnoOf(error) !== 'EEXIST') throw new FsError('FS_DENIED', `cannot create ${directory}`, { cause: error })
+  try {
+    const missing: string[] = []
+    for (let at = absolute; ; at = dirname(at)) {
+      if (fs.statSync(at, { throwIfNoEntry: false }) !== undefined) break
+      missing.push(at)
+      if (at === dirname(at)) break
     }
-    const parent = fs.openSync(dirname(directory), fs.constants.O_RDONLY)
-    try {
-      await call((done) => fs.fsync(parent, done))
-    } finally {
-      fs.closeSync(parent)
+    for (const directory of missing.reverse()) {
+      try {
+        await call((done) => fs.mkdir(directory, { mode }, done))
+      } catch (error) {
+        if (errnoOf(error) !== 'EEXIST') throw error
+      }
+      const parent = fs.openSync(dirname(directory), fs.constants.O_RDONLY)
+      try {
+        await call((done) => fs.fsync(parent, done))
+      } finally {
+        fs.closeSync(parent)
+      }
     }
+  } catch (error) {
+    const failure = fsErrorOf(error, absolute, 'new')
+    if (!(failure instanceof FsError)) throw failure
+    throw new FsError(failure.code, `the root ${absolute} cannot be created`, { cause: error })
   }
 }
 
@@ -420,7 +426,10 @@ class PosixFs implements Fs {
       // Until the lock was ours, its holder may have given the file its final name, or removed it.
       const mine = fs.fstatSync(fd)
       const named = fs.lstatSync(temporary, { throwIfNoEntry: false })
-      if (named === undefined || named.ino !== mine.ino || !mine.isFile()) return -1
+      if (named === undefined || named.ino !== mine.ino) return -1
+      // Whoever made that does not go away.
+      if (!mine.isFile())
+        throw new FsError('FS_DENIED', `${temporary} is no file`, { path: this.#tree.relative(temporary) })
       if (mine.nlink > 1) {
         fs.unlinkSync(temporary)
         return -1
@@ -520,9 +529,8 @@ class PosixFs implements Fs {
     const fs = this.#fs
     const at = this.#tree.absolute(from)
     const target = this.#tree.absolute(to)
-    let stats: nodeFs.Stats | undefined
     try {
-      stats = this.#lookAt(from)
+      const stats = this.#lookAt(from)
       if (stats === undefined) throw this.#tree.absent(from)
       if (from === to) return
       if (to.startsWith(`${from}/`)) throw new FsError('FS_DENIED', `${to} is within ${from}`, { path: to })
@@ -531,15 +539,15 @@ class PosixFs implements Fs {
       if (there !== undefined && there.isDirectory() !== stats.isDirectory())
         throw new FsError('FS_EXISTS', `${to} is ${there.isDirectory() ? 'a' : 'no'} directory`, { path: to })
       await this.#name(parentOf(to), at, (done) => fs.rename(at, target, done))
+      if (stats.isDirectory()) this.#tree.forget()
+      // POSIX: if both are names of one file, rename does nothing. It is to have the new name only.
+      else if (stats.nlink > 1) {
+        const still = fs.lstatSync(at, { throwIfNoEntry: false })
+        const now = fs.lstatSync(target, { throwIfNoEntry: false })
+        if (still?.ino === stats.ino && now?.ino === stats.ino) await call((done) => fs.unlink(at, done))
+      }
     } catch (error) {
       throw this.#tree.failure(error, from, 'new')
-    }
-    if (stats.isDirectory()) this.#tree.forget()
-    // POSIX: if both are names of one file, rename does nothing. It is to have the new name only.
-    else if (stats.nlink > 1) {
-      const still = fs.lstatSync(at, { throwIfNoEntry: false })
-      const there = fs.lstatSync(target, { throwIfNoEntry: false })
-      if (still?.ino === stats.ino && there?.ino === stats.ino) await call((done) => fs.unlink(at, done))
     }
   }
 
@@ -662,6 +670,8 @@ class PosixFs implements Fs {
     } catch (error) {
       throw this.#tree.failure(error, path, 'new')
     }
+    if (this.#closed.signal.aborted) this.#fs.closeSync(fd)
+    this.#enter(path)
     const lock = new PosixLock(this.#fs, this.#locks, this.#queue, fd, path, (closed) => this.#openLocks.delete(closed))
     this.#openLocks.add(lock)
     return lock
