@@ -223,13 +223,13 @@ export class Connection implements ImapConnection {
   async sync(options: { readonly mayExpunge: boolean; readonly uid: boolean }): Promise<boolean> {
     const { selected } = this
     if (selected === undefined || this.#over) return false
-    const updates = this.updates(selected, options)
+    const updates = this.updates(options)
     await selected.sync({ expunges: options.mayExpunge }, updates)
     return updates.expungedAny
   }
 
-  updates(selected: SelectedMailbox, options: { readonly mayExpunge: boolean; readonly uid: boolean }): Updates {
-    return new Updates(this.output, selected, {
+  updates(options: { readonly mayExpunge: boolean; readonly uid: boolean }): Updates {
+    return new Updates(this.output, {
       mayExpunge: options.mayExpunge,
       vanished: this.qresync,
       uid: options.uid || this.qresync,

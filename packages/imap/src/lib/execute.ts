@@ -323,7 +323,7 @@ async function expunge(
   uids: Target | undefined,
 ): Promise<string | undefined> {
   if (selected.readOnly) return READ_ONLY
-  const updates = connection.updates(selected, { mayExpunge: true, uid: uids !== undefined })
+  const updates = connection.updates({ mayExpunge: true, uid: uids !== undefined })
   await selected.expunge(uids, updates)
   return withModSeq(connection, selected, updates.expungedAny, uids !== undefined, 'Expunge completed.')
 }
@@ -331,7 +331,7 @@ async function expunge(
 async function move(connection: Connection, selected: SelectedMailbox, command: Of<'MOVE'>): Promise<string> {
   checkTarget(selected, command.target)
   if (selected.readOnly) return READ_ONLY
-  const updates = connection.updates(selected, { mayExpunge: true, uid: command.uid })
+  const updates = connection.updates({ mayExpunge: true, uid: command.uid })
   await selected.move(
     command.target,
     command.mailbox,

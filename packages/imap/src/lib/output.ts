@@ -12,7 +12,8 @@
 import { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { DATE_TIME_BYTES, writeDateTime } from './date.ts'
-import type { CacheSource, FetchWriter } from './session.ts'
+import { writeFlags } from './replies.ts'
+import type { CacheSource, FetchWriter, SelectedMailbox } from './session.ts'
 
 export const CHUNK_BYTES: number = 64 * 1024
 /** Replies up to this size are copied out of the chunk, which then serves the next connection of the same turn. */
@@ -231,6 +232,10 @@ export class Output implements FetchWriter {
   }
 
   // FETCH
+
+  keywordsGrew(mailbox: Pick<SelectedMailbox, 'keywords' | 'keywordsCanGrow' | 'readOnly'>): void {
+    writeFlags(this, mailbox)
+  }
 
   begin(sequence: number): void {
     if (this.#open) throw new Error('the FETCH reply before was not ended')

@@ -16,25 +16,21 @@ import type { StatusItem } from './vocabulary.ts'
 
 const ALL_FLAGS = 31
 
-export function writeFlags(output: Output, keywords: readonly string[]): void {
-  output.text(`* FLAGS (${[...systemFlagNames(ALL_FLAGS), ...keywords].join(' ')})\r\n`)
-}
-
-export function writePermanentFlags(
-  output: Output,
-  mailbox: { readonly readOnly: boolean; readonly keywordsCanGrow: boolean },
-  keywords: readonly string[],
+/** FLAGS and PERMANENTFLAGS: at SELECT, and when a keyword is new (RFC 3501 §7.2.6). */
+export function writeFlags(
+  output: Pick<Output, 'text'>,
+  { keywords, readOnly, keywordsCanGrow }: Pick<SelectedMailbox, 'keywords' | 'keywordsCanGrow' | 'readOnly'>,
 ): void {
-  const list = mailbox.readOnly ? [] : [...systemFlagNames(ALL_FLAGS), ...keywords]
-  if (!mailbox.readOnly && mailbox.keywordsCanGrow) list.push('\\*')
-  output.text(`* OK [PERMANENTFLAGS (${list.join(' ')})] Flags kept.\r\n`)
+  const flags = [...systemFlagNames(ALL_FLAGS), ...keywords]
+  output.text(`* FLAGS (${flags.join(' ')})\r\n`)
+  const permanent = readOnly ? [] : keywordsCanGrow ? [...flags, '\\*'] : flags
+  output.text(`* OK [PERMANENTFLAGS (${permanent.join(' ')})] Flags kept.\r\n`)
 }
 
 /** What SELECT and EXAMINE tell (RFC 3501 §6.3.1, RFC 7162 §3.1.2). */
 export function writeSelected(output: Output, mailbox: SelectedMailbox): void {
-  const { count, recent, firstUnseen, uidValidity, uidNext, highestModSeq, keywords } = mailbox
-  writeFlags(output, keywords)
-  writePermanentFlags(output, mailbox, keywords)
+  const { count, recent, firstUnseen, uidValidity, uidNext, highestModSeq } = mailbox
+  writeFlags(output, mailbox)
   output.text(`* ${count} EXISTS\r\n* ${recent} RECENT\r\n`)
   if (firstUnseen > 0) output.text(`* OK [UNSEEN ${firstUnseen}] First unseen.\r\n`)
   output.text(
@@ -177,12 +173,10 @@ export class Updates implements UpdateWriter {
   readonly wantsModSeq: boolean
   expungedAny = false
   readonly #output: Output
-  readonly #mailbox: SelectedMailbox
   readonly #mayExpunge: boolean
 
   constructor(
     output: Output,
-    mailbox: SelectedMailbox,
     options: {
       readonly mayExpunge: boolean
       readonly vanished: boolean
@@ -191,7 +185,6 @@ export class Updates implements UpdateWriter {
     },
   ) {
     this.#output = output
-    this.#mailbox = mailbox
     this.#mayExpunge = options.mayExpunge
     this.fetch = output
     this.wantsVanished = options.vanished
@@ -216,11 +209,6 @@ export class Updates implements UpdateWriter {
 
   recent(count: number): void {
     this.#output.text(`* ${count} RECENT\r\n`)
-  }
-
-  flagsGrew(keywords: readonly string[]): void {
-    writeFlags(this.#output, keywords)
-    writePermanentFlags(this.#output, this.#mailbox, keywords)
   }
 
   // RFC 9051 §7.5.1: a client that is told of an expunge here would count wrongly.

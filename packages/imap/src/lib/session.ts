@@ -127,8 +127,6 @@ export interface UpdateWriter {
   readonly wantsVanished: boolean
   exists(count: number): void
   recent(count: number): void
-  /** The set of keywords grew: an untagged FLAGS (and PERMANENTFLAGS) reply goes out before any FETCH that uses them. */
-  flagsGrew(keywords: readonly string[]): void
   /** For FETCH replies that report flag changes. */
   readonly fetch: FetchWriter
   /** UID must be part of each FETCH (UID command in progress, or QRESYNC), and MODSEQ (CONDSTORE enabled). */
@@ -141,6 +139,8 @@ export interface UpdateWriter {
  * message; `pending` is to be awaited now and then (each message with literals, or each few hundred without).
  */
 export interface FetchWriter {
+  /** The set of keywords grew: said before the first `begin` of a message that has a new one. Gives FLAGS and PERMANENTFLAGS. */
+  keywordsGrew(mailbox: Pick<SelectedMailbox, 'keywords' | 'keywordsCanGrow' | 'readOnly'>): void
   begin(sequence: number): void
   uid(uid: number): void
   /** `formatted` is the parenthesised list as bytes: see `formatFlags`; sessions cache it per combination. */

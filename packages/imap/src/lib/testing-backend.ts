@@ -407,6 +407,12 @@ class MemorySelected implements SelectedMailbox {
     }
   }
 
+  #tellKeywords(writer: FetchWriter): void {
+    if (this.#mailbox.keywords.length === this.keywords.length) return
+    this.keywords = [...this.#mailbox.keywords]
+    writer.keywordsGrew(this)
+  }
+
   #writeFlags(sequence: number, writer: FetchWriter, options: { uid: boolean; modSeq: boolean }): void {
     const row = this.#rows[sequence - 1]!
     writer.begin(sequence)
@@ -488,6 +494,7 @@ class MemorySelected implements SelectedMailbox {
       }
       done.push(sequence)
     }
+    if (!request.silent) this.#tellKeywords(writer)
     for (const sequence of done) {
       const row = this.#rows[sequence - 1]!
       const before = row.modSeq
@@ -704,10 +711,7 @@ class MemorySelected implements SelectedMailbox {
     const fresh = mailbox.messages.filter(
       ({ uid }) => uid > known && !this.#rows.some((row) => row.message.uid === uid),
     )
-    if (mailbox.keywords.length > this.keywords.length) {
-      this.keywords = [...mailbox.keywords]
-      writer.flagsGrew(this.keywords)
-    }
+    this.#tellKeywords(writer.fetch)
     if (fresh.length > 0) {
       const recent = this.recent
       this.#rows.push(...fresh.map((message) => this.#row(message)))

@@ -468,6 +468,31 @@ export function imapSessionConformance({ describe, it }: Runner, { createBackend
       assert.equal((await client.reply('i1')).status, 'OK')
     })
 
+    check(
+      'a new keyword is told before the first message that has it, to who made it and to others',
+      async (client, more) => {
+        await append(client, ['a', 'b', 'c'])
+        const other = await more()
+        for (const one of [client, other]) await one.ok('SELECT INBOX')
+        const told = (lines: readonly string[], keyword: string): void => {
+          const flags = lines.findIndex((line) => line.startsWith('* FLAGS (') && line.includes(keyword))
+          const permanent = lines.findIndex((line) => line.includes('PERMANENTFLAGS') && line.includes(keyword))
+          const first = lines.findIndex((line) => / FETCH /.test(line) && line.includes(keyword))
+          assert.ok(flags >= 0 && flags < first && permanent >= 0 && permanent < first, lines.join('\n'))
+        }
+        told(await client.ok('STORE 1 +FLAGS (first)'), 'first')
+        told(await other.ok('NOOP'), 'first')
+        told(await client.ok('STORE 2 +FLAGS (second)'), 'second')
+        const fetched = [...(await other.ok('FETCH 1:3 FLAGS')), ...(await other.ok('NOOP'))]
+        told(fetched, 'second')
+        assert.equal(fetched.filter((line) => line.startsWith('* FLAGS')).length, 1)
+        await client.ok('STORE 3 +FLAGS.SILENT (third)')
+        told([...(await other.ok('UID FETCH 1:* FLAGS')), ...(await other.ok('NOOP'))], 'third')
+        // Whoever heard of it is not told again.
+        assert.equal((await client.ok('STORE 2 +FLAGS (first)')).filter((line) => line.startsWith('* FLAGS')).length, 0)
+      },
+    )
+
     check('modseqs grow with every change, and UNCHANGEDSINCE refuses what changed', async (client, more) => {
       await append(client, ['a', 'b'])
       await client.ok('SELECT INBOX (CONDSTORE)')

@@ -162,6 +162,14 @@ export class Selected implements SelectedMailbox {
     return mark < uidNext ? UidSet.range(mark, uidNext - 1) : UidSet.empty
   }
 
+  /** Before any FETCH that may have a new one: flags that are told are always the newest. */
+  #tellKeywords(writer: FetchWriter): void {
+    const { length } = this.#mailbox.view.keywords
+    if (length === this.#keywordsTold) return
+    this.#keywordsTold = length
+    writer.keywordsGrew(this)
+  }
+
   async resync(request: ResyncRequest, vanishedEarlier: (uids: UidSet) => void, writer: FetchWriter): Promise<void> {
     this.#modSeqs = true
     const view = this.#shown
@@ -169,6 +177,7 @@ export class Selected implements SelectedMailbox {
     const known = request.knownUids ?? (view.uidNext > 1 ? UidSet.range(1, view.uidNext - 1) : UidSet.empty)
     const gone = this.#expungedAmong(known, request.modSeq, request.sequenceMatch)
     if (!gone.isEmpty) vanishedEarlier(gone)
+    this.#tellKeywords(writer)
     const rows = clientRows(view, this.#mailbox.view)
     this.#lists.use(rows.keywordSets, rows.keywords)
     const request_: FetchRequest = {
@@ -218,6 +227,7 @@ export class Selected implements SelectedMailbox {
     let newlySeen = UidSet.empty
     if (!this.readOnly && !sequences.isEmpty && request.sections.some(({ peek }) => !peek))
       newlySeen = await this.#setSeen(sequences, request.changedSince, request.modSeq)
+    if (request.flags || !newlySeen.isEmpty) this.#tellKeywords(writer)
     const rows = clientRows(this.#shown, this.#mailbox.view)
     this.#lists.use(rows.keywordSets, rows.keywords)
     const outcome = await this.#renamed(() =>
@@ -297,6 +307,7 @@ export class Selected implements SelectedMailbox {
     const gone = this.#goneAmong(uids)
     const conditional = unchangedSince !== undefined
     if (!request.silent || conditional || (wantsModSeq && !changed.isEmpty)) {
+      if (!request.silent) this.#tellKeywords(writer)
       const rows = clientRows(this.#shown, this.#mailbox.view)
       this.#lists.use(rows.keywordSets, rows.keywords)
       const without = gone.isEmpty ? failed : failed.union(gone)
@@ -425,10 +436,7 @@ export class Selected implements SelectedMailbox {
     const latest = this.#mailbox.view
     this.#modSeqs = writer.wantsModSeq
     if (latest === this.#shown && latest === this.#told) return
-    if (latest.keywords.length > this.#keywordsTold) {
-      writer.flagsGrew(latest.keywords)
-      this.#keywordsTold = latest.keywords.length
-    }
+    this.#tellKeywords(writer.fetch)
     const withheld = !options.expunges && !nothingExpunged(this.#shown, latest)
     const { changed } = changesBetween(this.#told, latest)
     if (!withheld) {
