@@ -1,16 +1,15 @@
-import type * as nodeFs from 'node:fs'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { memfs } from 'memfs'
 import { afterAll, beforeAll, describe, it } from 'vitest'
 import { memoryFs } from '../memory.ts'
-import { inProcessLocks, type PosixNodeFs, posixFs } from '../posix.ts'
+import { inProcessLocks, posixFs } from '../posix.ts'
 import { faultyFs } from '../faults.ts'
 import { fsConformance } from '../testing.ts'
+import { strictMemfs } from './strict-memfs.ts'
 
-const depth = process.env['MAILSTEAD_DEPTH']
-const modelRuns = depth === 'soak' ? 2000 : depth === 'ci' ? 100 : 20
+// Many sequences of operations are in model.test.ts.
+const modelRuns = 10
 
 describe('posix', () => {
   let base: string
@@ -37,32 +36,15 @@ describe('posix over memfs', () => {
   )
 })
 
-/** memfs 4.80 replaces directories that have entries, and counts an entry that is replaced twice, so that its directory is never empty again. */
-function strictMemfs(): PosixNodeFs {
-  const fs = memfs({ '/root': null }).fs as unknown as PosixNodeFs & typeof nodeFs
-  const rename = (from: string, to: string, done: (error: NodeJS.ErrnoException | null) => void): void => {
-    try {
-      const there = fs.lstatSync(to, { throwIfNoEntry: false })
-      if (there?.isDirectory() === true) fs.rmdirSync(to)
-      else if (there !== undefined && there.ino !== fs.lstatSync(from).ino) fs.unlinkSync(to)
-      fs.renameSync(from, to)
-    } catch (error) {
-      return done(error as NodeJS.ErrnoException)
-    }
-    done(null)
-  }
-  return Object.assign(Object.create(fs) as PosixNodeFs, { rename })
-}
-
 describe('memory', () => {
-  fsConformance({ describe, it }, { create: async () => memoryFs(), modelRuns: 10 * modelRuns })
+  fsConformance({ describe, it }, { create: async () => memoryFs(), modelRuns: modelRuns })
 })
 
 describe('memory like an object store', () => {
   fsConformance(
     { describe, it },
     {
-      modelRuns: 10 * modelRuns,
+      modelRuns: modelRuns,
       create: async () =>
         memoryFs({
           append: false,
