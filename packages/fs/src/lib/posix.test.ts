@@ -305,56 +305,57 @@ describe('failures of the kernel', () => {
     await fs.writeFile('file', bytes('written in pieces'))
     expect(text(await fs.readFile('file'))).toBe('written in pieces')
   })
-  test('an append without space leaves nothing of it', async () => {
-    let left = 0
-    const take = (length: number): number => {
-      if (left === 0) throw errno('ENOSPC')
-      const count = Math.min(left, length)
-      left -= count
-      return count
-    }
-    const fs = await openWith({
-      writeSync: (fd: number, data: Uint8Array, offset: number, length: number, position: number | null) =>
-        nodeFs.writeSync(fd, data, offset, take(length), position),
-      writevSync: (fd: number, parts: Uint8Array[], position?: number) =>
-        nodeFs.writevSync(fd, [parts[0]!.subarray(0, take(parts[0]!.length))], position),
-      write: (
-        fd: number,
-        data: Uint8Array,
-        offset: number,
-        length: number,
-        position: number | null,
-        done: (error: Error | null) => void,
-      ) => {
-        try {
-          nodeFs.write(fd, data, offset, take(length), position, done)
-        } catch (full) {
-          process.nextTick(done, full)
-        }
-      },
-    })
-    for (const mode of ['append', 'write'] as const) {
-      await using file = await fs.open(mode, mode)
-      left = 5
-      file.appendSync!([bytes('start')])
-      left = 7
-      expect(() => file.appendSync!([bytes('0123456789')])).toThrow(FsError)
-      expect((await file.stat()).size).toBe(5)
-      left = 7
-      await expect(file.append([bytes('0123'), bytes('456789')])).rejects.toEqual(error('FS_NO_SPACE'))
-      left = 1_000_000
-      await expect(file.append([bytes('0123'), new Uint8Array(2_000_000)])).rejects.toEqual(error('FS_NO_SPACE'))
-      expect(text(await fs.readFile(mode))).toBe('start')
-      if (mode === 'write') {
-        left = 7
-        await expect(file.write(bytes('0123456789'), 3)).rejects.toEqual(error('FS_NO_SPACE'))
-        expect((await file.stat()).size).toBe(5)
+  for (const full of ['ENOSPC', 'EDQUOT'])
+    test(`an append without space (${full}) leaves nothing of it`, async () => {
+      let left = 0
+      const take = (length: number): number => {
+        if (left === 0) throw errno(full)
+        const count = Math.min(left, length)
+        left -= count
+        return count
       }
-    }
-    left = 3
-    await expect(fs.writeFile('new', bytes('content'))).rejects.toEqual(error('FS_NO_SPACE'))
-    expect(nodeFs.readdirSync(root).sort()).toEqual(['append', 'write'])
-  })
+      const fs = await openWith({
+        writeSync: (fd: number, data: Uint8Array, offset: number, length: number, position: number | null) =>
+          nodeFs.writeSync(fd, data, offset, take(length), position),
+        writevSync: (fd: number, parts: Uint8Array[], position?: number) =>
+          nodeFs.writevSync(fd, [parts[0]!.subarray(0, take(parts[0]!.length))], position),
+        write: (
+          fd: number,
+          data: Uint8Array,
+          offset: number,
+          length: number,
+          position: number | null,
+          done: (error: Error | null) => void,
+        ) => {
+          try {
+            nodeFs.write(fd, data, offset, take(length), position, done)
+          } catch (failure) {
+            process.nextTick(done, failure)
+          }
+        },
+      })
+      for (const mode of ['append', 'write'] as const) {
+        await using file = await fs.open(mode, mode)
+        left = 5
+        file.appendSync!([bytes('start')])
+        left = 7
+        expect(() => file.appendSync!([bytes('0123456789')])).toThrow(FsError)
+        expect((await file.stat()).size).toBe(5)
+        left = 7
+        await expect(file.append([bytes('0123'), bytes('456789')])).rejects.toEqual(error('FS_NO_SPACE'))
+        left = 1_000_000
+        await expect(file.append([bytes('0123'), new Uint8Array(2_000_000)])).rejects.toEqual(error('FS_NO_SPACE'))
+        expect(text(await fs.readFile(mode))).toBe('start')
+        if (mode === 'write') {
+          left = 7
+          await expect(file.write(bytes('0123456789'), 3)).rejects.toEqual(error('FS_NO_SPACE'))
+          expect((await file.stat()).size).toBe(5)
+        }
+      }
+      left = 3
+      await expect(fs.writeFile('new', bytes('content'))).rejects.toEqual(error('FS_NO_SPACE'))
+      expect(nodeFs.readdirSync(root).sort()).toEqual(['append', 'write'])
+    })
 })
 
 describe('durability', () => {
@@ -474,6 +475,26 @@ describe('durability', () => {
     await file.append([bytes('!')])
     await file.sync()
     expect(text(await fs.readFile('log'))).toBe('good!')
+  })
+  test('a flush without space is FS_NO_SPACE, and what was written stays suspect when there is space again', async () => {
+    let full = 'EDQUOT'
+    const flush =
+      (run: typeof nodeFs.fsync) =>
+      (fd: number, done: (error: Error | null) => void): void =>
+        full === '' ? run(fd, done) : process.nextTick(done, errno(full))
+    const fs = await openWith({ fdatasync: flush(nodeFs.fdatasync), fsync: flush(nodeFs.fsync) })
+    await using file = await fs.open('log', 'write')
+    await file.append([bytes('lost?')])
+    await expect(file.sync()).rejects.toEqual(error('FS_NO_SPACE'))
+    await expect(fs.writeFile('file', bytes('new'))).rejects.toEqual(error('FS_NO_SPACE'))
+    full = ''
+    await expect(file.sync()).rejects.toEqual(error('FS_NO_SPACE'))
+    expect(await names(fs, '')).toEqual(['log'])
+    await file.truncate(0)
+    await file.append([bytes('kept')])
+    await file.sync()
+    await fs.writeFile('file', bytes('new'))
+    expect(nodeFs.readdirSync(root).sort()).toEqual(['file', 'log'])
   })
   test('a write whose directory cannot be flushed is FS_UNCERTAIN', async () => {
     const fs = await openWith({

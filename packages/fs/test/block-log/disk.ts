@@ -18,7 +18,17 @@ import { copyFileSync, existsSync, mkdirSync, rmSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { CrashBuilder, type CrashPlan, type CrashPlanOptions, planCrashes, readLog } from './log.ts'
-import { format, mountLoop, released, remembered, run, scratchDirectory, unmount, volumeUnavailable } from './volume.ts'
+import {
+  format,
+  mountLoop,
+  type VolumeOptions,
+  released,
+  remembered,
+  run,
+  scratchDirectory,
+  unmount,
+  volumeUnavailable,
+} from './volume.ts'
 
 const PLUGIN = new URL('plugin.py', import.meta.url).pathname
 const START_PAUSE_MS = 5
@@ -30,11 +40,7 @@ export function blockLogUnavailable(): string | undefined {
   return existsSync('/dev/fuse') ? undefined : 'there is no FUSE'
 }
 
-export interface BlockLogDiskOptions {
-  /** (default 16) */
-  readonly sizeMiB?: number
-  /** (default 'ext4') */
-  readonly kind?: 'ext4'
+export interface BlockLogDiskOptions extends VolumeOptions {
   /** Of the file system while it is written to, such as `data=writeback`. (default: none) */
   readonly mountOptions?: readonly string[]
 }
@@ -88,8 +94,8 @@ export class BlockLogDisk implements AsyncDisposable {
     }
   }
 
-  async #start({ sizeMiB = 16, kind = 'ext4' }: BlockLogDiskOptions): Promise<void> {
-    await format(this.#image, sizeMiB, kind)
+  async #start(options: BlockLogDiskOptions): Promise<void> {
+    await format(this.#image, options.sizeMiB ?? 16, options)
     copyFileSync(this.#image, join(this.#directory, 'formatted'))
     for (const directory of [this.#fuse, this.mountPoint]) mkdirSync(directory)
     const device = join(this.#fuse, 'disk')

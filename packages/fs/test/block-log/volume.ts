@@ -120,16 +120,24 @@ export async function unmount(directory: string): Promise<void> {
   mounted.delete(directory)
 }
 
+export interface FormatOptions {
+  /** (default 'ext4') */
+  readonly kind?: 'ext4'
+  /** How many files there can be, about. (default: as the size suggests) */
+  readonly inodes?: number
+}
+
 /** Makes an empty file system in a new file. Nothing of it is left for the kernel to initialize later. */
-export async function format(image: string, sizeMiB: number, kind: 'ext4' = 'ext4'): Promise<void> {
+export async function format(image: string, sizeMiB: number, options: FormatOptions = {}): Promise<void> {
   await writeFile(image, '', { flag: 'wx' })
   truncateSync(image, sizeMiB * 1024 * 1024)
   const eager = 'lazy_itable_init=0,lazy_journal_init=0,nodiscard'
   // No blocks that only root may use: the tests run as root, and full is to mean full.
-  await run(`mkfs.${kind}`, '-q', '-F', '-b', '4096', '-m', '0', '-E', eager, image)
+  const inodes = options.inodes === undefined ? [] : ['-N', `${options.inodes}`]
+  await run(`mkfs.${options.kind ?? 'ext4'}`, '-q', '-F', '-b', '4096', '-m', '0', ...inodes, '-E', eager, image)
 }
 
-export interface VolumeOptions {
+export interface VolumeOptions extends FormatOptions {
   /** (default 16, the least that has a journal) */
   readonly sizeMiB?: number
 }
@@ -148,7 +156,7 @@ export class Volume implements AsyncDisposable {
     const directory = scratchDirectory()
     const volume = new Volume(directory)
     try {
-      await format(join(directory, 'image'), options.sizeMiB ?? 16)
+      await format(join(directory, 'image'), options.sizeMiB ?? 16, options)
       await mkdir(volume.mountPoint)
       await volume.mount()
       return volume
@@ -166,6 +174,21 @@ export class Volume implements AsyncDisposable {
   /** 'ro' fails while a file is open for writing. */
   async remount(mode: 'ro' | 'rw'): Promise<void> {
     await run('mount', '-o', `remount,${mode}`, this.mountPoint)
+  }
+
+  /** What the kernel does after an error of the device: read-only, whoever has files open, and nothing is written any more. */
+  async abort(): Promise<void> {
+    await run('mount', '-o', 'remount,abort', this.mountPoint)
+  }
+
+  /** Makes it visible at another place too, hiding what is there. */
+  async mountOver(directory: string): Promise<void> {
+    await run('mount', '--bind', this.mountPoint, directory)
+    mounted.add(directory)
+  }
+
+  async uncover(directory: string): Promise<void> {
+    await unmount(directory)
   }
 
   async unmount(): Promise<void> {
