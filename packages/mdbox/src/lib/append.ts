@@ -148,6 +148,7 @@ export class Appender {
   giveSpool(spool: Spool): void {
     const file = spool.file
     const full = file.size >= this.#options.rotateBytes || this.#isOld(file)
+    if (spool.parked) return
     if (spool.broken || full || this.#closed || this.#spools.length >= IDLE_SPOOLS) close(file.file)
     else this.#spools.push(file)
   }
@@ -371,6 +372,8 @@ export class Spool {
   #whole: number
   #failed: unknown
   broken = false
+  /** Its bytes are durable and its file is closed: nothing more is written to it. What it holds still waits for `sync`. */
+  parked = false
 
   constructor(file: WriteFile, fs: Fs, directory: string) {
     this.file = file
@@ -434,14 +437,18 @@ export class Spool {
 
   /** Cuts off everything that was not flushed. */
   async rollback(): Promise<void> {
+    const { file, size } = this.file
     try {
-      if (this.file.size === 0) {
+      if (size === 0) {
         // No flushed message was ever in it.
         this.broken = true
-        await this.#fs.remove(this.file.file.path)
-      } else if (this.#end > this.file.size) {
-        await this.file.file.truncate(this.file.size)
-        this.#end = this.file.size
+        await this.#fs.remove(file.path)
+      } else if (this.#end > size) {
+        if (this.parked) {
+          await using again = await this.#fs.open(file.path, 'write')
+          await again.truncate(size)
+        } else await file.truncate(size)
+        this.#end = size
       }
     } catch {
       this.broken = true
@@ -454,6 +461,20 @@ export class Spool {
     if (this.#failed !== undefined) throw this.#failed
     const whole = this.#whole
     if (whole === this.file.size) return
+    if (!this.parked) await this.#sync()
+    this.file.line = undefined
+    this.file.size = Math.max(this.file.size, whole)
+  }
+
+  /** Closes the file of a spool that takes no more, so that a batch of very many messages does not use up all files. */
+  async park(): Promise<void> {
+    if (this.parked || this.#failed !== undefined) return
+    await this.#sync()
+    this.parked = true
+    close(this.file.file)
+  }
+
+  async #sync(): Promise<void> {
     try {
       await this.file.file.sync()
       if (!this.file.named) await this.#fs.syncDirectory(this.#directory)
@@ -463,8 +484,6 @@ export class Spool {
       throw error
     }
     this.file.named = true
-    this.file.line = undefined
-    this.file.size = Math.max(this.file.size, whole)
   }
 }
 

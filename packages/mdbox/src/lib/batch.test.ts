@@ -1,10 +1,11 @@
 import type { BoxSaved } from '@mailstead/box'
 import { memoryTable } from '@mailstead/box/testing'
 import { memoryFs } from '@mailstead/fs/memory'
+import type { Fs, FsFile } from '@mailstead/fs'
 import { faultyFs } from '@mailstead/fs/faults'
 import { expect, test } from 'vitest'
 import { mdbox } from './mdbox.ts'
-import { BATCH_MEMORY_MAX } from './options.ts'
+import { BATCH_MEMORY_MAX, SMALL_MAX, SPOOLS_OPEN_MAX } from './options.ts'
 import { COLUMNS } from './place.ts'
 
 const SIZE = 900 * 1024
@@ -102,4 +103,81 @@ test('a batch that was flushed has its memory again', async () => {
   const names = (await Array.fromAsync(inner.list('storage'))).flat().filter(({ name }) => name.startsWith('m.'))
   // 22 MB, in files of some 10 MiB that no spool is among.
   expect(names.length).toBeLessThanOrEqual(3)
+})
+
+/** How many files are open now and at most. */
+function counted(inner: Fs): { readonly fs: Fs; readonly open: { now: number; most: number } } {
+  const open = { now: 0, most: 0 }
+  const watch = (file: FsFile): FsFile =>
+    new Proxy(file, {
+      get(target, key) {
+        if (key === Symbol.asyncDispose)
+          return async () => {
+            open.now--
+            await target[Symbol.asyncDispose]()
+          }
+        const value: unknown = Reflect.get(target, key, target)
+        return typeof value === 'function' ? (value.bind(target) as unknown) : value
+      },
+    })
+  const fs = new Proxy(inner, {
+    get(target, key) {
+      if (key === 'open')
+        return async (...args: Parameters<Fs['open']>) => {
+          const file = await target.open(...args)
+          open.most = Math.max(open.most, ++open.now)
+          return watch(file)
+        }
+      const value: unknown = Reflect.get(target, key, target)
+      return typeof value === 'function' ? (value.bind(target) as unknown) : value
+    },
+  })
+  return { fs, open }
+}
+
+test.for(['committed', 'given up', 'failing'])('a batch of very many files keeps few of them open: %s', async (how) => {
+  const inner = memoryFs()
+  let failing = false
+  const { fs, open } = counted(
+    faultyFs(inner, { fail: (operation) => (failing && operation === 'sync' ? 'FS_IO' : undefined) }),
+  )
+  const process = memoryTable(COLUMNS).process()
+  const large = 300
+  const files = async (): Promise<number> =>
+    (await Array.fromAsync(inner.list('storage'))).flat().filter(({ name }) => name.startsWith('m.')).length
+  {
+    // Each message is larger than a file is to be.
+    await using box = await mdbox(fs, 'storage', { rotateBytes: 1000 }).open(process.host)
+    const bytes = Buffer.alloc(1100, 'Subject: large\r\n')
+    const metadata = { guid: new Uint8Array(16), receivedMs: 0, mailbox: 'INBOX' }
+    const memory = Buffer.alloc(SMALL_MAX - 4096, 'x')
+    {
+      await using batch = box.begin()
+      // The memory of the batch is taken, so that all others are spooled.
+      const inMemory = BATCH_MEMORY_MAX / SMALL_MAX
+      const saved: BoxSaved[] = []
+      for (let at = 0; at < inMemory; at++) saved.push(await batch.save(memory, metadata))
+      for (let at = 0; at < large; at++) saved.push(await batch.save(pieces(bytes), metadata))
+      expect(open.most).toBeLessThanOrEqual(SPOOLS_OPEN_MAX + 4)
+      expect(await files()).toBeGreaterThan(large - 50)
+      if (how === 'failing') {
+        failing = true
+        await expect(batch.flush()).rejects.toMatchObject({ code: 'BOX_WRITE_FAILED' })
+        failing = false
+      }
+      if (how === 'committed') {
+        await batch.flush()
+        const refs = await process.keep(...saved)
+        for (const ref of refs.slice(inMemory)) {
+          await using kept = await box.open(ref)
+          const into = Buffer.alloc(bytes.length)
+          await kept.read(into, 0)
+          expect(into.equals(bytes)).toBe(true)
+        }
+        expect((await Array.fromAsync(box.check())).flat().filter(({ severity }) => severity === 'damage')).toEqual([])
+      }
+    }
+    if (how === 'given up') expect(await files()).toBe(0)
+  }
+  expect(open.now).toBe(0)
 })

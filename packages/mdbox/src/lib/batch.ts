@@ -18,7 +18,7 @@ import { type Appender, type Pending, pendingRecord, type Spool, writeFailed } f
 import { countLoneLf } from './count.ts'
 import { CHUNK_BYTES, HEADER_BYTES, sumOf, writeFrame } from './format.ts'
 import { writeMailboxName } from './mailbox-name.ts'
-import { BATCH_MEMORY_MAX, type MdboxOptions, SMALL_MAX } from './options.ts'
+import { BATCH_MEMORY_MAX, type MdboxOptions, SMALL_MAX, SPOOLS_OPEN_MAX } from './options.ts'
 import { FLAG_CANONICAL } from './place.ts'
 
 /** Pieces of a long stream are gathered to this many bytes before they are written. */
@@ -210,14 +210,34 @@ export class Batch implements BoxBatch {
 
   async #takeSpool(): Promise<Spool> {
     const { appender, options } = this.#host
-    let spool = this.#spools.find((one) => !this.#busy.has(one) && !one.broken && one.end < options.rotateBytes)
+    let spool = this.#spools.find(
+      (one) => !this.#busy.has(one) && !one.broken && !one.parked && one.end < options.rotateBytes,
+    )
     if (spool === undefined) {
+      await this.#park()
       spool = await appender.takeSpool()
       appender.pin(spool.id)
       this.#spools.push(spool)
     }
     this.#busy.add(spool)
     return spool
+  }
+
+  /** Those that are busy are as many as there are saves under way. */
+  async #park(): Promise<void> {
+    const full = this.#spools.filter((one) => !one.parked && !one.broken && !this.#busy.has(one))
+    for (const spool of full.slice(0, Math.max(0, full.length + 1 - SPOOLS_OPEN_MAX))) {
+      this.#busy.add(spool)
+      try {
+        await spool.park()
+      } catch (error) {
+        throw writeFailed(error)
+      } finally {
+        this.#busy.delete(spool)
+        if (this.#over) await this.#giveBack(spool)
+      }
+    }
+    this.#mustBeOpen()
   }
 
   async #giveBack(spool: Spool): Promise<void> {
@@ -234,7 +254,8 @@ export class Batch implements BoxBatch {
     this.#large = []
     this.#smallBytes = 0
     // Those that another `save` is writing to just now, too.
-    const spools = this.#spools.filter((spool) => large.some(({ record }) => record.file === spool.id))
+    const files = new Set(large.map(({ record }) => record.file))
+    const spools = this.#spools.filter(({ id }) => files.has(id))
     const { appender } = this.#host
     const outcomes = await Promise.allSettled([
       small.length === 0

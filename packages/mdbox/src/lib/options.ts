@@ -6,6 +6,8 @@ export const MESSAGE_MAX: number = 1024 * MiB
 export const SMALL_MAX: number = MiB
 /** Bytes of small messages that one batch holds in memory until `flush`; what comes beyond them goes to a file of its own. */
 export const BATCH_MEMORY_MAX: number = 8 * MiB
+/** Full spools that one batch keeps open until `flush`; beyond them the oldest are flushed early, and closed. */
+export const SPOOLS_OPEN_MAX = 4
 /** Messages up to this size are read and verified whole when they are opened; larger ones chunk by chunk. */
 export const WHOLE_MAX: number = 128 * 1024
 
