@@ -1,1 +1,15 @@
-export {}
+export { type DelayedOptions, delayed } from './lib/wrappers/delayed.ts'
+export { type LimitedOptions, limited } from './lib/wrappers/limited.ts'
+export {
+  type FsFailure,
+  type FsMeter,
+  type FsMeterOptions,
+  type FsMetrics,
+  type FsOperationMetrics,
+  fsMeter,
+  type MeteredOptions,
+  metered,
+} from './lib/wrappers/metered.ts'
+export type { FsOperation } from './lib/wrappers/operations.ts'
+export { prefixed } from './lib/wrappers/prefixed.ts'
+export { readOnly } from './lib/wrappers/read-only.ts'
