@@ -1,5 +1,6 @@
 export { type DelayedOptions, delayed } from './lib/wrappers/delayed.ts'
 export { type LimitedOptions, limited } from './lib/wrappers/limited.ts'
+export { type MetadataOptions, metadata } from './lib/wrappers/metadata.ts'
 export {
   type FsFailure,
   type FsMeter,
