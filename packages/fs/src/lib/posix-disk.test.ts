@@ -224,7 +224,7 @@ describeUnless(volumeUnavailable(), 'a disk that turns read-only', () => {
     await using volume = await Volume.create()
     await using fs = await populated(join(volume.mountPoint, 'root'))
     await using reader = await fs.open('d/there', 'read')
-    const tree = nodeFs.readdirSync(fs.name.slice('posix:'.length), { recursive: true }).sort()
+    const tree = nodeFs.readdirSync(fs.name.slice('posix:'.length), { encoding: 'utf8', recursive: true }).sort()
     await volume.remount('ro')
     await using reopened = await posixFs(join(volume.mountPoint, 'root'))
     for (const one of [fs, reopened]) {
@@ -236,7 +236,9 @@ describeUnless(volumeUnavailable(), 'a disk that turns read-only', () => {
     }
     expect(await code(() => posixFs(join(volume.mountPoint, 'new'), { create: true }))).toBe('FS_READ_ONLY')
     expect(await reader.read(new Uint8Array(5), 0)).toBe(5)
-    expect(nodeFs.readdirSync(fs.name.slice('posix:'.length), { recursive: true }).sort()).toEqual(tree)
+    expect(nodeFs.readdirSync(fs.name.slice('posix:'.length), { encoding: 'utf8', recursive: true }).sort()).toEqual(
+      tree,
+    )
     await volume.remount('rw')
     await fs.writeFile('d/there', bytes('changed'))
     expect(await text(fs, 'd/there')).toBe('changed')

@@ -1,9 +1,10 @@
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
+import { execFileSync } from 'node:child_process'
 import * as nodeFs from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { start } from '../../test/processes.ts'
 import { type Fs, type FsErrorCode, type FsFile, FsError } from '../index.ts'
 import { kernelLocks, type PosixNodeFs, posixFs } from '../posix.ts'
 
@@ -243,6 +244,15 @@ describe('failures of the kernel', () => {
       }
     const fs = await openWith({
       openSync: sync(nodeFs.openSync),
+      fstatSync: sync(nodeFs.fstatSync as (...args: unknown[]) => unknown),
+      lstatSync: sync(nodeFs.lstatSync as (...args: unknown[]) => unknown),
+      statSync: sync(nodeFs.statSync as (...args: unknown[]) => unknown),
+      realpathSync: { native: sync(nodeFs.realpathSync.native as (...args: unknown[]) => unknown) },
+      futimesSync: sync(nodeFs.futimesSync),
+      fchmodSync: sync(nodeFs.fchmodSync),
+      ftruncateSync: sync(nodeFs.ftruncateSync),
+      unlinkSync: sync(nodeFs.unlinkSync),
+      opendir: callback(nodeFs.opendir as (...args: never[]) => void),
       readSync: sync(nodeFs.readSync as (...args: unknown[]) => number),
       writeSync: sync(nodeFs.writeSync as (...args: unknown[]) => number),
       writevSync: sync(nodeFs.writevSync),
@@ -269,8 +279,15 @@ describe('failures of the kernel', () => {
     expect(await file.read(into, 1)).toBe(5)
     await fs.link('d/e/file', 'd/l')
     await fs.rename('d/e/file', 'd/e/renamed')
+    expect(await names(fs, 'd/e')).toEqual(['other', 'renamed'])
     await fs.remove('d/e/renamed')
-    expect(calls).toBeGreaterThan(40)
+    nodeFs.writeFileSync(join(root, 'd/.mailstead~left'), 'half')
+    await fs.writeFile('d/left', bytes('whole'))
+    expect((await fs.stat('d/left'))?.size).toBe(5)
+    await fs.makeDirectory('empty')
+    nodeFs.writeFileSync(join(root, 'empty/.mailstead~left'), 'half')
+    await fs.remove('empty')
+    expect(calls).toBeGreaterThan(150)
   })
   test('short writes are continued', async () => {
     const fs = await openWith({
@@ -518,6 +535,36 @@ describe('durability', () => {
   })
 })
 
+describe('cleaning up', () => {
+  test('that fails after the name was given does not deny what was done', async () => {
+    let failing = true
+    const fs = await openWith({
+      unlinkSync: (path: string) => {
+        if (failing) throw errno('EIO')
+        nodeFs.unlinkSync(path)
+      },
+    })
+    await fs.writeFile('file', bytes('new'), { ifAbsent: true })
+    expect(text(await fs.readFile('file'))).toBe('new')
+    expect(await names(fs, '')).toEqual(['file'])
+    failing = false
+    await fs.writeFile('file', bytes('newer'))
+    expect(nodeFs.readdirSync(root)).toEqual(['file'])
+  })
+  test('that fails does not hide why nothing was written', async () => {
+    const fs = await openWith({
+      writeSync: () => {
+        throw errno('ENOSPC')
+      },
+      unlinkSync: () => {
+        throw errno('EIO')
+      },
+    })
+    await expect(fs.writeFile('file', bytes('x'))).rejects.toEqual(error('FS_NO_SPACE'))
+    expect(await names(fs, '')).toEqual([])
+  })
+})
+
 describe('temporary files', () => {
   test('left by a crash are not listed, not reachable, and taken over by the next writer', async () => {
     const fs = await open()
@@ -611,64 +658,6 @@ describe('limits and modes', () => {
 })
 
 describe('several processes', () => {
-  /** Runs `body` in another process, with `fs` open on the same root; lines of its output are `lines`. */
-  function start(body: string): { child: ChildProcess; line: () => Promise<string>; ended: Promise<number | null> } {
-    const code = `
-      import { posixFs } from ${JSON.stringify(new URL('../posix.ts', import.meta.url).href)}
-      const fs = await posixFs(${JSON.stringify(root)})
-      ${body}`
-    const child = spawn(process.execPath, ['--input-type=module', '-e', code], { stdio: ['pipe', 'pipe', 'inherit'] })
-    const lines: string[] = []
-    let wake = (): void => {}
-    let rest = ''
-    child.stdout!.setEncoding('utf8').on('data', (data: string) => {
-      const parts = (rest + data).split('\n')
-      rest = parts.pop()!
-      lines.push(...parts)
-      wake()
-    })
-    const ended = new Promise<number | null>((resolve) => child.on('close', resolve))
-    const line = async (): Promise<string> => {
-      while (lines.length === 0)
-        await new Promise<void>((resolve, reject) => {
-          wake = resolve
-          void ended.then((status) => reject(new Error(`the process ended with ${status}`)))
-        })
-      return lines.shift()!
-    }
-    return { child, line, ended }
-  }
-
-  test('a lock excludes other processes, and ends with its holder, killed or not', async () => {
-    const fs = await open()
-    const holder = start(`
-      const lock = await fs.lock('d/lock')
-      await lock.acquire()
-      console.log('held')
-      process.stdin.resume()`)
-    expect(await holder.line()).toBe('held')
-    const lock = await fs.lock('d/lock')
-    expect(lock.tryAcquire()).toBe(false)
-    expect(lock.tryAcquire('shared')).toBe(false)
-    await expect(lock.acquire({ waitMs: 30 })).rejects.toEqual(error('FS_LOCKED'))
-    const waiting = lock.acquire({ waitMs: 60_000 })
-    holder.child.kill('SIGKILL')
-    await waiting
-    expect(lock.held).toBe('exclusive')
-    await holder.ended
-    const other = start(`
-      const lock = await fs.lock('d/lock')
-      console.log(lock.tryAcquire())
-      await lock.acquire()
-      console.log('held')
-      process.exit()`)
-    expect(await other.line()).toBe('false')
-    lock.release()
-    expect(await other.line()).toBe('held')
-    await lock.acquire({ waitMs: 60_000 })
-    await other.ended
-  })
-
   test('a counter behind a lock, and one behind ifMatch, lose nothing between three processes', async () => {
     const rounds = 25
     const body = `
@@ -695,7 +684,7 @@ describe('several processes', () => {
     const fs = await open()
     await fs.writeFile('locked', bytes('0'))
     await fs.writeFile('matched', bytes('0'))
-    const processes = [start(body), start(body), start(body)]
+    const processes = [start(root, body), start(root, body), start(root, body)]
     for (const one of processes) expect(await one.ended).toBe(0)
     expect(text(await fs.readFile('locked'))).toBe(`${3 * rounds}`)
     expect(text(await fs.readFile('matched'))).toBe(`${3 * rounds}`)
@@ -707,14 +696,16 @@ describe('several processes', () => {
     const contents = [new Uint8Array(200_000).fill(0x61), new Uint8Array(150_000).fill(0x62)]
     await fs.writeFile('file', contents[0]!)
     for (let i = 0; i < 4; i++) {
-      const writer = start(`
+      const writer = start(
+        root,
+        `
         const contents = [Buffer.alloc(200_000, 'a'), Buffer.alloc(150_000, 'b')]
         console.log('writing')
-        for (let i = 0; ; i++) await fs.writeFile('file', contents[i % 2])`)
+        for (let i = 0; ; i++) await fs.writeFile('file', contents[i % 2])`,
+      )
       await writer.line()
       await sleep(10 + 17 * i)
-      writer.child.kill('SIGKILL')
-      await writer.ended
+      await writer.kill()
       const read = await fs.readFile('file')
       expect(contents.some((content) => Buffer.compare(content, read) === 0)).toBe(true)
       expect(await names(fs, '')).toEqual(['file'])
@@ -728,10 +719,13 @@ describe('several processes', () => {
     await fs.writeFile('d/log', bytes(''))
     const controller = new AbortController()
     const noticed = new Promise<void>((resolve) => fs.watch!('d/log', resolve, { signal: controller.signal }))
-    const writer = start(`
+    const writer = start(
+      root,
+      `
       const file = await fs.open('d/log', 'append')
       file.appendSync([Buffer.from('x')])
-      console.log('written')`)
+      console.log('written')`,
+    )
     await writer.line()
     await noticed
     controller.abort()
