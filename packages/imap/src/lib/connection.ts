@@ -405,7 +405,8 @@ export class Connection implements ImapConnection {
         }
         const event = this.reader.next()
         if (event === 'more') break
-        await this.#handle(event)
+        const handled = this.#handle(event)
+        if (handled !== undefined) await handled
         const congested = this.output.pending()
         if (congested !== undefined) await congested
         if (this.#ended && this.#reason === 'shutdown') this.bye('Server is shutting down.', 'shutdown')
@@ -424,30 +425,27 @@ export class Connection implements ImapConnection {
     else this.#socket.resume()
   }
 
-  async #handle(event: ReaderEvent): Promise<void> {
+  #handle(event: ReaderEvent): Promise<void> | undefined {
     switch (event) {
       case 'continue':
         this.output.text('+ OK\r\n')
-        return
+        return undefined
       case 'command':
-        await this.#command()
-        return
+        return this.#command()
       case 'append':
-        await runAppend(this)
-        return
+        return runAppend(this)
       case 'line':
-        await this.#line()
-        return
+        return this.#line()
       case 'refused': {
         const tag = this.authentication?.tag ?? this.idleTag ?? this.reader.refusedTag ?? '*'
         if (this.authentication !== undefined) this.authentication = undefined
         if (this.idleTag !== undefined) this.#endIdle()
         this.bad(tag, this.reader.refusal)
-        return
+        return undefined
       }
       case 'fatal':
         this.bye('The literal is too large.', 'limit')
-        return
+        return undefined
       case 'append-end':
       case 'skipped':
       case 'more':

@@ -8,6 +8,7 @@
  *      other chunk shows. Loading a page of an extension column fills `ext` and changes no value.
  *   3. `pages` says where a column is in the table's snapshot exactly as it is here.
  */
+import type { ViewChunk } from './contract.ts'
 import { CHUNK_ROWS, COLUMN_BYTES_MAX } from './limits.ts'
 
 /** Numbers of the base columns; extension column c is `EXT + c`. Must not change: on disk. */
@@ -44,6 +45,14 @@ export interface Chunk {
   owned: number
   /** Rows that others may see; the owner may write those after them in any array. */
   shared: number
+  /** What the views of every state that has this chunk show of it; made when first asked for. */
+  view: ViewChunk | undefined
+}
+
+/** Where the rows of a state lie: the same object for states with the same rows in the same chunks. */
+export interface Layout {
+  /** First row of each chunk, and at the end the number of rows; made when first asked for. */
+  starts: Uint32Array | undefined
 }
 
 /** Shared by every chunk in which no row has a keyword. */

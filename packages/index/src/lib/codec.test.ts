@@ -365,7 +365,7 @@ describe('headers and lists', () => {
       stones: fc.array(fc.tuple(fc.integer({ min: 1, max: 1e6 }), fc.nat({ max: 100 }), fc.nat({ max: 1e6 })), {
         maxLength: 4,
       }),
-      rows: fc.array(fc.integer({ min: 1, max: 2048 }), { maxLength: 5 }),
+      rows: fc.array(fc.integer({ min: 1, max: 1024 }), { maxLength: 5 }),
       previous: fc.option(
         fc.record({ offset: fc.integer({ min: 8, max: 1e6 }), length: fc.nat({ max: 1000 }), frame: u48 }),
         { nil: undefined },

@@ -4,6 +4,7 @@ import { faultyFs } from '@mailstead/fs/faults'
 import { UidSet } from '@mailstead/uidset'
 import { describe, expect, test } from 'vitest'
 import { FLAG_ANSWERED, FLAG_FLAGGED, type Index, type IndexFinding, type IndexOptions } from './contract.ts'
+import { readControl } from './control.ts'
 import { openIndex } from './open-index.ts'
 import { segmentName } from './segment.ts'
 
@@ -623,5 +624,103 @@ describe('a checkpoint of a closed log', () => {
     await fs.writeFile('s/tables/directory', old)
     expect((await findingsOf(reader)).map(({ kind }) => kind)).toContain('directory-replaced')
     await abandon(reader)
+  })
+})
+
+describe('the last to close', () => {
+  const CONTROL = 's/control'
+  const stateOf = async (fs: Fs): Promise<string | undefined> => readControl(await fs.readFile(CONTROL))?.state
+
+  test('seals the log, whoever wrote; those who close before it do not', async () => {
+    const fs = memoryFs()
+    const writer = await openIndex(fs, 's', { create: true })
+    const reader = await openIndex(fs, 's')
+    const tx = writer.begin()
+    tx.createTable({ id: 'inbox', uidValidity: 1, columns: [] })
+    await tx.commit()
+    await writer[Symbol.asyncDispose]()
+    expect(await stateOf(fs)).toBe('open')
+    await reader[Symbol.asyncDispose]()
+    expect(await stateOf(fs)).toBe('sealed')
+    await using again = await openIndex(fs, 's')
+    expect(again.tables.map(({ id }) => id)).toEqual(['inbox'])
+  })
+
+  test('of several that close at once, one seals', async () => {
+    for (let round = 0; round < 50; round++) {
+      const fs = memoryFs()
+      const all = [await openIndex(fs, 's', { create: true }), await openIndex(fs, 's'), await openIndex(fs, 's')]
+      for (const [i, index] of all.entries()) {
+        const tx = index.begin()
+        tx.createTable({ id: `t${i}`, uidValidity: 1, columns: [] })
+        await tx.commit()
+      }
+      await Promise.all(all.map((index) => index[Symbol.asyncDispose]()))
+      expect(await stateOf(fs)).toBe('sealed')
+    }
+  })
+})
+
+describe('a lazy change', () => {
+  const withRow = async (fs: Fs): Promise<Index> => {
+    const index = await openIndex(fs, 's', { create: true })
+    const tx = index.begin()
+    tx.createTable({ id: 'inbox', uidValidity: 1, columns: [] })
+    tx.append('inbox', {})
+    await tx.commit()
+    // The first lazy change records how far the next ones may go, and is flushed.
+    await flag(index, 1)
+    return index
+  }
+  const flag = async (index: Index, add: number): Promise<void> => {
+    const tx = index.begin()
+    tx.changeFlags('inbox', UidSet.of(1), { add })
+    await tx.commit({ durability: 'lazy' })
+  }
+
+  test('is done before commit returns, where nothing stands in its way', async () => {
+    await using index = await withRow(memoryFs())
+    await using table = (await index.open('inbox'))!
+    const committed = flag(index, 4)
+    expect(table.view.flags(0)).toBe(5)
+    await committed
+  })
+
+  test('sees what another has committed, and waits for who has the lock', async () => {
+    const fs = memoryFs()
+    await using index = await withRow(fs)
+    await using other = await openIndex(fs, 's')
+    await using mine = (await index.open('inbox'))!
+    await using theirs = (await other.open('inbox'))!
+    for (let i = 0; i < 20; i++) {
+      await flag(i % 2 === 0 ? index : other, 1 << (i % 5))
+      await Promise.all([flag(index, 32), flag(other, 64)])
+    }
+    await index.refresh()
+    await other.refresh()
+    expect(mine.view.flags(0)).toBe(127)
+    expect(theirs.view.flags(0)).toBe(127)
+    expect(mine.view.highestModSeq).toBe(theirs.view.highestModSeq)
+  })
+
+  test('whose append fails changes nothing, and the next one is done', async () => {
+    const inner = memoryFs()
+    let broken = false
+    const fs = faultyFs(inner, {
+      fail: (operation) => (broken && operation === 'append' ? 'short' : undefined),
+    })
+    await using index = await withRow(fs)
+    await using table = (await index.open('inbox'))!
+    const { highestModSeq } = table.view
+    broken = true
+    await expect(flag(index, 4)).rejects.toThrow(expect.objectContaining({ code: 'INDEX_WRITE_FAILED' }))
+    expect(table.view.flags(0)).toBe(1)
+    expect(table.view.highestModSeq).toBe(highestModSeq)
+    broken = false
+    await flag(index, 4)
+    expect(table.view.flags(0)).toBe(5)
+    await using other = await openIndex(inner, 's')
+    await using again = (await other.open('inbox'))!
+    expect(again.view.flags(0)).toBe(5)
   })
 })

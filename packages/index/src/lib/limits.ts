@@ -1,7 +1,7 @@
 /** The limits of an index. What they bound is refused with INDEX_LIMIT (or, while a transaction is built, a RangeError). */
 
 /** Rows of a full chunk: what one flag change copies, and the unit of snapshot pages. */
-export const CHUNK_ROWS = 2048
+export const CHUNK_ROWS = 1024
 /** Extension columns of a table. */
 export const COLUMNS_MAX = 24
 /** Width of an extension column, in bytes. */

@@ -94,14 +94,24 @@ export interface LogMedium extends AsyncDisposable {
   read(from: LogTail): Promise<LogRead>
   hasMoreSync(): boolean | undefined
   reader(): LogReader
+  /** Nobody seals the log: others who have the index open would have to be gone. Set by the index while it holds it open. */
+  unsealable: boolean
   lock(): Promise<void>
+  /**
+   * Takes the lock to append at `tail` if that takes no waiting, reading or repair; returns the salt for the next frame.
+   * Undefined, and no lock, where it would.
+   */
+  lockSync(): Uint8Array | undefined
   lockShared(waitMs: number): Promise<boolean>
   unlock(): void
   readControl(): Promise<Control | undefined>
   /** Makes ready to append after `tail`; says where the next frame goes, and the salt for it. */
   prepare(tail: LogTail, rest: number): Promise<{ tail: LogTail; salt: Uint8Array }>
-  /** `conflict`: somebody else was first; read and decide again. INDEX_WRITE_FAILED, INDEX_UNCERTAIN. */
-  append(tail: LogTail, bytes: Uint8Array): Promise<'done' | 'conflict'>
+  /**
+   * `conflict`: somebody else was first; read and decide again. INDEX_WRITE_FAILED, INDEX_UNCERTAIN. After `lockSync` it is
+   * done at once, or fails.
+   */
+  append(tail: LogTail, bytes: Uint8Array): 'done' | Promise<'done' | 'conflict'>
   flush(tail: LogTail): Promise<void>
   sync(tail: LogTail): Promise<void>
   seal(tail: LogTail, directory: number): Promise<void>
@@ -133,6 +143,8 @@ export interface LogOptions {
 
 /** Segments kept open. */
 const OPEN_SEGMENTS_MAX = 16
+/** Bytes of a group that is appended without a turn of the event loop. */
+const SYNC_APPEND_MAX: number = 1024 * 1024
 /** First read at the tail; more only if it is filled. */
 const TAIL_WINDOW = 64 * 1024
 
@@ -147,6 +159,7 @@ export class FileLog implements LogMedium {
   readonly #options: LogOptions
   readonly #segments = new Map<number, Segment>()
   readonly #window = new Uint8Array(TAIL_WINDOW)
+  unsealable = false
   #lock: FsLock | undefined
   #control: Control | undefined
   #controlFile: FsFile | undefined
@@ -389,6 +402,38 @@ export class FileLog implements LogMedium {
     }
   }
 
+  lockSync(): Uint8Array | undefined {
+    const lock = this.#lock
+    const { segment, offset, ended } = this.tail
+    const known = this.#segments.get(segment)
+    const waits =
+      lock === undefined ||
+      lock.held !== undefined ||
+      known === undefined ||
+      !known.writable ||
+      known.file.readSync === undefined ||
+      known.file.appendSync === undefined ||
+      ended ||
+      offset >= this.#options.segmentBytes ||
+      !this.#named.has(segment) ||
+      !this.#staysOpen ||
+      this.#suspect !== undefined ||
+      this.#uncertain !== undefined
+    if (waits || !lock.tryAcquire('exclusive')) return undefined
+    let more = true
+    try {
+      more = known.file.readSync!(this.#window.subarray(0, 1), offset) > 0
+    } finally {
+      if (more) lock.release()
+    }
+    return more ? undefined : known.header.salt
+  }
+
+  /** The control file says that the log is open, and goes on saying so. */
+  get #staysOpen(): boolean {
+    return this.unsealable && this.#control?.state === 'open' && !this.#controlLost && !this.#controlSuspect
+  }
+
   /** Takes the lock shared, if no writer is at work for longer than `waitMs`. */
   async lockShared(waitMs: number): Promise<boolean> {
     if (this.#options.readOnly) return false
@@ -425,7 +470,7 @@ export class FileLog implements LogMedium {
       throw new IndexError('INDEX_UNCERTAIN', 'an earlier flush failed: open the index again', {
         cause: this.#uncertain,
       })
-    const control = await this.readControl()
+    const control = this.#staysOpen ? this.#control : await this.readControl()
     if (control !== undefined && this.#isShort(tail))
       throw new IndexError(
         'INDEX_CORRUPT',
@@ -509,22 +554,39 @@ export class FileLog implements LogMedium {
   }
 
   /** Appends bytes at the tail, which the caller has prepared. A failure leaves the file as it was, or is INDEX_UNCERTAIN. */
-  async append(tail: LogTail, bytes: Uint8Array): Promise<'done' | 'conflict'> {
+  append(tail: LogTail, bytes: Uint8Array): 'done' | Promise<'done'> {
+    const segment = this.#segments.get(tail.segment)
+    if (segment?.writable !== true || segment.file.appendSync === undefined || bytes.length > SYNC_APPEND_MAX)
+      return this.#appendSlowly(tail, bytes)
+    try {
+      const at = segment.file.appendSync([bytes])
+      if (at === tail.offset) return 'done'
+      return this.#takeOff(segment.file, tail, endsElsewhere(at, tail))
+    } catch (error) {
+      return this.#takeOff(segment.file, tail, error)
+    }
+  }
+
+  async #appendSlowly(tail: LogTail, bytes: Uint8Array): Promise<'done'> {
     const { file } = await this.#writable(tail.segment)
     try {
-      const at =
-        file.appendSync !== undefined && bytes.length < 1 << 20 ? file.appendSync([bytes]) : await file.append([bytes])
-      if (at !== tail.offset) throw new Error(`the log ends at ${at}, not at ${tail.offset}`)
+      const at = await file.append([bytes])
+      if (at !== tail.offset) throw endsElsewhere(at, tail)
       return 'done'
     } catch (error) {
-      try {
-        if ((await file.stat()).size > tail.offset) await file.truncate(tail.offset)
-      } catch (second) {
-        this.#uncertain = second
-        throw new IndexError('INDEX_UNCERTAIN', 'the append failed, and so did taking it back', { cause: error })
-      }
-      throw new IndexError('INDEX_WRITE_FAILED', 'the append failed', { cause: error })
+      return this.#takeOff(file, tail, error)
     }
+  }
+
+  /** After an append that failed: INDEX_WRITE_FAILED when the file is as it was before. */
+  async #takeOff(file: FsFile, tail: LogTail, cause: unknown): Promise<never> {
+    try {
+      if ((await file.stat()).size > tail.offset) await file.truncate(tail.offset)
+    } catch (second) {
+      this.#uncertain = second
+      throw new IndexError('INDEX_UNCERTAIN', 'the append failed, and so did taking it back', { cause })
+    }
+    throw new IndexError('INDEX_WRITE_FAILED', 'the append failed', { cause })
   }
 
   /** Flushes what was appended at `tail` and everything before. After a failure they are gone again, or it is INDEX_UNCERTAIN. */
@@ -773,6 +835,10 @@ export class FileLog implements LogMedium {
     const { size } = await file.stat()
     return readBytes(file, offset, size - offset)
   }
+}
+
+function endsElsewhere(at: number, tail: LogTail): Error {
+  return new Error(`the log ends at ${at}, not at ${tail.offset}`)
 }
 
 async function listSegments(fs: Fs, prefix: string): Promise<number[]> {

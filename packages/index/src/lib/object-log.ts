@@ -118,7 +118,11 @@ export class ObjectLog implements LogMedium {
     return this.#files.readControl()
   }
 
+  unsealable = false
   async lock(): Promise<void> {}
+  lockSync(): undefined {
+    return undefined
+  }
   async lockShared(): Promise<boolean> {
     return true
   }

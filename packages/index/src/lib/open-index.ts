@@ -109,6 +109,16 @@ interface Effect {
   readonly offset: number
 }
 
+/** What became of the transactions of a group. */
+interface Decided {
+  /** One for each; the frame is filled in when it is written. */
+  readonly results: (CommitResult | { readonly error: unknown })[]
+  /** Those that write something, and which of the group they are. */
+  readonly resolved: readonly { readonly at: number; readonly value: Resolved }[]
+  /** None of them needs a flush. */
+  readonly lazy: boolean
+}
+
 /** What a step found or decided, before it may be shown. */
 interface Batch {
   readonly effects: Effect[]
@@ -198,7 +208,12 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     }
     await this.#readAll()
     if (alone) await this.#afterCrash()
-    if (this.#presence !== undefined) await this.#presence.acquire({ mode: 'shared', waitMs: settings.lockWaitMs })
+    if (this.#presence !== undefined) {
+      await this.#presence.acquire({ mode: 'shared', waitMs: settings.lockWaitMs })
+      // Only who is alone seals: from here on nobody does.
+      await this.log.readControl()
+      this.log.unsealable = true
+    }
   }
 
   /**
@@ -467,8 +482,11 @@ class StoreIndex implements Index, Committer, CheckpointHost {
   commit(requested: readonly Requested[], options: CommitOptions): Promise<CommitResult> {
     this.#checkOpen()
     if (this.settings.readOnly) throw new TypeError('the index is open for reading only')
+    const lazy = this.log.lazy && options.durability === 'lazy'
+    const done = lazy ? this.#commitNow(requested) : undefined
+    if (done !== undefined) return done
     return new Promise((resolve, reject) => {
-      this.#queue.push({ requested, lazy: this.log.lazy && options.durability === 'lazy', resolve, reject })
+      this.#queue.push({ requested, lazy, resolve, reject })
       this.#kick()
     })
   }
@@ -646,7 +664,6 @@ class StoreIndex implements Index, Committer, CheckpointHost {
       if ('error' in result) group[i]!.reject(result.error)
       else group[i]!.resolve(result)
     }
-    if (this.#logBytes > this.#checkpointAt) this.#checkpointSoon()
   }
 
   async #commitLocked(group: readonly Waiter[]): Promise<(CommitResult | { readonly error: unknown })[] | 'conflict'> {
@@ -674,6 +691,69 @@ class StoreIndex implements Index, Committer, CheckpointHost {
       }
     }
     const foreign = batch.effects.length
+    const decided = this.#decide(group, batch)
+    const { results, resolved } = decided
+    if (resolved.length === 0) {
+      if (foreign > 0) {
+        await this.log.sync(read.tail)
+        this.#publish(batch, { ...read.tail, unflushed: read.tail.next })
+      }
+      return results
+    }
+    const { tail, salt } = await this.log.prepare(read.tail, read.rest)
+    const { bytes, after } = this.#write(decided, batch, tail, salt)
+    if ((await this.log.append(tail, bytes)) === 'conflict') return 'conflict'
+    // Foreign frames that come with the group are shown with it, so they need the flush too.
+    const flush = !decided.lazy || foreign > 0
+    if (flush) await this.log.flush(tail)
+    this.#settle(decided, batch, bytes.length, flush ? { ...after, unflushed: after.next } : after)
+    return results
+  }
+
+  /**
+   * A lazy transaction is done at once where nothing stands in its way: no step of the pump is under way, everything it
+   * needs is in memory, nobody has the lock, the log goes on where it ended. Undefined where something does.
+   */
+  #commitNow(requested: readonly Requested[]): Promise<CommitResult> | undefined {
+    if (this.#pumping !== undefined || this.#sharedUntil > performance.now()) return undefined
+    // Only flags are ever changed lazily, and they need no other table.
+    for (let i = 0; i < requested.length; i++) {
+      const { kind, table } = requested[i]!
+      if (kind !== 'flags' || this.#entries.get(table)?.state === undefined) return undefined
+    }
+    const group = [{ requested, lazy: true }]
+    const salt = this.log.lockSync()
+    if (salt === undefined) return undefined
+    const batch = this.#newBatch()
+    let failing: Promise<unknown> | undefined
+    try {
+      const decided = this.#decide(group, batch)
+      const [result] = decided.results
+      if (result !== undefined && 'error' in result) return Promise.reject(result.error as Error)
+      // It needs a flush after all: new rows, or modseqs beyond what was recorded.
+      if (!decided.lazy) return undefined
+      if (decided.resolved.length > 0) {
+        const { tail } = this.log
+        const { bytes, after } = this.#write(decided, batch, tail, salt)
+        const appended = this.log.append(tail, bytes)
+        if (appended !== 'done') {
+          // Taking back what failed needs the lock.
+          failing = appended
+          return appended.then(() => {
+            throw new Error('an append that is not done at once fails')
+          })
+        }
+        this.#settle(decided, batch, bytes.length, after)
+      }
+      return Promise.resolve(decided.results[0] as CommitResult)
+    } finally {
+      if (failing === undefined) this.log.unlock()
+      else void failing.catch(() => {}).then(() => this.log.unlock())
+    }
+  }
+
+  /** Decides the transactions of a group one after another, each against what those before it leave. */
+  #decide(group: readonly Pick<Waiter, 'requested' | 'lazy'>[], batch: Batch): Decided {
     const world = {
       state: (id: string) => this.#stateIn(batch, id),
       newNumber: () => batch.nextNumber++,
@@ -683,7 +763,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     if (this.#writers.length > KEEP_WRITERS) this.#writers.length = KEEP_WRITERS
     const results: (CommitResult | { error: unknown })[] = []
     const resolved: { at: number; value: Resolved }[] = []
-    let flushed = false
+    let lazy = true
     for (let i = 0; i < group.length; i++) {
       const nextNumber = batch.nextNumber
       try {
@@ -692,8 +772,9 @@ class StoreIndex implements Index, Committer, CheckpointHost {
         if (value === undefined) continue
         checkSize(value)
         resolved.push({ at: i, value })
-        if (!value.lazy) flushed = true
-        for (const [t, table] of value.tables.entries()) {
+        lazy &&= value.lazy
+        for (let t = 0; t < value.tables.length; t++) {
+          const table = value.tables[t]!
           const state = value.states[t]
           if (table.created !== undefined) batch.ids.set(table.created.id, table.number)
           if (state !== undefined) batch.states.set(table.number, state)
@@ -704,45 +785,48 @@ class StoreIndex implements Index, Committer, CheckpointHost {
         results.push({ error })
       }
     }
-    if (resolved.length === 0) {
-      if (foreign > 0) {
-        await this.log.sync(read.tail)
-        this.#publish(batch, { ...read.tail, unflushed: read.tail.next })
-      }
-      return results
-    }
-    const prepared = await this.log.prepare(read.tail, read.rest)
+    return { results, resolved, lazy }
+  }
+
+  /** The frames of a group that goes to `tail`, and where the log ends after them. */
+  #write(
+    { results, resolved }: Decided,
+    batch: Batch,
+    tail: LogTail,
+    salt: Uint8Array,
+  ): { bytes: Uint8Array; after: LogTail } {
     this.#wrote = true
-    const { salt } = prepared
-    let { tail } = prepared
     const out = this.#writer
     out.reset()
-    for (const [i, { at, value }] of resolved.entries()) {
-      const start = tail.offset + out.position
+    let { next, chain } = tail
+    for (let i = 0; i < resolved.length; i++) {
+      const { at, value } = resolved[i]!
+      const offset = tail.offset + out.position
       const end = this.log.endsGroups && i === resolved.length - 1
-      const { number, chain } = writeTransaction(out, salt, tail, value, end)
-      results[at] = { frame: number }
-      batch.effects.push({ number, tables: value.tables, segment: tail.segment, offset: start })
-      tail = { ...tail, next: number + 1, chain }
+      const written = writeTransaction(out, salt, { next, chain, unflushed: tail.unflushed }, value, end)
+      results[at] = { frame: written.number }
+      batch.effects.push({ number: written.number, tables: value.tables, segment: tail.segment, offset })
+      next = written.number + 1
+      chain = written.chain
     }
     const bytes = out.finish()
-    if ((await this.log.append(prepared.tail, bytes)) === 'conflict') return 'conflict'
-    // Foreign frames that come with the group are shown with it, so they need the flush too.
-    const flush = flushed || foreign > 0
-    if (flush) await this.log.flush(prepared.tail)
-    if (bytes.length > KEEP_WRITER_BYTES) {
+    const { segment, unflushed } = tail
+    return {
+      bytes,
+      after: { segment, offset: tail.offset + bytes.length, next, chain, unflushed, ended: this.log.endsGroups },
+    }
+  }
+
+  /** A group that is where it belongs: its outcomes are filled in, and everybody sees it. */
+  #settle({ resolved }: Decided, batch: Batch, length: number, tail: LogTail): void {
+    if (length > KEEP_WRITER_BYTES) {
       this.#writer = new ByteWriter(64 * 1024)
       this.#writers = []
     }
-    this.#logBytes += bytes.length
-    for (const { value } of resolved) value.settle()
-    this.#publish(batch, {
-      ...tail,
-      offset: prepared.tail.offset + bytes.length,
-      unflushed: flush ? tail.next : prepared.tail.unflushed,
-      ended: this.log.endsGroups,
-    })
-    return results
+    this.#logBytes += length
+    for (let i = 0; i < resolved.length; i++) resolved[i]!.value.settle()
+    this.#publish(batch, tail)
+    if (this.#logBytes > this.#checkpointAt) this.#checkpointSoon()
   }
 
   #sectionWriter(): ByteWriter {
@@ -1065,13 +1149,26 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     this.#watching?.abort()
     for (const handle of this.#handles) await handle[Symbol.asyncDispose]()
     try {
-      if (this.#wrote) await this.#seal()
+      if (await this.#isLast()) await this.#seal()
     } catch (error) {
       // An index that is not sealed is whole: only the last group can then not be told from a torn one.
       this.settings.onEvent({ kind: 'seal-failed', message: String(error) })
     } finally {
       await this.abandon()
     }
+  }
+
+  /** Whether nobody else has the index open, and there may be something to seal. Others then wait until this one is closed. */
+  async #isLast(): Promise<boolean> {
+    if (this.settings.readOnly) return false
+    const presence = this.#presence
+    if (presence === undefined) return this.#wrote
+    // Two who close at once must not each take the other for one who stays.
+    presence.release()
+    if (!presence.tryAcquire('exclusive')) return false
+    this.log.unsealable = false
+    // Another may have written and closed while this one was there.
+    return this.#wrote || (await this.log.readControl())?.state === 'open'
   }
 
   async #seal(): Promise<void> {
@@ -1087,6 +1184,8 @@ class StoreIndex implements Index, Committer, CheckpointHost {
         await this.#readAll()
         read = await this.log.read(this.log.tail)
       }
+      // What is torn is left to a writer: whoever only read says nothing of it.
+      if (!this.#wrote && (read.rest > 0 || read.gaps.length > 0)) return
       await this.log.sync(read.tail)
       await this.log.seal(read.tail, await this.snapshots.listChecksum())
     } finally {
@@ -1183,7 +1282,7 @@ const KEEP_WRITER_BYTES: number = 4 * MiB
 function writeTransaction(
   out: ByteWriter,
   salt: Uint8Array,
-  tail: LogTail,
+  tail: Pick<LogTail, 'next' | 'chain' | 'unflushed'>,
   { tables, sections, lazy }: Resolved,
   end: boolean,
 ): { number: number; chain: number } {

@@ -373,6 +373,7 @@ export class Snapshots implements AsyncDisposable {
         owner: undefined,
         owned: 0,
         shared: rows,
+        view: undefined,
       }
       chunks.push(chunk)
       count += rows
@@ -389,6 +390,7 @@ export class Snapshots implements AsyncDisposable {
       deleted,
       bytes,
       chunks,
+      layout: { starts: undefined },
       keywords,
       values,
       tombstones,

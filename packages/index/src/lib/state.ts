@@ -16,6 +16,7 @@ import {
   extOf,
   FLAGS,
   isZeroColumn,
+  type Layout,
   MODSEQS,
   readNumber,
   rowAtLeast,
@@ -56,6 +57,7 @@ export interface TableState {
   readonly deleted: number
   readonly bytes: number
   readonly chunks: readonly Chunk[]
+  readonly layout: Layout
   readonly keywords: KeywordTable
   readonly tombstones: Tombstones
   readonly values: ReadonlyMap<string, Uint8Array>
@@ -106,6 +108,7 @@ export function emptyState(meta: TableMeta, uidNext = 1): TableState {
     deleted: 0,
     bytes: 0,
     chunks: [],
+    layout: { starts: undefined },
     keywords: NO_KEYWORDS,
     tombstones: NO_TOMBSTONES,
     values: new Map(),
@@ -128,6 +131,7 @@ export class Draft {
   readonly #token = {}
   #chunks: Chunk[]
   #ownsChunks = false
+  #layout: Layout
   #values: Map<string, Uint8Array>
   #ownsValues = false
 
@@ -145,6 +149,7 @@ export class Draft {
     this.tombstones = base.tombstones
     // Cast away readonly: written only after `#ownsChunks` and `#ownsValues`.
     this.#chunks = base.chunks as Chunk[]
+    this.#layout = base.layout
     this.#values = base.values as Map<string, Uint8Array>
   }
 
@@ -167,6 +172,7 @@ export class Draft {
       deleted: this.deleted,
       bytes: this.bytes,
       chunks: this.#chunks,
+      layout: this.#layout,
       keywords: this.keywords,
       tombstones: this.tombstones,
       values: this.#values,
@@ -197,6 +203,7 @@ export class Draft {
    * set its extension columns there by `setAppended`, and then accounts for it by `counted`.
    */
   appendRow(uid: number, flags: number, set: number, modSeq: number): Chunk {
+    this.#moved()
     const chunk = this.#tail()
     const row = chunk.rows
     this.#room(chunk, row + 1)
@@ -246,6 +253,7 @@ export class Draft {
     columns: readonly (Uint8Array | undefined)[],
     modSeq: number,
   ): void {
+    this.#moved()
     const { summed } = this.meta
     const specs = this.meta.columns
     for (let done = 0; done < count; ) {
@@ -319,6 +327,7 @@ export class Draft {
   /** Removes the rows of these ranges (pairs lo, hi, ascending). */
   expunge(ranges: ArrayLike<number>, modSeq: number): void {
     if (ranges.length === 0) return
+    this.#moved()
     const { columns, summed } = this.meta
     const out: Chunk[] = []
     const chunks = this.#chunks
@@ -408,6 +417,11 @@ export class Draft {
     return chunk.uids[rowAtLeast(chunk.uids, chunk.rows, uid)] === uid ? chunk : undefined
   }
 
+  /** Rows are about to come or go. */
+  #moved(): void {
+    if (this.#layout === this.base.layout) this.#layout = { starts: undefined }
+  }
+
   #uncount(chunk: Chunk, from: number, to: number, summed: number): void {
     if (from >= to) return
     this.count -= to - from
@@ -439,6 +453,7 @@ export class Draft {
       owner: this.#token,
       owned: -1,
       shared: 0,
+      view: undefined,
     }
     let at = 0
     const copy = (from: Chunk, begin: number, end: number): void => {
@@ -495,6 +510,7 @@ export class Draft {
       owner: this.#token,
       owned: 0,
       shared: chunk.rows,
+      view: undefined,
     }
     this.#list()[at] = own
     return own
@@ -515,6 +531,7 @@ export class Draft {
         owner: this.#token,
         owned: -1,
         shared: 0,
+        view: undefined,
       }
       this.#list().push(chunk)
       return chunk

@@ -47,7 +47,6 @@ class StateView implements TableView {
   readonly #state: TableState
   readonly #cache: () => ViewCache | undefined
   #chunks: readonly ViewChunk[] | undefined
-  /** First row of each chunk, and at the end the number of rows. */
   #starts: Uint32Array | undefined
   /** The chunk of the last row asked for: neighbours come next. */
   #at = 0
@@ -71,20 +70,9 @@ class StateView implements TableView {
 
   get chunks(): readonly ViewChunk[] {
     if (this.#chunks === undefined) {
-      let first = 0
-      this.#chunks = this.#state.chunks.map((chunk) => {
-        const { rows } = chunk
-        const view = {
-          first,
-          rows,
-          uids: exact(chunk.uids, rows),
-          flags: exact(chunk.flags, rows),
-          modSeqs: exact(chunk.modSeqs, rows),
-          keywordSets: exact(chunk.sets, rows),
-        }
-        first += rows
-        return view
-      })
+      const { chunks } = this.#state
+      const starts = this.#firsts()
+      this.#chunks = chunks.map((chunk, i) => viewChunk(chunk, starts[i]!))
     }
     return this.#chunks
   }
@@ -151,7 +139,11 @@ class StateView implements TableView {
   }
 
   #firsts(): Uint32Array {
-    if (this.#starts === undefined) this.#starts = startsOf(this.#state.chunks)
+    if (this.#starts === undefined) {
+      const { layout, chunks } = this.#state
+      layout.starts ??= startsOf(chunks)
+      this.#starts = layout.starts
+    }
     return this.#starts
   }
 
@@ -200,6 +192,21 @@ class ViewColumn implements FixedColumn {
     this.#first = this.#starts[at]!
     this.#end = this.#starts[at + 1]!
   }
+}
+
+/** What views show of a chunk: the same object as long as nothing in it, nor before it, changes. */
+function viewChunk(chunk: Chunk, first: number): ViewChunk {
+  const known = chunk.view
+  if (known !== undefined && known.first === first) return known
+  const { rows } = chunk
+  return (chunk.view = {
+    first,
+    rows,
+    uids: exact(chunk.uids, rows),
+    flags: exact(chunk.flags, rows),
+    modSeqs: exact(chunk.modSeqs, rows),
+    keywordSets: exact(chunk.sets, rows),
+  })
 }
 
 function startsOf(chunks: readonly Chunk[]): Uint32Array {

@@ -116,17 +116,18 @@ export class Core {
     if (this.settings.readOnly) throw new TypeError('the store was opened read-only')
   }
 
-  /** Work that closing waits for. Failures of the layers below become the store's. */
-  async work<T>(body: () => Promise<T>, mailbox?: string): Promise<T> {
+  /** Work that closing waits for. Failures of the layers below become the store's, or what `explain` makes of them. */
+  async work<T>(body: () => Promise<T>, explain: (error: unknown) => unknown = storeError): Promise<T> {
     this.mustBeOpen()
-    const running = body()
-    this.#work.add(running)
+    let running: Promise<T> | undefined
     try {
+      running = body()
+      this.#work.add(running)
       return await running
     } catch (error) {
-      throw storeError(error, mailbox)
+      throw explain(error)
     } finally {
-      this.#work.delete(running)
+      if (running !== undefined) this.#work.delete(running)
     }
   }
 

@@ -1,5 +1,5 @@
 /** An open mailbox: the newest view of its table, the changes that are made to it, and the bytes its rows name. */
-import type { Table, TableView } from '@mailstead/index'
+import type { CommitOptions, FlagOutcome, Table, TableView } from '@mailstead/index'
 import { IndexError } from '@mailstead/index'
 import { MessageScanner, type MessageStructure, scanMessage } from '@mailstead/message'
 import type { FlagChange } from '@mailstead/index'
@@ -17,6 +17,9 @@ import { type Entry, mailboxTable } from './tree.ts'
 /** The largest UID there can be (the index's). */
 const UID_LAST = 2 ** 32 - 2
 export const ALL_UIDS: UidSet = UidSet.range(1, UID_LAST)
+const NOTHING_CHANGED: FlagOutcome = { changed: UidSet.empty, failed: UidSet.empty }
+const LAZY: CommitOptions = { durability: 'lazy' }
+const FLUSHED: CommitOptions = { durability: 'flushed' }
 const BODY_COLUMNS = ['box', 'size', 'form', 'guid']
 
 export class OpenMailbox implements Mailbox {
@@ -57,12 +60,13 @@ export class OpenMailbox implements Mailbox {
     options: { readonly unchangedSince?: number } = {},
   ): Promise<{ readonly changed: UidSet; readonly failed: UidSet }> {
     const { index, settings } = this.#writable()
-    return this.#work(async () => {
-      await using tx = index.begin()
-      const outcome = tx.changeFlags(this.#id, uids, change, options)
-      await tx.commit({ durability: settings.lazyFlags ? 'lazy' : 'flushed' })
-      return { changed: outcome.changed, failed: outcome.failed }
+    let outcome = NOTHING_CHANGED
+    await this.#work(() => {
+      const tx = index.begin()
+      outcome = tx.changeFlags(this.#id, uids, change, options)
+      return tx.commit(settings.lazyFlags ? LAZY : FLUSHED)
     })
+    return outcome
   }
 
   async expunge(uids: UidSet | undefined, options: { readonly force?: boolean } = {}): Promise<UidSet> {
@@ -194,15 +198,13 @@ export class OpenMailbox implements Mailbox {
     return this.#core
   }
 
-  async #work<T>(body: () => Promise<T>): Promise<T> {
+  #work<T>(body: () => Promise<T>): Promise<T> {
     this.#mustBeOpen()
-    try {
-      return await this.#core.work(body, this.#entry.name)
-    } catch (error) {
-      if (error instanceof StoreError && this.#isGone(error.cause)) throw this.#gone(error.cause)
-      throw error
-    }
+    return this.#core.work(body, this.#explain)
   }
+
+  readonly #explain = (error: unknown): unknown =>
+    this.#isGone(error) ? this.#gone(error) : storeError(error, this.#entry.name)
 
   #isGone(error: unknown): boolean {
     return error instanceof IndexError && error.code === 'INDEX_TABLE_GONE' && error.table === this.#id

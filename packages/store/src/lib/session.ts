@@ -4,6 +4,7 @@ import type { Mailbox, MailboxInfo, SaveBatch, StoreSession, Subject } from './c
 import { MAILBOX_COLUMNS } from './contract.ts'
 import { type Core, noMailbox, type TreeChange } from './core.ts'
 import { StoreError } from './error.ts'
+import { storeError } from './failure.ts'
 import { OpenMailbox } from './mailbox.ts'
 import { checkName, DELIMITER, INBOX, lookupName, parentsOf } from './name.ts'
 import { Batch } from './save.ts'
@@ -144,16 +145,19 @@ export class Session implements StoreSession {
 
   async open(name: string): Promise<Mailbox> {
     const core = this.#core
-    return core.work(async () => {
-      const entry = await core.find(name)
-      const lease = await core.tables.acquire(mailboxTable(entry.guid))
-      if (lease === undefined) {
-        await core.index.refresh()
-        if (!core.tree.state.byGuid.has(entry.guid)) throw noMailbox(name)
-        throw new StoreError('STORE_CORRUPT', 'the mailbox has no table', { mailbox: entry.name })
-      }
-      return new OpenMailbox(core, entry, lease)
-    }, name)
+    return core.work(
+      async () => {
+        const entry = await core.find(name)
+        const lease = await core.tables.acquire(mailboxTable(entry.guid))
+        if (lease === undefined) {
+          await core.index.refresh()
+          if (!core.tree.state.byGuid.has(entry.guid)) throw noMailbox(name)
+          throw new StoreError('STORE_CORRUPT', 'the mailbox has no table', { mailbox: entry.name })
+        }
+        return new OpenMailbox(core, entry, lease)
+      },
+      (error) => storeError(error, name),
+    )
   }
 
   save(): SaveBatch {
