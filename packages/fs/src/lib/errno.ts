@@ -42,6 +42,9 @@ const codes: Readonly<Record<string, FsErrorCode>> = {
   EOPNOTSUPP: 'FS_UNSUPPORTED',
 }
 
+/** Limits that do not pass by waiting. */
+const lasting: ReadonlySet<string> = new Set(['ENAMETOOLONG', 'EFBIG', 'EMLINK'])
+
 /** What the failed call wanted: something that is there, a new name, or an empty directory. */
 export type Wanted = 'existing' | 'new' | 'empty'
 
@@ -65,5 +68,9 @@ export function fsErrorOf(error: unknown, path: string, wanted: Wanted): unknown
   else if (errno === 'ENOTDIR' || errno === 'EISDIR') code = wanted === 'existing' ? 'FS_NOT_FOUND' : 'FS_EXISTS'
   else if (errno === 'ENOTEMPTY') code = 'FS_NOT_EMPTY'
   else if (errno === 'EEXIST') code = wanted === 'empty' ? 'FS_NOT_EMPTY' : 'FS_EXISTS'
-  return new FsError(code, `${path === '' ? 'the root' : path}: ${(error as Error).message}`, { path, cause: error })
+  return new FsError(code, `${path === '' ? 'the root' : path}: ${(error as Error).message}`, {
+    path,
+    cause: error,
+    ...(lasting.has(errno) ? { retryable: false } : {}),
+  })
 }

@@ -18,7 +18,7 @@ export type FsErrorCode =
   | 'FS_CONFLICT'
   /** The lock is held by somebody else, and the wait is over. */
   | 'FS_LOCKED'
-  /** A named limit was reached: open files, name length, request size. */
+  /** A named limit was reached. Of open files or memory: `retryable`. Of the length of a name or the size of a request: not. */
   | 'FS_LIMIT'
   /** The storage is not there now (unmounted, unreachable). Retry later; never take it for absence. */
   | 'FS_UNAVAILABLE'
@@ -37,12 +37,17 @@ export class FsError extends Error {
   readonly code: FsErrorCode
   /** Relative to the root of the driver, if a path is concerned. */
   readonly path: string | undefined
-  /** Whether the same call may succeed later without anybody's repair. */
+  /** Whether the same call may succeed later without a change of its arguments: wait, and call again. */
   readonly retryable: boolean
-  constructor(code: FsErrorCode, message: string, details: { path?: string; cause?: unknown } = {}) {
+  /** `retryable` is by the code unless it is given: some limits pass, others do not. */
+  constructor(
+    code: FsErrorCode,
+    message: string,
+    details: { readonly path?: string; readonly cause?: unknown; readonly retryable?: boolean } = {},
+  ) {
     super(message, details.cause === undefined ? undefined : { cause: details.cause })
     this.code = code
     this.path = details.path
-    this.retryable = retryable.has(code)
+    this.retryable = details.retryable ?? retryable.has(code)
   }
 }

@@ -24,10 +24,16 @@ export function checkMetadata(metadata: FsMetadata, path: string): FsMetadata {
     if (typeof value !== 'string' || !VALUE.test(value))
       throw new FsError('FS_DENIED', `metadata ${name} has a value that is not printable US-ASCII`, { path })
     if (name.length > METADATA_NAME_MAX)
-      throw new FsError('FS_LIMIT', `a name of metadata is longer than ${METADATA_NAME_MAX} characters`, { path })
+      throw new FsError('FS_LIMIT', `a name of metadata is longer than ${METADATA_NAME_MAX} characters`, {
+        path,
+        retryable: false,
+      })
     size += name.length + value.length
   }
   if (size > METADATA_MAX_BYTES)
-    throw new FsError('FS_LIMIT', `${size} bytes of metadata are more than ${METADATA_MAX_BYTES}`, { path })
+    throw new FsError('FS_LIMIT', `${size} bytes of metadata are more than ${METADATA_MAX_BYTES}`, {
+      path,
+      retryable: false,
+    })
   return Object.freeze(Object.fromEntries(names.map((name) => [name, metadata[name]!])))
 }

@@ -31,13 +31,13 @@ export type PosixNodeFs = Pick<
   | 'writevSync'
 >
 
-type Done = (error: NodeJS.ErrnoException | null) => void
+type Done<T> = (error: NodeJS.ErrnoException | null, value?: T) => void
 
 /** One call of the callback API, repeated while a signal interrupts it. Cheaper than `fs/promises`, whose file handles and wrappers cost more than the call. */
-export function call(run: (done: Done) => void): Promise<void> {
+export function call<T = void>(run: (done: Done<T>) => void): Promise<T> {
   return new Promise((resolve, reject) => {
-    const done: Done = (error) => {
-      if (error === null || error === undefined) resolve()
+    const done: Done<T> = (error, value) => {
+      if (error === null || error === undefined) resolve(value as T)
       else if (error.code === 'EINTR') run(done)
       else reject(error)
     }

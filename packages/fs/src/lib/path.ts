@@ -57,7 +57,8 @@ export function nameOf(path: string): string {
 
 function checkSize(path: string, text: string, max: number): void {
   const size = Buffer.byteLength(text)
-  if (size > max) throw new FsError('FS_LIMIT', `a name of ${size} bytes is longer than ${max}`, { path })
+  if (size > max)
+    throw new FsError('FS_LIMIT', `a name of ${size} bytes is longer than ${max}`, { path, retryable: false })
 }
 
 function denied(path: string, why: string): FsError {

@@ -15,7 +15,7 @@
 import type { FsFile, FsOpenMode, FsStat } from './contract.ts'
 import { FsError } from './error.ts'
 import { fsErrorOf } from './errno.ts'
-import { call, type PosixNodeFs } from './node-fs.ts'
+import { again, call, type PosixNodeFs } from './node-fs.ts'
 import { PosixStat } from './posix-stat.ts'
 
 /** From this many bytes on, a write goes to the thread pool: it takes longer than the way there. */
@@ -52,7 +52,7 @@ export class PosixFile implements FsFile {
 
   async stat(): Promise<FsStat> {
     try {
-      return new PosixStat(this.#fs.fstatSync(this.#fd))
+      return new PosixStat(again(() => this.#fs.fstatSync(this.#fd)))
     } catch (error) {
       throw this.#failure(error)
     }
@@ -80,12 +80,8 @@ export class PosixFile implements FsFile {
     try {
       let count = 0
       while (count < into.length) {
-        let more = 0
-        await call((done) => {
-          this.#fs.read(fd, into, count, into.length - count, position + count, (error, bytes) => {
-            more = bytes
-            done(error)
-          })
+        const more = await call<number>((done) => {
+          this.#fs.read(fd, into, count, into.length - count, position + count, done)
         })
         if (more === 0) break
         count += more
@@ -121,7 +117,7 @@ export class PosixFile implements FsFile {
     let start = -1
     let written = 0
     try {
-      start = this.#fs.fstatSync(this.#fd).size
+      start = this.#size()
       if (total === 0) return start
       if (start < this.#dirtyFrom) this.#dirtyFrom = start
       const position = this.#mode === 'append' ? null : start
@@ -172,7 +168,7 @@ export class PosixFile implements FsFile {
     let start = -1
     let written = 0
     try {
-      start = this.#fs.fstatSync(fd).size
+      start = this.#size()
       if (total === 0) return start
       if (start < this.#dirtyFrom) this.#dirtyFrom = start
       for (const part of parts) {
@@ -198,12 +194,8 @@ export class PosixFile implements FsFile {
   ): Promise<void> {
     let at = 0
     while (at < data.length) {
-      let count = 0
-      await call((done) => {
-        this.#fs.write(fd, data, at, data.length - at, position === null ? null : position + at, (error, bytes) => {
-          count = bytes
-          done(error)
-        })
+      const count = await call<number>((done) => {
+        this.#fs.write(fd, data, at, data.length - at, position === null ? null : position + at, done)
       })
       if (count === 0) throw new FsError('FS_IO', `${this.path}: nothing was written`, { path: this.path })
       at += count
@@ -215,7 +207,7 @@ export class PosixFile implements FsFile {
   #undo(start: number, written: number): void {
     if (written === 0) return
     try {
-      if (this.#fs.fstatSync(this.#fd).size === start + written) this.#fs.ftruncateSync(this.#fd, start)
+      if (this.#size() === start + written) again(() => this.#fs.ftruncateSync(this.#fd, start))
     } catch {
       // The failure that is being reported says more than this one.
     }
@@ -228,7 +220,7 @@ export class PosixFile implements FsFile {
     const fd = this.#enter()
     let size = -1
     try {
-      size = this.#fs.fstatSync(fd).size
+      size = this.#size()
       if (position < this.#dirtyFrom) this.#dirtyFrom = Math.min(position, size)
       if (data.length < ASYNC_WRITE_BYTES) {
         let at = 0
@@ -242,7 +234,7 @@ export class PosixFile implements FsFile {
       // What was overwritten is gone; what was added is taken back.
       if (size >= 0 && position + data.length > size) {
         try {
-          this.#fs.ftruncateSync(fd, size)
+          again(() => this.#fs.ftruncateSync(fd, size))
         } catch {
           // The failure that is being reported says more than this one.
         }
@@ -258,7 +250,7 @@ export class PosixFile implements FsFile {
     this.#checkOverwrite()
     const fd = this.#enter()
     try {
-      const before = this.#fs.fstatSync(fd).size
+      const before = this.#size()
       await call((done) => this.#fs.ftruncate(fd, size, done))
       if (this.#failedSync !== undefined && size <= this.#dirtyFrom) this.#failedSync = undefined
       this.#dirtyFrom = Math.min(this.#dirtyFrom, size, before)
@@ -336,6 +328,17 @@ export class PosixFile implements FsFile {
       this.#fs.closeSync(fd)
     } catch (error) {
       throw fsErrorOf(error, this.path, 'existing')
+    }
+  }
+
+  /** Bytes now. Not through `again`: an append must not cost a closure. */
+  #size(): number {
+    for (;;) {
+      try {
+        return this.#fs.fstatSync(this.#fd).size
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== 'EINTR') throw error
+      }
     }
   }
 

@@ -37,7 +37,7 @@ export class Tree {
   readonly #settling = new Map<string, Promise<void>>()
 
   constructor(fs: PosixNodeFs, root: string, directoryMode: number) {
-    const stats = fs.statSync(root)
+    const stats = again(() => fs.statSync(root))
     this.#fs = fs
     this.root = root
     this.#prefix = root.endsWith('/') ? root : `${root}/`
@@ -85,7 +85,8 @@ export class Tree {
     }
     if (real !== this.root && !real.startsWith(this.#prefix))
       throw new FsError('FS_DENIED', `${directory} leads out of the root, to ${real}`, { path: directory })
-    if (this.#fs.statSync(real, { throwIfNoEntry: false })?.isDirectory() !== true) return false
+    const stats = again(() => this.#fs.statSync(real, { throwIfNoEntry: false }))
+    if (stats?.isDirectory() !== true) return false
     remember(this.#confined, directory)
     return true
   }

@@ -79,8 +79,9 @@ export async function posixFs(root: string, options: PosixFsOptions = {}): Promi
   if (create) await makeRoot(fs, absolute, directoryMode)
   let tree: Tree
   try {
-    const real = fs.realpathSync.native(absolute)
-    if (!fs.statSync(real).isDirectory()) throw new FsError('FS_UNAVAILABLE', `the root ${absolute} is no directory`)
+    const real = again(() => fs.realpathSync.native(absolute))
+    if (!again(() => fs.statSync(real)).isDirectory())
+      throw new FsError('FS_UNAVAILABLE', `the root ${absolute} is no directory`)
     tree = new Tree(fs, real, directoryMode)
   } catch (error) {
     if (error instanceof FsError) throw error
@@ -95,7 +96,7 @@ async function makeRoot(fs: PosixNodeFs, absolute: string, mode: number): Promis
   try {
     const missing: string[] = []
     for (let at = absolute; ; at = dirname(at)) {
-      if (fs.statSync(at, { throwIfNoEntry: false }) !== undefined) break
+      if (again(() => fs.statSync(at, { throwIfNoEntry: false })) !== undefined) break
       missing.push(at)
       if (at === dirname(at)) break
     }
@@ -105,7 +106,7 @@ async function makeRoot(fs: PosixNodeFs, absolute: string, mode: number): Promis
       } catch (error) {
         if (errnoOf(error) !== 'EEXIST') throw error
       }
-      const parent = fs.openSync(dirname(directory), fs.constants.O_RDONLY)
+      const parent = again(() => fs.openSync(dirname(directory), fs.constants.O_RDONLY))
       try {
         await call((done) => fs.fsync(parent, done))
       } finally {
@@ -182,7 +183,7 @@ class PosixFs implements Fs {
       let stats = this.#lookAt(path)
       // In a confined directory, only the last part can be a symbolic link.
       if (stats?.isSymbolicLink() === true && this.#tree.confine(path))
-        stats = this.#fs.statSync(this.#tree.absolute(path), { throwIfNoEntry: false })
+        stats = again(() => this.#fs.statSync(this.#tree.absolute(path), { throwIfNoEntry: false }))
       if (stats !== undefined) {
         if (stats.isFile() || stats.isDirectory()) return new PosixStat(stats)
         throw new FsError('FS_DENIED', `${path} is neither a file nor a directory`, { path })
@@ -248,7 +249,7 @@ class PosixFs implements Fs {
 
   #checkFile(fd: number, path: string, mode: FsOpenMode): number {
     try {
-      const stats = this.#fs.fstatSync(fd)
+      const stats = again(() => this.#fs.fstatSync(fd))
       this.#openedSize = stats.size
       if (stats.isFile()) return fd
       throw stats.isDirectory()
@@ -270,7 +271,7 @@ class PosixFs implements Fs {
       try {
         const wanted = Math.max(0, Math.min(end, this.#openedSize) - start)
         if (wanted > READ_FILE_MAX_BYTES)
-          throw new FsError('FS_LIMIT', `${wanted} bytes are too many to be read at once`, { path })
+          throw new FsError('FS_LIMIT', `${wanted} bytes are too many to be read at once`, { path, retryable: false })
         const bytes = new Uint8Array(wanted)
         let count = 0
         if (wanted <= SYNC_READ_BYTES) {
@@ -326,7 +327,7 @@ class PosixFs implements Fs {
     const target = this.#tree.absolute(path)
     const temporary = this.#tree.absolute(temporaryOf(path))
     const check = (): void => {
-      const there = fs.lstatSync(target, { throwIfNoEntry: false })
+      const there = again(() => fs.lstatSync(target, { throwIfNoEntry: false }))
       if (there?.isDirectory() === true || (ifAbsent && there !== undefined))
         throw new FsError('FS_EXISTS', `${path} exists`, { path })
       if (ifMatch !== undefined && (there?.isFile() !== true || new PosixStat(there).tag !== ifMatch))
@@ -343,12 +344,12 @@ class PosixFs implements Fs {
           await this.#writeAll(fd, part)
         }
       const now = this.#changeTime()
-      fs.futimesSync(fd, now, now)
+      again(() => fs.futimesSync(fd, now, now))
       await call((done) => fs.fsync(fd, done))
       signal?.throwIfAborted()
       // The content may have taken long, and not everybody who changes a name goes through here.
       check()
-      const stat = new PosixStat(fs.fstatSync(fd))
+      const stat = new PosixStat(again(() => fs.fstatSync(fd)))
       if (ifAbsent) await call((done) => fs.link(temporary, target, done))
       else {
         await call((done) => fs.rename(temporary, target, done))
@@ -356,15 +357,26 @@ class PosixFs implements Fs {
       }
       return stat
     } finally {
+      this.#endTurn(fd, named ? temporary : undefined)
+      this.#queue.wake(temporary)
+    }
+  }
+
+  /**
+   * Lets go of a temporary file, and removes its name, still under the lock. What fails here changes nothing of what the
+   * writer did or did not do, which is what is to be told: a name that stays is taken over by the next writer.
+   */
+  #endTurn(fd: number, temporary: string | undefined): void {
+    const attempt = (run: () => void): void => {
       try {
-        // Still under the lock: nobody else owns the temporary name.
-        if (named) fs.unlinkSync(temporary)
-      } finally {
-        this.#locks.unlock(fd)
-        fs.closeSync(fd)
-        this.#queue.wake(temporary)
+        run()
+      } catch {
+        // Said above.
       }
     }
+    if (temporary !== undefined) attempt(() => again(() => this.#fs.unlinkSync(temporary)))
+    attempt(() => this.#locks.unlock(fd))
+    attempt(() => this.#fs.closeSync(fd))
   }
 
   /** Seconds since the epoch, never twice the same: the kernel's own clock ticks too slowly to tell contents apart. */
@@ -424,18 +436,18 @@ class PosixFs implements Fs {
     try {
       if (!this.#locks.tryLock(fd, 'exclusive')) return -1
       // Until the lock was ours, its holder may have given the file its final name, or removed it.
-      const mine = fs.fstatSync(fd)
-      const named = fs.lstatSync(temporary, { throwIfNoEntry: false })
+      const mine = again(() => fs.fstatSync(fd))
+      const named = again(() => fs.lstatSync(temporary, { throwIfNoEntry: false }))
       if (named === undefined || named.ino !== mine.ino) return -1
       // Whoever made that does not go away.
       if (!mine.isFile())
         throw new FsError('FS_DENIED', `${temporary} is no file`, { path: this.#tree.relative(temporary) })
       if (mine.nlink > 1) {
-        fs.unlinkSync(temporary)
+        again(() => fs.unlinkSync(temporary))
         return -1
       }
-      if (mine.size > 0) fs.ftruncateSync(fd, 0)
-      if (!fresh) fs.fchmodSync(fd, mode)
+      if (mine.size > 0) again(() => fs.ftruncateSync(fd, 0))
+      if (!fresh) again(() => fs.fchmodSync(fd, mode))
       taken = true
       return fd
     } finally {
@@ -451,13 +463,7 @@ class PosixFs implements Fs {
     while (at < data.length) {
       let count = 0
       if (data.length < ASYNC_WRITE_BYTES) count = again(() => this.#fs.writeSync(fd, data, at, data.length - at, null))
-      else
-        await call((done) => {
-          this.#fs.write(fd, data, at, data.length - at, null, (error, bytes) => {
-            count = bytes
-            done(error)
-          })
-        })
+      else count = await call<number>((done) => this.#fs.write(fd, data, at, data.length - at, null, done))
       if (count === 0) throw new FsError('FS_IO', 'nothing was written')
       at += count
     }
@@ -468,9 +474,7 @@ class PosixFs implements Fs {
     try {
       if (!this.#tree.confine(directory)) return this.#tree.checkRoot()
       const at = this.#tree.absolute(directory)
-      const handle = await new Promise<nodeFs.Dir>((resolve, reject) => {
-        this.#fs.opendir(at, { bufferSize: PAGE_ENTRIES }, (error, dir) => (error ? reject(error) : resolve(dir)))
-      })
+      const handle = await call<nodeFs.Dir>((done) => this.#fs.opendir(at, { bufferSize: PAGE_ENTRIES }, done))
       try {
         for (;;) {
           // One read of the thread pool fills the buffer; the rest of the page comes out of it.
@@ -515,7 +519,7 @@ class PosixFs implements Fs {
     this.#enter(path, undefined, true)
     try {
       await this.#tree.within(path, () => {
-        if (!this.#fs.statSync(this.#tree.absolute(path)).isDirectory())
+        if (!again(() => this.#fs.statSync(this.#tree.absolute(path))).isDirectory())
           throw new FsError('FS_EXISTS', `${path} is a file`, { path })
       })
     } catch (error) {
@@ -542,8 +546,8 @@ class PosixFs implements Fs {
       if (stats.isDirectory()) this.#tree.forget()
       // POSIX: if both are names of one file, rename does nothing. It is to have the new name only.
       else if (stats.nlink > 1) {
-        const still = fs.lstatSync(at, { throwIfNoEntry: false })
-        const now = fs.lstatSync(target, { throwIfNoEntry: false })
+        const still = again(() => fs.lstatSync(at, { throwIfNoEntry: false }))
+        const now = again(() => fs.lstatSync(target, { throwIfNoEntry: false }))
         if (still?.ino === stats.ino && now?.ino === stats.ino) await call((done) => fs.unlink(at, done))
       }
     } catch (error) {
@@ -604,7 +608,7 @@ class PosixFs implements Fs {
         const errno = errnoOf(error)
         // Linux says EISDIR of a directory, POSIX EPERM.
         if (errno !== 'EISDIR' && errno !== 'EPERM') throw error
-        if (this.#fs.lstatSync(at).isDirectory() === false) throw error
+        if (!again(() => this.#fs.lstatSync(at)).isDirectory()) throw error
       }
     } catch (error) {
       throw this.#tree.failure(error, path)
@@ -627,9 +631,7 @@ class PosixFs implements Fs {
   async #sweep(directory: string): Promise<boolean> {
     for await (const page of this.list(directory)) if (page.length > 0) return false
     const at = this.#tree.absolute(directory)
-    const handle = await new Promise<nodeFs.Dir>((resolve, reject) => {
-      this.#fs.opendir(at, {}, (error, dir) => (error ? reject(error) : resolve(dir)))
-    })
+    const handle = await call<nodeFs.Dir>((done) => this.#fs.opendir(at, {}, done))
     const names: string[] = []
     try {
       for (let entry = handle.readSync(); entry !== null; entry = handle.readSync()) {
@@ -643,7 +645,7 @@ class PosixFs implements Fs {
       const fd = this.#tryTemporary(`${at}/${name}`, this.#fileMode)
       if (fd < 0) return false
       try {
-        this.#fs.unlinkSync(`${at}/${name}`)
+        again(() => this.#fs.unlinkSync(`${at}/${name}`))
       } finally {
         this.#locks.unlock(fd)
         this.#fs.closeSync(fd)
