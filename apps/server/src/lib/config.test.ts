@@ -31,6 +31,8 @@ flags = "lazy"
 message_bytes = 1000000
 idle_seconds = 10
 open = 5
+[purge]
+interval_minutes = 0
 [log]
 level = "warn"
 `,
@@ -46,6 +48,7 @@ level = "warn"
       imapSettings: { connections: 500, idleMinutes: 60, loginSeconds: 30, plaintextLogin: false },
       lmtpSettings: { connections: 20, recipients: 50, separator: '-', returnPath: true, idleSeconds: 60 },
       store: { flags: 'lazy', messageBytes: 1_000_000, idleSeconds: 10, open: 5 },
+      purge: { intervalMinutes: 0 },
       logLevel: 'warn',
     })
   })
@@ -61,6 +64,7 @@ level = "warn"
     ['[tls]\ncert = "c"', 'm.toml: tls.key: is missing'],
     ['[store]\nflags = "never"', 'm.toml: store.flags: must be "flushed" or "lazy"'],
     ['[store]\nmessage_bytes = 1.5', 'm.toml: store.message_bytes: must be a whole number'],
+    ['[purge]\ninterval_minutes = -1', 'm.toml: purge.interval_minutes: must not be negative'],
     ['[log]\nlevel = "loud"', 'm.toml: log.level: must be trace, debug'],
   ])('%j is refused by file and key', (source, complaint) => {
     expect(() => parseConfig(source, 'm.toml')).toThrow(complaint)

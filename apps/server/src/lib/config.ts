@@ -44,6 +44,9 @@ export interface Config {
     readonly idleSeconds: number | undefined
     readonly open: number | undefined
   }
+  readonly purge: {
+    readonly intervalMinutes: number | undefined
+  }
   readonly logLevel: LogLevel | undefined
 }
 
@@ -100,6 +103,17 @@ const Schema = v.strictObject({
       message_bytes: v.optional(count),
       idle_seconds: v.optional(count),
       open: v.optional(count),
+    }),
+  ),
+  purge: v.optional(
+    v.strictObject({
+      interval_minutes: v.optional(
+        v.pipe(
+          v.number('must be a number'),
+          v.integer('must be a whole number'),
+          v.minValue(0, 'must not be negative'),
+        ),
+      ),
     }),
   ),
   log: v.optional(
@@ -185,6 +199,9 @@ function fromInput(input: v.InferOutput<typeof Schema>, base: string): Config {
       messageBytes: store?.message_bytes,
       idleSeconds: store?.idle_seconds,
       open: store?.open,
+    },
+    purge: {
+      intervalMinutes: input.purge?.interval_minutes,
     },
     logLevel: input.log?.level,
   }

@@ -32,6 +32,7 @@ export async function startFromSettings(settings: Settings): Promise<MailServer>
       messageMax: store.messageBytes,
       storeIdleMs: times(store.idleSeconds, 1000),
       storesOpenMax: store.open,
+      purgeEveryMs: times(config.purge.intervalMinutes, 60_000),
       imapConnectionsMax: imapSettings.connections,
       plaintextLogin: imapSettings.plaintextLogin,
       imapLimits: defined({

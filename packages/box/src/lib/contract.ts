@@ -154,7 +154,8 @@ export interface Box extends AsyncDisposable {
    * now (its file is not open yet) or something is not as expected: `box.openSync?.(ref) ?? (await box.open(ref))`.
    */
   openSync?(ref: BoxRef): BoxMessage | undefined
-  purge(): Promise<PurgeReport>
+  /** When `signal` is aborted, what is under way is finished, and the rest left for another time. */
+  purge(options?: { readonly signal?: AbortSignal }): Promise<PurgeReport>
   /** Everything on disk, whatever the index says. */
   scan(): AsyncIterable<readonly BoxScanned[]>
   /** Reads and verifies every byte; also that every row's place holds its message. Read-only. */

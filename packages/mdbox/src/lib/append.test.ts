@@ -340,6 +340,14 @@ describe('files', () => {
     expect(await files(subject.inner)).toEqual(['m.1'])
   })
 
+  test('a purge that is to stop leaves whole files for another time', async () => {
+    const { box, process } = await bench().open()
+    const [ref] = await save(box, process, 'x'.repeat(5000))
+    await process.setUses([ref!], 0)
+    expect(await box.purge({ signal: AbortSignal.abort() })).toMatchObject({ files: 0, messages: 0 })
+    expect(await box.purge({ signal: new AbortController().signal })).toMatchObject({ files: 1, messages: 1 })
+    await box[Symbol.asyncDispose]()
+  })
   test('a file with a damaged message is not purged', async () => {
     const subject = bench()
     const { box, process } = await subject.open()

@@ -163,9 +163,10 @@ export class MdboxBox implements Box, BatchHost {
     }
   }
 
-  async purge(): Promise<PurgeReport> {
+  async purge({ signal }: { readonly signal?: AbortSignal } = {}): Promise<PurgeReport> {
     this.#mustBeOpen()
     this.#purging ??= purgeBox({
+      signal,
       fs: this.#fs,
       directory: this.#directory,
       host: this.#host,

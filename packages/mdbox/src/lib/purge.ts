@@ -49,6 +49,8 @@ export interface PurgeContext {
   readonly appender: Appender
   readonly files: FileCache
   readonly options: Required<MdboxOptions>
+  /** Aborted: no further file is begun. */
+  readonly signal: AbortSignal | undefined
 }
 
 /** What is in one file, by the table. */
@@ -61,7 +63,7 @@ interface Content {
 }
 
 export async function purgeBox(context: PurgeContext): Promise<PurgeReport> {
-  const { fs, directory, host, places, appender, options } = context
+  const { fs, directory, host, places, appender, options, signal } = context
   const report = { files: 0, messages: 0, bytesReclaimed: 0, skipped: 0 }
   if ((await listFiles(fs, directory)).length === 0) return report
   await appender.takeSlot()
@@ -77,6 +79,7 @@ export async function purgeBox(context: PurgeContext): Promise<PurgeReport> {
   const settled = new Map<number, number>()
   for (const content of (await survey(places, sizes)).values()) {
     const { id } = content
+    if (signal?.aborted === true) break
     if (!isWorthIt(content, options.purgeShare, isOurs) && !(isOrphan(content) && (await isUnfinished(context, id))))
       continue
     if (await locks.has(slotOf(id))) {
@@ -100,6 +103,7 @@ export async function purgeBox(context: PurgeContext): Promise<PurgeReport> {
     removed.length = 0
   }
   for (const content of (await survey(places, settled)).values()) {
+    if (signal?.aborted === true) break
     const emptied = await empty(context, content, removed, gone)
     if (!emptied) {
       report.skipped++

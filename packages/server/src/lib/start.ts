@@ -19,6 +19,7 @@ import { ServerError } from './error.ts'
 import { ignoreEvents, type OnServerEvent, type ServerEventLevel } from './events.ts'
 import { imapBackend } from './imap-backend.ts'
 import { type LmtpServer, lmtpServer } from './lmtp.ts'
+import { PurgeSchedule } from './purge-schedule.ts'
 import { StorePool } from './store-pool.ts'
 import type { User, Users } from './users.ts'
 
@@ -59,6 +60,8 @@ export interface ServerOptions {
   readonly storeIdleMs?: number
   /** Unused stores kept open. (default 256) */
   readonly storesOpenMax?: number
+  /** How long after it was used a store is purged, in the background, in milliseconds; 0: never. (default 6 hours) */
+  readonly purgeEveryMs?: number
   /** (default 10 000) */
   readonly imapConnectionsMax?: number
   readonly imapLimits?: Partial<ImapLimits>
@@ -89,12 +92,17 @@ export interface MailServer extends AsyncDisposable {
 }
 
 const MiB = 1024 * 1024
+const PURGE_EVERY_MS = 6 * 3_600_000
 
 /** Starts listening. SERVER_LISTEN, SERVER_TLS. */
 export async function startServer(options: ServerOptions): Promise<MailServer> {
   const onEvent = options.onEvent ?? ignoreEvents
   const messageMax = options.messageMax ?? 64 * MiB
+  const purgeEveryMs = options.purgeEveryMs ?? PURGE_EVERY_MS
+  if (!(purgeEveryMs >= 0)) throw new TypeError(`purgeEveryMs must not be negative, as ${purgeEveryMs} is`)
+  let purges: PurgeSchedule | undefined
   const stores = new StorePool({
+    onUse: (name) => purges?.used(name),
     open: (user) => openUserStore(options, messageMax, onEvent, user),
     onEvent,
     ...(options.storeIdleMs === undefined ? {} : { idleMs: options.storeIdleMs }),
@@ -132,6 +140,10 @@ export async function startServer(options: ServerOptions): Promise<MailServer> {
       })
       stack.use(server)
       lmtp = at(await server.listen(options.lmtp.host, options.lmtp.port))
+    }
+    if (purgeEveryMs > 0) {
+      purges = new PurgeSchedule({ users: options.users, pool: stores, onEvent, everyMs: purgeEveryMs })
+      stack.use(purges)
     }
     let stopping: Promise<void> | undefined
     return {
@@ -177,7 +189,7 @@ async function openUserStore(
     uuid: store.uuid,
     as: (subject) => store.as(subject),
     check: () => store.check(),
-    purge: () => store.purge(),
+    purge: (how) => store.purge(how),
     checkpoint: () => store.checkpoint(),
     async [Symbol.asyncDispose]() {
       await store[Symbol.asyncDispose]()

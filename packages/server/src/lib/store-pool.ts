@@ -20,6 +20,8 @@ export interface StorePoolOptions {
   /** Stores open at once beyond those in use. (default 256) */
   readonly openMax?: number
   readonly onEvent?: OnServerEvent
+  /** Called with the user's name whenever somebody begins to use a store. */
+  readonly onUse?: (name: string) => void
 }
 
 /** A store in use. Dispose to let go. */
@@ -47,7 +49,7 @@ export class StorePool implements AsyncDisposable {
   #closed = false
 
   constructor(options: StorePoolOptions) {
-    this.#options = { idleMs: 60_000, openMax: 256, onEvent: ignoreEvents, ...options }
+    this.#options = { idleMs: 60_000, openMax: 256, onEvent: ignoreEvents, onUse: () => undefined, ...options }
     const every = Math.max(100, Math.min(10_000, this.#options.idleMs / 4))
     this.#timer = setInterval(() => this.#sweep(), every).unref()
   }
@@ -57,8 +59,13 @@ export class StorePool implements AsyncDisposable {
     return this.#slots.size
   }
 
-  /** Fails as `open` does. A failed open is not remembered. */
-  async acquire(user: User): Promise<StoreLease> {
+  /** How many use this store now. */
+  usersOf(name: string): number {
+    return this.#slots.get(name)?.users ?? 0
+  }
+
+  /** Fails as `open` does. A failed open is not remembered. `background`: this is housekeeping, and no use. */
+  async acquire(user: User, options: { readonly background?: boolean } = {}): Promise<StoreLease> {
     for (;;) {
       if (this.#closed) throw new ServerError('SERVER_CLOSED', 'the server is stopping')
       let slot = this.#slots.get(user.name)
@@ -70,6 +77,7 @@ export class StorePool implements AsyncDisposable {
       slot.users++
       try {
         const store = slot.store ?? (await slot.opening)
+        if (options.background !== true) this.#options.onUse(user.name)
         return this.#lease(slot, store)
       } catch (error) {
         slot.users--

@@ -199,7 +199,9 @@ export interface Store extends AsyncDisposable {
   as(subject: Subject): StoreSession
   /** Everything that is wrong in index, box and between them. Read-only. */
   check(): AsyncIterable<readonly StoreFinding[]>
-  /** Reclaims the bytes of messages that no row names any more. */
-  purge(): Promise<{ readonly messages: number; readonly bytesReclaimed: number }>
+  /** Reclaims the bytes of messages that no row names any more, file by file, until `signal` is aborted. */
+  purge(options?: {
+    readonly signal?: AbortSignal
+  }): Promise<{ readonly messages: number; readonly bytesReclaimed: number }>
   checkpoint(): Promise<void>
 }

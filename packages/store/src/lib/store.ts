@@ -174,10 +174,12 @@ class OpenedStore implements Store {
     return checkStore(this.#core, this.#boxTable)
   }
 
-  async purge(): Promise<{ readonly messages: number; readonly bytesReclaimed: number }> {
+  async purge(
+    options: { readonly signal?: AbortSignal } = {},
+  ): Promise<{ readonly messages: number; readonly bytesReclaimed: number }> {
     this.#core.mustBeWritable()
     return this.#core.work(async () => {
-      const { messages, bytesReclaimed } = await this.#core.box.purge()
+      const { messages, bytesReclaimed } = await this.#core.box.purge(options)
       return { messages, bytesReclaimed }
     })
   }

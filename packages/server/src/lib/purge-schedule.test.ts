@@ -1,0 +1,105 @@
+import { ImapTestClient } from '@mailstead/imap/testing'
+import { connect } from 'node:net'
+import { describe, expect, test } from 'vitest'
+import { testServer } from '../testing.ts'
+import type { ServerEvent } from './events.ts'
+import { PurgeSchedule } from './purge-schedule.ts'
+import type { StorePool } from './store-pool.ts'
+import { staticUsers } from './users.ts'
+
+/** A pool whose stores are purged by `purge`, and what was told. */
+function schedule(
+  purge: (name: string, signal: AbortSignal) => Promise<void>,
+  everyMs: number,
+): { purges: PurgeSchedule; events: ServerEvent[]; users: Map<string, number> } {
+  const events: ServerEvent[] = []
+  const users = new Map<string, number>()
+  const pool = {
+    usersOf: (name: string) => 1 + (users.get(name) ?? 0),
+    acquire: ({ name }: { name: string }) =>
+      Promise.resolve({
+        store: {
+          async purge({ signal }: { signal: AbortSignal }) {
+            await purge(name, signal)
+            return { messages: 1, bytesReclaimed: 10 }
+          },
+        },
+        [Symbol.dispose]: () => undefined,
+      }),
+  } as unknown as StorePool
+  const purges = new PurgeSchedule({
+    users: staticUsers({ a: 'x', b: 'x', c: 'x' }),
+    pool,
+    onEvent: (event) => events.push(event),
+    everyMs,
+  })
+  return { purges, events, users }
+}
+
+describe('purging in the background', () => {
+  test('gives back what nobody has any more, while others use the server', async () => {
+    const { promise, resolve } = Promise.withResolvers<ServerEvent>()
+    await using server = await testServer({
+      purgeEveryMs: 50,
+      onEvent: (event) => {
+        if (event.kind === 'purged' && event['bytesReclaimed'] !== 0) resolve(event)
+      },
+    })
+    for (let n = 0; n < 3; n++) await server.deliver('alice', `Subject: ${n}\r\n\r\n${'x'.repeat(10_000)}\r\n`)
+    await using client = new ImapTestClient(connect(server.imap.port))
+    await client.line()
+    for (const command of ['LOGIN alice secret', 'SELECT INBOX', 'STORE 1:2 +FLAGS.SILENT (\\Deleted)', 'EXPUNGE'])
+      await client.ok(command)
+    // The session keeps the store open, so it is looked at again and again.
+    expect(await promise).toMatchObject({ level: 'info', user: 'alice', messages: 2 })
+    expect((await client.ok('FETCH 1 BODY.PEEK[TEXT]')).join('')).toContain('xxxx')
+  })
+  test('is of one store at a time, of those that were used alone, and once for each use', async () => {
+    let running = 0
+    let most = 0
+    const order: string[] = []
+    const done = Promise.withResolvers<void>()
+    const { purges, events } = schedule(async (name) => {
+      most = Math.max(most, ++running)
+      order.push(name)
+      await new Promise((resolve) => setTimeout(resolve, 5))
+      running--
+      if (order.length === 3) done.resolve()
+    }, 1)
+    await using held = purges
+    for (const name of ['b', 'a', 'b', 'nobody', 'c']) held.used(name)
+    await done.promise
+    await expect.poll(() => events.length).toBe(3)
+    expect([order, most]).toEqual([['b', 'a', 'c'], 1])
+    expect(events.map(({ kind }) => kind)).toEqual(['purged', 'purged', 'purged'])
+  })
+  test('goes on where somebody stays, and after a failure', async () => {
+    let left = 3
+    const done = Promise.withResolvers<void>()
+    const { purges, events, users } = schedule(() => {
+      if (--left === 1) users.delete('a')
+      if (left === 0) done.resolve()
+      return left === 1 ? Promise.reject(new Error('as the test wants')) : Promise.resolve()
+    }, 1)
+    await using held = purges
+    users.set('a', 1)
+    held.used('a')
+    await done.promise
+    await expect.poll(() => events.map(({ kind }) => kind)).toEqual(['purged', 'purge-failed', 'purged'])
+  })
+  test('stops with the server: what is under way is asked to end and waited for, nothing is begun', async () => {
+    const started = Promise.withResolvers<void>()
+    const names: string[] = []
+    const { purges } = schedule(async (name, signal) => {
+      names.push(name)
+      started.resolve()
+      await new Promise((resolve) => signal.addEventListener('abort', resolve))
+    }, 1)
+    purges.used('a')
+    purges.used('b')
+    await started.promise
+    await purges[Symbol.asyncDispose]()
+    purges.used('c')
+    expect(names).toEqual(['a'])
+  })
+})

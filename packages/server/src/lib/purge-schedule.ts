@@ -1,0 +1,104 @@
+/**
+ * Purging in the background: the space of messages that nobody has any more is given back some time after a store was used.
+ *
+ * INVARIANTS
+ *   1. A store is purged `everyMs` after it was first used since the last time, or since the start: stores that nobody uses
+ *      make no work, and those that are used are spread in time as their users are.
+ *   2. One store at a time, whatever their number; nobody waits for it.
+ *   3. Stopping: the file under way is finished, the rest is left for another time.
+ */
+import { ServerError } from './error.ts'
+import type { OnServerEvent } from './events.ts'
+import type { StorePool } from './store-pool.ts'
+import type { User, Users } from './users.ts'
+
+/** Longest time that a timer takes, in milliseconds. */
+const TIMER_MAX_MS = 2 ** 31 - 1
+
+export interface PurgeScheduleOptions {
+  readonly users: Users
+  readonly pool: StorePool
+  readonly onEvent: OnServerEvent
+  /** In milliseconds, above 0. */
+  readonly everyMs: number
+}
+
+export class PurgeSchedule implements AsyncDisposable {
+  readonly #options: PurgeScheduleOptions
+  /** When, by name. Each has the same time to wait, so the first is due first. */
+  readonly #due = new Map<string, number>()
+  readonly #stop = new AbortController()
+  #timer: NodeJS.Timeout | undefined
+  #running: Promise<void> | undefined
+
+  constructor(options: PurgeScheduleOptions) {
+    this.#options = options
+  }
+
+  /** Somebody uses this store. */
+  used(name: string): void {
+    if (this.#due.has(name) || this.#stop.signal.aborted) return
+    this.#due.set(name, performance.now() + this.#options.everyMs)
+    this.#arm()
+  }
+
+  #arm(): void {
+    if (this.#timer !== undefined || this.#running !== undefined || this.#stop.signal.aborted) return
+    const [first] = this.#due.values()
+    if (first === undefined) return
+    const waitMs = Math.min(TIMER_MAX_MS, Math.max(0, first - performance.now()))
+    this.#timer = setTimeout(() => {
+      this.#timer = undefined
+      this.#running = this.#run().finally(() => {
+        this.#running = undefined
+        this.#arm()
+      })
+    }, waitMs).unref()
+  }
+
+  async #run(): Promise<void> {
+    for (const [name, due] of this.#due) {
+      if (this.#stop.signal.aborted || due > performance.now()) return
+      this.#due.delete(name)
+      const user = this.#options.users.lookup(name)
+      // Opening makes a store where there is none, which is nothing to do for somebody who is gone.
+      if (user !== undefined) await this.#purge(user)
+    }
+  }
+
+  async #purge(user: User): Promise<void> {
+    const { pool, onEvent } = this.#options
+    const since = performance.now()
+    try {
+      using lease = await pool.acquire(user, { background: true })
+      const { messages, bytesReclaimed } = await lease.store.purge({ signal: this.#stop.signal })
+      // Whoever has it open all the time goes on.
+      if (pool.usersOf(user.name) > 1) this.used(user.name)
+      onEvent({
+        level: bytesReclaimed > 0 ? 'info' : 'debug',
+        kind: 'purged',
+        message: `purged the store of ${user.name}`,
+        user: user.name,
+        messages,
+        bytesReclaimed,
+        ms: Math.round(performance.now() - since),
+      })
+    } catch (error) {
+      if (error instanceof ServerError && error.code === 'SERVER_CLOSED') return
+      this.used(user.name)
+      onEvent({
+        level: 'warn',
+        kind: 'purge-failed',
+        message: `the store of ${user.name} could not be purged`,
+        user: user.name,
+        error,
+      })
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#stop.abort()
+    clearTimeout(this.#timer)
+    await this.#running
+  }
+}
