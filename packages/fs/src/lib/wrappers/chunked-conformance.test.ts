@@ -1,0 +1,63 @@
+/** The suite, for each wrapper that stores in chunks, over what can do everything, what can do little, and a real disk. */
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, it } from 'vitest'
+import type { Fs } from '../../index.ts'
+import { memoryFs } from '../../memory.ts'
+import { posixFs } from '../../posix.ts'
+import { fsConformance } from '../../testing.ts'
+import { checksummed } from './checksummed.ts'
+import { compressed } from './compressed.ts'
+import { encrypted } from './encrypted.ts'
+
+const depth = process.env['MAILSTEAD_DEPTH']
+const modelRuns = depth === 'soak' ? 500 : depth === 'ci' ? 50 : 5
+
+const keys = { current: 'one', get: () => new Uint8Array(32).fill(7) }
+const wrappers: Record<string, (fs: Fs) => Fs> = {
+  checksummed: (fs) => checksummed(fs),
+  'checksummed in small chunks': (fs) => checksummed(fs, { chunkBytes: 1000 }),
+  compressed: (fs) => compressed(fs),
+  encrypted: (fs) => encrypted(fs, { keys }),
+  'encrypted and compressed': (fs) => encrypted(compressed(fs), { keys }),
+}
+
+const objectStore = {
+  append: false,
+  overwrite: false,
+  rename: false,
+  link: false,
+  lock: false,
+  syncRead: false,
+  directories: false,
+  watch: false,
+}
+
+for (const [name, wrap] of Object.entries(wrappers)) {
+  describe(`${name} memory`, () => {
+    fsConformance({ describe, it }, { create: async () => wrap(memoryFs()), modelRuns: 4 * modelRuns })
+  })
+  describe(`${name} memory like an object store`, () => {
+    fsConformance({ describe, it }, { create: async () => wrap(memoryFs(objectStore)), modelRuns })
+  })
+  describe(`${name} memory without conditions, overwriting and links`, () => {
+    const create = async (): Promise<Fs> => wrap(memoryFs({ conditional: false, overwrite: false, link: false }))
+    fsConformance({ describe, it }, { create, modelRuns })
+  })
+}
+
+describe.each(['checksummed', 'encrypted and compressed'])('%s posix', (name) => {
+  let base: string
+  let count = 0
+  beforeAll(async () => {
+    base = await mkdtemp(join(tmpdir(), 'mailstead-fs-'))
+  })
+  afterAll(async () => {
+    await rm(base, { recursive: true, force: true })
+  })
+  fsConformance(
+    { describe, it },
+    { create: async () => wrappers[name]!(await posixFs(join(base, `${++count}`), { create: true })), modelRuns },
+  )
+})
