@@ -23,6 +23,7 @@ import type {
 } from './contract.ts'
 import { FsError } from './error.ts'
 import { LockQueue } from './lock-wait.ts'
+import type { DirectoryNode, FileNode, MemoryDisk, MemorySlot } from './memory-disk.ts'
 import { checkMetadata } from './metadata.ts'
 import { checkPath, nameOf, parentOf } from './path.ts'
 import { collect } from './source.ts'
@@ -50,25 +51,13 @@ export interface MemoryFsOptions {
 const PAGE_ENTRIES = 256
 const NO_METADATA: FsMetadata = Object.freeze({})
 
-interface FileNode {
-  readonly kind: 'file'
-  readonly id: number
-  data: Uint8Array
-  size: number
-  modifiedMs: number
-  version: number
-  readonly metadata: FsMetadata
-  /** Handles that hold the kernel-like lock of this file. */
-  readonly holders: Map<object, 'shared' | 'exclusive'>
-}
-interface DirectoryNode {
-  readonly kind: 'directory'
-  readonly entries: Map<string, FileNode | DirectoryNode>
-  modifiedMs: number
-}
-
 /** An empty file system. Disposing it closes what is open; the content is gone with the last reference. */
 export function memoryFs(options: MemoryFsOptions = {}): Fs {
+  return memoryFsOn(undefined, options, false)
+}
+
+/** The same, which tells `disk` what happens. */
+export function memoryFsOn(disk: MemoryDisk | undefined, options: MemoryFsOptions, durable: boolean): Fs {
   const { name = 'memory', now = Date.now } = options
   const supports: FsSupports = {
     append: options.append ?? true,
@@ -76,7 +65,7 @@ export function memoryFs(options: MemoryFsOptions = {}): Fs {
     rename: options.rename ?? true,
     link: options.link ?? true,
     lock: options.lock ?? true,
-    durable: false,
+    durable,
     directories: options.directories ?? true,
     consistentList: true,
     conditional: options.conditional ?? true,
@@ -121,6 +110,7 @@ export function memoryFs(options: MemoryFsOptions = {}): Fs {
       if (next === undefined) {
         next = { kind: 'directory', entries: new Map(), modifiedMs: now() }
         node.entries.set(part, next)
+        disk?.directory(path, { directory: node, name: part, node: next })
       }
       if (next.kind !== 'directory') throw exists(path)
       node = next
@@ -128,13 +118,14 @@ export function memoryFs(options: MemoryFsOptions = {}): Fs {
     return node
   }
 
-  function put(path: string, node: FileNode | DirectoryNode): void {
+  function put(path: string, node: FileNode | DirectoryNode): MemorySlot {
     const directory = directoryAt(parentOf(path))
     directory.entries.set(nameOf(path), node)
     directory.modifiedMs = now()
+    return { directory, name: nameOf(path), node }
   }
 
-  function drop(path: string): void {
+  function drop(path: string): MemorySlot {
     let at = path
     for (;;) {
       const parent = parentOf(at)
@@ -142,7 +133,8 @@ export function memoryFs(options: MemoryFsOptions = {}): Fs {
       directory.entries.delete(nameOf(at))
       directory.modifiedMs = now()
       // Without directories, a prefix without names is nothing.
-      if (supports.directories || directory.entries.size > 0 || parent === '') return
+      if (supports.directories || directory.entries.size > 0 || parent === '')
+        return { directory, name: nameOf(at), node: undefined }
       at = parent
     }
   }
@@ -157,7 +149,9 @@ export function memoryFs(options: MemoryFsOptions = {}): Fs {
 
   function newFile(data: Uint8Array, metadata = NO_METADATA): FileNode {
     const modifiedMs = now()
-    return { kind: 'file', id: ++lastId, data, size: data.length, modifiedMs, version: 1, metadata, holders: new Map() }
+    const id = ++lastId
+    const size = data.length
+    return { kind: 'file', id, data, shared: false, size, modifiedMs, version: 1, metadata, holders: new Map() }
   }
 
   function statOf(node: FileNode | DirectoryNode): FsStat {
@@ -174,8 +168,17 @@ export function memoryFs(options: MemoryFsOptions = {}): Fs {
       const larger = new Uint8Array(Math.max(size, 2 * node.data.length))
       larger.set(node.data.subarray(0, node.size))
       node.data = larger
-    } else if (size < node.size) node.data.fill(0, size, node.size)
+      node.shared = false
+    } else if (size < node.size) {
+      unshare(node)
+      node.data.fill(0, size, node.size)
+    }
     node.size = size
+  }
+
+  function unshare(node: FileNode): void {
+    if (node.shared) node.data = new Uint8Array(node.data)
+    node.shared = false
   }
 
   function touch(node: FileNode, path: string): void {
@@ -214,6 +217,7 @@ export function memoryFs(options: MemoryFsOptions = {}): Fs {
         at += part.length
       }
       touch(node, path)
+      disk?.written(node, path, start, parts)
       return start
     }
     const checkOverwrite = (): void => {
@@ -239,17 +243,21 @@ export function memoryFs(options: MemoryFsOptions = {}): Fs {
         checkPosition(position)
         if (data.length === 0) return
         if (position + data.length > node.size) resize(node, position + data.length)
+        unshare(node)
         node.data.set(data, position)
         touch(node, path)
+        disk?.written(node, path, position, [data])
       },
       async truncate(size) {
         checkOverwrite()
         checkPosition(size)
         resize(node, size)
         touch(node, path)
+        disk?.resized(node, path, size)
       },
       async sync() {
         check()
+        if (disk !== undefined) await disk.sync(node, path)
       },
       async [Symbol.asyncDispose]() {
         open = false
@@ -261,6 +269,7 @@ export function memoryFs(options: MemoryFsOptions = {}): Fs {
       if (supports.append) file.appendSync = appendSync
     }
     children.add(file)
+    disk?.opened(file, node)
     return file
   }
 
@@ -298,6 +307,7 @@ export function memoryFs(options: MemoryFsOptions = {}): Fs {
     return lock
   }
 
+  disk?.attach(root, newFile)
   const fs: Fs = {
     name,
     supports,
@@ -316,8 +326,9 @@ export function memoryFs(options: MemoryFsOptions = {}): Fs {
         if (node?.kind !== 'file') throw notFound(path)
       } else if (node === undefined) {
         node = newFile(new Uint8Array(0))
-        put(path, node)
+        const slot = put(path, node)
         changed(path)
+        if (disk !== undefined) await disk.named('open', path, [slot])
       } else if (mode === 'create' || node.kind !== 'file') throw exists(path)
       return openFile(node, path, mode)
     },
@@ -346,9 +357,11 @@ export function memoryFs(options: MemoryFsOptions = {}): Fs {
       enter(path, writeOptions)
       check()
       const node = newFile(data, metadata)
-      put(path, node)
+      const slot = put(path, node)
       changed(path)
-      return statOf(node)
+      const stat = statOf(node)
+      if (disk !== undefined) await disk.named('writeFile', path, [slot])
+      return stat
     },
     async *list(directory, callOptions): AsyncGenerator<readonly FsEntry[]> {
       enter(directory, callOptions, true)
@@ -366,6 +379,7 @@ export function memoryFs(options: MemoryFsOptions = {}): Fs {
       const before = find(path)
       directoryAt(path)
       if (before === undefined) changed(path)
+      if (disk !== undefined) await disk.settle()
     },
     async rename(from, to) {
       enter(from)
@@ -382,10 +396,10 @@ export function memoryFs(options: MemoryFsOptions = {}): Fs {
       )
         throw new FsError('FS_NOT_EMPTY', `${to} has entries`, { path: to })
       if (there !== undefined && there.kind !== node.kind) throw exists(to)
-      put(to, node)
-      drop(from)
+      const slots = [put(to, node), drop(from)]
       changed(from)
       changed(to)
+      if (disk !== undefined) await disk.named('rename', `${from} ${to}`, slots)
     },
     async link(from, to) {
       enter(from)
@@ -395,8 +409,9 @@ export function memoryFs(options: MemoryFsOptions = {}): Fs {
       if (node === undefined) throw notFound(from)
       if (node.kind === 'directory') throw new FsError('FS_DENIED', `${from} is a directory`, { path: from })
       if (find(to) !== undefined) throw exists(to)
-      put(to, node)
+      const slot = put(to, node)
       changed(to)
+      if (disk !== undefined) await disk.named('link', `${from} ${to}`, [slot])
     },
     async remove(path) {
       enter(path)
@@ -404,12 +419,15 @@ export function memoryFs(options: MemoryFsOptions = {}): Fs {
       if (node === undefined) throw notFound(path)
       if (node.kind === 'directory' && node.entries.size > 0)
         throw new FsError('FS_NOT_EMPTY', `${path} has entries`, { path })
-      drop(path)
+      const slot = drop(path)
       changed(path)
+      if (disk !== undefined) await disk.named('remove', path, [slot])
     },
     async syncDirectory(path) {
       enter(path, undefined, true)
-      if (supports.directories && find(path)?.kind !== 'directory') throw notFound(path)
+      const node = find(path)
+      if (supports.directories && node?.kind !== 'directory') throw notFound(path)
+      if (disk !== undefined) await disk.syncDirectory(node as DirectoryNode, path)
     },
     async lock(path) {
       enter(path)
@@ -417,7 +435,8 @@ export function memoryFs(options: MemoryFsOptions = {}): Fs {
       let node = find(path)
       if (node === undefined) {
         node = newFile(new Uint8Array(0))
-        put(path, node)
+        const slot = put(path, node)
+        if (disk !== undefined) await disk.named('lock', path, [slot])
       }
       if (node.kind !== 'file') throw exists(path)
       return openLock(node, path)

@@ -1,0 +1,269 @@
+/** The states of one position: which volatile changes are kept, lost and torn, and the tree that this leaves. */
+import { hash } from 'node:crypto'
+import type { FsMetadata } from './contract.ts'
+import { contentAfter, type Fate, type Fill, type Tear } from './crash-content.ts'
+import { applyNames, type CrashDisk, type DataChange, type NameChange, ROOT } from './crash-disk.ts'
+import type { CrashImage, StatesOptions } from './crash-types.ts'
+import { randomOf } from './random.ts'
+
+/** A tree, and how it came about. */
+export interface Survivor {
+  readonly files: CrashImage
+  readonly metadata: ReadonlyMap<string, FsMetadata>
+  readonly hash: string
+  readonly description: () => string
+}
+
+const EXHAUSTIVE_DEFAULT = 10
+const SEEDED_DEFAULT = 32
+/** Where a write can be cut, in bytes of the file: anywhere, at sectors, at pages. */
+const TEAR_UNITS = [1, 512, 4096] as const
+/** Of the draws of a bounded choice, how many may in vain repeat a state that was there. */
+const VAIN_DRAWS = 3
+
+type Change = { readonly names: NameChange } | { readonly data: DataChange; readonly node: number }
+
+/** One choice: a change is kept where the mask says so, but one of them torn perhaps. */
+interface Choice {
+  readonly kept: readonly boolean[]
+  readonly torn?: number
+  readonly tear?: Tear
+  readonly fill: Fill
+}
+
+/** Short lines about what is not durable. */
+export function volatileOf(disk: CrashDisk): string[] {
+  return changesOf(disk).map((change) => whatOf(change))
+}
+
+/** Every state that `options` ask for, none twice. */
+export function* survivors(disk: CrashDisk, options: StatesOptions): Generator<Survivor> {
+  const changes = changesOf(disk)
+  const { maxStates = Number.POSITIVE_INFINITY, seed = 1 } = options
+  const random = randomOf(seed)
+  const seen = new Set<string>()
+  const contents = new Map<string, Uint8Array>()
+  const bounded = maxStates !== Number.POSITIVE_INFINITY
+  for (const choice of bounded ? draws(changes, maxStates, random) : choices(changes, options, random)) {
+    const survivor = survivorOf(disk, changes, allowed(disk, changes, choice), contents)
+    if (seen.has(survivor.hash)) continue
+    seen.add(survivor.hash)
+    yield survivor
+    if (seen.size >= maxStates) return
+  }
+}
+
+/** What is not durable and could make a difference, in order. */
+function changesOf(disk: CrashDisk): Change[] {
+  const changes: Change[] = disk.names.map((names) => ({ names }))
+  if (disk.dirty.size > 0) {
+    const reachable = disk.reachable()
+    for (const file of disk.dirty)
+      if (reachable.has(file.node))
+        for (const data of file.changes) if (!data.durable) changes.push({ data, node: file.node })
+  }
+  return changes.sort((a, b) => orderOf(a) - orderOf(b))
+}
+
+const orderOf = (change: Change): number => ('names' in change ? change.names.order : change.data.order)
+const whatOf = (change: Change): string => ('names' in change ? change.names.what : change.data.what)
+
+function* choices(
+  changes: readonly Change[],
+  options: StatesOptions,
+  random: (below: number) => number,
+): Generator<Choice> {
+  const { maxSubsets = EXHAUSTIVE_DEFAULT, seededSubsets = SEEDED_DEFAULT } = options
+  const { tornVariants = TEAR_UNITS.length } = options
+  for (const kept of subsets(changes.length, maxSubsets, seededSubsets, random)) {
+    yield { kept, fill: 0 }
+    for (let variant = 0; variant < tornVariants; variant++) {
+      const choice = tornOf(changes, kept, variant, random)
+      if (choice !== undefined) yield choice
+    }
+  }
+}
+
+function* subsets(
+  count: number,
+  exhaustive: number,
+  seeded: number,
+  random: (below: number) => number,
+): Generator<boolean[]> {
+  const of = (keep: (at: number) => boolean): boolean[] => Array.from({ length: count }, (_, at) => keep(at))
+  if (count <= exhaustive) {
+    // From everything to nothing, so that a search that stops early has seen the likely ones.
+    for (let mask = 2 ** count - 1; mask >= 0; mask--) yield of((at) => (mask & (1 << at)) !== 0)
+    return
+  }
+  for (let length = count; length >= 0; length--) yield of((at) => at < length)
+  for (let lost = 0; lost < count; lost++) yield of((at) => at !== lost)
+  for (let n = 0; n < seeded; n++) yield of(() => random(2) === 0)
+}
+
+/** A bounded choice: all and nothing, then seeded ones of every kind. */
+function* draws(changes: readonly Change[], most: number, random: (below: number) => number): Generator<Choice> {
+  const { length } = changes
+  yield { kept: changes.map(() => true), fill: 0 }
+  yield { kept: changes.map(() => false), fill: 0 }
+  if (length === 0) return
+  for (let n = 0; n < VAIN_DRAWS * most; n++) {
+    const kind = random(4)
+    const at = random(length + 1)
+    const kept = changes.map((_, index) => (kind === 0 ? index < at : kind === 1 ? index !== at : random(2) === 0))
+    const torn = random(2) === 0 ? tornOf(changes, kept, random(TEAR_UNITS.length), random) : undefined
+    yield torn ?? { kept, fill: 0 }
+  }
+}
+
+/** The last kept write torn, or another one; undefined if none is kept. */
+function tornOf(
+  changes: readonly Change[],
+  kept: readonly boolean[],
+  variant: number,
+  random: (below: number) => number,
+): Choice | undefined {
+  const writes: number[] = []
+  for (const [at, change] of changes.entries())
+    if (kept[at] === true && 'data' in change && change.data.data !== undefined) writes.push(at)
+  if (writes.length === 0) return undefined
+  const torn = random(2) === 0 ? writes.at(-1)! : writes[random(writes.length)]!
+  const { position, data } = (changes[torn] as { readonly data: DataChange }).data
+  const { length } = data!
+  const unit = TEAR_UNITS[variant]!
+  // Boundaries are those of the file, not of the write.
+  const first = Math.floor(position / unit)
+  const units = Math.ceil((position + length) / unit) - first
+  const cut = Math.min(length, Math.max(0, (first + 1 + random(Math.max(1, units - 1))) * unit - position))
+  const fill = random(2) === 0 ? 0 : 1 + random(1000)
+  const kind = random(3)
+  // The beginning, the end, or only the length of it.
+  const tear =
+    kind === 0
+      ? { from: 0, to: cut, grow: false }
+      : kind === 1
+        ? { from: cut, to: length, grow: true }
+        : { from: 0, to: 0, grow: true }
+  return { kept, torn, tear, fill }
+}
+
+/** Without what depends on something lost. */
+function allowed(disk: CrashDisk, changes: readonly Change[], choice: Choice): Choice {
+  const ordered = disk.profile === 'ext4-ordered'
+  if (!ordered && disk.names.every(({ after }) => after.length === 0)) return choice
+  const lost = new Set<NameChange>()
+  const cut = new Set<number>()
+  let namesLost = false
+  const kept = choice.kept.map((keep, at) => {
+    const change = changes[at]!
+    if ('data' in change) {
+      // Sizes are in the journal too: nothing behind a cut that is lost.
+      const keeps = keep && !(ordered && cut.has(change.node))
+      if (!keeps && change.data.data === undefined) cut.add(change.node)
+      return keeps
+    }
+    const keeps = keep && !(ordered && namesLost) && !change.names.after.some((one) => lost.has(one))
+    if (!keeps) {
+      lost.add(change.names)
+      namesLost = true
+    }
+    return keeps
+  })
+  return { ...choice, kept }
+}
+
+function survivorOf(
+  disk: CrashDisk,
+  changes: readonly Change[],
+  choice: Choice,
+  contents: Map<string, Uint8Array>,
+): Survivor {
+  const { kept, torn, tear, fill } = choice
+  let directories: ReadonlyMap<number, Map<string, number>> = disk.directories
+  const fates = new Map<DataChange, Fate>()
+  const keys = new Map<number, string>()
+  let names: NameChange[] | undefined
+  for (const [at, change] of changes.entries()) {
+    const keeps = kept[at] === true
+    if ('names' in change) {
+      if (keeps) (names ??= []).push(change.names)
+      continue
+    }
+    const fate = !keeps ? 'lost' : at === torn ? tear! : 'kept'
+    fates.set(change.data, fate)
+    const key = typeof fate === 'string' ? fate[0] : `t${fate.from}-${fate.to}${fate.grow}${fill}`
+    keys.set(change.node, `${keys.get(change.node) ?? ''}${key}`)
+  }
+  if (names !== undefined) {
+    const copies = new Map(directories)
+    for (const { slots } of names)
+      for (const { directory } of slots) copies.set(directory, new Map(disk.directories.get(directory)))
+    for (const { slots } of names) applyNames(copies, slots)
+    directories = copies
+  }
+  // A gap before a later write is filled differently.
+  const contentOf = (node: number): Uint8Array => {
+    const file = disk.files.get(node)!
+    const key = keys.get(node)
+    if (key === undefined && file.changes.length === 0) return file.base
+    const full = `${node} ${fill} ${key}`
+    let bytes = contents.get(full)
+    if (bytes === undefined) {
+      bytes = contentAfter(disk, file, (change) => fates.get(change) ?? 'kept', fill)
+      contents.set(full, bytes)
+    }
+    return bytes
+  }
+  const files = new Map<string, Uint8Array | 'directory'>()
+  const metadata = new Map<string, FsMetadata>()
+  let about = ''
+  const walk = (directory: number, prefix: string): void => {
+    for (const [name, node] of directories.get(directory)!) {
+      const path = `${prefix}${name}`
+      if (disk.files.has(node)) {
+        const bytes = contentOf(node)
+        files.set(path, bytes)
+        const kind = disk.files.get(node)!.metadata
+        if (kind !== undefined) metadata.set(path, kind)
+        about += `${path}\0${digestOf(bytes)}\n`
+      } else {
+        files.set(path, 'directory')
+        about += `${path}\n`
+        walk(node, `${path}/`)
+      }
+    }
+  }
+  walk(ROOT, '')
+  return { files, metadata, hash: hash('md5', about), description: () => describe(changes, choice) }
+}
+
+const digests = new WeakMap<Uint8Array, string>()
+
+function digestOf(bytes: Uint8Array): string {
+  let digest = digests.get(bytes)
+  if (digest === undefined) {
+    digest = hash('md5', bytes)
+    digests.set(bytes, digest)
+  }
+  return digest
+}
+
+/** Names no more than a few of them. */
+const DESCRIBED_MAX = 8
+
+function describe(changes: readonly Change[], { kept, torn, tear, fill }: Choice): string {
+  const lost = changes.filter((_, at) => kept[at] !== true)
+  const some = (list: readonly Change[]): string =>
+    `${list.slice(0, DESCRIBED_MAX).map(whatOf).join(', ')}${list.length > DESCRIBED_MAX ? ` and ${list.length - DESCRIBED_MAX} more` : ''}`
+  const parts = [
+    changes.length === 0 ? 'nothing was volatile' : lost.length === 0 ? 'all kept' : '',
+    lost.length === changes.length && lost.length > 0 ? 'all lost' : '',
+    lost.length > 0 && lost.length < changes.length ? `lost: ${some(lost)}` : '',
+  ]
+  if (torn !== undefined && tear !== undefined && kept[torn] === true)
+    parts.push(
+      `torn: ${whatOf(changes[torn]!)} keeps ${tear.from}…${tear.to}${tear.grow ? ' and its length' : ''}`,
+      fill === 0 ? '' : `gaps show old bytes (${fill})`,
+    )
+  return parts.filter((part) => part !== '').join('; ')
+}
