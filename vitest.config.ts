@@ -2,8 +2,9 @@ import { globSync } from 'node:fs'
 import { defaultServerConditions } from 'vite'
 import { defineConfig } from 'vitest/config'
 
-// Workspace packages resolve to their TypeScript sources, so tests need no build.
-const conditions = ['@mailstead/source', ...defaultServerConditions]
+// Workspace packages resolve to their TypeScript sources, so tests need no build. `module` is for bundlers: Node, which gets
+// these conditions too, cannot load what some packages give for it.
+const conditions = ['@mailstead/source', ...defaultServerConditions.filter((condition) => condition !== 'module')]
 
 const guardMs = process.env['MAILSTEAD_DEPTH'] === 'soak' ? 0 : 1_800_000
 

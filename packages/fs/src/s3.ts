@@ -1,1 +1,1 @@
-export {}
+export { type S3FsOptions, s3Fs } from './lib/s3.ts'

@@ -1,7 +1,7 @@
 /** What is a path, and what is not there. */
 import assert from 'node:assert/strict'
 import type { Fs } from '../contract.ts'
-import type { FsErrorCode } from '../error.ts'
+import { FsError, type FsErrorCode } from '../error.ts'
 import { bytes, entries, fails, get, modesOf, put, throws, type Test } from './harness.ts'
 
 export function paths(test: Test): void {
@@ -47,9 +47,15 @@ export function paths(test: Test): void {
       assert.equal(await get(fs, name), name)
       await put(fs, `d/${name}`, 'deeper')
     }
-    const long = `${'y'.repeat(100)}/`.repeat(20)
-    await put(fs, `${long}z`, 'deep')
-    assert.equal(await get(fs, `${long}z`), 'deep')
+    const deep = `${'y'.repeat(100)}/`.repeat(8)
+    await put(fs, `${deep}z`, 'deep')
+    assert.equal(await get(fs, `${deep}z`), 'deep')
+  })
+  test('beyond a kilobyte work, or are FS_LIMIT by every operation', async (fs) => {
+    const deeper = `${'y'.repeat(100)}/`.repeat(20)
+    const written = await fs.writeFile(`${deeper}z`, bytes('deeper')).catch((error: unknown) => error)
+    if (written instanceof FsError) await eachOperation(fs, `${deeper}z`, 'FS_LIMIT')
+    else assert.equal(await get(fs, `${deeper}z`), 'deeper')
   })
   test('of the root are refused where a file or a name is meant', async (fs) => {
     for (const run of [

@@ -1,0 +1,101 @@
+/**
+ * What a failed request means: which error the caller sees, whether the request may be sent again, and whether it may
+ * have taken effect although it failed. What is not known to be harmless is taken for uncertain.
+ */
+import { FsError, type FsErrorCode } from './error.ts'
+
+export interface S3Failure {
+  readonly code: FsErrorCode
+  /** `none`: the server refused the request, or never got it. `unknown`: it may have happened, or may still happen. */
+  readonly effect: 'none' | 'unknown'
+  /** The same request may succeed soon. */
+  readonly retry: boolean
+  /** The server said that it turned the request away because there are too many. */
+  readonly throttled: boolean
+  /** 0 without an answer. */
+  readonly status: number
+  /** The server's name for it, or the system's. */
+  readonly reason: string
+  readonly cause: unknown
+}
+
+/** Nothing was sent. */
+const neverSent = new Set(['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'EHOSTUNREACH', 'ENETUNREACH', 'EMFILE'])
+const throttles = new Set(['SlowDown', 'TooManyRequests', 'Throttling', 'ThrottlingException', 'RequestLimitExceeded'])
+/** 4xx that pass: the body was damaged or slow on its way, somebody else wrote at the same moment, the clock was wrong. */
+const passing = new Set([
+  'BadDigest',
+  'XAmzContentSHA256Mismatch',
+  'IncompleteBody',
+  'RequestTimeout',
+  'RequestTimeTooSkewed',
+  'ConditionalRequestConflict',
+  'OperationAborted',
+])
+const limits = new Set([
+  'EntityTooLarge',
+  'KeyTooLongError',
+  'InvalidObjectName',
+  'MetadataTooLarge',
+  'RequestHeaderSectionTooLarge',
+])
+/** The bucket, not the object, is what is missing or elsewhere: an outage or a wrong setting, never absence. */
+const elsewhere = new Set([
+  'NoSuchBucket',
+  'PermanentRedirect',
+  'TemporaryRedirect',
+  'InvalidObjectState',
+  'AuthorizationHeaderMalformed',
+])
+const full = new Set(['QuotaExceeded', 'InsufficientStorage', 'XMinioStorageFull'])
+
+interface ErrorLike {
+  readonly name?: string
+  readonly message?: string
+  readonly code?: unknown
+  readonly Code?: unknown
+  readonly $metadata?: { readonly httpStatusCode?: number; readonly attempts?: number }
+}
+
+export function failureOf(cause: unknown): S3Failure {
+  const error = cause as ErrorLike
+  const status = error.$metadata?.httpStatusCode ?? 0
+  const reason =
+    typeof error.Code === 'string' ? error.Code : typeof error.code === 'string' ? error.code : (error.name ?? 'Error')
+  const found = judge(status, reason, error.message ?? '')
+  // The client repeated the request by itself: an earlier try may have worked.
+  const effect = (error.$metadata?.attempts ?? 1) > 1 ? 'unknown' : found.effect
+  return { throttled: throttles.has(reason), ...found, effect, status, reason, cause }
+}
+
+function judge(status: number, reason: string, message: string): Pick<S3Failure, 'code' | 'effect' | 'retry'> {
+  if (message.startsWith('Checksum mismatch')) return { code: 'FS_CORRUPT', effect: 'none', retry: true }
+  if (status === 0) {
+    if (neverSent.has(reason)) return { code: 'FS_UNAVAILABLE', effect: 'none', retry: true }
+    if (reason === 'CredentialsProviderError') return { code: 'FS_DENIED', effect: 'none', retry: false }
+    return { code: 'FS_UNAVAILABLE', effect: 'unknown', retry: true }
+  }
+  if (full.has(reason) || status === 507) return { code: 'FS_NO_SPACE', effect: 'none', retry: false }
+  if (reason === 'NotImplemented' || status === 501 || status === 405)
+    return { code: 'FS_UNSUPPORTED', effect: 'none', retry: false }
+  if (passing.has(reason)) return { code: 'FS_UNAVAILABLE', effect: 'none', retry: true }
+  if (status === 429) return { code: 'FS_UNAVAILABLE', effect: 'none', retry: true }
+  // Also an error in the body of what began as a success.
+  if (status >= 500 || status < 300) return { code: 'FS_UNAVAILABLE', effect: 'unknown', retry: true }
+  return { code: refusal(status, reason), effect: 'none', retry: false }
+}
+
+function refusal(status: number, reason: string): FsErrorCode {
+  if (elsewhere.has(reason) || status < 400) return 'FS_UNAVAILABLE'
+  if (limits.has(reason) || status === 413) return 'FS_LIMIT'
+  if (status === 401 || status === 403) return 'FS_DENIED'
+  if (status === 404) return 'FS_NOT_FOUND'
+  if (status === 412) return 'FS_CONFLICT'
+  return 'FS_IO'
+}
+
+/** The error that tells of `failure`; with another code where the caller knows better. */
+export function errorOf({ code, status, reason, cause }: S3Failure, path: string, override?: FsErrorCode): FsError {
+  const what = status === 0 ? reason : `${status} ${reason}`
+  return new FsError(override ?? code, `${path === '' ? 'the bucket' : path}: the server said ${what}`, { path, cause })
+}
