@@ -8,4 +8,9 @@ export const base: Options = {
   sourcemap: true,
   clean: true,
   dts: false,
+  // Node 24 has `using`. What esbuild writes instead keeps the error of one round of a loop, and throws it again at the
+  // end of every later round.
+  esbuildOptions: (options) => {
+    options.supported = { ...options.supported, using: true }
+  },
 }

@@ -129,6 +129,14 @@ function importEntries(name: string, folder: string): void {
 
 afterAll(() => rmSync(scratch, { recursive: true, force: true }))
 
+test('what is built has `using` as it was written', () => {
+  // What a bundler writes for engines without it kept the error of one round of a loop for all that follow.
+  const built = globSync('{packages,apps}/*/dist/**/*.js', { cwd: repository })
+  expect(built.length).toBeGreaterThan(roots.length)
+  const lowered = built.filter((file) => readFileSync(join(repository, file), 'utf8').includes('__callDispose'))
+  expect(lowered).toEqual([])
+})
+
 describe('packed and installed alone', () => {
   for (const [name, { root }] of manifests) {
     if (!root.startsWith('packages/')) continue
