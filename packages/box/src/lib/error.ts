@@ -18,9 +18,18 @@ export class BoxError extends Error {
   override readonly name = 'BoxError'
   readonly code: BoxErrorCode
   readonly ref: number | undefined
-  constructor(code: BoxErrorCode, message: string, details: { ref?: number; cause?: unknown } = {}) {
+  /** Where the damage is, if it is known: the name of the file, and where the message begins in it, in bytes. */
+  readonly file: string | undefined
+  readonly offset: number | undefined
+  constructor(
+    code: BoxErrorCode,
+    message: string,
+    details: { ref?: number; file?: string; offset?: number; cause?: unknown } = {},
+  ) {
     super(message, details.cause === undefined ? undefined : { cause: details.cause })
     this.code = code
     this.ref = details.ref
+    this.file = details.file
+    this.offset = details.offset
   }
 }

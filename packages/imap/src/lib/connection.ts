@@ -78,6 +78,8 @@ export class Connection implements ImapConnection {
   #disposed = false
   #reason: CloseReason = 'gone'
   #bad = 0
+  /** The client knows that the mailbox cannot be looked at. */
+  #warned = false
   #since: number
   #progress = 0
   #startedAt: number
@@ -225,6 +227,7 @@ export class Connection implements ImapConnection {
     if (selected === undefined || this.#over) return false
     const updates = this.updates(options)
     await selected.sync({ expunges: options.mayExpunge }, updates)
+    if (options.mayExpunge) this.#warned = false
     return updates.expungedAny
   }
 
@@ -396,7 +399,8 @@ export class Connection implements ImapConnection {
           try {
             await this.sync({ mayExpunge: true, uid: false })
           } catch (error) {
-            if (!this.#isOutage(error)) this.#lostTrack(error)
+            if (!this.#keepsTrack(error)) this.#lostTrack(error)
+            else this.#warn(error)
           }
           if (this.#over) break
           const congested = this.output.pending()
@@ -519,22 +523,33 @@ export class Connection implements ImapConnection {
         if (went && this.qresync && last.startsWith('OK ') && !last.startsWith('OK ['))
           last = `OK [HIGHESTMODSEQ ${this.selected.highestModSeq}] ${last.slice(3)}`
       } catch (error) {
-        if (this.#isOutage(error)) {
-          // What the command did is done. Where it was only to look, say that nobody can.
-          if (options.looksOnly === true) last = this.failure(error)
-        } else {
+        if (!this.#keepsTrack(error)) {
           this.tagged(tag, last)
           this.#lostTrack(error)
           return
         }
+        // What the command did is done. Where it was only to look, say that nobody can.
+        if (options.looksOnly === true) last = this.failure(error)
+        else this.#warn(error)
       }
     }
     this.tagged(tag, last)
   }
 
-  /** The store is away for now: what changed is told another time. */
-  #isOutage(error: unknown): boolean {
-    return error instanceof ImapError && error.code === 'UNAVAILABLE' && this.output.repair()
+  /** The store is away or damaged: what the client was told is true, and what changed is told another time. */
+  #keepsTrack(error: unknown): boolean {
+    return (
+      error instanceof ImapError &&
+      (error.code === 'UNAVAILABLE' || error.code === 'CORRUPTION' || error.code === 'SERVERBUG') &&
+      this.output.repair()
+    )
+  }
+
+  /** An outage passes; of damage the client is told by an untagged NO (RFC 3501 §7.1.2), once while it lasts. */
+  #warn(error: unknown): void {
+    if (this.#warned || (error instanceof ImapError && error.code === 'UNAVAILABLE')) return
+    this.#warned = true
+    this.output.text(`* ${this.failure(error)}\r\n`)
   }
 
   /** The client's view can no longer be brought up to date: it has to start afresh. */

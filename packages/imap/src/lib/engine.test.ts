@@ -530,6 +530,17 @@ describe('commands', () => {
     failure = undefined
     client.send('DONE\r\n')
     expect((await client.reply('i')).untagged).toContain('* 1 EXISTS')
+    // Damage is no reason to hang up either: whoever looks is told NO, others are warned, once while it lasts.
+    failure = new ImapError('CORRUPTION', 'The mail store is damaged.')
+    expect((await client.command('NOOP')).text).toBe('NO [CORRUPTION] The mail store is damaged.')
+    expect(await client.ok('UID FETCH 1 UID')).toEqual([
+      '* 1 FETCH (UID 1)',
+      '* NO [CORRUPTION] The mail store is damaged.',
+    ])
+    expect(await client.ok('UID FETCH 1 UID')).toEqual(['* 1 FETCH (UID 1)'])
+    expect((await client.append('INBOX', message('b'))).status).toBe('OK')
+    failure = undefined
+    expect(await client.ok('NOOP')).toContain('* 2 EXISTS')
     failure = new ImapError('NONEXISTENT', 'The mailbox was deleted.')
     client.send('z NOOP\r\n')
     expect(await client.line()).toMatch(/^z OK/)

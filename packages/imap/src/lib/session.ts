@@ -261,8 +261,8 @@ export interface SelectedMailbox extends AsyncDisposable {
   close(): Promise<void>
   /**
    * Brings the client's view up to date. Without `expunges` they are withheld, and so is every number that depends on them.
-   * UNAVAILABLE: nothing is lost, the next call tells it. Any other failure ends the connection, since the client's
-   * numbers can no longer be trusted.
+   * UNAVAILABLE, CORRUPTION, SERVERBUG: nothing is lost, the next call tells it. Any other failure ends the connection, since
+   * the client's numbers can no longer be trusted.
    */
   sync(options: { readonly expunges: boolean }, writer: UpdateWriter): Promise<void>
   /** Called when `sync` would have something to say. */

@@ -81,9 +81,9 @@ const DONE: Promise<void> = Promise.resolve()
 /** A row holds the sum of its record, so a record that lost its checksum line fails here too. */
 function verifyFrame(trailer: Trailer, size: number, place: Place): void {
   if (trailer.sum !== place.sum || (trailer.hasHash && trailer.stated !== trailer.sum))
-    throw new BoxError('BOX_CORRUPT', `${where(place)}: header or metadata fail their checksum`, { ref: place.ref })
+    throw boxError('BOX_CORRUPT', place, 'header or metadata fail their checksum')
   if (trailer.hasHash && trailer.chunks !== chunkCount(size))
-    throw new BoxError('BOX_CORRUPT', `${where(place)}: the checksums do not fit the size`, { ref: place.ref })
+    throw boxError('BOX_CORRUPT', place, 'the checksums do not fit the size')
 }
 
 class WholeMessage implements BoxMessage {
@@ -272,14 +272,15 @@ function checkPosition(position: number): void {
 }
 
 export function damaged(place: Place, what: string, cause?: unknown): BoxError {
-  return new BoxError('BOX_DAMAGED', `${where(place)}: ${what}`, { ref: place.ref, cause })
+  return boxError('BOX_DAMAGED', place, what, cause)
 }
 
 function corrupt(place: Place, chunk: number): BoxError {
-  const message = `${where(place)}: the 64 KiB from byte ${chunk * CHUNK_BYTES} of the body fail their checksum`
-  return new BoxError('BOX_CORRUPT', message, { ref: place.ref })
+  return boxError('BOX_CORRUPT', place, `the 64 KiB from byte ${chunk * CHUNK_BYTES} of the body fail their checksum`)
 }
 
-function where({ ref, file, offset }: Place): string {
-  return `message ${ref} at m.${file}:${offset}`
+function boxError(code: 'BOX_CORRUPT' | 'BOX_DAMAGED', place: Place, what: string, cause?: unknown): BoxError {
+  const { ref, file, offset } = place
+  const name = `m.${file}`
+  return new BoxError(code, `message ${ref} at ${name}:${offset}: ${what}`, { ref, file: name, offset, cause })
 }

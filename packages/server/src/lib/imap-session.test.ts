@@ -5,7 +5,8 @@ import { memoryFs } from '@mailstead/fs/memory'
 import { imapSessionConformance, ImapTestClient } from '@mailstead/imap/testing'
 import { IndexError } from '@mailstead/index'
 import { mdbox } from '@mailstead/mdbox'
-import { afterEach, beforeEach, describe, expect, it, test } from 'vitest'
+import type { SaveBatch } from '@mailstead/store'
+import { afterEach, beforeEach, describe, expect, it, test, vi } from 'vitest'
 import { type TestServer, testServer } from '../testing.ts'
 import type { ServerEvent } from './events.ts'
 import { imapBackend } from './imap-backend.ts'
@@ -147,9 +148,30 @@ describe('sessions of one user', () => {
     for (const command of ['FETCH 1:2 (RFC822.SIZE)', 'SEARCH LARGER 1', 'SORT (SIZE) UTF-8 ALL'])
       expect((await client.command(command)).text).toBe('NO [CORRUPTION] The mail store is damaged')
     const told = server.events.filter(({ kind }) => kind === 'damaged')
-    expect(told.map(({ level, mailbox: where, user }) => [level, where, user])).toEqual(
-      Array.from({ length: 3 }, () => ['error', 'INBOX', 'alice']),
-    )
+    // One error, however often it is met.
+    expect(told.map(({ level, mailbox: where, user }) => [level, where, user])).toEqual([['error', 'INBOX', 'alice']])
+    // What cannot be looked at leaves the client what it knows; the session goes on.
+    const looks = vi.spyOn(Object.getPrototypeOf(mailbox) as typeof mailbox, 'refresh')
+    looks.mockImplementation(() => Promise.reject(failure))
+    try {
+      expect((await client.command('NOOP')).text).toBe('NO [CORRUPTION] The mail store is damaged')
+    } finally {
+      looks.mockRestore()
+    }
+    expect(await client.ok('NOOP')).toEqual([])
+    // A message that is appended to what is damaged is refused, and told.
+    const saving = vi.spyOn(Object.getPrototypeOf(lease.store.as({ name: 'alice' }).save()) as SaveBatch, 'commit')
+    saving.mockImplementation(() => Promise.reject(new IndexError('INDEX_CORRUPT', 'so it is', { table: 'mailbox/1' })))
+    try {
+      expect((await client.append('INBOX', message('lost'))).text).toMatch(/^NO \[CORRUPTION\]/)
+    } finally {
+      saving.mockRestore()
+    }
+    expect(server.events.findLast(({ kind }) => kind === 'damaged')).toMatchObject({
+      user: 'alice',
+      mailbox: 'INBOX',
+      table: 'mailbox/1',
+    })
     failure = new FsError('FS_UNAVAILABLE', 'unmounted')
     expect((await client.command('FETCH 1:2 (RFC822.SIZE)')).text).toMatch(/^NO \[UNAVAILABLE\]/)
     expect(await client.ok('FETCH 1:2 (UID)')).toHaveLength(2)
@@ -381,12 +403,17 @@ describe('a message whose bytes are damaged', () => {
     expect((await again.command('SEARCH BODY "nothing"')).status).toBe('NO')
     expect((await again.command('SEARCH BODY "nothing"')).status).toBe('NO')
     // Each connection told of the damage it met, once.
-    const told = events.filter(({ kind }) => kind === 'damaged').map(({ level, mailbox, uid }) => [level, mailbox, uid])
-    expect(told).toEqual([
-      ['error', 'INBOX', 2],
-      ['error', 'INBOX', 3],
-      ['error', 'INBOX', 2],
+    const told = events.filter(({ kind }) => kind === 'damaged')
+    const where = told.map(({ level, user, mailbox, uid, file }) => [level, user, mailbox, uid, file])
+    expect(where).toEqual([
+      ['error', 'alice', 'INBOX', 2, 'm.1'],
+      ['error', 'alice', 'INBOX', 3, 'm.1'],
+      ['error', 'alice', 'INBOX', 2, 'm.1'],
     ])
+    // Where the message begins in its file.
+    const begin = told[0]!['offset'] as number
+    expect(begin).toBe(told[2]!['offset'])
+    expect(stored.subarray(begin).indexOf('two\r\n')).toBeLessThan(1000)
     expect(await again.ok('SEARCH 1 BODY "one"')).toEqual(['* SEARCH 1'])
   })
 })

@@ -14,11 +14,12 @@ import {
 import type { Mailbox, MailboxInfo, SaveBatch, StoreSession } from '@mailstead/store'
 import { StoreError } from '@mailstead/store'
 import { UidSet } from '@mailstead/uidset'
+import { tellDamage } from './damage.ts'
 import { ignoreEvents, type OnServerEvent } from './events.ts'
 import { patternMatcher } from './mailbox-pattern.ts'
 import type { RecentMarks } from './recent.ts'
 import { Selected } from './selected.ts'
-import { imapError, isDamage } from './store-errors.ts'
+import { imapError } from './store-errors.ts'
 
 const DELIMITER = '/'
 
@@ -63,13 +64,7 @@ class SessionOverStore implements ImapSession {
     try {
       return await work()
     } catch (error) {
-      if (isDamage(error))
-        this.#onEvent({
-          level: 'error',
-          kind: 'damaged',
-          message: `the mail store is damaged: ${String(error)}`,
-          error,
-        })
+      tellDamage(this.#onEvent, error)
       throw imapError(error)
     }
   }
@@ -182,7 +177,7 @@ class SessionOverStore implements ImapSession {
       await this.#renamed(() => this.#store.refresh())
       if (this.#store.mailbox(name) === undefined) throw new ImapError('TRYCREATE', 'No such mailbox')
     }
-    return new Appending(this.#store.save(), name)
+    return new Appending(this.#store.save(), name, this.#onEvent)
   }
 
   async open(name: string, options: { readonly readOnly: boolean }): Promise<SelectedMailbox> {
@@ -216,10 +211,12 @@ class SessionOverStore implements ImapSession {
 class Appending implements AppendBatch {
   readonly #batch: SaveBatch
   readonly #mailbox: string
+  readonly #onEvent: OnServerEvent
 
-  constructor(batch: SaveBatch, mailbox: string) {
+  constructor(batch: SaveBatch, mailbox: string, onEvent: OnServerEvent) {
     this.#batch = batch
     this.#mailbox = mailbox
+    this.#onEvent = onEvent
   }
 
   async add(message: AppendMessage, source: Uint8Array | AsyncIterable<Uint8Array>): Promise<void> {
@@ -230,7 +227,7 @@ class Appending implements AppendBatch {
     } catch (error) {
       if (error instanceof StoreError && error.code === 'STORE_LIMIT')
         throw new ImapError('TOOBIG', 'Message is too large', { cause: error })
-      throw imapError(error, 'TRYCREATE')
+      throw this.#told(error)
     }
   }
 
@@ -241,8 +238,13 @@ class Appending implements AppendBatch {
       for (let i = 0; i < saved.length; i++) uids[i] = saved[i]!.uid
       return { uidValidity: saved[0]?.uidValidity ?? 0, uids: UidSet.fromSorted(uids.sort()) }
     } catch (error) {
-      throw imapError(error, 'TRYCREATE')
+      throw this.#told(error)
     }
+  }
+
+  #told(error: unknown): unknown {
+    tellDamage(this.#onEvent, error, { mailbox: this.#mailbox })
+    return imapError(error, 'TRYCREATE')
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

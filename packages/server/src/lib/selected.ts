@@ -31,6 +31,7 @@ import { changesBetween, type FlagChange, type TableView } from '@mailstead/inde
 import type { Mailbox } from '@mailstead/store'
 import { UidSet } from '@mailstead/uidset'
 import { clientRows, nothingExpunged, sequencesOfUids, uidsOfSequences } from './client-rows.ts'
+import { tellDamage } from './damage.ts'
 import type { OnServerEvent } from './events.ts'
 import { fetchMessages, withoutSeen } from './fetch.ts'
 import { FlagLists } from './flag-lists.ts'
@@ -73,8 +74,6 @@ export class Selected implements SelectedMailbox {
   #modSeqs = false
   /** Messages whose damage whoever runs the server was told of. */
   readonly #damageTold = new Set<number>()
-  /** By the command under way. */
-  #lastTold: unknown
   /** The message that the search under way could not read. */
   #damagedUid: number | undefined
 
@@ -124,36 +123,20 @@ export class Selected implements SelectedMailbox {
     try {
       return await work()
     } catch (error) {
-      if (isDamage(error)) this.#tellDamage(error, this.#damagedUid)
+      this.#tellDamage(error, isDamage(error) ? this.#damagedUid : undefined)
       throw imapError(error, noMailbox)
     } finally {
       this.#damagedUid = undefined
-      this.#lastTold = undefined
     }
   }
 
   /** Each damaged message once: clients ask again and again. */
   #tellDamage(error: unknown, uid: number | undefined): void {
-    if (error === this.#lastTold) return
-    this.#lastTold = error
     if (uid !== undefined) {
       if (this.#damageTold.has(uid)) return
       this.#damageTold.add(uid)
     }
-    const what =
-      uid !== undefined
-        ? `message ${uid} of ${this.name}`
-        : storeCodeOf(error) === 'STORE_DAMAGED'
-          ? `a message of ${this.name}`
-          : `the index of ${this.name}`
-    this.#onEvent({
-      level: 'error',
-      kind: 'damaged',
-      message: `${what} is damaged: ${error instanceof Error ? error.message : String(error)}`,
-      mailbox: this.name,
-      ...(uid === undefined ? {} : { uid }),
-      error,
-    })
+    tellDamage(this.#onEvent, error, uid === undefined ? { mailbox: this.name } : { mailbox: this.name, uid })
   }
 
   #claim(uidNext: number): UidSet {
@@ -431,8 +414,13 @@ export class Selected implements SelectedMailbox {
     if (!uids.isEmpty) await this.#renamed(() => this.#mailbox.expunge(uids))
   }
 
+  /** Damage leaves the client's view as it was, or as far as it was told: the next call goes on from there. */
   async sync(options: { readonly expunges: boolean }, writer: UpdateWriter): Promise<void> {
-    if (options.expunges) await this.#renamed(() => this.#refresh())
+    await this.#renamed(() => this.#sync(options, writer))
+  }
+
+  async #sync(options: { readonly expunges: boolean }, writer: UpdateWriter): Promise<void> {
+    if (options.expunges) await this.#refresh()
     const latest = this.#mailbox.view
     this.#modSeqs = writer.wantsModSeq
     if (latest === this.#shown && latest === this.#told) return
