@@ -10,7 +10,7 @@ import { rmSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect } from 'vitest'
 import { below, depth, runSeed, say, seeded } from '../support/depth.ts'
-import { ImapClient, quote, sectionOf } from '../interop/lib/imap.ts'
+import { ImapClient, quote } from '../interop/lib/imap.ts'
 import { dotStuffed, LmtpClient } from '../interop/lib/lmtp.ts'
 import {
   checkStore,
@@ -22,8 +22,8 @@ import {
   temporaryDirectory,
 } from '../interop/lib/servers.ts'
 import { testUnless } from '../support/test-unless.ts'
-import { listOf } from '../interop/lib/values.ts'
 import { Box, type Kept, messageOf, movesHalfDone, type Seen, settle, without } from './model.ts'
+import { copyUid, flagText, look } from './observe.ts'
 
 const KILLS = { normal: 5, ci: 50, soak: 2000 }[depth()]
 const LONGEST_LOAD_MS = 900
@@ -191,10 +191,6 @@ function someFlags(crash: Crash): string[] {
   return FLAGS.filter(() => crash.random() < 0.3)
 }
 
-function flagText(flags: readonly string[]): string {
-  return [...flags].sort().join(' ')
-}
-
 async function append(crash: Crash, imap: ImapClient, box: Box, owner: number): Promise<void> {
   const unique = crash.unique++
   const flags = someFlags(crash)
@@ -250,23 +246,21 @@ async function copy(
   owner: number,
 ): Promise<void> {
   target.mayAppear.push(kept.unique)
-  const { text } = await imap.ok(`UID COPY ${uid} ${quote(target.name)}`)
+  const reply = await imap.ok(`UID COPY ${uid} ${quote(target.name)}`)
   without(target.mayAppear, kept.unique)
-  target.messages.set(copyUid(text), { unique: kept.unique, flags: kept.flags, owner })
+  target.messages.set(copyUid(reply), { unique: kept.unique, flags: kept.flags, owner })
   crash.count('copies')
 }
 
 async function move(crash: Crash, imap: ImapClient, box: Box, uid: number, kept: Kept, target: Box): Promise<void> {
   target.mayAppear.push(kept.unique)
   kept.maybeMoved = target
-  const { text, untagged } = await imap.ok(`UID MOVE ${uid} ${quote(target.name)}`)
+  const reply = await imap.ok(`UID MOVE ${uid} ${quote(target.name)}`)
   without(target.mayAppear, kept.unique)
   kept.maybeMoved = undefined
   box.messages.delete(uid)
   box.gone.add(uid)
-  const code =
-    [text, ...untagged.map(({ raw }) => raw.toString('latin1'))].find((line) => /\[COPYUID/i.test(line)) ?? ''
-  target.messages.set(copyUid(code), { unique: kept.unique, flags: kept.flags, owner: kept.owner })
+  target.messages.set(copyUid(reply), { unique: kept.unique, flags: kept.flags, owner: kept.owner })
   crash.count('moves')
 }
 
@@ -295,12 +289,6 @@ async function create(crash: Crash, imap: ImapClient, user: string, worker: numb
   crash.maybeCreated.delete(`${user}/${renamed}`)
   crash.created.add(`${user}/${renamed}`)
   crash.count('mailboxes')
-}
-
-function copyUid(text: string): number {
-  const found = /\[COPYUID \d+ \d+ (\d+)\]/i.exec(text)
-  if (found === null) throw new Error(`no COPYUID: ${text}`)
-  return Number(found[1])
 }
 
 /** Reads everything back. Returns what is wrong, and takes over what it found as the truth from here on. */
@@ -333,22 +321,4 @@ async function verify(crash: Crash, server: Server): Promise<readonly string[]> 
     for (const [uid, kept] of box.messages) kept.owner = first + (uid % WORKERS_EACH)
   }
   return wrong
-}
-
-async function look(imap: ImapClient, name: string): Promise<Seen> {
-  const { untagged } = await imap.ok(`EXAMINE ${quote(name)}`)
-  const text = untagged.map(({ raw }) => raw.toString('latin1')).join('\n')
-  const rows = await imap.fetch('1:*', '(UID FLAGS BODY.PEEK[])')
-  return {
-    uidValidity: Number(/\[UIDVALIDITY (\d+)\]/i.exec(text)?.[1]),
-    uidNext: Number(/\[UIDNEXT (\d+)\]/i.exec(text)?.[1]),
-    messages: new Map(
-      rows.map((row) => {
-        const flags = listOf(row.get('FLAGS'))
-          .map(String)
-          .filter((flag) => flag !== '\\Recent')
-        return [Number(row.get('UID')), { bytes: sectionOf(row, 'BODY[]'), flags: flagText(flags) }]
-      }),
-    ),
-  }
 }

@@ -1,0 +1,122 @@
+/**
+ * System calls that fail, in a server that runs: strace attaches to it and injects an error or a signal at the n-th call.
+ *
+ * strace counts calls by thread, so the server should have one worker thread (UV_THREADPOOL_SIZE=1) beside its main one.
+ */
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
+import { readFileSync, rmSync } from 'node:fs'
+import type { Lack } from '../support/depth.ts'
+
+export interface Fault {
+  /** As strace names them: `fdatasync`, `pwrite64,pwritev`. */
+  readonly calls: string
+  /** `error=EIO`, `signal=KILL`. */
+  readonly effect: string
+  /** Which call fails, from 1: `3`, or `3+` for it and all that follow. */
+  readonly when: string
+}
+
+export interface TracedCall {
+  readonly call: string
+  /** The file that the descriptor (or, for openat, the result) stands for; undefined for others. */
+  readonly path: string | undefined
+  readonly failed: boolean
+  readonly injected: boolean
+}
+
+/** What is shown of every run, beside what is injected. */
+const SHOWN = 'fdatasync,fsync,ftruncate,pwrite64,pwritev,write,writev,rename,unlink,openat'
+/** How long strace may take to attach. */
+const ATTACH_MS = 20_000
+
+export function straceLack(): Lack | undefined {
+  const version = spawnSync('strace', ['-V'])
+  if (version.error !== undefined) return { reason: 'no strace (Debian: strace)' }
+  const child = spawn('sleep', ['60'])
+  try {
+    const tried = spawnSync('timeout', ['1', 'strace', '-qq', '-p', String(child.pid)], { encoding: 'utf8' })
+    return tried.stderr.includes('attach') ? { reason: `strace may not attach: ${tried.stderr.trim()}` } : undefined
+  } finally {
+    child.kill('SIGKILL')
+  }
+}
+
+export class Strace {
+  readonly #child: ChildProcess
+  readonly #output: string
+  readonly #ended: Promise<void>
+
+  /** Resolves when every thread of `pid` is traced. */
+  static async attach(pid: number, output: string, faults: readonly Fault[]): Promise<Strace> {
+    const args = ['-f', '-y', '-s', '0', '-o', output, '-e', `trace=${SHOWN}`]
+    for (const { calls, effect, when } of faults) args.push('-e', `inject=${calls}:${effect}:when=${when}`)
+    const child = spawn('strace', [...args, '-p', String(pid)], { stdio: ['ignore', 'ignore', 'pipe'] })
+    let said = ''
+    await new Promise<void>((resolve, reject) => {
+      const late = setTimeout(() => reject(new Error(`strace did not attach: ${said}`)), ATTACH_MS)
+      child.stderr.on('data', (chunk: Buffer) => {
+        said += chunk.toString()
+        if (!/ attached/.test(said)) return
+        clearTimeout(late)
+        resolve()
+      })
+      child.once('exit', () => reject(new Error(`strace ended: ${said}`)))
+    })
+    return new Strace(child, output)
+  }
+
+  private constructor(child: ChildProcess, output: string) {
+    this.#child = child
+    this.#output = output
+    this.#ended = new Promise((resolve) => child.once('exit', () => resolve()))
+  }
+
+  /** Lets the server go on alone (if it still runs), and tells what was traced. */
+  async detach(): Promise<readonly TracedCall[]> {
+    this.#child.kill('SIGINT')
+    await this.#ended
+    const calls = parseTrace(readFileSync(this.#output, 'utf8'))
+    rmSync(this.#output, { force: true })
+    return calls
+  }
+}
+
+/** The calls of a trace written with -f and -y, in the order in which they ended. */
+export function parseTrace(text: string): readonly TracedCall[] {
+  const unfinished = new Map<string, string>()
+  const calls: TracedCall[] = []
+  for (const line of text.split('\n')) {
+    const space = line.indexOf(' ')
+    const thread = line.slice(0, space)
+    let rest = line.slice(space).trim()
+    if (rest.endsWith('<unfinished ...>')) {
+      unfinished.set(thread, rest.slice(0, -'<unfinished ...>'.length))
+      continue
+    }
+    const resumed = /^<\.\.\. \w+ resumed>/.exec(rest)
+    if (resumed !== null) rest = (unfinished.get(thread) ?? '') + rest.slice(resumed[0].length)
+    const call = /^(\w+)\(/.exec(rest)?.[1]
+    const result = /\)\s*= (-?\d+|\?)(.*)$/.exec(rest)
+    if (call === undefined || result === null) continue
+    const path = call === 'openat' ? /^<([^>]*)>/.exec(result[2]!)?.[1] : /^\w+\(\d+<([^>]*)>/.exec(rest)?.[1]
+    calls.push({ call, path, failed: result[1]!.startsWith('-'), injected: rest.endsWith('(INJECTED)') })
+  }
+  return calls
+}
+
+/**
+ * Flushes that failed and were then taken for done: a file that is flushed again, with success, though it was neither cut back nor
+ * opened anew after the failure. What the kernel could not write it may have thrown away, and says so only once.
+ */
+export function retriedFlushes(calls: readonly TracedCall[]): readonly string[] {
+  const suspect = new Set<string>()
+  const wrong: string[] = []
+  for (const { call, path, failed } of calls) {
+    if (path === undefined) continue
+    if (call === 'fdatasync' || call === 'fsync') {
+      if (failed) suspect.add(path)
+      else if (suspect.has(path)) wrong.push(`${path} was flushed again as if nothing had failed`)
+    } else if ((call === 'ftruncate' || call === 'openat') && !failed) suspect.delete(path)
+  }
+  return wrong
+}
