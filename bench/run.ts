@@ -24,6 +24,7 @@ import {
   startMailstead,
   temporaryDirectory,
 } from '../tests/interop/lib/servers.ts'
+import { fsBench } from './fs.ts'
 import { CheapImap } from './lib/cheap-imap.ts'
 import { appendLoad, fill, forCount, forTime, type Load, lmtpLoad, NEEDLE, type Work } from './lib/load.ts'
 import { human, median } from './lib/statistics.ts'
@@ -57,8 +58,13 @@ const { values: flags } = parseArgs({
 const ROUNDS = Number(flags.rounds ?? (flags.quick ? 3 : 5))
 const RUN_MS = flags.quick ? 400 : 1000
 const SAMPLE_MS = flags.quick ? 100 : 300
-/** Each server repeats a step for so long before its first round, in milliseconds. */
-const WARM_MS = flags.quick ? 1000 : 2000
+/** Before its first round each server repeats a step until it gets no faster: windows of so many milliseconds are compared … */
+const WARM_WINDOW_MS = flags.quick ? 500 : 1000
+/** … until so many in a row were no faster than the best before by more than this factor … */
+const WARM_WINDOWS = 3
+const WARM_FASTER = 1.03
+/** … and no longer than so many of them. */
+const WARM_MAX = flags.quick ? 8 : 20
 const SIZES = flags.quick ? [1000, 10_000] : [1000, 10_000, 100_000]
 const MILLION = 1_000_000
 /** Bodies fetched from larger mailboxes in one command. */
@@ -347,6 +353,22 @@ const STORES: readonly ReadRow[] = [
   },
 ]
 
+/** Repeats a step until a just-in-time compiler has done what it can: what is compared are servers at work for a while. */
+async function warmUp(step: () => Promise<void>): Promise<void> {
+  let best = 0
+  for (let window = 0, since = 0; window < WARM_MAX && since < WARM_WINDOWS; window++) {
+    const started = performance.now()
+    let steps = 0
+    do {
+      await step()
+      steps++
+    } while (performance.now() - started < WARM_WINDOW_MS)
+    const rate = steps / (performance.now() - started)
+    since = rate > best * WARM_FASTER ? 0 : since + 1
+    best = Math.max(best, rate)
+  }
+}
+
 async function reads(): Promise<void> {
   const rows = [...READS, ...STORES]
   const sizes = SIZES.filter((size) => rows.some(({ row }) => wanted(`${row} ${label(size)}`)))
@@ -366,14 +388,13 @@ async function reads(): Promise<void> {
     }
     for (const { row, unit, operations, step } of rows) {
       const turns = new Map<Server, number>()
-      // What is compared is a server that has been at work for a while, on both sides.
       if (size === sizes[0] && wanted(`${row} ${label(size)}`))
         for (const server of servers)
-          for (const until = performance.now() + WARM_MS; performance.now() < until; ) {
+          await warmUp(async () => {
             const turn = turns.get(server) ?? 0
             turns.set(server, turn + 1)
             await step(clients.get(server)!, mailbox, size, turn)
-          }
+          })
       await measure(`${row} ${label(size)}`, unit, 1, servers, async (server) =>
         sampleOf(async () => {
           const turn = turns.get(server) ?? 0
@@ -538,6 +559,8 @@ function regressions(): readonly string[] {
   })
 }
 
+/** File systems need no server; a run of one server alone leaves them out. */
+const withFileSystems = flags.server === undefined
 const lack = flags.server === 'mailstead' ? undefined : dovecotLack()
 if (lack !== undefined) {
   process.stderr.write(`Dovecot is not compared: ${lack.reason}\n`)
@@ -553,7 +576,10 @@ process.stdout.write(
   `${'row'.padEnd(34)} ${'mailstead'.padStart(12)} ${'dovecot'.padStart(12)} ${'unit'.padEnd(16)}   ratio  target\n`,
 )
 for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, () => process.exit(1))
+const complaints: string[] = []
 try {
+  if (withFileSystems)
+    complaints.push(...(await fsBench({ rounds: 3 * ROUNDS, wanted, machine, update: flags['update-baseline'] })))
   for (const part of [deliveries, memory, reads, million]) {
     await part()
     if (flags['update-baseline']) updateBaseline()
@@ -564,4 +590,5 @@ try {
 const regressed = flags['update-baseline'] ? [] : regressions()
 const missed = figures.filter((figure) => met(figure) === 'MISSED')
 process.stdout.write(`\n${figures.length} rows, ${missed.length} targets missed\n`)
+for (const text of complaints) process.stdout.write(`${text}\n`)
 for (const text of regressed) process.stdout.write(`worse than the baseline: ${text}\n`)

@@ -6,7 +6,7 @@ import { expect, test } from 'vitest'
 import { appendCommand, multiAppendCommand } from './cheap-imap.ts'
 import { forCount, forTime } from './load.ts'
 import { human, median } from './statistics.ts'
-import { countSyscalls } from './syscalls.ts'
+import { countFileCalls, countSyscalls } from './syscalls.ts'
 
 test('the median is the middle, or the mean of the two in the middle', () => {
   expect(median([5, 1, 3])).toBe(3)
@@ -37,6 +37,24 @@ test('a trace is counted within its time, for files below the directory, whateve
     ].join('\n'),
   )
   expect(countSyscalls(trace, { from: 100.5, to: 102 }, '/data/store')).toEqual({ flushes: 2, bytesWritten: 123 })
+  rmSync(directory, { recursive: true })
+})
+
+test('every call on a file below the directory is counted once, whoever interrupted it', () => {
+  const directory = mkdtempSync(join(tmpdir(), 'mailstead-trace-'))
+  const trace = join(directory, 'trace')
+  writeFileSync(
+    trace,
+    [
+      '10 fstat(5</data/store/log>, {st_mode=S_IFREG, ...}) = 0',
+      '11 fsync(5</data/store/log> <unfinished ...>',
+      '10 openat(AT_FDCWD</>, "/data/store/other", O_RDONLY) = 6</data/store/other>',
+      '11 <... fsync resumed>)                  = 0',
+      '10 futex(0x1, FUTEX_WAKE) = 1',
+      '10 read(7</data/storeroom/file>, ""..., 5) = 5',
+    ].join('\n'),
+  )
+  expect(countFileCalls(trace, '/data/store')).toBe(3)
   rmSync(directory, { recursive: true })
 })
 

@@ -48,3 +48,12 @@ export function countSyscalls(output: string, window: TraceWindow, directory: st
   }
   return { flushes, bytesWritten }
 }
+
+/** System calls on files below a directory, by descriptor or by name, in a finished trace made with `-f -y`. */
+export function countFileCalls(output: string, directory: string): number {
+  let count = 0
+  // The second half of a call that another thread's interrupted in the trace says `resumed`, without arguments.
+  for (const line of readFileSync(output, 'latin1').split('\n'))
+    if (/^\d+\s+\w+\(/.test(line) && line.includes(`${directory}/`)) count++
+  return count
+}
