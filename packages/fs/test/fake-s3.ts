@@ -53,6 +53,8 @@ export interface FakeS3Fault {
   readonly after?: number
   /** Milliseconds, for `slow`. (default 50) */
   readonly delayMs?: number
+  /** What happens between the effect and the answer. */
+  readonly meanwhile?: () => Promise<unknown>
 }
 
 export interface FakeS3Object {
@@ -75,6 +77,8 @@ export interface FakeS3 extends AsyncDisposable {
   /** Every request that arrived, in order. */
   readonly requests: { readonly operation: FakeS3Operation; readonly key: string; readonly host: string }[]
   fail(fault: FakeS3Fault): void
+  /** Asked for each request that no other fault takes; undefined leaves it alone. */
+  decide: ((operation: FakeS3Operation) => FakeS3Fault | undefined) | undefined
   /** Lets requests that were held back by `late` take effect now. Resolves to the statuses they would have had. */
   releaseLate(): number[]
   /** A file system over this server; the server outlives it. */
@@ -127,6 +131,7 @@ export async function fakeS3(options: FakeS3Options = {}): Promise<FakeS3> {
   const uploads = new Map<string, Upload>()
   const requests: FakeS3['requests'] = []
   const faults: { fault: FakeS3Fault; skip: number; left: number }[] = []
+  const hooks: Pick<FakeS3, 'decide'> = { decide: undefined }
   let late: (() => Answer)[] = []
 
   /** Undefined if the conditions hold. */
@@ -328,6 +333,7 @@ export async function fakeS3(options: FakeS3Options = {}): Promise<FakeS3> {
     }
     if (effect === 'done') act()
     if (effect === 'late') late.push(act)
+    await fault.meanwhile?.()
     if (answer === 'reset') message.socket.destroy()
     else if (answer !== 'silence') send(response, failure(answer.status, answer.code))
   }
@@ -342,7 +348,7 @@ export async function fakeS3(options: FakeS3Options = {}): Promise<FakeS3> {
       entry.left--
       return entry.fault
     }
-    return undefined
+    return hooks.decide?.(operation)
   }
 
   function send(response: ServerResponse, { status, headers = {}, body = '' }: Answer): void {
@@ -362,14 +368,14 @@ export async function fakeS3(options: FakeS3Options = {}): Promise<FakeS3> {
   await once(server, 'listening')
   const { port } = server.address() as AddressInfo
   const endpoint = `http://127.0.0.1:${port}`
-  return {
+  return Object.assign(hooks, {
     endpoint,
     port,
     bucket,
     objects,
     uploads,
     requests,
-    fail(fault) {
+    fail(fault: FakeS3Fault) {
       faults.push({ fault, skip: fault.after ?? 0, left: fault.times ?? 1 })
     },
     releaseLate() {
@@ -377,7 +383,7 @@ export async function fakeS3(options: FakeS3Options = {}): Promise<FakeS3> {
       late = []
       return held.map((act) => act().status)
     },
-    fs(fsOptions = {}) {
+    fs(fsOptions: Partial<S3FsOptions> = {}) {
       return s3Fs({
         endpoint,
         bucket,
@@ -395,7 +401,7 @@ export async function fakeS3(options: FakeS3Options = {}): Promise<FakeS3> {
       server.close()
       await once(server, 'close')
     },
-  }
+  })
 }
 
 function operationOf(method: string, key: string, query: URLSearchParams): FakeS3Operation | undefined {

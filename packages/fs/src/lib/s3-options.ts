@@ -93,11 +93,16 @@ export function withS3Defaults(options: S3FsOptions): S3Settings {
   return { ...settings, client, ownsClient: options.client === undefined }
 }
 
+const nothing = (): void => {}
+/** Without one the client warns on the console. */
+const silent = { trace: nothing, debug: nothing, info: nothing, warn: nothing, error: nothing }
+
 function newClient({ endpoint, region, credentials, clientConfig }: S3FsOptions, addressing: string): S3Client {
   return new S3Client({
     // Sums are given where every server understands them; trailers are not sent to servers that would store them.
     requestChecksumCalculation: 'WHEN_REQUIRED',
     responseChecksumValidation: 'WHEN_REQUIRED',
+    logger: silent,
     ...clientConfig,
     ...(endpoint === undefined ? {} : { endpoint }),
     ...(region === undefined ? {} : { region }),
