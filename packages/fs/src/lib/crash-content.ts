@@ -7,7 +7,10 @@
  */
 import type { CrashDisk, CrashFile, DataChange } from './crash-disk.ts'
 
-/** What became of a write: bytes `from` … `to` of it are there; `grow`: the file is as long as with all of it. */
+/**
+ * What became of a write: bytes `from` … `to` of it are there; `grow`: the file is as long as with all of it. Of a cut, so
+ * many bytes behind it are zeros, and the file is as long as before.
+ */
 export interface Tear {
   readonly from: number
   readonly to: number
@@ -20,6 +23,13 @@ export type Fill = number
 
 /** The smallest part that a disk writes in one piece. */
 export const SECTOR_BYTES = 512
+/** The smallest part that a file system keeps in one piece. Of the one in which it cuts a file, it first clears the rest. */
+export const BLOCK_BYTES = 4096
+
+/** Bytes behind a cut that may be zeros although the file is as long as before. */
+export function clearedBehind(position: number): number {
+  return (BLOCK_BYTES - (position % BLOCK_BYTES)) % BLOCK_BYTES
+}
 
 export function contentAfter(
   disk: CrashDisk,
@@ -47,6 +57,10 @@ function byChange(disk: CrashDisk, file: CrashFile, fateOf: (change: DataChange)
     const { data, position } = change
     if (fate === 'lost') continue
     if (data === undefined) {
+      if (fate !== 'kept') {
+        if (position < size) out.fill(0, position, Math.min(size, position + fate.to))
+        continue
+      }
       if (position > size) extend(position, true)
       size = position
       continue
@@ -96,8 +110,8 @@ function bySector(file: CrashFile, fateOf: (change: DataChange) => Fate): Uint8A
       out.set(seen.subarray(first, last), first)
     }
     const end = position + (data === undefined ? 0 : grow ? data.length : from < to ? to : 0)
-    size = data === undefined ? position : end > position ? Math.max(size, end) : size
-    out.fill(0, size)
+    if (data === undefined) size = grow ? position : size
+    else if (end > position) size = Math.max(size, end)
   }
   return size === largest ? out : out.slice(0, size)
 }

@@ -6,7 +6,7 @@
  * or passed through since its last sync, each byte against everything that was there since, and on ext4 each sector
  * against the contents that this sector had.
  */
-import { SECTOR_BYTES } from './crash-content.ts'
+import { clearedBehind, SECTOR_BYTES } from './crash-content.ts'
 import { applyNames, type CrashDisk, type CrashFile, type NameChange, ROOT } from './crash-disk.ts'
 import type { CrashImage } from './crash-types.ts'
 import { nameOf, parentOf } from './path.ts'
@@ -49,7 +49,9 @@ function search(disk: CrashDisk, tree: Tree): string | undefined {
   if (impossible !== undefined) return impossible
   const lost = new Set<NameChange>()
   let steps = 0
+  // What stood in the way of the choice that came furthest.
   let reason: string | undefined
+  let furthest = -1
   const fits = (at: number): boolean => {
     for (const { directory, name } of names[at]!.slots) {
       const path = paths.get(directory)
@@ -57,7 +59,8 @@ function search(disk: CrashDisk, tree: Tree): string | undefined {
       if (path === undefined || !closed) continue
       const why = tree.differs(below(path, name), directories.get(directory)!.get(name))
       if (why !== undefined) {
-        reason ??= why
+        if (at > furthest) reason = why
+        furthest = Math.max(at, furthest)
         return false
       }
     }
@@ -67,7 +70,8 @@ function search(disk: CrashDisk, tree: Tree): string | undefined {
     if (++steps > SEARCH_MAX) throw new RangeError(`more than ${SEARCH_MAX} choices of names`)
     if (at === names.length) {
       const why = tree.mismatch(directories)
-      if (why !== undefined) reason = why
+      if (why !== undefined && at > furthest) reason = why
+      furthest = Math.max(at, furthest)
       return why === undefined
     }
     const change = names[at]!
@@ -239,6 +243,10 @@ function bytesImpossible({ base, changes }: CrashFile, bytes: Uint8Array, garbag
       for (let at = low; at < end; at++) if (bytes[at] === 0 || (garbage && data !== undefined)) good[at] = 1
     if (data === undefined) {
       if (durable) good.fill(0, Math.min(position, length))
+      else {
+        const end = garbage ? length : Math.min(length, position + clearedBehind(position))
+        for (let at = position; at < end; at++) if (bytes[at] === 0) good[at] = 1
+      }
       low = durable ? position : Math.min(low, position)
       continue
     }

@@ -1,9 +1,17 @@
 /** The states of one position: which volatile changes are kept, lost and torn, and the tree that this leaves. */
 import { hash } from 'node:crypto'
 import type { FsMetadata } from './contract.ts'
-import { contentAfter, type Fate, type Fill, type Tear } from './crash-content.ts'
+import {
+  BLOCK_BYTES,
+  clearedBehind,
+  contentAfter,
+  type Fate,
+  type Fill,
+  SECTOR_BYTES,
+  type Tear,
+} from './crash-content.ts'
 import { applyNames, type CrashDisk, type DataChange, type NameChange, ROOT } from './crash-disk.ts'
-import type { CrashImage, StatesOptions } from './crash-types.ts'
+import type { CrashImage, CrashProfile, StatesOptions } from './crash-types.ts'
 import { randomOf } from './random.ts'
 
 /** A tree, and how it came about. */
@@ -17,7 +25,12 @@ export interface Survivor {
 const EXHAUSTIVE_DEFAULT = 10
 const SEEDED_DEFAULT = 32
 /** Where a write can be cut, in bytes of the file: anywhere, at sectors, at pages. */
-const TEAR_UNITS = [1, 512, 4096] as const
+const TEAR_UNITS: Readonly<Record<CrashProfile, readonly [number, number, number]>> = {
+  'posix-minimum': [1, SECTOR_BYTES, BLOCK_BYTES],
+  // The page cache is written in pages, the disk writes sectors.
+  'ext4-ordered': [SECTOR_BYTES, BLOCK_BYTES, BLOCK_BYTES],
+}
+const TORN_VARIANTS = 3
 /** Of the draws of a bounded choice, how many may in vain repeat a state that was there. */
 const VAIN_DRAWS = 3
 
@@ -44,7 +57,8 @@ export function* survivors(disk: CrashDisk, options: StatesOptions): Generator<S
   const seen = new Set<string>()
   const contents = new Map<string, Uint8Array>()
   const bounded = maxStates !== Number.POSITIVE_INFINITY
-  for (const choice of bounded ? draws(changes, maxStates, random) : choices(changes, options, random)) {
+  const units = TEAR_UNITS[disk.profile]
+  for (const choice of bounded ? draws(changes, maxStates, units, random) : choices(changes, options, units, random)) {
     const survivor = survivorOf(disk, changes, allowed(disk, changes, choice), contents)
     if (seen.has(survivor.hash)) continue
     seen.add(survivor.hash)
@@ -71,14 +85,15 @@ const whatOf = (change: Change): string => ('names' in change ? change.names.wha
 function* choices(
   changes: readonly Change[],
   options: StatesOptions,
+  units: readonly number[],
   random: (below: number) => number,
 ): Generator<Choice> {
   const { maxSubsets = EXHAUSTIVE_DEFAULT, seededSubsets = SEEDED_DEFAULT } = options
-  const { tornVariants = TEAR_UNITS.length } = options
+  const { tornVariants = TORN_VARIANTS } = options
   for (const kept of subsets(changes.length, maxSubsets, seededSubsets, random)) {
     yield { kept, fill: 0 }
     for (let variant = 0; variant < tornVariants; variant++) {
-      const choice = tornOf(changes, kept, variant, random)
+      const choice = tornOf(changes, kept, variant, units, random)
       if (choice !== undefined) yield choice
     }
   }
@@ -102,7 +117,12 @@ function* subsets(
 }
 
 /** A bounded choice: all and nothing, then seeded ones of every kind. */
-function* draws(changes: readonly Change[], most: number, random: (below: number) => number): Generator<Choice> {
+function* draws(
+  changes: readonly Change[],
+  most: number,
+  units: readonly number[],
+  random: (below: number) => number,
+): Generator<Choice> {
   const { length } = changes
   yield { kept: changes.map(() => true), fill: 0 }
   yield { kept: changes.map(() => false), fill: 0 }
@@ -111,30 +131,31 @@ function* draws(changes: readonly Change[], most: number, random: (below: number
     const kind = random(4)
     const at = random(length + 1)
     const kept = changes.map((_, index) => (kind === 0 ? index < at : kind === 1 ? index !== at : random(2) === 0))
-    const torn = random(2) === 0 ? tornOf(changes, kept, random(TEAR_UNITS.length), random) : undefined
+    const torn = random(2) === 0 ? tornOf(changes, kept, random(TORN_VARIANTS), units, random) : undefined
     yield torn ?? { kept, fill: 0 }
   }
 }
 
-/** The last kept write torn, or another one; undefined if none is kept. */
+/** The last kept write or cut torn, or another one; undefined if none is kept. */
 function tornOf(
   changes: readonly Change[],
   kept: readonly boolean[],
   variant: number,
+  units: readonly number[],
   random: (below: number) => number,
 ): Choice | undefined {
   const writes: number[] = []
-  for (const [at, change] of changes.entries())
-    if (kept[at] === true && 'data' in change && change.data.data !== undefined) writes.push(at)
+  for (const [at, change] of changes.entries()) if (kept[at] === true && 'data' in change) writes.push(at)
   if (writes.length === 0) return undefined
   const torn = random(2) === 0 ? writes.at(-1)! : writes[random(writes.length)]!
   const { position, data } = (changes[torn] as { readonly data: DataChange }).data
-  const { length } = data!
-  const unit = TEAR_UNITS[variant]!
+  if (data === undefined) return { kept, torn, tear: { from: 0, to: clearedBehind(position), grow: false }, fill: 0 }
+  const { length } = data
+  const unit = units[variant]!
   // Boundaries are those of the file, not of the write.
   const first = Math.floor(position / unit)
-  const units = Math.ceil((position + length) / unit) - first
-  const cut = Math.min(length, Math.max(0, (first + 1 + random(Math.max(1, units - 1))) * unit - position))
+  const touched = Math.ceil((position + length) / unit) - first
+  const cut = Math.min(length, Math.max(0, (first + 1 + random(Math.max(1, touched - 1))) * unit - position))
   const fill = random(2) === 0 ? 0 : 1 + random(1000)
   const kind = random(3)
   // The beginning, the end, or only the length of it.
@@ -159,7 +180,7 @@ function allowed(disk: CrashDisk, changes: readonly Change[], choice: Choice): C
     if ('data' in change) {
       // Sizes are in the journal too: nothing behind a cut that is lost.
       const keeps = keep && !(ordered && cut.has(change.node))
-      if (!keeps && change.data.data === undefined) cut.add(change.node)
+      if ((!keeps || at === choice.torn) && change.data.data === undefined) cut.add(change.node)
       return keeps
     }
     const keeps = keep && !(ordered && namesLost) && !change.names.after.some((one) => lost.has(one))

@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { checkPath, FsError, requireSupport } from '../index.ts'
 import { memoryFs } from '../memory.ts'
-import { type FaultPlan, faultyFs } from '../faults.ts'
+import { crashableFs, everyFault, type FaultPlan, faultPlan, faultyFs, failNth, readOnlyFrom } from '../faults.ts'
 
 const bytes = (text: string): Uint8Array => Buffer.from(text)
 
@@ -42,6 +42,137 @@ describe('faultyFs', () => {
     await expect(lock.acquire()).rejects.toMatchObject({ code: 'FS_IO' })
     await expect(file.sync()).rejects.toMatchObject({ code: 'FS_IO' })
     await expect(Array.fromAsync(fs.list(''))).rejects.toMatchObject({ code: 'FS_IO' })
+  })
+})
+
+describe('a plan of faults', () => {
+  test('names of the kernel are what a driver makes of them, with the cause', async () => {
+    for (const [fault, code] of [
+      ['EIO', 'FS_IO'],
+      ['ENOSPC', 'FS_NO_SPACE'],
+      ['EDQUOT', 'FS_NO_SPACE'],
+      ['EROFS', 'FS_READ_ONLY'],
+    ] as const) {
+      await using fs = faultyFs(memoryFs(), failNth({ operation: 'writeFile', fault }))
+      await expect(fs.writeFile('file', bytes('x'))).rejects.toMatchObject({ code, cause: { code: fault } })
+    }
+  })
+  test('an interrupted or slow operation is done all the same', async () => {
+    const plan = faultPlan(
+      { operation: 'append', nth: 1, fault: 'EINTR' },
+      { operation: 'append', nth: 2, fault: { latencyMs: 1 } },
+      { operation: 'sync', fault: 'EINTR' },
+    )
+    await using fs = faultyFs(memoryFs(), plan)
+    await using file = await fs.open('log', 'append')
+    await file.append([bytes('one')])
+    await file.append([bytes('two')])
+    await file.sync()
+    expect(Buffer.from(await fs.readFile('log')).toString()).toBe('onetwo')
+    expect(plan.fired).toHaveLength(3)
+  })
+  test('flips one bit of what is read, the same for the same seed, and never of what is stored', async () => {
+    const inner = memoryFs()
+    const content = new Uint8Array(1000)
+    await inner.writeFile('file', content)
+    const plan = faultPlan({ operation: ['read', 'readFile'], times: 3, fault: { flip: 7 } })
+    await using fs = faultyFs(inner, plan)
+    const first = await fs.readFile('file')
+    expect([...first].filter((byte) => byte !== 0)).toHaveLength(1)
+    expect(Math.log2(first.find((byte) => byte !== 0)!) % 1).toBe(0)
+    expect(await fs.readFile('file')).toEqual(first)
+    await using file = await fs.open('file', 'read')
+    const into = new Uint8Array(1000)
+    expect(file.readSync!(into, 0)).toBe(1000)
+    expect(into).toEqual(first)
+    expect(await fs.readFile('file')).toEqual(content)
+  })
+  test('from some operation on, nothing can be written, and everything can be read', async () => {
+    const plan = readOnlyFrom(3)
+    await using fs = faultyFs(memoryFs(), plan)
+    await fs.writeFile('a', bytes('a'))
+    await fs.writeFile('b', bytes('b'))
+    for (const run of [
+      () => fs.writeFile('c', bytes('c')),
+      () => fs.open('a', 'append'),
+      () => fs.remove('a'),
+      () => fs.rename('a', 'c'),
+      () => fs.link('a', 'c'),
+      () => fs.makeDirectory('d'),
+      () => fs.lock('lock'),
+      () => fs.syncDirectory(''),
+    ])
+      await expect(run()).rejects.toMatchObject({ code: 'FS_READ_ONLY' })
+    expect(plan.fired).toHaveLength(8)
+    await using file = await fs.open('a', 'read')
+    expect(await file.read(new Uint8Array(1), 0)).toBe(1)
+    expect((await Array.fromAsync(fs.list(''))).flat()).toHaveLength(2)
+  })
+  test('counts what matched, over all paths or some, and says what was hit', async () => {
+    const plan = faultPlan({ operation: 'remove', path: /^d\//g, nth: 2, times: 2, fault: 'FS_DENIED' })
+    await using fs = faultyFs(memoryFs(), plan)
+    const failed: string[] = []
+    for (const path of ['d/1', 'x', 'd/2', 'd/3', 'd/4']) {
+      await fs.writeFile(path, bytes('x'))
+      await fs.remove(path).catch(() => failed.push(path))
+    }
+    expect(failed).toEqual(['d/2', 'd/3'])
+    expect(plan.matched).toBe(4)
+    expect(plan.fired.map(({ path }) => path)).toEqual(failed)
+    expect(() => faultPlan({ nth: 0, fault: 'EIO' })).toThrow(RangeError)
+  })
+  test('every operation fails once, until there is none left', async () => {
+    const failed: string[] = []
+    const faults = await everyFault({ writing: true, fault: 'EIO' }, async (plan) => {
+      await using fs = faultyFs(memoryFs(), plan)
+      try {
+        await fs.makeDirectory('d')
+        await using file = await fs.open('d/log', 'append')
+        await file.append([bytes('x')])
+        await file.sync()
+        await fs.syncDirectory('d')
+      } catch {
+        failed.push(plan.fired[0]!.operation)
+      }
+    })
+    expect(failed).toEqual(['makeDirectory', 'open', 'append', 'sync', 'syncDirectory'])
+    expect(faults).toBe(5)
+  })
+})
+
+describe('a failed sync', () => {
+  test('goes on failing until what was written is cut off', async () => {
+    await using fs = faultyFs(memoryFs(), failNth({ operation: 'sync', nth: 2, fault: 'EIO' }))
+    await using file = await fs.open('log', 'write')
+    await file.append([bytes('kept')])
+    await file.sync()
+    await file.append([bytes('lost')])
+    for (let n = 0; n < 3; n++) await expect(file.sync()).rejects.toMatchObject({ code: 'FS_IO' })
+    await file.truncate(6)
+    await expect(file.sync()).rejects.toMatchObject({ code: 'FS_IO' })
+    await file.truncate(4)
+    await file.sync()
+  })
+  test('leaves data that no later sync makes durable, until it is written again', async () => {
+    const disk = crashableFs()
+    await using fs = faultyFs(disk, failNth({ operation: 'sync', fault: 'EIO' }))
+    await using file = await fs.open('log', 'write')
+    await disk.syncDirectory('')
+    const contents = (): string[] =>
+      [...disk.states()].map((state) => Buffer.from(state.image().get('log') as Uint8Array).toString())
+    await file.append([bytes('gone')])
+    await expect(file.sync()).rejects.toThrow(FsError)
+    await using again = await fs.open('log', 'write')
+    await again.sync()
+    expect(contents()).toContain('')
+    await again.append([bytes('+')])
+    await again.sync()
+    expect(contents().every((text) => text.endsWith('+') && text.length === 5)).toBe(true)
+    expect(contents()).toContain('\0\0\0\0+')
+    await again.truncate(0)
+    await again.append([bytes('anew')])
+    await again.sync()
+    expect(contents()).toEqual(['anew'])
   })
 })
 
