@@ -52,23 +52,45 @@ function decoderFor(charset: string): TextDecoder | undefined {
 
 const strictUtf8: TextDecoder = new TextDecoder('utf-8', { fatal: true })
 
-/** Text of bytes in a charset (undefined: unknown). Never fails; what cannot be read becomes U+FFFD. */
-export function decodeText(bytes: Uint8Array, charset: string | undefined): string {
+/** The decoder that a charset means for bytes that begin like this; undefined: it is to be guessed. */
+function decoderOf(charset: string | undefined, start: Uint8Array): TextDecoder | 'utf-7' | undefined {
   const name = (charset ?? '')
     .trim()
     .toLowerCase()
     .replace(/^["']|["']$/g, '')
-  if (name === 'utf-7' || name === 'unicode-1-1-utf-7') return decodeUtf7(bytes)
-  if (name === 'utf-8' || name === 'utf8') return decoderFor('utf-8')!.decode(bytes)
-  if (name === 'utf-16' && bytes[0] === 0xff && bytes[1] === 0xfe) return decoderFor('utf-16le')!.decode(bytes)
+  if (name === 'utf-7' || name === 'unicode-1-1-utf-7') return 'utf-7'
+  if (name === 'utf-8' || name === 'utf8') return decoderFor('utf-8')
+  if (name === 'utf-16' && start[0] === 0xff && start[1] === 0xfe) return decoderFor('utf-16le')
   // us-ascii with bytes above 127 is mislabelled; it is guessed like an unknown charset.
-  const decoder = name === '' || name === 'us-ascii' || name === 'ascii' ? undefined : decoderFor(name)
+  return name === '' || name === 'us-ascii' || name === 'ascii' ? undefined : decoderFor(name)
+}
+
+/** Text of bytes in a charset (undefined: unknown). Never fails; what cannot be read becomes U+FFFD. */
+export function decodeText(bytes: Uint8Array, charset: string | undefined): string {
+  const decoder = decoderOf(charset, bytes)
+  if (decoder === 'utf-7') return decodeUtf7(bytes)
   if (decoder !== undefined) return decoder.decode(bytes)
   try {
     return strictUtf8.decode(bytes)
   } catch {
     return decoderFor('windows-1252')!.decode(bytes)
   }
+}
+
+/** Reads text in pieces, the last of them without `stream`. A `TextDecoder` is one. */
+export interface TextReader {
+  decode(bytes: Uint8Array, options: { readonly stream: boolean }): string
+}
+
+/**
+ * Readers of a text that comes in pieces, the best one first: what the first gives that does not throw, put together, is what
+ * `decodeText` gives of the whole. The last never throws. `start` is the first piece, of two bytes or more if there are as many.
+ */
+export function textReaders(charset: string | undefined, start: Uint8Array): readonly TextReader[] {
+  const decoder = decoderOf(charset, start)
+  if (decoder === 'utf-7') return [new Utf7Reader()]
+  if (decoder !== undefined) return [new TextDecoder(decoder.encoding)]
+  return [new TextDecoder('utf-8', { fatal: true }), new TextDecoder('windows-1252')]
 }
 
 /** Whether decodeText knows this charset, for the BADCHARSET answer of SEARCH. */
@@ -87,4 +109,32 @@ function decodeUtf7(bytes: Uint8Array): string {
     for (let i = 0; i + 1 < units.length; i += 2) out += String.fromCharCode(units.readUInt16BE(i))
     return out
   })
+}
+
+/** Bytes of UTF-7 that are waited for the end of a run in base64. */
+const RUN_MAX = 1 << 20
+
+class Utf7Reader implements TextReader {
+  #rest: Buffer = Buffer.alloc(0)
+
+  decode(bytes: Uint8Array, { stream }: { readonly stream: boolean }): string {
+    const all = this.#rest.length === 0 ? asBuffer(bytes) : Buffer.concat([this.#rest, bytes])
+    let end = all.length
+    if (stream) {
+      while (end > 0 && isUtf7Run(all[end - 1]!)) end--
+      if (all.length - end > RUN_MAX) end = all.length
+    }
+    this.#rest = Buffer.from(all.subarray(end))
+    return decodeUtf7(all.subarray(0, end))
+  }
+}
+
+function isUtf7Run(byte: number): boolean {
+  return (
+    (byte >= 0x30 && byte <= 0x39) ||
+    (byte >= 0x41 && byte <= 0x5a) ||
+    (byte >= 0x61 && byte <= 0x7a) ||
+    byte === 0x2b ||
+    byte === 0x2f
+  )
 }

@@ -6,7 +6,7 @@
  * stands around the parts of a multipart, are not text. Comparison disregards case and composition (see `foldText` of imap).
  *
  * Most mail is ASCII. ASCII bytes are folded and searched by native code, as they are, without decoding: folding changes nothing
- * of ASCII but case, and a needle that is not ASCII is not in it.
+ * of ASCII but case, and a needle that is not ASCII is not in it. What is not in memory goes by in pieces: see text-stream.ts.
  */
 import { isAscii } from 'node:buffer'
 import { foldText } from '@mailstead/imap/cache-fields'
@@ -19,9 +19,7 @@ import {
   parameter,
 } from '@mailstead/message'
 import type { MessageBody } from '@mailstead/store'
-
-/** Longest piece of a message that is searched at once, in bytes. What a header or part has beyond is not searched. */
-export const SEARCH_PIECE_MAX: number = 64 << 20
+import { type FoldedText, headerText, partText, unfolded } from './text-stream.ts'
 
 /** Charsets whose text is not what its bytes look like. */
 const STATEFUL = /^(?:utf-?7|unicode-1-1-utf-7|utf-?16|utf-?32|iso-2022|hz|csiso2022|iso-10646)/i
@@ -77,7 +75,7 @@ export function messageHolds(
   structure: MessageStructure,
   needles: readonly { readonly needle: Needle; readonly headers: boolean }[],
 ): boolean | Promise<boolean> {
-  const whole = body.size <= SEARCH_PIECE_MAX ? body.sliceSync(0, body.size) : undefined
+  const whole = body.sliceSync(0, body.size)
   if (whole === undefined) return holdsSlowly(body, structure, needles)
   const bytes = asBuffer(whole)
   for (const { needle, headers } of needles) if (!partHolds(bytes, structure.root, needle, headers)) return false
@@ -101,41 +99,31 @@ async function holdsSlowly(
   needles: readonly { readonly needle: Needle; readonly headers: boolean }[],
 ): Promise<boolean> {
   let left = needles
+  const search = async (wanted: typeof left, text: FoldedText, start: number, end: number): Promise<void> => {
+    await text.read(body.stream(start, end), () => wanted.every(({ needle }) => text.holds(needle.text)))
+    left = left.filter((each) => !wanted.includes(each) || !text.holds(each.needle.text))
+  }
   const pending: MessagePart[] = [structure.root]
   for (let part = pending.pop(); part !== undefined; part = pending.pop()) {
     const { headerStart, bodyStart, bodyEnd } = part
-    if (bodyStart > headerStart && left.some(({ headers }) => headers)) {
-      const header = await read(body, headerStart, bodyStart)
-      left = left.filter(({ needle, headers }) => !headers || !needle.inHeader(header))
-    }
+    const wanted = left.filter(({ headers }) => headers)
+    if (bodyStart > headerStart && wanted.length > 0)
+      await search(wanted, headerText(textsOf(wanted)), headerStart, bodyStart)
     pending.push(...part.children)
     if (part.message !== undefined) pending.push(part.message)
-    else if (part.kind !== 'multipart' && isText(part) && left.length > 0) {
-      const bytes = await read(body, bodyStart, bodyEnd)
-      left = left.filter(({ needle }) => !needle.inPart(bytes, part))
-    }
+    else if (part.kind !== 'multipart' && isText(part) && left.length > 0)
+      await search(left, partText(textsOf(left), part), bodyStart, bodyEnd)
     if (left.length === 0) return true
   }
   return false
 }
 
-async function read(body: MessageBody, start: number, end: number): Promise<Buffer> {
-  const stop = Math.min(end, start + SEARCH_PIECE_MAX)
-  const bytes = Buffer.allocUnsafe(stop - start)
-  let at = 0
-  for await (const chunk of body.stream(start, stop)) {
-    bytes.set(chunk, at)
-    at += chunk.length
-  }
-  return bytes.subarray(0, at)
+function textsOf(needles: readonly { readonly needle: Needle }[]): string[] {
+  return needles.map(({ needle }) => needle.text)
 }
 
 function isText(part: MessagePart): boolean {
   return part.kind === 'text' || /^(?:text|message)$/i.test(part.type)
-}
-
-function unfolded(header: string): string {
-  return header.replace(/\r?\n(?=[ \t])/g, '')
 }
 
 function asBuffer(bytes: Uint8Array): Buffer {
