@@ -91,7 +91,7 @@ class CacheChecker {
   readonly #seed: number
   readonly #tailWaitMs: number
   readonly #report: CacheReport
-  readonly #window: Buffer = Buffer.allocUnsafeSlow(WINDOW)
+  #window: Buffer = Buffer.alloc(0)
   /** What of the file is in the window. */
   #start = 0
   #end = 0
@@ -100,7 +100,7 @@ class CacheChecker {
   #gap: Gap | undefined
   /** End of the last stretch that is no record: what directories say of it cannot be compared. */
   #lastGap = -1
-  readonly #page: Buffer = Buffer.allocUnsafeSlow(LOOKUP_PAGE)
+  #page: Buffer = Buffer.alloc(0)
   #pageStart = 0
   #pageEnd = 0
 
@@ -112,6 +112,7 @@ class CacheChecker {
   }
 
   async run(): Promise<void> {
+    this.#makeRoom((await this.#file.stat()).size)
     let waited = false
     for (let at = 0; ; ) {
       if (!this.#whole && this.#end - at < CACHE_RECORD_MAX) await this.#slide(at)
@@ -125,6 +126,8 @@ class CacheChecker {
         // At the end somebody may be writing.
         waited = true
         await new Promise((resolve) => setTimeout(resolve, this.#tailWaitMs))
+        this.#makeRoom((await this.#file.stat()).size - at)
+        this.#whole = false
         await this.#slide(at)
       } else {
         const page = this.#window.subarray(0, this.#end - this.#start)
@@ -138,17 +141,28 @@ class CacheChecker {
     this.#endGap(this.#end)
   }
 
+  /** A window for a file, or the rest of one, of this size: no larger than it has to be. */
+  #makeRoom(size: number): void {
+    const wanted = Math.min(WINDOW, size)
+    if (wanted <= this.#window.length) return
+    const window = Buffer.allocUnsafeSlow(wanted)
+    this.#window.copy(window)
+    this.#window = window
+  }
+
   /** Brings the window to `at`, with what follows it, up to the end of the file. */
   async #slide(at: number): Promise<void> {
     this.#window.copyWithin(0, at - this.#start, this.#end - this.#start)
     this.#start = at
-    for (let filled = this.#end - at; filled < WINDOW; ) {
+    for (let filled = this.#end - at; filled < this.#window.length; ) {
       const count = await this.#file.read(this.#window.subarray(filled), at + filled)
       this.#whole = count === 0
       if (this.#whole) break
       filled += count
       this.#end = at + filled
     }
+    // What was appended after the file was measured is left alone.
+    if (this.#window.length < WINDOW) this.#whole = true
   }
 
   /** Length of the record whose every byte fits; 0 if there is none; -1 if it goes on behind the end. */
@@ -285,6 +299,7 @@ class CacheChecker {
   /** UID of the record at `offset`, which was verified when it was passed; -1 if none begins there. */
   async #uidAt(offset: number): Promise<number> {
     if (offset < this.#pageStart || offset + RECORD_FIXED + 8 * CACHE_FIELDS_MAX + 4 > this.#pageEnd) {
+      if (this.#page.length === 0) this.#page = Buffer.allocUnsafeSlow(LOOKUP_PAGE)
       this.#pageStart = offset
       this.#pageEnd = offset + (await this.#file.read(this.#page, offset))
     }
