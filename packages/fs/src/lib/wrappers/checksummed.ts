@@ -2,7 +2,7 @@
 import { crc32 } from 'node:zlib'
 import type { Fs } from '../contract.ts'
 import { CHUNK_BYTES, chunkedFs } from './chunked.ts'
-import type { ChunkCodec, ChunkSeal } from './chunked-format.ts'
+import { type ChunkCodec, type ChunkSeal, fileBytesMax } from './chunked-format.ts'
 
 export interface ChecksummedOptions {
   /** Bytes under one checksum, 64 to 16 MiB: reading one byte verifies all of them. (default 65,536) */
@@ -42,4 +42,9 @@ const codec: ChunkCodec = {
  */
 export function checksummed(inner: Fs, options: ChecksummedOptions = {}): Fs {
   return chunkedFs(inner, codec, options.chunkBytes ?? CHUNK_BYTES)
+}
+
+/** Most stored bytes of a file of `size` bytes that `writeFile` wrote, with the default `chunkBytes`. */
+export function checksummedBytesMax(size: number): number {
+  return fileBytesMax(codec, CHUNK_BYTES, size)
 }

@@ -125,6 +125,15 @@ export function headerBytes(codec: ChunkCodec): number {
   return HEADER_FIXED_BYTES + codec.parametersBytes + 4
 }
 
+/** Most stored bytes of a file of `size` bytes that `writeFile` wrote. */
+export function fileBytesMax(codec: ChunkCodec, chunkBytes: number, size: number): number {
+  const chunks = Math.max(1, Math.ceil(size / chunkBytes))
+  const directories = Math.ceil(chunks / DIRECTORY_ENTRIES_MAX)
+  const overhead = HEAD_BYTES + codec.tagBytes
+  const listing = directories * (overhead + DIRECTORY_FIXED_BYTES + FOOTER_BYTES) + chunks * DIRECTORY_ENTRY_BYTES
+  return headerBytes(codec) + size + chunks * overhead + listing
+}
+
 /** The part of a new file's header that the codec does not choose. */
 export function newFixed(codec: ChunkCodec, written: boolean, chunkBytes: number): Buffer {
   const fixed = Buffer.alloc(HEADER_FIXED_BYTES)
