@@ -31,8 +31,11 @@ export interface LogRecord {
 
 /** A disk after a power cut: all of the log up to `durable`, and of what follows up to `cut` a part. */
 export interface CrashPlan {
-  /** `flush`: right after a flush. `written`: everything written until some moment. `subset`: some blocks of it. */
-  readonly kind: 'flush' | 'written' | 'subset'
+  /**
+   * `flush`: right after a flush. `lost`: right before the next one, and nothing written since is there, whatever had been
+   * acknowledged meanwhile. `written`: everything written until some moment between. `subset`: some blocks of it.
+   */
+  readonly kind: 'flush' | 'lost' | 'written' | 'subset'
   /** Records that are there entirely. */
   readonly durable: number
   /** Records that were written at all. */
@@ -89,11 +92,11 @@ export function planCrashes(records: readonly LogRecord[], options: CrashPlanOpt
     const last = end === records.length
     if (!last && records[end]!.kind !== 'flush') continue
     const writes = end - durable
-    if (writes > 0)
-      for (let i = 0; i < subsetsPerFlush; i++) {
-        const cut = durable + 1 + chance.below(writes)
-        plans.push({ kind: 'subset', durable, cut, seed: chance.below(2 ** 31) })
-      }
+    for (let i = 0; i < subsetsPerFlush && writes > 0; i++) {
+      const cut = durable + 1 + chance.below(writes)
+      plans.push({ kind: 'subset', durable, cut, seed: chance.below(2 ** 31) })
+    }
+    if (writes > 0) plans.push({ kind: 'lost', durable, cut: end, seed: 0 })
     if (writes > 1) plans.push({ kind: 'written', durable, cut: durable + 1 + chance.below(writes - 1), seed: 0 })
     durable = last ? end : end + 1
     if (!last || writes > 0) plans.push({ kind: 'flush', durable, cut: durable, seed: 0 })
@@ -136,7 +139,8 @@ export class CrashBuilder implements Disposable {
       ftruncateSync(fd, this.#size)
       this.#copy(fd)
       const chance = plan.kind === 'subset' ? random(plan.seed) : undefined
-      for (let i = plan.durable; i < plan.cut; i++) this.#apply(fd, this.#records[i]!, chance)
+      const kept = plan.kind === 'lost' ? plan.durable : plan.cut
+      for (let i = plan.durable; i < kept; i++) this.#apply(fd, this.#records[i]!, chance)
     } finally {
       closeSync(fd)
     }
