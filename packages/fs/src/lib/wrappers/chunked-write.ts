@@ -149,7 +149,7 @@ export function encodeMark(table: ChunkTable): readonly Uint8Array[] {
         note(list, table.positions[i]!, table.stored[i]!, table.logical[i]!)
       one(list)
     }
-  else one(emptyDirectory(previous, listed < table.count ? table.starts[listed]! : end))
+  else one(emptyDirectory(previous, 0))
   return parts
 }
 
