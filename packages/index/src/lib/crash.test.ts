@@ -1,12 +1,15 @@
+import { type CrashableFs, type CrashableFsOptions, type CrashState, crashableFs } from '@mailstead/fs/faults'
 import { UidSet } from '@mailstead/uidset'
 import { afterAll, expect, test } from 'vitest'
-import { CrashFs, fsOf } from '../../test/crash-fs.ts'
 import { FLAG_FLAGGED, type Index, type IndexFinding } from './contract.ts'
 import { openIndex } from './open-index.ts'
 import { createBoxAndInbox } from '../../test/schema.ts'
 
 const depth = process.env['MAILSTEAD_DEPTH']
-const rounds = depth === 'soak' ? 10_000 : depth === 'ci' ? 30 : 1
+const rounds = depth === 'soak' ? 10_000 : depth === 'ci' ? 40 : 1
+/** States looked at of each position, and of how many of them one loses its power again while it is opened. */
+const statesEach = 12
+const secondEvery = 25
 const counted = new Map<string, number>()
 afterAll(() => {
   const steps = [...counted].map(([step, count]) => `${step} ${count}`).join(', ')
@@ -14,8 +17,7 @@ afterAll(() => {
 })
 
 interface Crash {
-  readonly what: string
-  readonly files: ReadonlyMap<string, Uint8Array>
+  readonly state: CrashState
   /** Messages acknowledged, expunged for good, and asked for; flags acknowledged as flushed; what was shown. */
   readonly acknowledged: ReadonlySet<number>
   readonly expunged: ReadonlySet<number>
@@ -27,7 +29,7 @@ interface Crash {
 }
 
 /** Every crash state of a workload of everything that writes, each opened again and asked. */
-async function round(seed: number, disk = new CrashFs()): Promise<void> {
+async function round(seed: number, lies: CrashableFsOptions['lies'] = () => false): Promise<void> {
   let state = seed
   const random = (below: number): number => {
     state = (Math.imul(state, 1664525) + 1013904223) >>> 0
@@ -42,25 +44,25 @@ async function round(seed: number, disk = new CrashFs()): Promise<void> {
   let index: Index | undefined
   let created = false
   let shown = { uidNext: 1, highestModSeq: 1 }
-  disk.onChange = (what) => {
+  const onChange = (now: CrashableFs): void => {
     const info = index?.info('inbox')
     if (info !== undefined)
       shown = {
         uidNext: Math.max(shown.uidNext, info.uidNext),
         highestModSeq: Math.max(shown.highestModSeq, info.highestModSeq),
       }
-    for (const files of disk.states(random, 2))
-      crashes.push({
-        what,
-        files,
-        acknowledged: new Set(acknowledged),
-        expunged: new Set(expunged),
-        asked: new Set(asked),
-        expunging: new Set(expunging),
-        created,
-        ...shown,
-      })
+    const promised = {
+      acknowledged: new Set(acknowledged),
+      expunged: new Set(expunged),
+      asked: new Set(asked),
+      expunging: new Set(expunging),
+      created,
+      ...shown,
+    }
+    for (const state of now.states({ seed, maxStates: statesEach })) crashes.push({ state, ...promised })
   }
+  const profile = seed % 4 === 0 ? 'ext4-ordered' : 'posix-minimum'
+  const disk = crashableFs({ profile, lies, onChange })
   let next = 0
   const deliver = async (): Promise<void> => {
     const n = ++next
@@ -74,7 +76,7 @@ async function round(seed: number, disk = new CrashFs()): Promise<void> {
   }
   const options = { segmentBytes: 2500, checkpointBytes: 1 << 30 }
   for (let session = 0; session < 3; session++) {
-    index = await openIndex(disk.fs, 'store', { create: true, ...options })
+    index = await openIndex(disk, 'store', { create: true, ...options })
     if (session === 0) {
       await using tx = index.begin()
       createBoxAndInbox(tx)
@@ -114,18 +116,31 @@ async function round(seed: number, disk = new CrashFs()): Promise<void> {
     if (random(2) === 0) await index[Symbol.asyncDispose]()
     else await (index as Index & { abandon(): Promise<void> }).abandon()
   }
-  disk.onChange = () => {}
-  for (const crash of crashes) await judge(crash, seed)
+  await disk[Symbol.asyncDispose]()
+  for (const [at, crash] of crashes.entries()) await judge(crash, seed, at % secondEvery === 0)
 }
 
-async function judge(crash: Crash, seed: number): Promise<void> {
-  const step = crash.what.replace(/store\//, '').replace(/[0-9]{16}/, 'segment')
-  counted.set(step, (counted.get(step) ?? 0) + 1)
-  const where = `seed ${seed}, after ${crash.what}`
-  const fs = await fsOf(crash.files)
-  if (!crash.created && !crash.files.has('store/control')) return
+/** With `twice`, the power goes a second time while it is opened. */
+async function judge(crash: Crash, seed: number, twice: boolean, before = ''): Promise<void> {
+  const { state } = crash
+  const step = state.after
+    .replace(/store\//g, '')
+    .replace(/[0-9]{16}/, 'segment')
+    .replace(/ (@|to ).*/, '')
+  const counter = before === '' ? step : 'while recovering'
+  counted.set(counter, (counted.get(counter) ?? 0) + 1)
+  const where = `seed ${seed}, ${before}${state.description}`
+  if (!crash.created && !state.image().has('store/control')) return
+  const during: CrashState[] = []
+  let recovering = twice
+  const onChange = (now: CrashableFs): void => {
+    if (recovering) during.push(...now.states({ seed, maxStates: 2 }))
+  }
+  await using fs = crashableFs({ image: state.image(), onChange })
   const events: string[] = []
   const index = await openIndex(fs, 'store', { onEvent: (event) => events.push(event.kind) })
+  recovering = false
+  for (const next of during) await judge({ ...crash, state: next }, seed, false, `${state.description}, then `)
   const info = index.info('inbox')
   if (info === undefined) {
     expect(crash.created, where).toBe(false)
@@ -171,6 +186,6 @@ test('whatever a power cut leaves, everything acknowledged is there and nothing 
 test.each(['.log', 'control', '.snap'])('a disk that does not flush %s is caught', async (name) => {
   let caught = 0
   for (let seed = 1; seed <= 3 && caught === 0; seed++)
-    await round(seed, new CrashFs((path) => path.endsWith(name))).catch(() => caught++)
+    await round(seed, (operation, path) => operation === 'sync' && path.endsWith(name)).catch(() => caught++)
   expect(caught).toBe(1)
 })
