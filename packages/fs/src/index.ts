@@ -1,5 +1,7 @@
 export type * from './lib/contract.ts'
 export { FsError, type FsErrorCode } from './lib/error.ts'
+export { acquireLease, inspectLease, type Lease, type LeaseOptions } from './lib/lease.ts'
+export type { LeaseRecord } from './lib/lease-record.ts'
 export { checkMetadata, METADATA_MAX_BYTES, METADATA_NAME_MAX } from './lib/metadata.ts'
 export { checkPath, PATH_MAX_BYTES, PATH_PART_MAX_BYTES } from './lib/path.ts'
 export { requireSupport } from './lib/require-support.ts'
