@@ -20,7 +20,8 @@ export interface TracedCall {
   readonly call: string
   /** The file that the descriptor (or, for openat, the result) stands for; undefined for others. */
   readonly path: string | undefined
-  readonly failed: boolean
+  /** `EIO` and so on; undefined if it succeeded. */
+  readonly error: string | undefined
   readonly injected: boolean
 }
 
@@ -99,7 +100,7 @@ export function parseTrace(text: string): readonly TracedCall[] {
     const result = /\)\s*= (-?\d+|\?)(.*)$/.exec(rest)
     if (call === undefined || result === null) continue
     const path = call === 'openat' ? /^<([^>]*)>/.exec(result[2]!)?.[1] : /^\w+\(\d+<([^>]*)>/.exec(rest)?.[1]
-    calls.push({ call, path, failed: result[1]!.startsWith('-'), injected: rest.endsWith('(INJECTED)') })
+    calls.push({ call, path, error: /^ (E[A-Z]+)/.exec(result[2]!)?.[1], injected: rest.endsWith('(INJECTED)') })
   }
   return calls
 }
@@ -111,12 +112,14 @@ export function parseTrace(text: string): readonly TracedCall[] {
 export function retriedFlushes(calls: readonly TracedCall[]): readonly string[] {
   const suspect = new Set<string>()
   const wrong: string[] = []
-  for (const { call, path, failed } of calls) {
+  for (const { call, path, error } of calls) {
     if (path === undefined) continue
     if (call === 'fdatasync' || call === 'fsync') {
-      if (failed) suspect.add(path)
+      // An interrupted flush has failed at nothing: it is to be asked for again.
+      if (error === 'EINTR') continue
+      if (error !== undefined) suspect.add(path)
       else if (suspect.has(path)) wrong.push(`${path} was flushed again as if nothing had failed`)
-    } else if ((call === 'ftruncate' || call === 'openat') && !failed) suspect.delete(path)
+    } else if ((call === 'ftruncate' || call === 'openat') && error === undefined) suspect.delete(path)
   }
   return wrong
 }

@@ -387,10 +387,10 @@ test('a trace is read, and a flush that is repeated after it failed is noticed',
     '8 <... fdatasync resumed>)          = -1 EIO (Input/output error) (INJECTED)',
   ]
   const calls = parseTrace(trace.join('\n'))
-  expect(calls.map(({ call, path, failed, injected }) => [call, path, failed, injected])).toEqual([
-    ['pwrite64', '/d/log', false, false],
-    ['write', '/d/other', false, false],
-    ['fdatasync', '/d/log', true, true],
+  expect(calls.map(({ call, path, error, injected }) => [call, path, error, injected])).toEqual([
+    ['pwrite64', '/d/log', undefined, false],
+    ['write', '/d/other', undefined, false],
+    ['fdatasync', '/d/log', 'EIO', true],
   ])
   const again = '8 fdatasync(5</d/log>) = 0'
   expect(retriedFlushes(parseTrace([...trace, again].join('\n')))).toHaveLength(1)
