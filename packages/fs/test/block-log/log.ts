@@ -124,9 +124,10 @@ export class CrashBuilder implements Disposable {
     this.#size = fstatSync(this.#durable).size
     this.#used = new Uint8Array(Math.ceil(this.#size / BLOCK_BYTES))
     const block = Buffer.alloc(BLOCK_BYTES)
+    const zeros = Buffer.alloc(BLOCK_BYTES)
     for (let i = 0; i < this.#used.length; i++) {
       const count = readSync(this.#durable, block, 0, BLOCK_BYTES, i * BLOCK_BYTES)
-      this.#used[i] = block.subarray(0, count).some((byte) => byte !== 0) ? 1 : 0
+      this.#used[i] = block.compare(zeros, 0, count, 0, count) === 0 ? 0 : 1
     }
   }
 
