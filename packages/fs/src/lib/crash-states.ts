@@ -31,6 +31,8 @@ const TEAR_UNITS: Readonly<Record<CrashProfile, readonly [number, number, number
   'ext4-ordered': [SECTOR_BYTES, BLOCK_BYTES, BLOCK_BYTES],
 }
 const TORN_VARIANTS = 3
+/** Choices among which a single one is drawn. */
+const ANY_DRAWS = 4
 /** Of the draws of a bounded choice, how many may in vain repeat a state that was there. */
 const VAIN_DRAWS = 3
 
@@ -65,6 +67,14 @@ export function* survivors(disk: CrashDisk, options: StatesOptions): Generator<S
     yield survivor
     if (seen.size >= maxStates) return
   }
+}
+
+/** One state, which the seed chooses. */
+export function anySurvivor(disk: CrashDisk, seed: number): Survivor {
+  const changes = changesOf(disk)
+  const random = randomOf(seed)
+  const all = [...draws(changes, ANY_DRAWS, TEAR_UNITS[disk.profile], random)]
+  return survivorOf(disk, changes, allowed(disk, changes, all[random(all.length)]!), new Map())
 }
 
 /** What is not durable and could make a difference, in order. */

@@ -9,7 +9,7 @@
 import type { Fs, FsFile, FsMetadata } from './contract.ts'
 import { CrashDisk, type CrashEvent, type NameSlot, ROOT } from './crash-disk.ts'
 import { judge } from './crash-judge.ts'
-import { type Survivor, survivors, volatileOf } from './crash-states.ts'
+import { anySurvivor, type Survivor, survivors, volatileOf } from './crash-states.ts'
 import type {
   CrashableFs,
   CrashImage,
@@ -22,7 +22,6 @@ import type {
 import { type MemoryFsOptions, memoryFsOn } from './memory.ts'
 import type { DirectoryNode, FileNode, MemoryDisk, MemorySlot } from './memory-disk.ts'
 import { nameOf, parentOf } from './path.ts'
-import { randomOf } from './random.ts'
 
 export type FlushOperation = 'sync' | 'syncDirectory' | 'writeFile' | 'makeDirectory'
 
@@ -38,9 +37,6 @@ export interface CrashableFsOptions extends Omit<MemoryFsOptions, 'directories'>
   /** Where true, the flush does nothing and says that it did: a disk to test the tests with. */
   readonly lies?: (operation: FlushOperation, path: string) => boolean
 }
-
-/** States among which `crash` chooses. */
-const CRASH_CHOICES = 12
 
 export function crashableFs(options: CrashableFsOptions = {}): CrashableFs {
   return crashableWith(new CrashLog(options), options)
@@ -128,8 +124,8 @@ export class CrashLog implements CrashModel, MemoryDisk {
   }
 
   crash(seed: number): CrashableFs {
-    const all = [...this.states({ maxStates: CRASH_CHOICES, seed })]
-    return all[randomOf(seed)(all.length)]!.open()
+    const { files: image, metadata: imageMetadata } = anySurvivor(this.#at(this.#ticks), seed)
+    return crashableFs({ image, imageMetadata, profile: this.profile })
   }
 
   // ---- what the file system in memory tells
