@@ -98,7 +98,8 @@ export function cached(remote: Fs, options: CachedOptions): CachedFs {
       yield buffer
       at += count
     }
-    if (!(await isSame())) throw changed()
+    // Where files are only replaced, an open one stays what it was.
+    if (changesInPlace && !(await isSame())) throw changed()
   }
 
   const fetch = async (path: string, stat: FsStat, fixed: boolean): Promise<void> => {

@@ -119,8 +119,10 @@ describe.each(tested)('%s', (name, wrap) => {
   test.each(Object.entries(kinds))('%s: no flipped bit is served', async (kind, build) => {
     const stored = await make(wrap, build)
     const counts: Record<Verdict, number> = { detected: 0, harmless: 0, torn: 0 }
+    // A stack has no bytes that its parts do not have.
+    const every = deep && !name.includes('and')
     for (let at = 0; at < stored.raw.length; at++)
-      for (let bit = deep ? 0 : at % 8; bit < (deep ? 8 : (at % 8) + 1); bit++) {
+      for (let bit = every ? 0 : at % 8; bit < (every ? 8 : (at % 8) + 1); bit++) {
         const damaged = Buffer.from(stored.raw)
         damaged[at]! ^= 1 << bit
         counts[await judge(wrap, stored, damaged)]++

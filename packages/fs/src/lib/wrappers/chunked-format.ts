@@ -259,7 +259,7 @@ export class RecordCodec {
     if (flushed > position || start > Number.MAX_SAFE_INTEGER || place[5]! > 1 || place.readUInt16LE(6) !== 0)
       return undefined
     if (type === 1) {
-      if (logical > this.#chunkBytes || stored > logical + this.#tagBytes || stored < this.#tagBytes) return undefined
+      if (!this.isSize(stored, logical)) return undefined
       if (place[5] === 0 && stored !== logical + this.#tagBytes) return undefined
     } else if (type === 2) {
       const least = DIRECTORY_FIXED_BYTES + this.#tagBytes + FOOTER_BYTES
@@ -267,6 +267,11 @@ export class RecordCodec {
       if (stored > DIRECTORY_BYTES_MAX + this.#tagBytes + FOOTER_BYTES) return undefined
     } else return undefined
     return { directory: type === 2, packed: place[5] === 1, stored, logical, start, flushed, check, place }
+  }
+
+  /** Whether a chunk of `logical` bytes can have `stored` bytes after its head. */
+  isSize(stored: number, logical: number): boolean {
+    return logical <= this.#chunkBytes && stored <= logical + this.#tagBytes && stored >= this.#tagBytes
   }
 
   /** The bytes of a data record whose head is `head`, or undefined if `body` is damaged. */

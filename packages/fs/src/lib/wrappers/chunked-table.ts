@@ -30,6 +30,10 @@ interface FoundRecord {
   readonly head: RecordHead
 }
 
+/** What `readFile` allocates at most. */
+const READ_BYTES_MAX = 2 ** 31
+/** Bytes at the end of a file that are read at once when it is opened: all of a small one, the directory of a large one. */
+const TAIL_BYTES = 65_536
 /** Bytes read at once when heads are looked for. */
 const WINDOW_BYTES = 65_536
 
@@ -100,14 +104,27 @@ export class ChunkTable {
         if (content !== undefined) return content
       }
     }
-    const where = position > 0 ? `, stored at ${position}` : ''
-    throw new FsError(
-      'FS_CORRUPT',
-      `${this.path}: damaged from byte ${start} to ${start + this.logical[index]!}${where}`,
-      {
+    throw this.#lost(index)
+  }
+
+  /** Room for the bytes of a range, if all of its chunks are there: a size that only damage claims is never allocated. */
+  room(from: number, to: number): Uint8Array {
+    for (let i = from < to ? this.indexOf(from) : this.count; i < this.count && this.starts[i]! < to; i++)
+      if (this.positions[i] === 0) throw this.#lost(i)
+    if (to - from > READ_BYTES_MAX)
+      throw new FsError('FS_LIMIT', `${this.path}: ${to - from} bytes are too many to be read at once`, {
         path: this.path,
-      },
-    )
+        retryable: false,
+      })
+    return new Uint8Array(to - from)
+  }
+
+  #lost(index: number): FsError {
+    const start = this.starts[index]!
+    const position = this.positions[index]!
+    const where = position > 0 ? `, stored at ${position}` : ''
+    const message = `${this.path}: damaged from byte ${start} to ${start + this.logical[index]!}${where}`
+    return new FsError('FS_CORRUPT', message, { path: this.path })
   }
 
   /** Takes in what the file has got since it was looked at: up to `size` stored bytes. */
@@ -240,7 +257,7 @@ export class ChunkTable {
       else if (start !== this.end) return false
       for (let i = 0; i < positions.length; i++) {
         const chunkAt = positions[i]!
-        if (logical[i]! > this.chunkBytes || (chunkAt > 0 && chunkAt < first) || chunkAt >= at) return false
+        if (chunkAt < first || chunkAt >= at || !this.records.isSize(stored[i]!, logical[i]!)) return false
         this.#push(chunkAt, stored[i]!, this.end, logical[i]!)
         this.end += logical[i]!
       }
@@ -263,10 +280,11 @@ export class ChunkTable {
 export async function loadTable(
   codec: ChunkCodec,
   path: string,
-  source: ChunkSource,
+  below: ChunkSource,
   size: number,
 ): Promise<ChunkTable | undefined> {
   if (size === 0) return undefined
+  const source = withTail(below, size)
   const headerSize = headerBytes(codec)
   const bytes = await bytesAt(source, 0, Math.min(headerSize, size))
   const header = decodeHeader(codec, bytes)
@@ -282,6 +300,21 @@ export async function loadTable(
   if (!(await table.fromDirectories(source, size))) table = empty()
   await table.extend(source, size)
   return table
+}
+
+/** A file whose end is read once: an object store counts requests. It must not change meanwhile. */
+export function withTail(source: ChunkSource, size: number): ChunkSource {
+  const tailAt = Math.max(0, size - TAIL_BYTES)
+  let tail: Promise<Buffer> | undefined
+  return {
+    async read(into, position) {
+      if (position < tailAt || position + into.length > size) return source.read(into, position)
+      tail ??= bytesAt(source, tailAt, size - tailAt)
+      const part = (await tail).subarray(position - tailAt, position - tailAt + into.length)
+      into.set(part)
+      return part.length
+    },
+  }
 }
 
 /** What the file holds there, less than asked only at its end. */

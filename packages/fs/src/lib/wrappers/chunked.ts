@@ -7,7 +7,7 @@ import { FsError } from '../error.ts'
 import { checkPath } from '../path.ts'
 import { CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, type ChunkCodec } from './chunked-format.ts'
 import { ChunkedReader, openChunkedFile, withSize } from './chunked-file.ts'
-import { type ChunkSource, loadTable } from './chunked-table.ts'
+import { type ChunkSource, loadTable, withTail } from './chunked-table.ts'
 import { encodeFile } from './chunked-write.ts'
 import { delegateFs } from './delegate.ts'
 
@@ -95,11 +95,13 @@ export function chunkedFs(inner: Fs, codec: ChunkCodec, chunkBytes: number): Fs 
       enter(path, signal)
       if (!(start >= 0 && end >= start)) throw new RangeError(`no range ${start} … ${end}`)
       const callOptions = signal === undefined ? {} : { signal }
-      const range = async (source: ChunkSource, size: number): Promise<Uint8Array> => {
+      const range = async (below: ChunkSource, size: number): Promise<Uint8Array> => {
+        const source = withTail(below, size)
         const table = await loadTable(codec, path, source, size)
         const from = Math.min(start, table?.end ?? 0)
-        const bytes = new Uint8Array(Math.min(end, table?.end ?? 0) - from)
-        if (table !== undefined) await new ChunkedReader(source).read(table, bytes, from, signal)
+        if (table === undefined) return new Uint8Array(0)
+        const bytes = table.room(from, Math.min(end, table.end))
+        await new ChunkedReader(source).read(table, bytes, from, signal)
         return bytes
       }
       if (start === 0 && end === Number.POSITIVE_INFINITY) {

@@ -1,4 +1,3 @@
-import { createCipheriv } from 'node:crypto'
 import { describe, expect, test } from 'vitest'
 import type { Fs } from '../../index.ts'
 import { memoryFs } from '../../memory.ts'
@@ -193,25 +192,5 @@ describe('encrypted', () => {
       await below.writeFile('file', Buffer.alloc(size, 'plain text '))
       await expect(fs.readFile('file')).rejects.toMatchObject({ code: 'FS_CORRUPT', path: 'file' })
     }
-  })
-
-  test('is not much slower than the cipher (printed, not judged)', async () => {
-    const below = memoryFs()
-    const fs = encrypted(below, { keys })
-    const data = Buffer.alloc(4_194_304, 'x')
-    await fs.writeFile('file', data)
-    const times: Record<'encrypt' | 'cipher' | 'decrypt', number[]> = { encrypt: [], cipher: [], decrypt: [] }
-    const timed = async (what: keyof typeof times, run: () => unknown): Promise<void> => {
-      const start = performance.now()
-      await run()
-      times[what].push(performance.now() - start)
-    }
-    for (let i = 0; i < 5; i++) {
-      await timed('cipher', () => createCipheriv('aes-256-gcm', Buffer.alloc(32), Buffer.alloc(12)).update(data))
-      await timed('encrypt', () => fs.writeFile('file', data))
-      await timed('decrypt', () => fs.readFile('file'))
-    }
-    const rate = (list: number[]): string => (data.length / 1000 / list.sort((x, y) => x - y)[2]!).toFixed(0)
-    console.log(`cipher ${rate(times.cipher)}, written ${rate(times.encrypt)}, read ${rate(times.decrypt)} MB/s`)
   })
 })
