@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import type { Box, BoxRef, BoxSaved } from '@mailstead/box'
 import { memoryTable } from '@mailstead/box/testing'
-import type { Fs, FsFile } from '@mailstead/fs'
+import type { Fs, FsFile, FsWriteOptions } from '@mailstead/fs'
 import { type CrashableFsOptions, crashableFs } from '@mailstead/fs/faults'
 import { expect, test } from 'vitest'
 import { mdbox } from './mdbox.ts'
@@ -31,17 +31,18 @@ function pausing(inner: Fs, before: () => Promise<void>): Fs {
     },
     [Symbol.asyncDispose]: async () => file[Symbol.asyncDispose](),
   })
-  const openToWrite = then(inner.open)
   return {
     ...inner,
     supports: { ...inner.supports, syncRead: false },
-    open: async (path, mode, options) =>
-      pausingFile(await (mode === 'read' ? inner.open(path, mode, options) : openToWrite(path, mode, options))),
-    writeFile: then(inner.writeFile),
-    rename: then(inner.rename),
-    link: then(inner.link),
-    remove: then(inner.remove),
-    syncDirectory: then(inner.syncDirectory),
+    open: async (path, mode, options) => {
+      if (mode !== 'read') await before()
+      return pausingFile(await inner.open(path, mode, options))
+    },
+    writeFile: then(async (path, data, options?: FsWriteOptions) => inner.writeFile(path, data, options)),
+    rename: then(async (from, to) => inner.rename(from, to)),
+    link: then(async (from, to) => inner.link(from, to)),
+    remove: then(async (path) => inner.remove(path)),
+    syncDirectory: then(async (path) => inner.syncDirectory(path)),
   }
 }
 
