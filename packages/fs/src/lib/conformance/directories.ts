@@ -24,6 +24,25 @@ export function list(test: Test): void {
     assert.ok(pages < count / 10, `${pages} pages`)
     assert.deepEqual(byName(found), byName(expected))
   })
+  test('shows what stays, each once, while others come and go', async (fs) => {
+    const stay = Array.from({ length: 300 }, (_, i) => `stays-${i}`)
+    if (fs.supports.link) {
+      await put(fs, 'd/stays-0', 'x')
+      for (const name of stay.slice(1)) await fs.link('d/stays-0', `d/${name}`)
+    } else await Promise.all(stay.map((name) => put(fs, `d/${name}`, 'x')))
+    const found: string[] = []
+    let turn = 0
+    for await (const page of fs.list('d')) {
+      found.push(...page.map(({ name }) => name))
+      // Not for ever: what is made while listing may be listed.
+      if (turn === 5) continue
+      await put(fs, `d/comes-${turn}`, 'x')
+      if (turn > 0) await fs.remove(`d/comes-${turn - 1}`)
+      turn++
+    }
+    assert.deepEqual(found.filter((name) => name.startsWith('stays-')).sort(), stay.toSorted())
+    assert.equal(new Set(found).size, found.length)
+  })
   test('may be left early', async (fs) => {
     for (let i = 0; i < 3; i++) await put(fs, `d/${i}`, 'x')
     for await (const _ of fs.list('d')) break

@@ -17,7 +17,7 @@ export function prefixed(inner: Fs, directory: string): Fs {
     if (!(error instanceof FsError) || error.path === undefined) return error
     const { code, message, path } = error
     if (path !== directory && !path.startsWith(prefix)) return error
-    return new FsError(code, message, { path: path.slice(prefix.length), cause: error })
+    return new FsError(code, message, { path: path.slice(prefix.length), cause: error, retryable: error.retryable })
   }
   const translated = <T>(run: () => T): T => {
     try {
