@@ -5,6 +5,7 @@
  */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { readFileSync, rmSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Lack } from '../support/depth.ts'
 
 export interface Fault {
@@ -29,6 +30,9 @@ export interface TracedCall {
 const SHOWN = 'fdatasync,fsync,ftruncate,pwrite64,pwritev,write,writev,rename,unlink,openat'
 /** How long strace may take to attach. */
 const ATTACH_MS = 20_000
+/** How often it is asked whether strace has ended, and how long it may take to notice that the server has. */
+const POLL_MS = 20
+const NOTICE_MS = 500
 
 export function straceLack(): Lack | undefined {
   const version = spawnSync('strace', ['-V'])
@@ -45,6 +49,7 @@ export function straceLack(): Lack | undefined {
 export class Strace {
   readonly #child: ChildProcess
   readonly #output: string
+  readonly #pid: number
   readonly #ended: Promise<void>
 
   /** Resolves when every thread of `pid` is traced. */
@@ -63,22 +68,37 @@ export class Strace {
       })
       child.once('exit', () => reject(new Error(`strace ended: ${said}`)))
     })
-    return new Strace(child, output)
+    return new Strace(child, output, pid)
   }
 
-  private constructor(child: ChildProcess, output: string) {
+  private constructor(child: ChildProcess, output: string, pid: number) {
     this.#child = child
     this.#output = output
+    this.#pid = pid
     this.#ended = new Promise((resolve) => child.once('exit', () => resolve()))
   }
 
   /** Lets the server go on alone (if it still runs), and tells what was traced. */
   async detach(): Promise<readonly TracedCall[]> {
     this.#child.kill('SIGINT')
-    await this.#ended
+    const ended = this.#ended.then(() => true)
+    for (let deadMs = 0; !(await Promise.race([ended, sleep(POLL_MS, false)])); ) {
+      // QUIRK: strace 6.1 can wait for ever for a thread of a process that it killed.
+      deadMs = isDead(this.#pid) ? deadMs + POLL_MS : 0
+      if (deadMs >= NOTICE_MS) this.#child.kill('SIGKILL')
+    }
     const calls = parseTrace(readFileSync(this.#output, 'utf8'))
     rmSync(this.#output, { force: true })
     return calls
+  }
+}
+
+/** Gone, or waiting for whoever traces it to see that it is. */
+function isDead(pid: number): boolean {
+  try {
+    return /^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'))
+  } catch {
+    return true
   }
 }
 

@@ -38,7 +38,7 @@ const UNCERTAIN = /may or may not/
 const REFUSED = /^\[(?:SERVERBUG|UNAVAILABLE|OVERQUOTA|CONTACTADMIN)\]/
 const REFUSED_LMTP = /^45[12]$/
 
-class World {
+class World implements AsyncDisposable {
   readonly directory: string = temporaryDirectory('syscalls')
   readonly users: readonly string[] = Array.from({ length: USERS_MAX }, (_, at) => `user${at + 1}`)
   readonly boxes: Box[] = []
@@ -59,6 +59,11 @@ class World {
       users: this.users,
       wrapper: ['env', 'UV_THREADPOOL_SIZE=1'],
     })
+  }
+
+  /** Ends the server, if it still runs. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.server[Symbol.asyncDispose]()
   }
 
   box(user: string, name: string): Box {
@@ -342,7 +347,7 @@ const lack =
 
 describe('a server whose system calls fail', () => {
   testUnless(lack, 'refuses what it cannot do, lives, and loses nothing', async () => {
-    const world = new World()
+    await using world = new World()
     world.ports = { imap: await freePort(), lmtp: await freePort() }
     await world.start()
     {

@@ -308,7 +308,8 @@ function signal(pid: number, name: 'SIGTERM' | 'SIGKILL'): void {
 }
 
 async function stopChild(pid: number, ended: Promise<number | null>): Promise<number | null> {
-  const running = await Promise.race([ended.then(() => false), Promise.resolve(true)])
+  // A turn is enough for an end that is known already; a signal must not go to whoever has the number now.
+  const running = await Promise.race([ended.then(() => false), sleep(0, true)])
   if (!running) return ended
   signal(pid, 'SIGTERM')
   const code = await Promise.race([ended, sleep(STOP_MS, 'late' as const, { ref: false })])
