@@ -73,8 +73,10 @@ export interface Lease extends AsyncDisposable {
 type Settings = Required<Omit<LeaseOptions, 'signal'>> & { readonly watch: NonNullable<LeaseOptions['sleep']> }
 type Found = { readonly record: LeaseRecord; readonly tag: string }
 
-/** Writes of one release or reads of one record before it is given up. */
-const ATTEMPTS = 4
+/** Writes of one release before it is given up. */
+const RELEASE_ATTEMPTS = 4
+/** Reads of a record that others replace all the time before it is given up. */
+const READ_ATTEMPTS = 64
 
 /**
  * Waits for the lease of `path` and takes it. FS_LOCKED after `waitMs`; FS_UNCERTAIN if it may have been taken in vain: it is then free
@@ -232,7 +234,7 @@ function holdLease(fs: Fs, path: string, settings: Settings, first: Found & { re
         if (!isCode(error, 'FS_CONFLICT', 'FS_UNCERTAIN')) throw error
         const found = await find(fs, path, {})
         if (found === undefined || !isOf(found.record, record)) return
-        if (attempt >= ATTEMPTS) throw error
+        if (attempt >= RELEASE_ATTEMPTS) throw error
         tag = found.tag
       }
     }
@@ -282,7 +284,7 @@ async function find(fs: Fs, path: string, call: FsCallOptions): Promise<Found | 
     } catch (error) {
       if (isCode(error, 'FS_NOT_FOUND')) return undefined
       // Replaced while it was read.
-      if (!isCode(error, 'FS_CONFLICT') || attempt >= ATTEMPTS) throw error
+      if (!isCode(error, 'FS_CONFLICT') || attempt >= READ_ATTEMPTS) throw error
     }
   }
 }

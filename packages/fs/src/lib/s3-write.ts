@@ -84,24 +84,32 @@ export class S3Writer {
         : ifAbsent
           ? { must: 'absent' }
           : { must: 'any' }
+    let etag = ''
     if (condition.must === 'match') {
       const head = await this.#objects.head(path, options)
       // Both at once can never hold.
       if (ifAbsent) throw head === undefined ? conflict(path) : exists(path)
-      // The server compares ETags, which come back when the content does; the version's id does not.
+      // The server compares ETags, which come back when the bytes do; the version's id does not.
       if (head === undefined || !sameVersion(head, condition.version) || !ETAG.test(head.etag)) throw conflict(path)
+      etag = head.etag
     }
     const before = condition.must === 'match' ? condition.version : undefined
     const history = historyAfter(newVersionId(), before)
     const write: Write = { path, condition, history, metadata, signal }
     const { partBytes, conditionalMultipart, spoolDirectory } = this.#objects.settings
     const whole = condition.must !== 'any' && !conditionalMultipart
+    const put = async (bytes: Uint8Array): Promise<FsStat> => {
+      const content = await contentOf(bytes)
+      // The same bytes would have the same ETag, and whoever holds the old tag could replace them too. In parts they have another.
+      const same = Buffer.from(content.md5, 'base64').toString('hex') === etag
+      return same && !whole ? this.#multipart(write, once(bytes)) : this.#put(write, content)
+    }
     if (source instanceof Uint8Array && (source.length <= partBytes || (whole && source.length <= PUT_MAX_BYTES)))
-      return this.#put(write, await contentOf(source))
+      return put(source)
     const parts = partsOf(source, partBytes, signal)
     const first = (await parts.next()).value as Uint8Array
     const second = await parts.next()
-    if (second.done === true) return this.#put(write, await contentOf(first))
+    if (second.done === true) return put(first)
     const all = chain([first, second.value], parts)
     if (!whole) return this.#multipart(write, all)
     await using content = await spool(all, { directory: spoolDirectory, path })
@@ -304,6 +312,10 @@ export class S3Writer {
     // An upload that is gone, or a bucket: what was to be written is not what is missing.
     return errorOf(failure, path, status === 404 ? 'FS_UNAVAILABLE' : undefined)
   }
+}
+
+async function* once(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
+  yield bytes
 }
 
 async function* chain(first: readonly Uint8Array[], rest: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
