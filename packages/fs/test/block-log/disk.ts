@@ -23,7 +23,6 @@ import {
   mountLoop,
   type VolumeOptions,
   released,
-  remembered,
   run,
   scratchDirectory,
   unmount,
@@ -123,7 +122,6 @@ export class BlockLogDisk implements AsyncDisposable {
       if (!running) throw new Error(`nbdfuse: ${this.#said}`)
       await sleep(START_PAUSE_MS)
     }
-    remembered(this.#fuse)
     this.#mounted = 'device'
     await mountLoop(device, this.mountPoint, this.#mountOptions)
     this.#mounted = 'all'

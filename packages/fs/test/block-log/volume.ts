@@ -1,10 +1,21 @@
 /**
  * A small file system of the kernel on a file: for tests of a disk that is full, read-only or gone.
  *
- * Whatever happens, it is unmounted and its loop device freed: when it is disposed, or when the process ends.
+ * Whatever happens, it is unmounted and its loop device freed: when it is disposed, when the process ends, or, if that was
+ * killed, when the next one makes a disk.
  */
 import { execFile, execFileSync } from 'node:child_process'
-import { accessSync, constants, existsSync, mkdtempSync, readFileSync, rmSync, statSync, truncateSync } from 'node:fs'
+import {
+  accessSync,
+  constants,
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+} from 'node:fs'
 import { mkdir, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -52,25 +63,19 @@ export async function run(program: string, ...parameters: string[]): Promise<str
   }
 }
 
-/** Directories that are mounted now, the latest last. */
-const mounted = new Set<string>()
-/** Directories with what belongs to a disk. */
+/** Directories of this process with what belongs to a disk. */
 const scratch = new Set<string>()
 
 process.on('exit', () => {
-  for (const directory of [...mounted].reverse()) {
-    try {
-      execFileSync('umount', ['-l', directory], { stdio: 'ignore' })
-    } catch {
-      // It is gone already.
-    }
-  }
-  for (const directory of scratch) rmSync(directory, { recursive: true, force: true })
+  for (const directory of scratch) abandon(directory)
 })
 
+/** What a scratch directory is called: with the process that it belongs to. */
+const SCRATCH = /^mailstead-disk-(\d+)-/
+
 /**
- * A new directory for disks: in memory where that is possible, since whole disks are written over and over. It is
- * removed when the process ends, unless `released`.
+ * A new directory for disks: in memory where that is possible, since whole disks are written over and over. It is removed
+ * when the process ends, unless `released`. What processes left behind that were killed is removed now.
  */
 export function scratchDirectory(): string {
   let base = tmpdir()
@@ -80,9 +85,29 @@ export function scratchDirectory(): string {
   } catch {
     // No shared memory here.
   }
-  const directory = mkdtempSync(join(base, 'mailstead-disk-'))
+  for (const name of readdirSync(base)) {
+    const owner = SCRATCH.exec(name)?.[1]
+    if (owner !== undefined && !existsSync(`/proc/${owner}`)) abandon(join(base, name))
+  }
+  const directory = mkdtempSync(join(base, `mailstead-disk-${process.pid}-`))
   scratch.add(directory)
   return directory
+}
+
+/** Unmounts whatever is mounted below a directory, whoever uses it, and removes the directory. */
+function abandon(directory: string): void {
+  const places = readFileSync('/proc/mounts', 'utf8')
+    .split('\n')
+    .map((line) => line.split(' ')[1] ?? '')
+    .filter((place) => place.startsWith(`${directory}/`))
+  for (const place of places.reverse()) {
+    try {
+      execFileSync('umount', ['-l', place], { stdio: 'ignore' })
+    } catch {
+      // Somebody else was first.
+    }
+  }
+  rmSync(directory, { recursive: true, force: true })
 }
 
 /** A scratch directory was removed. */
@@ -90,15 +115,9 @@ export function released(directory: string): void {
   scratch.delete(directory)
 }
 
-/** A directory on which something else mounted what must not stay mounted when the process ends. */
-export function remembered(directory: string): void {
-  mounted.add(directory)
-}
-
 /** Mounts a file through a loop device, which is freed with the mount. */
 export async function mountLoop(image: string, directory: string, options: readonly string[] = []): Promise<void> {
   await run('mount', '-o', ['loop', ...options].join(','), image, directory)
-  mounted.add(directory)
 }
 
 /** Unmounts. What keeps it busy for long loses its files, and the test that left it open fails. */
@@ -111,13 +130,11 @@ export async function unmount(directory: string): Promise<void> {
       if (!String(error).includes('busy')) throw error
       if (tries === BUSY_TRIES) {
         await run('umount', '-l', directory)
-        mounted.delete(directory)
         throw new Error(`somebody still uses ${directory}`, { cause: error })
       }
       await sleep(BUSY_PAUSE_MS)
     }
   }
-  mounted.delete(directory)
 }
 
 export interface FormatOptions {
@@ -184,7 +201,6 @@ export class Volume implements AsyncDisposable {
   /** Makes it visible at another place too, hiding what is there. */
   async mountOver(directory: string): Promise<void> {
     await run('mount', '--bind', this.mountPoint, directory)
-    mounted.add(directory)
   }
 
   async uncover(directory: string): Promise<void> {
@@ -200,7 +216,6 @@ export class Volume implements AsyncDisposable {
   async takeAway(): Promise<void> {
     this.#mounted = false
     await run('umount', '-l', this.mountPoint)
-    mounted.delete(this.mountPoint)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
