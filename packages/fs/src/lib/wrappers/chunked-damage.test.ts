@@ -113,10 +113,16 @@ async function judge(wrap: (fs: Fs) => Fs, { content: original, sizes }: Stored,
   return 'torn'
 }
 
+/** All of them where there is time, or for the wrapper that has nothing but the layout; else one of each sort. */
+function kindsFor(name: string): readonly (readonly [string, (fs: Fs) => Promise<readonly number[]>])[] {
+  const all = Object.entries(kinds)
+  return deep || name === 'checksummed' ? all : all.filter(([kind]) => /small|not closed|appended to/.test(kind))
+}
+
 const tested = Object.entries(wrappers).filter(([name]) => deep || !name.includes('and'))
 
 describe.each(tested)('%s', (name, wrap) => {
-  test.each(Object.entries(kinds))('%s: no flipped bit is served', async (kind, build) => {
+  test.each(kindsFor(name))('%s: no flipped bit is served', async (kind, build) => {
     const stored = await make(wrap, build)
     const counts: Record<Verdict, number> = { detected: 0, harmless: 0, torn: 0 }
     // A stack has no bytes that its parts do not have.
@@ -133,7 +139,7 @@ describe.each(tested)('%s', (name, wrap) => {
     expect(counts.detected).toBeGreaterThan(0)
   })
 
-  test.each(Object.entries(kinds))('%s: cut anywhere, it is damaged or as before an append', async (kind, build) => {
+  test.each(kindsFor(name))('%s: cut anywhere, it is damaged or as before an append', async (kind, build) => {
     const stored = await make(wrap, build)
     const counts: Record<Verdict, number> = { detected: 0, harmless: 0, torn: 0 }
     for (let size = 0; size < stored.raw.length; size++) {

@@ -1,4 +1,5 @@
 /** An open file of the chunked layer, for reading or for appending. */
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { FsFile, FsOpenMode, FsStat } from '../contract.ts'
 import { FsError } from '../error.ts'
 import { type ChunkCodec, encodeHeader, HEAD_BYTES, newFixed } from './chunked-format.ts'
@@ -7,6 +8,8 @@ import { encodeAppend, type EncodedAppend, encodeMark } from './chunked-write.ts
 
 /** Appends that found the end of the file taken by another process, in a row, before one gives up. */
 const APPEND_TRIES = 64
+/** Longest pause between two of them. */
+const APPEND_PAUSE_MS = 32
 
 export interface ChunkedFileOptions {
   readonly codec: ChunkCodec
@@ -124,6 +127,8 @@ export async function openChunkedFile(options: ChunkedFileOptions): Promise<FsFi
         appended = true
         return start
       }
+      // Those who fail in step would go on doing so: what failed is an append to the others.
+      await sleep(Math.random() * Math.min(2 ** tries, APPEND_PAUSE_MS))
       await refresh()
       current = table ?? current
     }
