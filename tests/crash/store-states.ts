@@ -45,7 +45,12 @@ export interface Picture {
 /** What a disk without a store holds. */
 export const NOTHING: Picture = { mailboxes: new Map(), subscriptions: [] }
 
-export async function pictureOf(store: Store): Promise<Picture> {
+export interface PictureOptions {
+  /** Flags may be lost, and are not in the picture. (default false) */
+  readonly lazyFlags?: boolean
+}
+
+export async function pictureOf(store: Store, { lazyFlags = false }: PictureOptions = {}): Promise<Picture> {
   const session = store.as(OWNER)
   const mailboxes = new Map<string, Shown>()
   const hashes = new Map<string, string>()
@@ -64,7 +69,8 @@ export async function pictureOf(store: Store): Promise<Picture> {
         hashes.set(id, (hash = digest.digest('hex')))
       }
       const keywords = view.keywordSets[view.keywordSet(row)]!.map((k) => view.keywords[k]!).toSorted()
-      rows.push(`${view.uid(row)} ${view.flags(row)} (${keywords.join(' ')}) ${id} ${hash}`)
+      const flags = lazyFlags ? '' : ` ${view.flags(row)} (${keywords.join(' ')})`
+      rows.push(`${view.uid(row)}${flags} ${id} ${hash}`)
     }
     mailboxes.set(name, { guid, uidValidity, uidNext, highestModSeq, rows })
   }
@@ -140,7 +146,7 @@ function short(rows: readonly string[]): string {
   return rows.map((row) => row.replace(/([0-9a-f]{6})[0-9a-f]+/g, '$1')).join(', ')
 }
 
-export interface JudgeOptions {
+export interface JudgeOptions extends PictureOptions {
   /** What the store had shown for certain before the power went. */
   readonly told: Picture
   /** Open it a second time, which must find nothing to do, and go on. */
@@ -153,13 +159,13 @@ export interface JudgeOptions {
 export async function judge(
   disk: CrashableFs,
   allowed: readonly Picture[],
-  { told, twice, caches }: JudgeOptions,
+  { told, twice, caches, ...options }: JudgeOptions,
 ): Promise<readonly string[]> {
   const wrong: string[] = []
   let found = NOTHING
   try {
     await using store = await openOn(disk)
-    found = await pictureOf(store)
+    found = await pictureOf(store, options)
     const finds = (await Array.fromAsync(store.check())).flat().filter((each) => counts(each, caches))
     for (const { kind, file, offset, message } of finds) wrong.push(`check: ${kind} ${file} ${offset}: ${message}`)
   } catch (error) {
@@ -176,7 +182,7 @@ export async function judge(
     if (written.length > 0) wrong.push(`the second opening wrote ${written.join(', ')}`)
     const session = again.as(OWNER)
     if (found !== NOTHING) {
-      const once = differences(await pictureOf(again), [found])
+      const once = differences(await pictureOf(again, options), [found])
       if (once !== undefined) wrong.push(`the second opening: ${once}`)
     }
     // It goes on, and gives no UID twice, whatever became of those that were told.
