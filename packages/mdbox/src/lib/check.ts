@@ -90,7 +90,7 @@ async function* checkFile(
   }
   await using file = opened
   const { size } = await file.stat()
-  const window = new Window(file)
+  const window = new Window(file, size)
   const line = readFileLine(await window.bytes(0, Math.min(LINE_MAX, size)))
   if (rows.length === 0) {
     // Whatever it looks like: a crash may leave a file that was never flushed, and nobody was told of what it holds.

@@ -191,7 +191,7 @@ function isOrphan({ live, unused }: Content): boolean {
 async function isUnfinished({ fs, directory }: PurgeContext, id: number): Promise<boolean> {
   await using file = await fs.open(`${directory}/m.${id}`, 'read')
   const { size } = await file.stat()
-  const window = new Window(file)
+  const window = new Window(file, size)
   const first = await window.bytes(0, Math.min(LINE_MAX, size))
   const start = readFileLine(first)?.length ?? 0
   const header = first.subarray(start, start + HEADER_BYTES)
@@ -284,8 +284,8 @@ async function copyLarge(
   moved: { ref: BoxRef; file: number; offset: number }[],
   pins: number[],
 ): Promise<void> {
-  const window = new Window(open.file)
   const { offset, length } = place
+  const window = new Window(open.file, length)
   const found = await window.run(verifyRecord(offset, offset + length, open.headerBytes))
   if (found.damage !== undefined || found.length !== length || found.sum !== place.sum)
     throw damaged(place, found.damage ?? 'this is not the message of the row')

@@ -18,7 +18,7 @@ export async function* scanBox(fs: Fs, directory: string): AsyncGenerator<readon
     // Begun, and never flushed.
     if (size === 0) continue
     let page: BoxScanned[] = []
-    for await (const found of new Window(opened).walk(walkFile(size))) {
+    for await (const found of new Window(opened, size).walk(walkFile(size))) {
       if ('line' in found) {
         if (found.damage === undefined) continue
         page.push({ file, offset: 0, ...NOTHING, damage: found.damage })

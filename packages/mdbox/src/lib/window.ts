@@ -8,18 +8,21 @@ const WINDOW_BYTES = 1024 * 1024
 /** One reader at a time. */
 export class Window {
   readonly #file: FsFile
+  readonly #bytes: number
   #buffer: Uint8Array = new Uint8Array(0)
   #start = 0
   #end = 0
 
-  constructor(file: FsFile) {
+  /** `size`: of the file, or what will be read of it; a window is no larger. */
+  constructor(file: FsFile, size: number = WINDOW_BYTES) {
     this.#file = file
+    this.#bytes = Math.min(WINDOW_BYTES, size)
   }
 
   /** Up to `length` bytes at `position`, fewer only at the end of the file; valid until the next call. */
   async bytes(position: number, length: number): Promise<Uint8Array> {
     if (position < this.#start || position + length > this.#end) {
-      const wanted = Math.max(length, WINDOW_BYTES)
+      const wanted = Math.max(length, this.#bytes)
       if (this.#buffer.length < wanted) this.#buffer = new Uint8Array(wanted)
       const count = await this.#file.read(this.#buffer.subarray(0, wanted), position)
       this.#start = position
