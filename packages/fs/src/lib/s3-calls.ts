@@ -57,11 +57,15 @@ export class S3Calls {
     }
   }
 
-  /** Sends what does no harm when it is done twice, until it is done. The last failure is a value. */
+  /** Sends what does no harm when it is done twice, until it is done. The last failure is a value; its effect is that of all together. */
   async repeat<T>(send: (attempt: S3Try) => Promise<T>, options: S3CallOptions = {}): Promise<S3Outcome<T>> {
+    let effect: S3Failure['effect'] = 'none'
     for (let attempt = 0; ; attempt++) {
       const outcome = await this.once(send, options)
-      if ('value' in outcome || !outcome.failure.retry || attempt >= this.#settings.retries) return outcome
+      if ('value' in outcome) return outcome
+      const { failure } = outcome
+      if (failure.effect === 'unknown') effect = 'unknown'
+      if (!failure.retry || attempt >= this.#settings.retries) return { failure: { ...failure, effect } }
       await this.pause(attempt, options.signal)
     }
   }

@@ -72,7 +72,9 @@ function judge(status: number, reason: string, message: string): Pick<S3Failure,
   if (message.startsWith('Checksum mismatch')) return { code: 'FS_CORRUPT', effect: 'none', retry: true }
   if (status === 0) {
     if (neverSent.has(reason)) return { code: 'FS_UNAVAILABLE', effect: 'none', retry: true }
-    if (reason === 'CredentialsProviderError') return { code: 'FS_DENIED', effect: 'none', retry: false }
+    // Settings that the client lacks.
+    if (reason === 'CredentialsProviderError' || message.startsWith('Region is missing'))
+      return { code: 'FS_DENIED', effect: 'none', retry: false }
     return { code: 'FS_UNAVAILABLE', effect: 'unknown', retry: true }
   }
   if (full.has(reason) || status === 507) return { code: 'FS_NO_SPACE', effect: 'none', retry: false }

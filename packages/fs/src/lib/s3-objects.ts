@@ -8,10 +8,10 @@ import {
   ListObjectsV2Command,
 } from '@aws-sdk/client-s3'
 import type { FsCallOptions, FsEntry, FsMetadata, FsStat } from './contract.ts'
-import { FsError } from './error.ts'
+import { FsError, type FsErrorCode } from './error.ts'
 import { checkPath } from './path.ts'
 import { S3Calls, type S3Try } from './s3-calls.ts'
-import { errorOf } from './s3-failure.ts'
+import { errorOf, type S3Failure } from './s3-failure.ts'
 import { KEY_MAX_BYTES, type S3Settings } from './s3-options.ts'
 import { formatTag, type S3Head, type S3Version, versionOf } from './s3-version.ts'
 
@@ -60,6 +60,14 @@ export class S3Objects {
     if ('value' in outcome) return outcome.value
     if (outcome.failure.status === 404) return undefined
     throw errorOf(outcome.failure, path)
+  }
+
+  /** Undefined if there is no such object; FS_UNAVAILABLE if there is no bucket that could have it. */
+  async find(path: string, options: FsCallOptions = {}): Promise<S3Head | undefined> {
+    const head = await this.head(path, options)
+    // What answers a HEAD does not say what is missing.
+    if (head === undefined) await this.#page('', { ...options, most: 1 })
+    return head
   }
 
   /** A file, else a directory if anything is below it, else undefined. FS_UNAVAILABLE without a bucket. */
@@ -163,8 +171,7 @@ export class S3Objects {
       )
     const outcome = await this.calls.repeat(send, options)
     // What cannot be listed because it is not there is the bucket.
-    if ('failure' in outcome)
-      throw errorOf(outcome.failure, directory, outcome.failure.status === 404 ? 'FS_UNAVAILABLE' : undefined)
+    if ('failure' in outcome) throw errorOf(outcome.failure, directory, missingBucket(outcome.failure))
     const { Contents = [], CommonPrefixes = [], IsTruncated, NextContinuationToken } = outcome.value
     const names: { key: string; kind: FsEntry['kind'] }[] = []
     for (const { Key } of Contents) if (Key !== undefined) names.push({ key: decode(Key), kind: 'file' })
@@ -173,11 +180,16 @@ export class S3Objects {
     return { names, next: IsTruncated === true ? NextContinuationToken : undefined }
   }
 
+  /** FS_UNCERTAIN if it may still happen. */
   async remove(path: string): Promise<void> {
     const { bucket, client } = this.settings
-    await this.calls.send(path, ({ abortSignal }) =>
+    const outcome = await this.calls.repeat(({ abortSignal }) =>
       client.send(new DeleteObjectCommand({ Bucket: bucket, Key: this.keyOf(path) }), { abortSignal }),
     )
+    if ('value' in outcome) return
+    if (outcome.failure.effect === 'none') throw errorOf(outcome.failure, path, missingBucket(outcome.failure))
+    const head = await this.head(path).catch(() => null)
+    if (head !== undefined) throw errorOf(outcome.failure, path, 'FS_UNCERTAIN')
   }
 }
 
@@ -213,6 +225,11 @@ async function fill(into: Uint8Array, found: GetObjectCommandOutput, attempt: S3
 
 function formatRange(start: number, end: number): string {
   return `bytes=${start}-${end === Number.POSITIVE_INFINITY ? '' : end - 1}`
+}
+
+/** For requests to which an object that is not there is no failure. */
+function missingBucket({ status }: S3Failure): FsErrorCode | undefined {
+  return status === 404 ? 'FS_UNAVAILABLE' : undefined
 }
 
 function discard({ Body }: GetObjectCommandOutput): void {

@@ -117,6 +117,19 @@ describe('failures', () => {
     await using fs = fake.fs({ bucket: 'elsewhere' })
     for (const run of everything(fs)) expect(await codeOf(run())).toBe('FS_UNAVAILABLE')
   })
+  test('of a removal are uncertain if it may happen later, and none if it happened', async () => {
+    for (const [effect, code] of [
+      ['done', 'done'],
+      ['none', 'FS_UNCERTAIN'],
+    ] as const) {
+      await using fake = await fakeS3()
+      await using fs = fake.fs({ retries: 1 })
+      await fs.writeFile('file', text('x'))
+      fake.fail({ operation: 'DeleteObject', answer: failed, effect })
+      fake.fail({ operation: 'DeleteObject', answer: { status: 403, code: 'AccessDenied' } })
+      expect(await codeOf(fs.remove('file'))).toBe(code)
+    }
+  })
   test('of credentials are refusals', async () => {
     await using fake = await fakeS3()
     await using fs = fake.fs({ credentials: { accessKeyId: 'NOBODY', secretAccessKey: 'x' } })
@@ -164,6 +177,8 @@ function everything(fs: Fs): (() => Promise<unknown>)[] {
     () => fs.readFile('file', { start: 1, end: 1 }),
     () => fs.writeFile('file', text('x')),
     () => fs.writeFile('file', text('x'), { ifAbsent: true }),
+    () => fs.writeFile('file', text('x'), { ifMatch: 'tag~id' }),
+    () => fs.writeFile('file', text('x'), { ifMatch: 'tag~id', ifAbsent: true }),
     () => fs.writeFile('file', chunks(2 * partBytes)),
     () => fs.remove('file'),
     () => Array.fromAsync(fs.list('')),

@@ -86,7 +86,7 @@ export class S3Writer {
           : { must: 'any' }
     let etag = ''
     if (condition.must === 'match') {
-      const head = await this.#objects.head(path, options)
+      const head = await this.#objects.find(path, options)
       // Both at once can never hold.
       if (ifAbsent) throw head === undefined ? conflict(path) : exists(path)
       // The server compares ETags, which come back when the bytes do; the version's id does not.

@@ -61,9 +61,8 @@ export function s3Fs(options: S3FsOptions): Fs {
 
   /** The object at `path`; FS_NOT_FOUND, once it is known that the bucket is there. */
   async function mustFind(path: string, call: FsCallOptions = {}): Promise<S3Head> {
-    const head = await objects.head(path, call)
+    const head = await objects.find(path, call)
     if (head !== undefined) return head
-    await objects.stat('', call)
     throw notFound(path)
   }
 
