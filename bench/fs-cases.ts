@@ -2,9 +2,14 @@
  * What the file system benchmarks compare: an operation through a driver, and the same system calls made directly. Each
  * side repeats its operation in a loop of its own, so that nothing but the operation differs.
  */
+import { createCipheriv, createDecipheriv } from 'node:crypto'
 import * as nodeFs from 'node:fs'
 import { join } from 'node:path'
+import { crc32, constants, zstdCompressSync, zstdDecompressSync } from 'node:zlib'
+import type { Fs } from '@mailstead/fs'
+import { memoryFs } from '@mailstead/fs/memory'
 import { kernelLocks, posixFs } from '@mailstead/fs/posix'
+import { cached, compressed, encrypted } from '@mailstead/fs/wrappers'
 
 /** Repeats the operation `count` times. */
 export type Repeat = (count: number) => void | Promise<void>
@@ -206,6 +211,143 @@ const lock: FsCase = {
   },
 }
 
+/** A small object that was read before, and whose name says that it never changes, so that nobody is asked; beside a plain file. */
+const cachedHit: FsCase = {
+  row: 'fs cached hit 4 KiB',
+  count: 4000,
+  bare: false,
+  async prepare(directory) {
+    const objects = { append: false, overwrite: false, rename: false, link: false, lock: false, directories: false }
+    const remote = memoryFs({ ...objects, syncRead: false, watch: false })
+    const local = await posixFs(join(directory, 'copies'), { create: true })
+    const fs = cached(remote, { local, maxBytes: FILE_BYTES, immutable: () => true })
+    await fs.writeFile('object', new Uint8Array(BLOCK))
+    await fs.readFile('object')
+    const plain = await posixFs(join(directory, 'plain'), { create: true })
+    await plain.writeFile('object', new Uint8Array(BLOCK))
+    return {
+      ours: async (count) => {
+        for (let at = 0; at < count; at++) await fs.readFile('object')
+      },
+      raw: async (count) => {
+        for (let at = 0; at < count; at++) await plain.readFile('object')
+      },
+      async [Symbol.asyncDispose]() {
+        await fs[Symbol.asyncDispose]()
+        await plain[Symbol.asyncDispose]()
+      },
+    }
+  },
+}
+
+const CHUNK = 65_536
+const LARGE_BYTES = 2 * 1024 * 1024
+const KEY = new Uint8Array(32).fill(7)
+const NONCE_BYTES = 12
+
+/** Text as mail has it: words in no order, about a third of its size when compressed. */
+function mailLike(size: number): Uint8Array {
+  const text = 'the message was delivered to a mailbox of somebody who reads it later on another device and answers'
+  const words = text.split(' ')
+  const bytes = Buffer.alloc(size, 0x20)
+  let state = 1
+  for (let at = 0; at < size - 12; ) {
+    state = (Math.imul(state, 1_103_515_245) + 12_345) >>> 0
+    const word = words[(state >>> 16) % words.length]!
+    at += bytes.write(`${word} `, at) + bytes.write((state >>> 20).toString(36), at + word.length + 1)
+  }
+  return bytes
+}
+
+/** A large file through a wrapper over memory, beside the cipher or codec alone on the same chunks, and a copy of what it made. */
+function transformed(
+  row: string,
+  wrap: (inner: Fs) => Fs,
+  raw: { readonly write: (chunk: Uint8Array) => Uint8Array; readonly read: (chunk: Uint8Array) => Uint8Array },
+  chunkBytes: number,
+): FsCase[] {
+  const prepare = async (
+    side: 'write' | 'read',
+  ): Promise<{ readonly ours: Repeat; readonly raw: Repeat } & AsyncDisposable> => {
+    const data = mailLike(LARGE_BYTES)
+    const fs = wrap(memoryFs())
+    await fs.writeFile('file', data)
+    const chunks: Uint8Array[] = []
+    for (let at = 0; at < data.length; at += chunkBytes) chunks.push(data.subarray(at, at + chunkBytes))
+    const made = chunks.map((chunk) => raw.write(chunk))
+    const out = new Uint8Array(2 * LARGE_BYTES)
+    return {
+      ours: async (count) => {
+        for (let at = 0; at < count; at++)
+          if (side === 'write') await fs.writeFile('file', data)
+          else await fs.readFile('file')
+      },
+      raw: (count) => {
+        for (let at = 0; at < count; at++) {
+          let end = 0
+          for (const chunk of side === 'write' ? chunks : made) {
+            const done = raw[side](chunk)
+            out.set(done, end)
+            end += done.length
+          }
+        }
+      },
+      [Symbol.asyncDispose]: () => fs[Symbol.asyncDispose](),
+    }
+  }
+  return (['write', 'read'] as const).map((side) => ({
+    row: `fs ${row} ${side} 2 MiB`,
+    count: 3,
+    bare: false,
+    bytes: LARGE_BYTES,
+    prepare: () => prepare(side),
+  }))
+}
+
+const TAG_BYTES = 16
+const nonce = new Uint8Array(NONCE_BYTES)
+
+const encryption = transformed(
+  'encrypted',
+  (inner) => encrypted(inner, { keys: { current: 'one', get: () => KEY }, chunkBytes: CHUNK }),
+  {
+    write(chunk) {
+      const cipher = createCipheriv('aes-256-gcm', KEY, nonce)
+      const sealed = cipher.update(chunk)
+      cipher.final()
+      return Buffer.concat([sealed, cipher.getAuthTag()])
+    },
+    read(sealed) {
+      const cipher = createDecipheriv('aes-256-gcm', KEY, nonce)
+      cipher.setAuthTag(sealed.subarray(-TAG_BYTES))
+      const plain = cipher.update(sealed.subarray(0, -TAG_BYTES))
+      cipher.final()
+      return plain
+    },
+  },
+  CHUNK,
+)
+
+const COMPRESSED_CHUNK = 131_072
+
+/** The codec, and the checksum without which no compressed byte is believed. */
+const compression = transformed(
+  'compressed',
+  (inner) => compressed(inner, { level: 1, chunkBytes: COMPRESSED_CHUNK }),
+  {
+    write(chunk) {
+      const packed = zstdCompressSync(chunk, { params: { [constants.ZSTD_c_compressionLevel]: 1 } })
+      crc32(packed)
+      return packed
+    },
+    read(packed) {
+      crc32(packed)
+      return zstdDecompressSync(packed)
+    },
+  },
+  COMPRESSED_CHUNK,
+)
+
 const record = new Uint8Array(RECORD).fill(0x61)
 
 export const FS_CASES: readonly FsCase[] = [
@@ -221,4 +363,7 @@ export const FS_CASES: readonly FsCase[] = [
   append('fs append 100 bytes', [record], false),
   writeFile,
   lock,
+  cachedHit,
+  ...encryption,
+  ...compression,
 ]

@@ -1,6 +1,7 @@
 /**
- * The file system drivers beside the system calls that they stand for: system calls and allocations for each operation, and
- * the time as a ratio of medians of interleaved runs. Above 1 the driver is the faster side, which it can only be by chance.
+ * The file system drivers beside the system calls that they stand for, and wrappers beside what they do with the content: system
+ * calls and allocations for each operation, and the time as a ratio of medians of interleaved runs. Above 1 ours is the
+ * faster side, which a driver can only be by chance.
  */
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -123,9 +124,9 @@ async function allocationOf({ row, count }: FsCase, side: 'ours' | 'raw'): Promi
   )
 }
 
-/** undefined without strace. */
-async function callsOf({ row, count }: FsCase): Promise<Sides | undefined> {
-  if (spawnSync('strace', ['-V']).status !== 0) return undefined
+/** undefined without strace, and where all is in memory. */
+async function callsOf({ row, count, bytes }: FsCase): Promise<Sides | undefined> {
+  if (bytes !== undefined || spawnSync('strace', ['-V']).status !== 0) return undefined
   const few = Math.min(COUNTED, count)
   const of = async (side: 'ours' | 'raw'): Promise<number> => {
     const counts: number[] = []
