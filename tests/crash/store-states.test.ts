@@ -34,15 +34,15 @@ import {
 } from './store-states.ts'
 
 /** States of one moment. */
-const STATES_MAX = { normal: 4, ci: 24, soak: 200 }[depth()]
+const STATES_MAX = { normal: 4, ci: 16, soak: 200 }[depth()]
 /** Of so many states one is opened a second time; and one loses its power again while it is opened. */
 const TWICE_EVERY = { normal: 3, ci: 1, soak: 1 }[depth()]
-const AGAIN_EVERY = { normal: 30, ci: 12, soak: 3 }[depth()]
+const AGAIN_EVERY = { normal: 30, ci: 40, soak: 3 }[depth()]
 /** States of one moment of that opening. */
-const AGAIN_MAX = { normal: 1, ci: 3, soak: 10 }[depth()]
+const AGAIN_MAX = { normal: 1, ci: 2, soak: 10 }[depth()]
 /** Flushes, appends and so on that fail, one in each run. */
-const FAILURES = { normal: 6, ci: 60, soak: 300 }[depth()]
-const SEEDS = { normal: 1, ci: 4, soak: 1_000_000 }[depth()]
+const FAILURES = { normal: 6, ci: 24, soak: 300 }[depth()]
+const SEEDS = { normal: 1, ci: 2, soak: 1_000_000 }[depth()]
 
 interface Run {
   readonly disk: CrashableFs
@@ -283,7 +283,7 @@ test('where the disk fails once, what was refused has not happened, and the powe
   for (const operation of ['sync', 'append', 'syncDirectory', 'write', 'rename', 'writeFile'] as const)
     for (let n = 1; n <= FAILURES / 6; n++) {
       // One of them all, another in each run.
-      const nth = 1 + ((SEED + n * 7) % (operation === 'sync' || operation === 'append' ? 30 : 8))
+      const nth = 1 + ((SEED + n * 7) % (operation === 'sync' || operation === 'append' ? 30 : 5))
       const plan = failNth({ operation, nth, fault: 'FS_IO' })
       const run = await worked({ profile }, (disk) => faultyFs(disk, plan))
       failures += plan.fired.length
