@@ -27,6 +27,7 @@ export interface ChunkedFileOptions {
 /** Reads a range out of stored chunks, keeping the last of them for whoever goes on behind it. */
 export class ChunkedReader {
   readonly #source: ChunkSource
+  #buffer: Buffer | undefined
   #held: { readonly position: number; readonly content: Uint8Array } | undefined
 
   constructor(source: ChunkSource) {
@@ -41,14 +42,24 @@ export class ChunkedReader {
       const stored = table.positions[index]!
       const start = table.starts[index]!
       let content = this.#held?.position === stored ? this.#held.content : undefined
+      let buffer: Buffer | undefined
       if (content === undefined) {
         signal?.throwIfAborted()
-        content = await table.content(this.#source, index)
-        this.#held = { position: stored, content }
+        // What is held may be in this buffer. Another reader, meanwhile, takes a new one.
+        this.#held = undefined
+        buffer = this.#buffer
+        this.#buffer = undefined
+        const size = table.recordBytes(index)
+        if (buffer === undefined || buffer.length < size) buffer = Buffer.allocUnsafe(size)
+        content = await table.content(this.#source, index, buffer)
       }
       const from = at - start
       const count = Math.min(content.length - from, end - at)
       into.set(content.subarray(from, from + count), at - position)
+      if (buffer !== undefined) {
+        this.#buffer = buffer
+        this.#held = { position: stored, content }
+      }
       at += count
     }
     return Math.max(0, end - position)

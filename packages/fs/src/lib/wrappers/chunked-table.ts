@@ -91,13 +91,19 @@ export class ChunkTable {
     return low
   }
 
-  /** The bytes of one chunk. FS_CORRUPT if they are not what was written. */
-  async content(source: ChunkSource, index: number): Promise<Uint8Array> {
+  /** Stored bytes of one chunk and its head. */
+  recordBytes(index: number): number {
+    return HEAD_BYTES + this.stored[index]!
+  }
+
+  /** The bytes of one chunk, in `buffer` (of at least `recordBytes`) or of their own. FS_CORRUPT if they are not what was written. */
+  async content(source: ChunkSource, index: number, buffer: Buffer): Promise<Uint8Array> {
     const position = this.positions[index]!
     const start = this.starts[index]!
     const stored = this.stored[index]!
     if (position > 0) {
-      const record = await bytesAt(source, position, HEAD_BYTES + stored)
+      const whole = buffer.subarray(0, this.recordBytes(index))
+      const record = whole.subarray(0, await source.read(whole, position))
       const head = this.records.head(record, position)
       if (head?.stored === stored && head.start === start && head.logical === this.logical[index] && !head.directory) {
         const content = this.records.content(head, record.subarray(HEAD_BYTES))

@@ -14,7 +14,7 @@ import type { ChunkTable } from './chunked-table.ts'
 /** A file of fewer chunks has no directory: looking at its heads is as fast. */
 const DIRECTORY_CHUNKS_MIN = 4
 
-/** `source` in pieces of `size` bytes, the last shorter; at least one. A piece is good until the next is asked for. */
+/** `source` in pieces of `size` bytes, the last shorter; at least one. A piece is good until the next is asked for, as parts of a source are. */
 async function* pieces(source: FsSource, size: number): AsyncGenerator<{ bytes: Uint8Array; last: boolean }> {
   if (source instanceof Uint8Array) {
     let at = 0
@@ -22,14 +22,12 @@ async function* pieces(source: FsSource, size: number): AsyncGenerator<{ bytes: 
     yield { bytes: source.subarray(at), last: true }
     return
   }
-  let piece = Buffer.allocUnsafe(size)
+  const piece = Buffer.allocUnsafe(size)
   let used = 0
   for await (const part of source)
     for (let at = 0; at < part.length; ) {
       if (used === size) {
         yield { bytes: piece, last: false }
-        // Who stores it may still be at it.
-        piece = Buffer.allocUnsafe(size)
         used = 0
       }
       const count = Math.min(size - used, part.length - at)
@@ -65,6 +63,7 @@ export async function encodeFile(
     let count = 0
     let previous = 0
     let list = emptyDirectory(0, 0)
+    let buffer = Buffer.alloc(0)
     for await (const { bytes, last } of pieces(source, chunkBytes)) {
       const out: Uint8Array[] = []
       const stored = records.data(out, bytes, position, end, last ? position : 0)
@@ -78,7 +77,15 @@ export async function encodeFile(
         previous = at
         list = emptyDirectory(previous, end)
       }
-      yield Buffer.concat(out)
+      // One buffer for all: memory that is new each time costs as much as a cipher.
+      const size = out.reduce((sum, part) => sum + part.length, 0)
+      if (size > buffer.length) buffer = Buffer.allocUnsafe(size)
+      let at = 0
+      for (const part of out) {
+        buffer.set(part, at)
+        at += part.length
+      }
+      yield buffer.subarray(0, size)
     }
   }
   return { stored: encode(), size: () => end }
