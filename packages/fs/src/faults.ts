@@ -7,7 +7,13 @@ export type {
   CrashState,
   StatesOptions,
 } from './lib/crash-types.ts'
-export { type CrashableFsOptions, crashableFs, type FlushOperation, imageOf } from './lib/crashable.ts'
+export {
+  type AfterCrashOptions,
+  type CrashableFsOptions,
+  crashableFs,
+  type FlushOperation,
+  imageOf,
+} from './lib/crashable.ts'
 export {
   everyFault,
   type FaultRule,

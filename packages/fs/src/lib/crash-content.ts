@@ -31,30 +31,60 @@ export function clearedBehind(position: number): number {
   return (BLOCK_BYTES - (position % BLOCK_BYTES)) % BLOCK_BYTES
 }
 
+/** The bytes of a file: those of `file.base` up to `low`, then `tail`. Put together only when somebody asks for them. */
+export interface Content {
+  readonly low: number
+  readonly tail: Uint8Array
+}
+
+/** Undefined if nothing of the changes is there. */
 export function contentAfter(
   disk: CrashDisk,
   file: CrashFile,
   fateOf: (change: DataChange) => Fate,
   fill: Fill,
-): Uint8Array {
+): Content | undefined {
   const { changes, base } = file
-  if (changes.every((change) => fateOf(change) === 'lost')) return base
-  return disk.profile === 'ext4-ordered' ? bySector(file, fateOf) : byChange(disk, file, fateOf, fill)
+  if (changes.every((change) => fateOf(change) === 'lost')) return undefined
+  let low = base.length
+  for (const { position } of changes) low = Math.min(low, position)
+  low -= low % SECTOR_BYTES
+  const tail = disk.profile === 'ext4-ordered' ? bySector(file, fateOf, low) : byChange(disk, file, fateOf, fill, low)
+  return { low, tail }
 }
 
-function byChange(disk: CrashDisk, file: CrashFile, fateOf: (change: DataChange) => Fate, fill: Fill): Uint8Array {
-  const { base, changes } = file
-  const out = new Uint8Array(largestOf(file))
+export function bytesOf(base: Uint8Array, content: Content | undefined): Uint8Array {
+  if (content === undefined) return base
+  const { low, tail } = content
+  if (low === 0) return tail
+  const bytes = new Uint8Array(low + tail.length)
+  bytes.set(base.subarray(0, low))
+  bytes.set(tail, low)
+  return bytes
+}
+
+/** All positions count from `low`. */
+function byChange(
+  disk: CrashDisk,
+  file: CrashFile,
+  fateOf: (change: DataChange) => Fate,
+  fill: Fill,
+  low: number,
+): Uint8Array {
+  const { changes } = file
+  const base = file.base.subarray(low)
+  const out = new Uint8Array(largestOf(file) - low)
   out.set(base)
   let size = base.length
   const extend = (end: number, zeros: boolean): void => {
     if (zeros || fill === 0) out.fill(0, size, end)
-    else oldBytes(disk, out, size, end, fill)
+    else oldBytes(disk, out, size, end, fill, low)
     size = end
   }
   for (const change of changes) {
     const fate = fateOf(change)
-    const { data, position } = change
+    const { data } = change
+    const position = change.position - low
     if (fate === 'lost') continue
     if (data === undefined) {
       if (fate !== 'kept') {
@@ -76,18 +106,21 @@ function byChange(disk: CrashDisk, file: CrashFile, fateOf: (change: DataChange)
   return size === out.length ? out : out.slice(0, size)
 }
 
-function bySector(file: CrashFile, fateOf: (change: DataChange) => Fate): Uint8Array {
-  const largest = largestOf(file)
+/** All positions count from `low`, which is the beginning of a sector. */
+function bySector(file: CrashFile, fateOf: (change: DataChange) => Fate, low: number): Uint8Array {
+  const base = file.base.subarray(low)
+  const largest = largestOf(file) - low
   // The file as the program saw it, and as the disk has it. Both are zeros behind their end.
   const seen = new Uint8Array(largest)
-  seen.set(file.base)
+  seen.set(base)
   const out = new Uint8Array(largest)
-  out.set(file.base)
-  let seenSize = file.base.length
+  out.set(base)
+  let seenSize = base.length
   let size = seenSize
   for (const change of file.changes) {
     const fate = fateOf(change)
-    const { data, position } = change
+    const { data } = change
+    const position = change.position - low
     const before = seenSize
     if (data === undefined) {
       if (position < seenSize) seen.fill(0, position, seenSize)
@@ -123,12 +156,13 @@ function largestOf({ base, changes }: CrashFile): number {
 }
 
 /** Bytes that some file of this disk has or had, which is the hardest garbage: it looks like what is expected there. */
-function oldBytes(disk: CrashDisk, out: Uint8Array, start: number, end: number, seed: number): void {
+function oldBytes(disk: CrashDisk, out: Uint8Array, start: number, end: number, seed: number, low: number): void {
   let source = out.subarray(0, 0)
   if (seed % 2 === 1) {
     const files = [...disk.files.values()].filter(({ base }) => base.length > 0)
     if (files.length > 0) source = files[(seed >>> 1) % files.length]!.base
   }
   for (let at = start; at < end; at++)
-    out[at] = source.length > 0 ? source[at % source.length]! : (Math.imul(at + seed, 0x9e3779b1) >>> 24) | 1
+    out[at] =
+      source.length > 0 ? source[(low + at) % source.length]! : (Math.imul(low + at + seed, 0x9e3779b1) >>> 24) | 1
 }

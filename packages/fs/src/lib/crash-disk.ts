@@ -68,6 +68,8 @@ export interface CrashFile {
   readonly metadata: FsMetadata | undefined
   /** Never changed in place: states share it. */
   base: Uint8Array
+  /** How often `base` was replaced. */
+  generation: number
   changes: DataChange[]
 }
 
@@ -103,7 +105,13 @@ export class CrashDisk {
     const { what, end } = event
     switch (event.kind) {
       case 'file':
-        this.files.set(event.node, { node: event.node, metadata: event.metadata, base: event.data, changes: [] })
+        this.files.set(event.node, {
+          node: event.node,
+          metadata: event.metadata,
+          base: event.data,
+          generation: 0,
+          changes: [],
+        })
         break
       case 'directory':
         this.directories.set(event.node, new Map())
@@ -165,6 +173,7 @@ export class CrashDisk {
     const volatile = file.changes.findIndex((change) => !change.durable)
     const durable = volatile < 0 ? file.changes : file.changes.slice(0, volatile)
     file.changes = volatile < 0 ? [] : file.changes.slice(volatile)
+    if (durable.length > 0) file.generation++
     file.base = applied(file.base, durable)
     if (file.changes.length === 0) this.dirty.delete(file)
   }

@@ -147,7 +147,7 @@ async function judged(bug: Bug | undefined, profile: CrashProfile): Promise<{ st
     states++
     const during: CrashState[] = []
     const look = (now: CrashableFs): void => void during.push(...now.states({ maxStates: 4 }))
-    await using fs = crashableFs({ profile, image: state.image(), ...(again ? { onChange: look } : {}) })
+    await using fs = state.open(again ? { onChange: look } : {})
     const kept = new Kept(fs, bug)
     await kept.open()
     const good =
@@ -162,7 +162,7 @@ async function judged(bug: Bug | undefined, profile: CrashProfile): Promise<{ st
       seen.add(next.hash)
       await check({ state: next, acknowledged, asked: new Set([...asked, 1000]) }, false)
     }
-    await using after = crashableFs({ profile, image: [...fs.states({ maxStates: 1 })][0]!.image() })
+    await using after = [...fs.states({ maxStates: 1 })][0]!.open()
     const last = new Kept(after, bug)
     await last.open()
     if (!last.numbers.has(1000)) wrong++

@@ -3,20 +3,22 @@ import { hash } from 'node:crypto'
 import type { FsMetadata } from './contract.ts'
 import {
   BLOCK_BYTES,
+  bytesOf,
   clearedBehind,
+  type Content,
   contentAfter,
   type Fate,
   type Fill,
   SECTOR_BYTES,
   type Tear,
 } from './crash-content.ts'
-import { applyNames, type CrashDisk, type DataChange, type NameChange, ROOT } from './crash-disk.ts'
+import { applyNames, type CrashDisk, type CrashFile, type DataChange, type NameChange, ROOT } from './crash-disk.ts'
 import type { CrashImage, CrashProfile, StatesOptions } from './crash-types.ts'
 import { randomOf } from './random.ts'
 
 /** A tree, and how it came about. */
 export interface Survivor {
-  readonly files: CrashImage
+  readonly files: () => CrashImage
   readonly metadata: ReadonlyMap<string, FsMetadata>
   readonly hash: string
   readonly description: () => string
@@ -57,7 +59,7 @@ export function* survivors(disk: CrashDisk, options: StatesOptions): Generator<S
   const { maxStates = Number.POSITIVE_INFINITY, seed = 1 } = options
   const random = randomOf(seed)
   const seen = new Set<string>()
-  const contents = new Map<string, Uint8Array>()
+  const contents = new Map<string, Shown>()
   const bounded = maxStates !== Number.POSITIVE_INFINITY
   const units = TEAR_UNITS[disk.profile]
   for (const choice of bounded ? draws(changes, maxStates, units, random) : choices(changes, options, units, random)) {
@@ -207,7 +209,7 @@ function survivorOf(
   disk: CrashDisk,
   changes: readonly Change[],
   choice: Choice,
-  contents: Map<string, Uint8Array>,
+  contents: Map<string, Shown>,
 ): Survivor {
   const { kept, torn, tear, fill } = choice
   let directories: ReadonlyMap<number, Map<string, number>> = disk.directories
@@ -232,42 +234,49 @@ function survivorOf(
     for (const { slots } of names) applyNames(copies, slots)
     directories = copies
   }
-  // A gap before a later write is filled differently.
-  const contentOf = (node: number): Uint8Array => {
-    const file = disk.files.get(node)!
-    const key = keys.get(node)
-    if (key === undefined && file.changes.length === 0) return file.base
-    const full = `${node} ${fill} ${key}`
-    let bytes = contents.get(full)
-    if (bytes === undefined) {
-      bytes = contentAfter(disk, file, (change) => fates.get(change) ?? 'kept', fill)
-      contents.set(full, bytes)
+  const shownOf = (file: CrashFile): Shown => {
+    const key = keys.get(file.node)
+    const full = `${file.node} ${key === undefined ? '' : fill} ${key}`
+    let shown = contents.get(full)
+    if (shown === undefined) {
+      const content = contentAfter(disk, file, (change) => fates.get(change) ?? 'kept', fill)
+      shown = new Shown(file, content)
+      contents.set(full, shown)
     }
-    return bytes
+    return shown
   }
-  const files = new Map<string, Uint8Array | 'directory'>()
+  const files = new Map<string, Shown | 'directory'>()
   const metadata = new Map<string, FsMetadata>()
   let about = ''
   const walk = (directory: number, prefix: string): void => {
     for (const [name, node] of directories.get(directory)!) {
       const path = `${prefix}${name}`
-      if (disk.files.has(node)) {
-        const bytes = contentOf(node)
-        files.set(path, bytes)
-        const kind = disk.files.get(node)!.metadata
-        if (kind !== undefined) metadata.set(path, kind)
-        about += `${path}\0${digestOf(bytes)}\n`
-      } else {
+      const file = disk.files.get(node)
+      if (file === undefined) {
         files.set(path, 'directory')
         about += `${path}\n`
         walk(node, `${path}/`)
+        continue
       }
+      const shown = shownOf(file)
+      files.set(path, shown)
+      if (file.metadata !== undefined) metadata.set(path, file.metadata)
+      about += `${path}\0${shown.digest}\n`
     }
   }
   walk(ROOT, '')
-  return { files, metadata, hash: hash('md5', about), description: () => describe(changes, choice) }
+  let image: CrashImage | undefined
+  return {
+    files: () =>
+      (image ??= new Map([...files].map(([path, shown]) => [path, shown === 'directory' ? shown : shown.bytes]))),
+    metadata,
+    hash: hash('md5', about),
+    description: () => describe(changes, choice),
+  }
 }
 
+/** Files up to so many bytes are known by their content, larger ones by what they had and what changed since. */
+const DIGESTED_MAX = 16 * 1024
 const digests = new WeakMap<Uint8Array, string>()
 
 function digestOf(bytes: Uint8Array): string {
@@ -277,6 +286,29 @@ function digestOf(bytes: Uint8Array): string {
     digests.set(bytes, digest)
   }
   return digest
+}
+
+/** What a file shows, which states share; its bytes are put together once, when somebody wants to see them. */
+class Shown {
+  readonly digest: string
+  readonly #base: Uint8Array
+  #content: Content | undefined
+  #bytes: Uint8Array | undefined
+
+  constructor({ node, generation, base }: CrashFile, content: Content | undefined) {
+    this.#base = base
+    this.#content = content
+    const size = content === undefined ? base.length : content.low + content.tail.length
+    if (size <= DIGESTED_MAX) this.digest = digestOf(this.bytes)
+    else
+      this.digest = `${node}.${generation}${content === undefined ? '' : ` ${content.low} ${digestOf(content.tail)}`}`
+  }
+
+  get bytes(): Uint8Array {
+    this.#bytes ??= bytesOf(this.#base, this.#content)
+    this.#content = undefined
+    return this.#bytes
+  }
 }
 
 /** Names no more than a few of them. */

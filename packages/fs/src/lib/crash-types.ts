@@ -1,5 +1,6 @@
 /** What a power cut can leave: the words that `crashableFs`, its enumeration and its judge share. */
 import type { Fs } from './contract.ts'
+import type { AfterCrashOptions } from './crashable.ts'
 
 /**
  * What a file system promises about what was not flushed.
@@ -42,11 +43,11 @@ export interface CrashState {
   readonly after: string
   /** Which volatile operations were kept, lost and torn: one line for a failing test to print. */
   readonly description: string
-  /** Equal for equal trees at one position, and hardly ever for others. */
+  /** Equal for equal trees at one position, hardly ever for others. Of later positions only if all files are small. */
   readonly hash: string
   image(): CrashImage
   /** A file system that begins with this tree, all of it durable; changing it does not change the state. */
-  open(): CrashableFs
+  open(options?: AfterCrashOptions): CrashableFs
 }
 
 export interface CrashModel {
@@ -66,5 +67,5 @@ export interface CrashModel {
 /** A file system in memory that knows what it has flushed. */
 export interface CrashableFs extends Fs, CrashModel {
   /** One possible disk after a power cut now; itself a crashable file system. This one goes on undisturbed. */
-  crash(seed: number): CrashableFs
+  crash(seed: number, options?: AfterCrashOptions): CrashableFs
 }

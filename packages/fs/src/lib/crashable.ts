@@ -38,6 +38,9 @@ export interface CrashableFsOptions extends Omit<MemoryFsOptions, 'directories'>
   readonly lies?: (operation: FlushOperation, path: string) => boolean
 }
 
+/** Of a file system that begins as a power cut left another. */
+export type AfterCrashOptions = Omit<CrashableFsOptions, 'profile' | 'image' | 'imageMetadata'>
+
 export function crashableFs(options: CrashableFsOptions = {}): CrashableFs {
   return crashableWith(new CrashLog(options), options)
 }
@@ -54,7 +57,7 @@ export function crashableWith(log: CrashLog, options: CrashableFsOptions): Crash
     states: (statesOptions, tick) => log.states(statesOptions, tick),
     everyState: (statesOptions) => log.everyState(statesOptions),
     isPossible: (image, position) => log.isPossible(image, position),
-    crash: (seed) => log.crash(seed),
+    crash: (seed, afterOptions) => log.crash(seed, afterOptions),
   }
   const crashable = Object.defineProperties(fs, Object.getOwnPropertyDescriptors(model)) as CrashableFs
   log.onEvent = () => options.onChange?.(crashable)
@@ -123,9 +126,8 @@ export class CrashLog implements CrashModel, MemoryDisk {
     return judge(position === this.#ticks && !this.#timed ? this.#now : this.#at(position), image)
   }
 
-  crash(seed: number): CrashableFs {
-    const { files: image, metadata: imageMetadata } = anySurvivor(this.#at(this.#ticks), seed)
-    return crashableFs({ image, imageMetadata, profile: this.profile })
+  crash(seed: number, options?: AfterCrashOptions): CrashableFs {
+    return opened(anySurvivor(this.#at(this.#ticks), seed), this.profile, options)
   }
 
   // ---- what the file system in memory tells
@@ -313,13 +315,16 @@ class State implements CrashState {
   }
 
   image(): CrashImage {
-    return this.#survivor.files
+    return this.#survivor.files()
   }
 
-  open(): CrashableFs {
-    const { files: image, metadata: imageMetadata } = this.#survivor
-    return crashableFs({ image, imageMetadata, profile: this.#profile })
+  open(options?: AfterCrashOptions): CrashableFs {
+    return opened(this.#survivor, this.#profile, options)
   }
+}
+
+function opened(survivor: Survivor, profile: CrashProfile, options?: AfterCrashOptions): CrashableFs {
+  return crashableFs({ ...options, image: survivor.files(), imageMetadata: survivor.metadata, profile })
 }
 
 /** Everything there is in a file system now. */

@@ -136,7 +136,7 @@ async function judge(crash: Crash, seed: number, twice: boolean, before = ''): P
   const onChange = (now: CrashableFs): void => {
     if (recovering) during.push(...now.states({ seed, maxStates: 2 }))
   }
-  await using fs = crashableFs({ image: state.image(), onChange })
+  await using fs = state.open({ onChange })
   const events: string[] = []
   const index = await openIndex(fs, 'store', { onEvent: (event) => events.push(event.kind) })
   recovering = false
