@@ -19,3 +19,5 @@ export {
 export type { FsOperation } from './lib/wrappers/operations.ts'
 export { prefixed } from './lib/wrappers/prefixed.ts'
 export { readOnly } from './lib/wrappers/read-only.ts'
+export type { FsTier } from './lib/wrappers/open-paths.ts'
+export { type TieredFs, tiered } from './lib/wrappers/tiered.ts'
