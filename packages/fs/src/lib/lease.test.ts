@@ -11,7 +11,7 @@ import { type LeaseRecord, readLeaseRecord, writeLeaseRecord } from './lease-rec
 import { randomOf } from './random.ts'
 
 const depth = process.env['MAILSTEAD_DEPTH']
-const modelRuns = depth === 'soak' ? 100_000 : depth === 'ci' ? 3000 : 150
+const modelRuns = depth === 'soak' ? 100_000 : depth === 'ci' ? 1500 : 60
 
 const records: fc.Arbitrary<LeaseRecord> = fc.record({
   state: fc.constantFrom('free', 'held'),

@@ -8,6 +8,7 @@ import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import { crc32 } from 'node:zlib'
 import type { FsSource } from './contract.ts'
+import { errnoOf } from './errno.ts'
 import { FsError } from './error.ts'
 import { PUT_MAX_BYTES } from './s3-options.ts'
 
@@ -76,17 +77,17 @@ export async function spool(
   parts: AsyncIterable<Uint8Array>,
   options: { readonly directory: string; readonly path: string },
 ): Promise<S3Content> {
-  const file = await anonymousFile(options.directory)
+  const { path } = options
+  const file = await local(path, anonymousFile(options.directory))
   try {
     const digest = new Digest()
     let size = 0
     for await (const part of parts) {
       if (size + part.length > PUT_MAX_BYTES)
-        throw new FsError('FS_LIMIT', `more than ${PUT_MAX_BYTES} bytes in one conditional write`, {
-          path: options.path,
-        })
+        throw new FsError('FS_LIMIT', `more than ${PUT_MAX_BYTES} bytes in one conditional write`, { path })
       digest.update(part)
-      for (let at = 0; at < part.length; ) at += (await file.write(part, at, part.length - at, size + at)).bytesWritten
+      for (let at = 0; at < part.length; )
+        at += (await local(path, file.write(part, at, part.length - at, size + at))).bytesWritten
       size += part.length
     }
     return {
@@ -98,6 +99,17 @@ export async function spool(
   } catch (error) {
     await file.close()
     throw error
+  }
+}
+
+/** Failures of the temporary file are failures of this write: FS_NO_SPACE or FS_IO. */
+async function local<T>(path: string, work: Promise<T>): Promise<T> {
+  try {
+    return await work
+  } catch (cause) {
+    const errno = errnoOf(cause) ?? ''
+    const code = errno === 'ENOSPC' || errno === 'EDQUOT' ? 'FS_NO_SPACE' : 'FS_IO'
+    throw new FsError(code, `${path} cannot be kept in a temporary file: ${errno}`, { path, cause })
   }
 }
 

@@ -228,6 +228,23 @@ describe('large files', () => {
     expect(fake.objects.size).toBe(0)
     expect(fake.uploads.size).toBe(0)
   })
+  test('that cannot be begun close their source', async () => {
+    let closed = 0
+    async function* source(): AsyncGenerator<Uint8Array> {
+      try {
+        yield* chunks(size)
+      } finally {
+        closed++
+      }
+    }
+    await using fake = await fakeS3()
+    await using fs = fake.fs({ partBytes, conditionalMultipart: true })
+    fake.fail({ operation: 'CreateMultipartUpload', answer: { status: 403, code: 'AccessDenied' } })
+    expect(await codeOf(fs.writeFile('file', source()))).toBe('FS_DENIED')
+    await using spooling = fake.fs({ partBytes, spoolDirectory: '/dev/null' })
+    expect(await codeOf(spooling.writeFile('file', source(), { ifAbsent: true }))).toBe('FS_IO')
+    expect(closed).toBe(2)
+  })
   test('keep the conditions they are written under, whatever the server makes of them', async () => {
     const size = partBytes + 1
     for (const conditionalMultipart of [true, false]) {

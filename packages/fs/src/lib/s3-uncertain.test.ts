@@ -5,7 +5,7 @@ import { FsError } from './error.ts'
 import { randomOf } from './random.ts'
 
 const depth = process.env['MAILSTEAD_DEPTH']
-const chaosRuns = depth === 'soak' ? 2000 : depth === 'ci' ? 100 : 8
+const chaosRuns = depth === 'soak' ? 2000 : depth === 'ci' ? 60 : 6
 
 const failed = { status: 500, code: 'InternalError' }
 const gateway = { status: 504, code: 'GatewayTimeout' }

@@ -107,13 +107,18 @@ export class S3Writer {
     if (source instanceof Uint8Array && (source.length <= partBytes || (whole && source.length <= PUT_MAX_BYTES)))
       return put(source)
     const parts = partsOf(source, partBytes, signal)
-    const first = (await parts.next()).value as Uint8Array
-    const second = await parts.next()
-    if (second.done === true) return put(first)
-    const all = chain([first, second.value], parts)
-    if (!whole) return this.#multipart(write, all)
-    await using content = await spool(all, { directory: spoolDirectory, path })
-    return await this.#put(write, content)
+    try {
+      const first = (await parts.next()).value as Uint8Array
+      const second = await parts.next()
+      if (second.done === true) return await put(first)
+      const all = chain([first, second.value], parts)
+      if (!whole) return await this.#multipart(write, all)
+      await using content = await spool(all, { directory: spoolDirectory, path })
+      return await this.#put(write, content)
+    } finally {
+      // A source that was not read to its end is told so.
+      await parts.return(undefined)
+    }
   }
 
   async #put(write: Write, content: S3Content): Promise<FsStat> {

@@ -4,7 +4,7 @@ import { raceToCreate, raceToReplace } from '../../test/races.ts'
 import { fsConformance } from '../testing.ts'
 
 const depth = process.env['MAILSTEAD_DEPTH']
-const modelRuns = depth === 'soak' ? 1000 : depth === 'ci' ? 100 : 8
+const modelRuns = depth === 'soak' ? 1000 : depth === 'ci' ? 40 : 5
 const races = depth === 'soak' ? 5000 : depth === 'ci' ? 200 : 10
 
 describe('s3', () => {
