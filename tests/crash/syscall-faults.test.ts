@@ -345,15 +345,29 @@ async function everyCall(first: number, attempt: (when: string) => Promise<numbe
 const lack =
   serverLack() ?? straceLack() ?? (testServer() === 'dovecot' ? { reason: 'this is about Mailstead' } : undefined)
 
+async function newWorld(): Promise<World> {
+  const world = new World()
+  world.ports = { imap: await freePort(), lmtp: await freePort() }
+  await world.start()
+  await using imap = await ImapClient.login(world.server.imap, 'user1', PASSWORD)
+  await imap.ok('CREATE Archive')
+  return world
+}
+
+/** Stops, checks and reads back everything. */
+async function ended(world: World): Promise<void> {
+  expect(await world.server.stop()).toBe(0)
+  await restarted(world, true)
+  report(world, 'at the end')
+  expect(await world.server.stop()).toBe(0)
+  expect(checkStore(world.directory)).toMatchObject({ code: 0 })
+  say(`system calls: ${JSON.stringify(world.counts)}`)
+  rmSync(world.directory, { recursive: true, force: true })
+}
+
 describe('a server whose system calls fail', () => {
   testUnless(lack, 'refuses what it cannot do, lives, and loses nothing', async () => {
-    await using world = new World()
-    world.ports = { imap: await freePort(), lmtp: await freePort() }
-    await world.start()
-    {
-      await using imap = await ImapClient.login(world.server.imap, 'user1', PASSWORD)
-      await imap.ok('CREATE Archive')
-    }
+    await using world = await newWorld()
     const once: readonly (readonly [calls: string, effects: readonly string[], first: number])[] = [
       ['fdatasync', deep() ? ['error=EIO', 'error=ENOSPC', 'error=EINTR'] : ['error=EIO'], 1],
       ['fsync', ['error=EIO'], deep() ? 1 : 3],
@@ -376,32 +390,38 @@ describe('a server whose system calls fail', () => {
           { calls: 'ftruncate', effect: 'error=EIO', when: '1' },
         )
     }
-    expect(await world.server.stop()).toBe(0)
-    await restarted(world)
-    report(world, 'after a restart')
-    if (deep())
-      for (const calls of ['fdatasync', 'fsync', 'pwrite64', 'pwritev', 'rename', 'unlink']) {
+    await ended(world)
+  })
+})
+
+describe('a server that is killed in a system call', () => {
+  /** What is killed, whether the stop that seals every store is of interest too, and every how many calls. */
+  const deaths: readonly (readonly [calls: string, stop: boolean, stride: number])[] = deep()
+    ? [
+        ['fdatasync', true, 2],
         // A new store takes many flushes of directories, which are much alike.
-        const stride = calls === 'fsync' ? 4 : 1
-        const death = { calls, effect: 'signal=KILL' }
-        const next = await everyCall(1, (when) => killOnce(world, { ...death, when }, false), stride)
-        // What comes after the work is the stop, which seals every store.
-        if (calls === 'fdatasync' || calls === 'pwrite64')
-          await everyCall(next, (when) => killOnce(world, { ...death, when }, true), 3)
-      }
-    else {
+        ['fsync', false, 4],
+        ['pwrite64', true, 1],
+        ['pwritev', false, 1],
+        ['rename,unlink', false, 1],
+      ]
+    : []
+  for (const [calls, stop, stride] of deaths)
+    testUnless(lack, `(${calls}) has everything that it acknowledged`, async () => {
+      await using world = await newWorld()
+      const death = { calls, effect: 'signal=KILL' }
+      const next = await everyCall(1, (when) => killOnce(world, { ...death, when }, false), stride)
+      if (stop) await everyCall(next, (when) => killOnce(world, { ...death, when }, true), 3)
+      await ended(world)
+    })
+  if (!deep())
+    testUnless(lack, 'has everything that it acknowledged', async () => {
+      await using world = await newWorld()
       await killOnce(world, { calls: 'fdatasync', effect: 'signal=KILL', when: '3' }, false)
       await killOnce(world, { calls: 'pwrite64', effect: 'signal=KILL', when: '2' }, false)
       await killOnce(world, { calls: 'pwrite64', effect: 'signal=KILL', when: '13' }, true)
-    }
-    expect(await world.server.stop()).toBe(0)
-    await restarted(world, true)
-    report(world, 'at the end')
-    expect(await world.server.stop()).toBe(0)
-    expect(checkStore(world.directory)).toMatchObject({ code: 0 })
-    say(`system calls: ${JSON.stringify(world.counts)}`)
-    rmSync(world.directory, { recursive: true, force: true })
-  })
+      await ended(world)
+    })
 })
 
 test('a trace is read, and a flush that is repeated after it failed is noticed', () => {
