@@ -411,7 +411,7 @@ describe('a server that is killed in a system call', () => {
       await using world = await newWorld()
       const death = { calls, effect: 'signal=KILL' }
       const next = await everyCall(1, (when) => killOnce(world, { ...death, when }, false), stride)
-      if (stop) await everyCall(next, (when) => killOnce(world, { ...death, when }, true), 3)
+      if (stop) await everyCall(next - stride, (when) => killOnce(world, { ...death, when }, true))
       await ended(world)
     })
   if (!deep())
