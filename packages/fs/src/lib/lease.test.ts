@@ -1,9 +1,13 @@
 import { readFileSync } from 'node:fs'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { fakeS3 } from '../../test/fake-s3.ts'
 import { VirtualTime } from '../../test/virtual-time.ts'
 import { memoryFs } from '../memory.ts'
+import { posixFs } from '../posix.ts'
 import type { Fs } from './contract.ts'
 import { FsError } from './error.ts'
 import { acquireLease, inspectLease, type Lease, type LeaseOptions } from './lease.ts'
@@ -303,11 +307,19 @@ describe('many who want a lease, on a store that fails, with clocks that differ'
   })
 })
 
-describe('a lease over S3', () => {
-  test('goes from hand to hand, one at a time', async () => {
+describe('a lease goes from hand to hand, one at a time', () => {
+  test('over S3', async () => {
     await using fake = await fakeS3()
     await using fs = fake.fs()
-    await passAround(fs, 20)
+    await passAround(fs, 12)
+  })
+  test('over posix', async () => {
+    const root = await mkdtemp(join(tmpdir(), 'mailstead-lease-'))
+    {
+      await using fs = await posixFs(root)
+      await passAround(fs, 12)
+    }
+    await rm(root, { recursive: true })
   })
 })
 

@@ -373,6 +373,16 @@ describe('servers and clients', () => {
     expect((await again.readFile('file')).length).toBe(7)
     client.destroy()
   })
+  test('get credentials and region from the environment', async () => {
+    await using fake = await fakeS3()
+    vi.stubEnv('AWS_ACCESS_KEY_ID', 'FAKEKEY')
+    vi.stubEnv('AWS_SECRET_ACCESS_KEY', 'x')
+    vi.stubEnv('AWS_REGION', 'eu-central-1')
+    await using fs = s3Fs({ endpoint: fake.endpoint, bucket: fake.bucket })
+    await fs.writeFile('file', text('content'))
+    expect(fake.objects.size).toBe(1)
+    vi.unstubAllEnvs()
+  })
   test('are given sums of everything, and compare them', async () => {
     await using fake = await fakeS3()
     const { endpoint, bucket } = fake
