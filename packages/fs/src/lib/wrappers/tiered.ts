@@ -455,12 +455,12 @@ export function tiered(primary: Fs, alternate: Fs): TieredFs {
       if (!supports.rename) throw unsupported('rename', from)
       await locks.run([from, to], async () => {
         const source = await find(from)
+        const target = await find(to)
         if (source === undefined) throw notFound(from)
         if (from === to) return
         if (to.startsWith(`${from}/`)) throw new FsError('FS_DENIED', `${to} is within ${from}`, { path: to })
         const notEmpty = new FsError('FS_NOT_EMPTY', `${to} has entries`, { path: to })
         if (from.startsWith(`${to}/`)) throw notEmpty
-        const target = await find(to)
         if (target === undefined) await checkParents(to)
         else if (target.stat.kind !== source.stat.kind) throw exists(to)
         else if (target.stat.kind === 'directory' && (await holds(to))) throw notEmpty
@@ -476,9 +476,10 @@ export function tiered(primary: Fs, alternate: Fs): TieredFs {
       if (!supports.link) throw unsupported('link', from)
       await locks.run([from, to], async () => {
         const source = await find(from)
+        const target = await find(to)
         if (source === undefined) throw notFound(from)
         if (source.stat.kind === 'directory') throw new FsError('FS_DENIED', `${from} is a directory`, { path: from })
-        if ((await find(to)) !== undefined) throw exists(to)
+        if (target !== undefined) throw exists(to)
         await checkParents(to)
         if (source.tier === 'alternate') await bringBack(from)
         await primary.link(from, to)
