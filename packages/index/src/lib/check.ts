@@ -12,6 +12,7 @@ import { EXT } from './chunk.ts'
 import { CONTROL_LENGTH, CONTROL_SLOT, type Control, readControl, readControlSlot } from './control.ts'
 import type { Index, IndexFinding, Table, TableView } from './contract.ts'
 import { FLAG_DELETED, FLAG_SEEN } from './contract.ts'
+import { digestOf, formatDigest, sameDigest } from './digest.ts'
 import { IndexError } from './error.ts'
 import { frameLength, payloadIsValid } from './frame.ts'
 import { scanFrames, trailerIsValid } from './scan.ts'
@@ -535,6 +536,10 @@ class Checker {
         count++
       }
     }
+    const state = stateOfView(view)!
+    const digest = digestOf(state.chunks, state.keywords.digests, meta.guid)
+    if (!sameDigest(digest, state.digest))
+      wrong(`the digest is ${view.digest}; that of the rows is ${formatDigest(digest)}`)
     if (count !== view.count || unseen !== view.unseen || deleted !== view.deleted || bytes !== view.bytes)
       wrong(
         `counters say ${view.count} rows, ${view.unseen} unseen, ${view.deleted} deleted, ${view.bytes} bytes; there are ${count}, ${unseen}, ${deleted}, ${bytes}`,

@@ -11,6 +11,7 @@
  * snapshot: it must never know more than the log.
  */
 import { type Fs, FsError } from '@mailstead/fs'
+import type { DroppedTables } from './changes-since.ts'
 import { Entry } from './entries.ts'
 import { IndexError } from './error.ts'
 import type { LogMedium } from './log.ts'
@@ -29,6 +30,7 @@ export interface CheckpointHost {
   /** Tables that exist. */
   entryList(): readonly Entry[]
   nextTableNumber(): number
+  readonly dropped: DroppedTables
   /** The state of a table, loaded if it is not. */
   loadForCheckpoint(entry: Entry): Promise<{ readonly state: TableState; readonly frame: number }>
 }
@@ -114,6 +116,9 @@ async function checkpointAlone(host: CheckpointHost): Promise<boolean> {
     firstSegment: (keepsLog ? list?.firstSegment : list?.segment) ?? 1,
     nextTable,
     tables,
+    // Tables dropped since the position are no longer in the list either.
+    dropped: host.dropped.tables,
+    dropHorizon: host.dropped.horizon,
   })
   for (const settle of settles) settle()
   await host.whenFlushed(async () => {
@@ -138,6 +143,7 @@ async function checkpointAlone(host: CheckpointHost): Promise<boolean> {
 function copyOf(entry: Entry): Entry {
   const copy = new Entry(entry.number, entry.id, entry.uidValidity)
   copy.apply(entry, entry.frame)
+  copy.created = entry.created
   copy.snapshot = entry.snapshot
   return copy
 }

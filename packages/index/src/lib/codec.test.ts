@@ -35,6 +35,8 @@ const salt = Uint8Array.of(1, 2, 3, 4, 5, 6, 7, 8)
 
 const size = fc.oneof(fc.nat({ max: 300 }), fc.maxSafeNat())
 const id = fc.stringMatching(/^[a-z0-9-]{1,20}$/)
+const lane = fc.nat({ max: 2 ** 32 - 1 })
+const digest = fc.record({ low: lane, high: lane })
 const frameTable: fc.Arbitrary<FrameTable> = fc.record({
   number: size,
   sectionLength: size,
@@ -47,6 +49,7 @@ const frameTable: fc.Arbitrary<FrameTable> = fc.record({
   unseen: size,
   deleted: size,
   bytes: size,
+  digest,
 })
 interface Frame {
   readonly bits: number
@@ -292,12 +295,27 @@ describe('headers and lists', () => {
       firstSegment: u48,
       nextTable: u48,
       tables: fc.array(fc.tuple(id, u48, u48, fc.uint8Array({ minLength: 8, maxLength: 8 })), { maxLength: 4 }),
+      dropped: fc.array(fc.record({ number: u48, id, created: u48, frame: u48 }), { maxLength: 3 }),
+      dropHorizon: u48,
     })
     .map(({ tables, ...rest }) => ({
       ...rest,
       tables: tables.map(([name, a, b, s]) => {
         const entry = new Entry(a, name, b)
-        entry.apply({ uidNext: b, highestModSeq: a, ceiling: 1, count: a, unseen: b, deleted: 0, bytes: a }, b)
+        entry.apply(
+          {
+            uidNext: b,
+            highestModSeq: a,
+            ceiling: 1,
+            count: a,
+            unseen: b,
+            deleted: 0,
+            bytes: a,
+            digest: { low: 7, high: 8 },
+          },
+          b,
+        )
+        entry.created = a
         if (b > 0)
           entry.snapshot = {
             frame: a,
@@ -389,6 +407,7 @@ describe('headers and lists', () => {
       unseen: n,
       deleted: 0,
       bytes: n,
+      digest: { low: n % 2 ** 32, high: 5 },
       keywords: keywordTable(keywords, [[], ...keywords.map((_, k) => [k])]),
       values: new Map(values),
       tombstones: {
@@ -464,13 +483,14 @@ describe('headers and lists', () => {
             unseen: 1,
             deleted: 0,
             bytes: 9,
+            digest: { low: 0x0a0b0c0d, high: 0x1a1b1c1d },
           },
         ],
         payload: [Uint8Array.of(0xab, 0xcd)],
       },
     )
     expect(toHex(out.finish())).toMatchInlineSnapshot(
-      `"4d5346724800000002000000ace1cd56030000000000000001000000040000000403020100000000000000000000000000000000000000000101020005ac020004010009299c4bccabcd4d4546724800000002000000ace1cd56030000000000000001000000040000000403020100000000000000000000000000000000000000000101020005ac020004010009b6a10eec"`,
+      `"4d5346725000000002000000ace1cd56030000000000000001000000040000000403020100000000000000000000000000000000000000000101020005ac0200040100090d0c0b0a1d1c1b1af1a4d6edabcd4d4546725000000002000000ace1cd56030000000000000001000000040000000403020100000000000000000000000000000000000000000101020005ac0200040100090d0c0b0a1d1c1b1ae572964c"`,
     )
   })
 })

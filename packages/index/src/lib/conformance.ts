@@ -134,6 +134,7 @@ export function indexConformance({ describe, it }: Runner, subject: IndexUnderTe
         unseen: 2,
         deleted: 2,
         bytes: 32,
+        digest: '0ba7dc86c8a5d644',
       })
       assert.equal(index.info('absent'), undefined)
       assert.equal(await index.open('absent'), undefined)

@@ -51,6 +51,8 @@ export interface TableInfo {
   readonly deleted: number
   /** Sum of the `summed` column. */
   readonly bytes: number
+  /** See `TableView.digest`. */
+  readonly digest: string
 }
 
 /** Rows that share memory with other views. Loops run chunk by chunk over the typed arrays. */
@@ -95,6 +97,13 @@ export interface TableView {
   readonly unseen: number
   readonly deleted: number
   readonly bytes: number
+  /**
+   * 16 hexadecimal digits, for replicas to compare: a sum of hashes over all rows, kept up to date with each change. Tables
+   * with the same UIDs, system flags, names of keywords (without regard to case) and, where they have a column `guid` of 16
+   * bytes, GUIDs have the same digest, whatever happened to them before; others have another one, but for one chance in 2 ** 64.
+   * It covers nothing else: no modseqs, values, other columns, UIDNEXT or UIDVALIDITY. No defence against forgery.
+   */
+  readonly digest: string
   readonly chunks: readonly ViewChunk[]
   /** All keyword names of the table, in order of first use. */
   readonly keywords: readonly string[]
@@ -243,6 +252,24 @@ export interface IndexTransaction extends AsyncDisposable {
   commit(options?: CommitOptions): Promise<CommitResult>
 }
 
+/** A table and the last frame that touched it: the one that dropped it, if it is no more. */
+export interface TouchedTable {
+  readonly id: string
+  readonly frame: number
+}
+
+/** What became of the tables of an index after a frame. A table that was dropped and made anew is in both lists. */
+export interface IndexChanges {
+  /**
+   * What to ask from next time: the last frame that is flushed, which nothing takes back. Lazy changes beyond it are told of
+   * now, and again then.
+   */
+  readonly frame: number
+  readonly created: readonly TouchedTable[]
+  readonly changed: readonly TouchedTable[]
+  readonly dropped: readonly TouchedTable[]
+}
+
 export interface IndexFinding {
   readonly severity: 'note' | 'damage'
   /** Machine-readable kind: `frame-checksum`, `uses-miscounted` … */
@@ -288,6 +315,12 @@ export interface Index extends AsyncDisposable {
   /** Takes in what other processes appended; one read when nothing changed. */
   refresh(): Promise<void>
   begin(): IndexTransaction
+  /**
+   * Tables created, changed and dropped after a frame, as far as frames are known here (see `refresh`); opens none. What was
+   * created and dropped again since is not told. Undefined if history no longer reaches back that far (the last
+   * DROPPED_TABLES_MAX drops are remembered), or the frame is beyond the last one: then everything is to be compared.
+   */
+  changesSince(frame: number): IndexChanges | undefined
   /** Called after any table changed, with the ids. */
   watch(onChange: (tables: readonly string[]) => void): Disposable
   /** Writes snapshots of changed tables and drops log segments that are no longer needed. */

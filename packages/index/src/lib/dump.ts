@@ -6,6 +6,7 @@ import { BytesError, ByteReader, hexDump, toHex } from '@mailstead/bytes'
 import { EXT } from './chunk.ts'
 import { CONTROL_SLOT, readControlSlot } from './control.ts'
 import type { ColumnSpec } from './contract.ts'
+import { formatDigest } from './digest.ts'
 import { FRAME_END, FRAME_LAZY, FRAME_PART, type FrameTable, frameLength, payloadIsValid } from './frame.ts'
 import { type Operation, readOperation } from './operations.ts'
 import { scanFrames, trailerIsValid } from './scan.ts'
@@ -65,9 +66,12 @@ function* dumpTableList(bytes: Uint8Array): Generator<string> {
   yield `list of tables of index ${toHex(list.uuid)}, generation ${list.generation}`
   yield `the log goes on with frame ${list.next} in segment ${list.segment} at ${list.offset}${list.ended ? ', which has ended' : ''}, chain ${hex32(list.chain)}; first segment ${list.firstSegment}`
   yield `next table ${list.nextTable}`
+  for (const { number, id, created, frame } of list.dropped)
+    yield `table ${number} ${id}: created in frame ${created}, dropped in frame ${frame}`
+  if (list.dropHorizon > 0) yield `tables dropped up to frame ${list.dropHorizon} may be forgotten`
   for (const table of list.tables) {
     const { snapshot: place } = table
-    yield `table ${table.number} ${table.id}: uidValidity ${table.uidValidity} uidNext ${table.uidNext} highestModSeq ${table.highestModSeq} ceiling ${table.ceiling} count ${table.count} unseen ${table.unseen} deleted ${table.deleted} bytes ${table.bytes} last frame ${table.frame}`
+    yield `table ${table.number} ${table.id}: uidValidity ${table.uidValidity} uidNext ${table.uidNext} highestModSeq ${table.highestModSeq} ceiling ${table.ceiling} count ${table.count} unseen ${table.unseen} deleted ${table.deleted} bytes ${table.bytes} digest ${formatDigest(table.digest)} created in frame ${table.created} last frame ${table.frame}`
     yield `  snapshot of frame ${place?.frame}, ${place?.length} bytes, salt ${place?.salt}, directory at ${place?.directory} of ${place?.directoryLength} bytes, checksum ${hex32(place?.directoryChecksum ?? 0)}`
   }
 }
@@ -134,7 +138,7 @@ function* dumpSegment(bytes: Uint8Array): Generator<string> {
 
 function tableLine(table: FrameTable): string {
   const kind = `${table.created === undefined ? '' : ` created as ${table.created.id} with uidValidity ${table.created.uidValidity}`}${table.dropped ? ' dropped' : ''}`
-  return `table ${table.number}${kind}: uidNext ${table.uidNext} highestModSeq ${table.highestModSeq} ceiling ${table.ceiling} count ${table.count} unseen ${table.unseen} deleted ${table.deleted} bytes ${table.bytes}`
+  return `table ${table.number}${kind}: uidNext ${table.uidNext} highestModSeq ${table.highestModSeq} ceiling ${table.ceiling} count ${table.count} unseen ${table.unseen} deleted ${table.deleted} bytes ${table.bytes} digest ${formatDigest(table.digest)}`
 }
 
 function* dumpPayload(
@@ -258,7 +262,7 @@ function* dumpSnapshot(bytes: Uint8Array): Generator<string> {
     }
     const { meta, keywords, values, tombstones, pages: table } = directory
     yield `directory at ${at}, ${size} bytes, of frame ${directory.frame}${first === undefined ? ', first copy damaged' : ''}${second === undefined ? ', second copy damaged' : ''}`
-    yield `  table ${meta.id}: uidValidity ${meta.uidValidity} uidNext ${directory.uidNext} highestModSeq ${directory.highestModSeq} ceiling ${directory.ceiling} count ${directory.count} unseen ${directory.unseen} deleted ${directory.deleted} bytes ${directory.bytes}`
+    yield `  table ${meta.id}: uidValidity ${meta.uidValidity} uidNext ${directory.uidNext} highestModSeq ${directory.highestModSeq} ceiling ${directory.ceiling} count ${directory.count} unseen ${directory.unseen} deleted ${directory.deleted} bytes ${directory.bytes} digest ${formatDigest(directory.digest)}`
     yield `  columns ${meta.columns.map((column) => `${column.name}[${column.bytes}]`).join(', ')}`
     if (keywords.names.length > 0) yield `  keywords ${keywords.names.map((name) => JSON.stringify(name)).join(' ')}`
     for (let i = 1; i < keywords.sets.length; i++) yield `  set ${i}: ${keywords.sets[i]!.join(' ')}`

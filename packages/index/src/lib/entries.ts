@@ -1,6 +1,6 @@
 /** What an open index knows of its tables without opening them, kept up to date by the headers of frames. */
 import type { TableCache } from './cache.ts'
-import type { TableInfo } from './contract.ts'
+import { type Digest, NO_DIGEST } from './digest.ts'
 import type { FrameTable } from './frame.ts'
 import type { TableState } from './state.ts'
 
@@ -16,7 +16,7 @@ export interface SnapshotPlace {
   readonly directoryChecksum: number
 }
 
-export class Entry implements TableInfo {
+export class Entry {
   readonly number: number
   readonly id: string
   readonly uidValidity: number
@@ -27,6 +27,9 @@ export class Entry implements TableInfo {
   unseen = 0
   deleted = 0
   bytes = 0
+  digest: Digest = NO_DIGEST
+  /** Frame that created the table; 0 where that is forgotten, which is never a frame that `changesSince` answers for. */
+  created = 0
   /** Last frame that touched the table. */
   frame = 0
   snapshot: SnapshotPlace | undefined
@@ -61,6 +64,7 @@ export class Entry implements TableInfo {
     this.unseen = table.unseen
     this.deleted = table.deleted
     this.bytes = table.bytes
+    this.digest = table.digest
     this.frame = frame
   }
 

@@ -19,8 +19,8 @@
  *          payload: the sections of the tables one after another
  *          trailer: the header again, with the magic 0x7246454d, "MEFr", and a checksum of its own
  *
- *          entry: table number, section length, bits (1 created: id and uidValidity follow; 2 dropped; 4 views show the
- *          change), uidNext, highestModSeq, ceiling, count, unseen, deleted, bytes: the table after the frame
+ *          entry: table number, section length, bits (1 created: id and uidValidity follow; 2 dropped), uidNext,
+ *          highestModSeq, ceiling, count, unseen, deleted, bytes, digest (low u32le, high u32le): the table after the frame
  *
  *          The seed is the CRC-32 of the segment's salt and the frame's number (8 bytes each).
  *
@@ -31,6 +31,7 @@
  *   4. Preallocated zeros are not a frame.
  */
 import { ByteReader, type ByteWriter, crc32 } from '@mailstead/bytes'
+import type { Digest } from './digest.ts'
 import { FRAME_HEADER_MAX, FRAME_MAX } from './limits.ts'
 
 // must not change: on disk
@@ -58,6 +59,7 @@ export interface FrameTable {
   readonly unseen: number
   readonly deleted: number
   readonly bytes: number
+  readonly digest: Digest
 }
 
 export interface FrameHeader {
@@ -158,6 +160,8 @@ function writeFrameTable(out: ByteWriter, table: FrameTable): void {
   out.varint(table.unseen)
   out.varint(table.deleted)
   out.varint(table.bytes)
+  out.u32(table.digest.low)
+  out.u32(table.digest.high)
 }
 
 /**
@@ -228,6 +232,7 @@ function readFrameTable(reader: ByteReader): FrameTable {
     unseen: reader.varint(),
     deleted: reader.varint(),
     bytes: reader.varint(),
+    digest: { low: reader.u32(), high: reader.u32() },
   }
 }
 

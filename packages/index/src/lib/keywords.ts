@@ -7,11 +7,15 @@
  *   3. Set 0 is the empty set; the members of a set ascend.
  */
 
+import { type Digest, NO_DIGEST, nameDigest } from './digest.ts'
+
 export interface KeywordTable {
   readonly names: readonly string[]
   readonly sets: readonly (readonly number[])[]
   readonly nameIndex: ReadonlyMap<string, number>
   readonly setIndex: ReadonlyMap<string, number>
+  /** What each set adds to the digest of a row. */
+  readonly digests: readonly Digest[]
 }
 
 export const NO_KEYWORDS: KeywordTable = {
@@ -19,6 +23,7 @@ export const NO_KEYWORDS: KeywordTable = {
   sets: [[]],
   nameIndex: new Map(),
   setIndex: new Map([['', 0]]),
+  digests: [NO_DIGEST],
 }
 
 /** Index of a name, or -1. */
@@ -46,15 +51,29 @@ export function withSet(table: KeywordTable, members: readonly number[]): Keywor
     ...table,
     sets: [...table.sets, members],
     setIndex: new Map(table.setIndex).set(members.join(','), table.sets.length),
+    digests: [...table.digests, setDigest(members, (member) => nameDigest(table.names[member]!))],
   }
 }
 
 /** The table of these names and sets, as a snapshot keeps them. */
 export function keywordTable(names: readonly string[], sets: readonly (readonly number[])[]): KeywordTable {
+  const digests = names.map(nameDigest)
   return {
     names,
     sets,
     nameIndex: new Map(names.map((name, at) => [name.toLowerCase(), at])),
     setIndex: new Map(sets.map((members, at) => [members.join(','), at])),
+    digests: sets.map((members) => setDigest(members, (member) => digests[member] ?? NO_DIGEST)),
   }
+}
+
+function setDigest(members: readonly number[], digestOf: (member: number) => Digest): Digest {
+  let low = 0
+  let high = 0
+  for (const member of members) {
+    const name = digestOf(member)
+    low = (low + name.low) | 0
+    high = (high + name.high) | 0
+  }
+  return { low, high }
 }

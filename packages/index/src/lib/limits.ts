@@ -28,5 +28,7 @@ export const FRAME_HEADER_MAX: number = 1 << 22
 export const TRANSACTION_MAX: number = 1 << 30
 /** Ranges of expunged UIDs that a table remembers; when there are more, the oldest are merged, then forgotten. */
 export const TOMBSTONES_MAX = 65_536
+/** Dropped tables that an index remembers, for `changesSince`. */
+export const DROPPED_TABLES_MAX = 1_024
 /** How far above the last modseq a flushed frame raises the ceiling for lazy changes. */
 export const LAZY_MODSEQS = 4_096

@@ -11,6 +11,7 @@ import {
   type TableInfo,
   type TableSpec,
 } from './contract.ts'
+import { formatDigest, GUID_BYTES, GUID_COLUMN, guidHigh, guidLow, nameDigest, rowHigh, rowLow } from './digest.ts'
 import type { IndexErrorCode } from './error.ts'
 
 /** A change as data, so that the model and an index can both be told of it. */
@@ -368,6 +369,9 @@ export function describeModel(table: ModelTable): unknown {
   let deleted = 0
   let bytes = 0
   const summed = table.spec.columns.find((column) => column.summed === true)
+  const guids = table.spec.columns.some(({ name, bytes }) => name === GUID_COLUMN && bytes === GUID_BYTES)
+  let low = 0
+  let high = 0
   const rows: unknown[] = []
   for (const [uid, row] of sorted(table.rows)) {
     if ((row.flags & FLAG_SEEN) === 0) unseen++
@@ -375,6 +379,14 @@ export function describeModel(table: ModelTable): unknown {
     if (summed !== undefined) bytes += value(row.columns.get(summed.name)!)
     const columns = table.spec.columns.map(({ name }) => Buffer.from(row.columns.get(name)!).toString('hex'))
     rows.push([uid, row.flags, row.modSeq, row.keywords.join(' '), ...columns].join('|'))
+    const names = row.keywords.map(nameDigest)
+    low += rowLow(uid, row.flags, sumOf(names.map((name) => name.low)))
+    high += rowHigh(uid, row.flags, sumOf(names.map((name) => name.high)))
+    const guid = guids ? row.columns.get(GUID_COLUMN)! : undefined
+    if (guid !== undefined) {
+      low += guidLow(uid, guid, 0)
+      high += guidHigh(uid, guid, 0)
+    }
   }
   return {
     uidValidity: table.spec.uidValidity,
@@ -384,9 +396,15 @@ export function describeModel(table: ModelTable): unknown {
     unseen,
     deleted,
     bytes,
+    digest: formatDigest({ low: low >>> 0, high: high >>> 0 }),
     rows,
     values: valuesOf(table.values),
   }
+}
+
+/** Of the lanes of a digest. */
+function sumOf(lanes: readonly number[]): number {
+  return lanes.reduce((sum, lane) => (sum + lane) | 0, 0)
 }
 
 /** The same from a view. */
@@ -427,8 +445,8 @@ export function describeView(table: Table, spec: TableSpec): unknown {
 
 /** The part of a table that is known without opening it. */
 export function countersOf(info: Omit<TableInfo, 'id'>): Omit<TableInfo, 'id'> {
-  const { uidValidity, uidNext, highestModSeq, count, unseen, deleted, bytes } = info
-  return { uidValidity, uidNext, highestModSeq, count, unseen, deleted, bytes }
+  const { uidValidity, uidNext, highestModSeq, count, unseen, deleted, bytes, digest } = info
+  return { uidValidity, uidNext, highestModSeq, count, unseen, deleted, bytes, digest }
 }
 
 /** UIDs that the model knows to be expunged after a modseq. */

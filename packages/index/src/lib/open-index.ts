@@ -13,6 +13,7 @@
  */
 import { ByteReader, ByteWriter } from '@mailstead/bytes'
 import { type Fs, type FsLock, requireSupport } from '@mailstead/fs'
+import { changesSince, DroppedTables } from './changes-since.ts'
 import { openCacheFile, type TableCache } from './cache.ts'
 import type { Control } from './control.ts'
 import { checkpoint, type CheckpointHost } from './checkpoint.ts'
@@ -23,6 +24,7 @@ import type {
   CommitOptions,
   CommitResult,
   Index,
+  IndexChanges,
   IndexFinding,
   IndexOptions,
   IndexTransaction,
@@ -30,6 +32,7 @@ import type {
   TableInfo,
   TableView,
 } from './contract.ts'
+import { formatDigest, sameDigest } from './digest.ts'
 import { Entry } from './entries.ts'
 import { IndexError } from './error.ts'
 import { FRAME_END, FRAME_LAZY, FRAME_PART, type FrameTable, payloadIsValid, writeFrame } from './frame.ts'
@@ -136,6 +139,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
   readonly settings: Settings
   readonly log: LogMedium
   readonly snapshots: Snapshots
+  readonly dropped: DroppedTables = new DroppedTables()
   readonly #path: string
   readonly #entries = new Map<string, Entry>()
   readonly #byNumber = new Map<number, Entry>()
@@ -197,6 +201,15 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     return this.#nextNumber
   }
 
+  changesSince(frame: number): IndexChanges | undefined {
+    this.#checkOpen()
+    const { next, unflushed } = this.log.tail
+    return changesSince(frame, this.#byNumber.values(), this.dropped, {
+      flushed: Math.min(next, unflushed) - 1,
+      last: next - 1,
+    })
+  }
+
   // ---- opening
 
   async start(): Promise<void> {
@@ -240,7 +253,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     try {
       for (let attempt = 1; ; attempt++) {
         const control = await this.log.readControl()
-        const { entries, nextNumber, start } = await this.snapshots.readTables(this.log)
+        const { entries, nextNumber, start, dropped, dropHorizon } = await this.snapshots.readTables(this.log)
         let read: LogRead
         try {
           read = await this.log.read(start)
@@ -254,6 +267,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
         this.#entries.clear()
         this.#byNumber.clear()
         for (const entry of entries) this.#put(entry)
+        this.dropped.reset(dropped, dropHorizon)
         this.#nextNumber = nextNumber
         this.log.tail = start
         const sealed = control?.state === 'sealed' && !goesBeyond(read.tail, control)
@@ -299,6 +313,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
         unseen: entry.unseen,
         deleted: entry.deleted,
         bytes: entry.bytes,
+        digest: entry.digest,
       }))
       const out = new ByteWriter()
       const { tail } = prepared
@@ -926,8 +941,11 @@ class StoreIndex implements Index, Committer, CheckpointHost {
   #takeIn(read: LogRead, batch: Batch): void {
     const drafts = new Map<number, Draft>()
     let parts: LogFrame[] = []
-    for (const gap of read.gaps)
+    for (const gap of read.gaps) {
       this.#damageAll(`frames ${gap.first} to ${gap.last} in segment ${gap.segment} are unreadable`, gap.last)
+      // Tables may have been dropped there.
+      this.dropped.forget(gap.last)
+    }
     for (const frame of read.frames) {
       if ((frame.header.bits & FRAME_PART) !== 0) {
         parts.push(frame)
@@ -990,6 +1008,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
         if (table.created !== undefined) {
           // Known already if its snapshot was found before its frame; another table may have had its id meanwhile.
           entry ??= new Entry(table.number, table.created.id, table.created.uidValidity)
+          entry.created = number
           this.#put(entry)
           this.#nextNumber = Math.max(this.#nextNumber, table.number + 1)
         }
@@ -1005,6 +1024,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
         entry.frames.push(number, segment, offset)
         if (table.dropped) {
           entry.dropped = true
+          this.dropped.add({ number: entry.number, id: entry.id, created: entry.created, frame: number })
           this.#byNumber.delete(entry.number)
           this.#idle.delete(entry.number)
           if (this.#entries.get(entry.id) === entry) this.#entries.delete(entry.id)
@@ -1345,7 +1365,8 @@ export function applyFrameTable(
     (draft.count !== table.count ||
       draft.unseen !== table.unseen ||
       draft.deleted !== table.deleted ||
-      draft.bytes !== table.bytes)
+      draft.bytes !== table.bytes ||
+      !sameDigest(draft.digest, table.digest))
   )
     throw new Error(`frame ${frame} leaves table ${draft.meta.id} with other counters than it says`)
   return draft
@@ -1409,5 +1430,6 @@ function damaged(table: string, reason: string): IndexError {
 
 function infoOf(entry: Entry): TableInfo {
   const { id, uidValidity, uidNext, highestModSeq, count, unseen, deleted, bytes } = entry
-  return { id, uidValidity, uidNext, highestModSeq, count, unseen, deleted, bytes }
+  const digest = formatDigest(entry.digest)
+  return { id, uidValidity, uidNext, highestModSeq, count, unseen, deleted, bytes, digest }
 }

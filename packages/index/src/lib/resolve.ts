@@ -147,6 +147,7 @@ class Resolver {
         unseen: draft.unseen,
         deleted: draft.deleted,
         bytes: draft.bytes,
+        digest: draft.digest,
       })
       sections.push(section)
       states.push(dropped ? undefined : draft.freeze())
@@ -295,10 +296,10 @@ class Resolver {
           if (assigned === 0) throw new TypeError(`column ${name} names a row that is not appended before`)
           writeNumber(column, at * width, width, assigned)
         }
-        if (c === meta.summed) draft.bytes += readNumber(column, at * width, width)
       }
       for (const c of meta.counting) this.#useRows(working, c, chunk, at, at + 1, 1)
     }
+    draft.appendedRow(chunk)
     pending.assigned = uid
     this.#pending.push(pending)
     this.#appendedRows(working, uid, 1)

@@ -19,7 +19,8 @@
  *                       frame u64le, reserved u32le, checksum of the 28 bytes before
  *
  *          body of a directory, in varints (text is a length and UTF-8):
- *            frame, id, uidValidity, uidNext, highestModSeq, ceiling, count, unseen, deleted, bytes, columns (as in `create`),
+ *            frame, id, uidValidity, uidNext, highestModSeq, ceiling, count, unseen, deleted, bytes, digest (low u32le, high
+ *            u32le), columns (as in `create`),
  *            count of keywords and names; count of sets after the empty one and for each its members;
  *            count of values and for each key, length, bytes; tombstones: horizon, count, and for each lo, hi - lo, modseq;
  *            previous directory: offset (0: none), length, frame; count of chunks; padding to a multiple of 8;
@@ -33,6 +34,7 @@
  */
 import { ByteReader, ByteWriter, crc32 } from '@mailstead/bytes'
 import { EXT, UIDS } from './chunk.ts'
+import type { Digest } from './digest.ts'
 import { readU32 } from './frame.ts'
 import { type KeywordTable, keywordTable } from './keywords.ts'
 import { CHUNK_ROWS } from './limits.ts'
@@ -132,6 +134,7 @@ export interface SnapshotDirectory {
   readonly unseen: number
   readonly deleted: number
   readonly bytes: number
+  readonly digest: Digest
   readonly keywords: KeywordTable
   readonly values: ReadonlyMap<string, Uint8Array>
   readonly tombstones: Tombstones
@@ -155,6 +158,8 @@ export function writeDirectory(directory: SnapshotDirectory, seed: number): Uint
   out.varint(directory.unseen)
   out.varint(directory.deleted)
   out.varint(directory.bytes)
+  out.u32(directory.digest.low)
+  out.u32(directory.digest.high)
   writeColumns(out, meta.columns)
   out.varint(keywords.names.length)
   for (const name of keywords.names) out.utf8(name)
@@ -237,6 +242,7 @@ function parseDirectory(bytes: Uint8Array, number: number): SnapshotDirectory {
   const unseen = reader.varint()
   const deleted = reader.varint()
   const sum = reader.varint()
+  const digest = { low: reader.u32(), high: reader.u32() }
   const meta = tableMeta(number, { id, uidValidity, columns: readColumns(reader) })
   const names: string[] = []
   for (let n = reader.varint(); n > 0; n--) names.push(reader.utf8())
@@ -288,6 +294,7 @@ function parseDirectory(bytes: Uint8Array, number: number): SnapshotDirectory {
     unseen,
     deleted,
     bytes: sum,
+    digest,
     keywords: keywordTable(names, sets),
     values,
     tombstones: { data, length, horizon },

@@ -7,6 +7,7 @@
  */
 import { crc32 } from '@mailstead/bytes'
 import { type Fs, FsError, type FsFile, type FsWriteOptions } from '@mailstead/fs'
+import type { DroppedTable } from './changes-since.ts'
 import { type Chunk, EXT, extOf, isZeroColumn, type Pages, type PageSource, ZERO_SETS } from './chunk.ts'
 import { Entry, type SnapshotPlace } from './entries.ts'
 import { IndexError } from './error.ts'
@@ -133,11 +134,19 @@ export class Snapshots implements AsyncDisposable {
   }
 
   /** What is known of the tables before the log is read, and where to read it from. */
-  async readTables(log: LogMedium): Promise<{ entries: readonly Entry[]; nextNumber: number; start: LogTail }> {
+  async readTables(log: LogMedium): Promise<{
+    entries: readonly Entry[]
+    nextNumber: number
+    start: LogTail
+    dropped: readonly DroppedTable[]
+    dropHorizon: number
+  }> {
     const list = await this.readList()
     if (list !== undefined) {
-      const { segment, offset, next, chain, ended } = list
+      const { segment, offset, next, chain, ended, dropped, dropHorizon } = list
       return {
+        dropped,
+        dropHorizon,
         entries: list.tables,
         nextNumber: list.nextTable,
         start: { segment, offset, next, chain, unflushed: next, ended },
@@ -159,7 +168,13 @@ export class Snapshots implements AsyncDisposable {
         'INDEX_CORRUPT',
         `${this.#prefix}tables is lost, and the log begins with frame ${start.next}`,
       )
-    return { entries, nextNumber: 1 + Math.max(0, ...entries.map((entry) => entry.number)), start }
+    return {
+      entries,
+      nextNumber: 1 + Math.max(0, ...entries.map((entry) => entry.number)),
+      start,
+      dropped: [],
+      dropHorizon: start.next - 1,
+    }
   }
 
   async #entryOf(id: string): Promise<Entry | undefined> {
@@ -379,7 +394,7 @@ export class Snapshots implements AsyncDisposable {
       count += rows
     }
     if (count !== directory.count) throw source.damage(0, 'a directory')
-    const { uidNext, highestModSeq, ceiling, unseen, deleted, bytes, keywords, values, tombstones } = directory
+    const { uidNext, highestModSeq, ceiling, unseen, deleted, bytes, digest, keywords, values, tombstones } = directory
     return {
       meta,
       uidNext,
@@ -389,6 +404,7 @@ export class Snapshots implements AsyncDisposable {
       unseen,
       deleted,
       bytes,
+      digest,
       chunks,
       layout: { starts: undefined },
       keywords,
@@ -489,7 +505,8 @@ export class Snapshots implements AsyncDisposable {
     }
     live += at - start
     const rows = Uint32Array.from(chunks, (chunk) => chunk.rows)
-    const { uidNext, highestModSeq, ceiling, count, unseen, deleted, bytes, keywords, values, tombstones } = state
+    const { uidNext, highestModSeq, ceiling, count, unseen, deleted, bytes, digest, keywords, values, tombstones } =
+      state
     const directory = writeDirectory(
       {
         frame,
@@ -501,6 +518,7 @@ export class Snapshots implements AsyncDisposable {
         unseen,
         deleted,
         bytes,
+        digest,
         keywords,
         values,
         tombstones,

@@ -28,6 +28,7 @@ import {
 } from './chunk.ts'
 import type { ColumnSpec, TableSpec } from './contract.ts'
 import { FLAG_DELETED, FLAG_SEEN } from './contract.ts'
+import { type Digest, GUID_BYTES, GUID_COLUMN, guidHigh, guidLow, NO_DIGEST, rowHigh, rowLow } from './digest.ts'
 import { type KeywordTable, NO_KEYWORDS, withKeyword, withSet } from './keywords.ts'
 import { CHUNK_ROWS, COLUMN_BYTES_MAX, COLUMNS_MAX, UID_LAST } from './limits.ts'
 import { addTombstone, NO_TOMBSTONES, type Tombstones } from './tombstones.ts'
@@ -44,6 +45,8 @@ export interface TableMeta {
   readonly summed: number
   /** Indexes of the columns that count uses elsewhere. */
   readonly counting: readonly number[]
+  /** Index of the column of GUIDs that the digest covers, or -1. */
+  readonly guid: number
 }
 
 export interface TableState {
@@ -56,6 +59,7 @@ export interface TableState {
   readonly unseen: number
   readonly deleted: number
   readonly bytes: number
+  readonly digest: Digest
   readonly chunks: readonly Chunk[]
   readonly layout: Layout
   readonly keywords: KeywordTable
@@ -93,7 +97,8 @@ export function tableMeta(number: number, spec: TableSpec): TableMeta {
     }
     byName.set(column.name, c)
   }
-  return { number, id, uidValidity, columns, byName, summed, counting }
+  const guid = columns.findIndex(({ name, bytes }) => name === GUID_COLUMN && bytes === GUID_BYTES)
+  return { number, id, uidValidity, columns, byName, summed, counting, guid }
 }
 
 export function emptyState(meta: TableMeta, uidNext = 1): TableState {
@@ -107,6 +112,7 @@ export function emptyState(meta: TableMeta, uidNext = 1): TableState {
     unseen: 0,
     deleted: 0,
     bytes: 0,
+    digest: NO_DIGEST,
     chunks: [],
     layout: { starts: undefined },
     keywords: NO_KEYWORDS,
@@ -132,6 +138,9 @@ export class Draft {
   #chunks: Chunk[]
   #ownsChunks = false
   #layout: Layout
+  /** The digest's lanes, as signed 32-bit sums. */
+  #low: number
+  #high: number
   #values: Map<string, Uint8Array>
   #ownsValues = false
 
@@ -145,6 +154,8 @@ export class Draft {
     this.unseen = base.unseen
     this.deleted = base.deleted
     this.bytes = base.bytes
+    this.#low = base.digest.low | 0
+    this.#high = base.digest.high | 0
     this.keywords = base.keywords
     this.tombstones = base.tombstones
     // Cast away readonly: written only after `#ownsChunks` and `#ownsValues`.
@@ -155,6 +166,10 @@ export class Draft {
 
   get chunks(): readonly Chunk[] {
     return this.#chunks
+  }
+
+  get digest(): Digest {
+    return { low: this.#low >>> 0, high: this.#high >>> 0 }
   }
 
   get values(): ReadonlyMap<string, Uint8Array> {
@@ -171,6 +186,7 @@ export class Draft {
       unseen: this.unseen,
       deleted: this.deleted,
       bytes: this.bytes,
+      digest: this.digest,
       chunks: this.#chunks,
       layout: this.#layout,
       keywords: this.keywords,
@@ -200,7 +216,7 @@ export class Draft {
 
   /**
    * Appends one row whose extension columns are zero. Returns its chunk, in which it is row `rows - 1`; the caller may
-   * set its extension columns there by `setAppended`, and then accounts for it by `counted`.
+   * set its extension columns there, by `appendedColumn`, and then calls `appendedRow`.
    */
   appendRow(uid: number, flags: number, set: number, modSeq: number): Chunk {
     this.#moved()
@@ -228,7 +244,43 @@ export class Draft {
     this.count++
     if ((flags & FLAG_SEEN) === 0) this.unseen++
     if ((flags & FLAG_DELETED) !== 0) this.deleted++
+    const digest = this.keywords.digests[set]!
+    this.#low = (this.#low + rowLow(uid, flags, digest.low)) | 0
+    this.#high = (this.#high + rowHigh(uid, flags, digest.high)) | 0
     return chunk
+  }
+
+  /** The last row of a chunk, which was appended, has its columns now. */
+  appendedRow(chunk: Chunk): void {
+    const { guid, summed } = this.meta
+    const row = chunk.rows - 1
+    if (summed >= 0) {
+      const width = this.meta.columns[summed]!.bytes
+      this.bytes += readNumber(chunk.ext[summed]!, row * width, width)
+    }
+    if (guid >= 0) this.#addGuids(chunk.uids, chunk.ext[guid]!, row, row + 1)
+  }
+
+  #addGuids(uids: Uint32Array, column: Uint8Array, from: number, to: number): void {
+    let low = this.#low
+    let high = this.#high
+    for (let row = from; row < to; row++) {
+      low = (low + guidLow(uids[row]!, column, row * GUID_BYTES)) | 0
+      high = (high + guidHigh(uids[row]!, column, row * GUID_BYTES)) | 0
+    }
+    this.#low = low
+    this.#high = high
+  }
+
+  #removeGuids(uids: Uint32Array, column: Uint8Array, from: number, to: number): void {
+    let low = this.#low
+    let high = this.#high
+    for (let row = from; row < to; row++) {
+      low = (low - guidLow(uids[row]!, column, row * GUID_BYTES)) | 0
+      high = (high - guidHigh(uids[row]!, column, row * GUID_BYTES)) | 0
+    }
+    this.#low = low
+    this.#high = high
   }
 
   /** The extension column of a chunk returned by `appendRow`, to write the appended row. */
@@ -254,8 +306,9 @@ export class Draft {
     modSeq: number,
   ): void {
     this.#moved()
-    const { summed } = this.meta
+    const { summed, guid } = this.meta
     const specs = this.meta.columns
+    const { digests } = this.keywords
     for (let done = 0; done < count; ) {
       const chunk = this.#tail()
       const row = chunk.rows
@@ -265,11 +318,18 @@ export class Draft {
       chunk.modSeqs.fill(modSeq, row, row + n)
       if (flags.length === 1) chunk.flags.fill(flags[0]!, row, row + n)
       else chunk.flags.set(flags.subarray(done, done + n), row)
+      let low = this.#low
+      let high = this.#high
       for (let i = 0; i < n; i++) {
         const bits = chunk.flags[row + i]!
         if ((bits & FLAG_SEEN) === 0) this.unseen++
         if ((bits & FLAG_DELETED) !== 0) this.deleted++
+        const digest = digests[sets.length === 1 ? sets[0]! : sets[done + i]!]!
+        low = (low + rowLow(uid + done + i, bits, digest.low)) | 0
+        high = (high + rowHigh(uid + done + i, bits, digest.high)) | 0
       }
+      this.#low = low
+      this.#high = high
       const constantSet = sets.length === 1 ? sets[0]! : -1
       if (constantSet !== 0 || chunk.sets !== ZERO_SETS) {
         if (chunk.sets === ZERO_SETS) chunk.sets = ZERO_SETS.slice(0, chunk.uids.length)
@@ -290,6 +350,7 @@ export class Draft {
         } else column.set(from.subarray(done * width, (done + n) * width), row * width)
         if (c === summed) for (let i = 0; i < n; i++) this.bytes += readNumber(column, (row + i) * width, width)
       }
+      if (guid >= 0) this.#addGuids(chunk.uids, chunk.ext[guid]!, row, row + n)
       chunk.rows = row + n
       done += n
     }
@@ -309,16 +370,28 @@ export class Draft {
       const chunk = this.#own(at)
       const flags = this.#writableFlags(chunk)
       const modSeqs = this.#writableModSeqs(chunk)
+      const { uids, sets } = chunk
+      const { digests } = this.keywords
+      const became = set < 0 ? undefined : digests[set]!
       let { unseen, deleted } = this
+      let low = this.#low
+      let high = this.#high
       for (let row = from; row < to; row++) {
         const before = flags[row]!
         const after = (before & keep) | add
         flags[row] = after
+        const uid = uids[row]!
+        const was = digests[sets[row]!]!
+        const is = became ?? was
+        low = (low + rowLow(uid, after, is.low) - rowLow(uid, before, was.low)) | 0
+        high = (high + rowHigh(uid, after, is.high) - rowHigh(uid, before, was.high)) | 0
         unseen += ((before & FLAG_SEEN) >> 3) - ((after & FLAG_SEEN) >> 3)
         deleted += ((after & FLAG_DELETED) >> 2) - ((before & FLAG_DELETED) >> 2)
       }
       this.unseen = unseen
       this.deleted = deleted
+      this.#low = low
+      this.#high = high
       modSeqs.fill(modSeq, from, to)
       if (set >= 0 && (set > 0 || chunk.sets !== ZERO_SETS)) this.#writableSets(chunk).fill(set, from, to)
     }
@@ -389,8 +462,10 @@ export class Draft {
     const width = this.meta.columns[c]!.bytes
     const column = this.#writableExt(chunk, c, row)
     if (c === this.meta.summed) this.bytes -= readNumber(column, row * width, width)
+    if (c === this.meta.guid) this.#removeGuids(chunk.uids, column, row, row + 1)
     column.set(value, row * width)
     if (c === this.meta.summed) this.bytes += readNumber(column, row * width, width)
+    if (c === this.meta.guid) this.#addGuids(chunk.uids, column, row, row + 1)
     if (modSeq > 0) this.#writableModSeqs(chunk)[row] = modSeq
   }
 
@@ -425,11 +500,21 @@ export class Draft {
   #uncount(chunk: Chunk, from: number, to: number, summed: number): void {
     if (from >= to) return
     this.count -= to - from
+    const { digests } = this.keywords
+    const { guid } = this.meta
+    let low = this.#low
+    let high = this.#high
     for (let row = from; row < to; row++) {
       const bits = chunk.flags[row]!
       if ((bits & FLAG_SEEN) === 0) this.unseen--
       if ((bits & FLAG_DELETED) !== 0) this.deleted--
+      const digest = digests[chunk.sets[row]!]!
+      low = (low - rowLow(chunk.uids[row]!, bits, digest.low)) | 0
+      high = (high - rowHigh(chunk.uids[row]!, bits, digest.high)) | 0
     }
+    this.#low = low
+    this.#high = high
+    if (guid >= 0) this.#removeGuids(chunk.uids, extOf(chunk, guid, GUID_BYTES), from, to)
     if (summed >= 0) {
       const width = this.meta.columns[summed]!.bytes
       const column = extOf(chunk, summed, width)

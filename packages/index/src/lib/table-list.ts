@@ -7,9 +7,12 @@
  *          12   4   length         u32le  of the whole file
  *          16   16  index UUID
  *          32   …   in varints: generation; position in the log: segment, offset, number of the next frame, chain, 1 if
- *                   that segment has ended (else 0); first retained segment; next table number; count of tables, and for each: number, id, uidValidity, uidNext,
- *                   highestModSeq, ceiling, count, unseen, deleted, bytes, last frame; snapshot: frame, length of
- *                   the file (0: there is none yet), salt (8 bytes), directory offset, length and checksum
+ *                   that segment has ended (else 0); first retained segment; next table number; count of tables, and for
+ *                   each: number, id, uidValidity, uidNext, highestModSeq, ceiling, count, unseen, deleted, bytes, digest
+ *                   (low u32le, high u32le), frame that created it, last frame; snapshot: frame, length of the file (0: there
+ *                   is none yet), salt (8 bytes), directory offset, length and checksum; horizon of the dropped tables (up
+ *                   to that frame they may be forgotten), count of dropped tables, and for each, in the order of their
+ *                   drops: number, id, frame that created it, frame that dropped it
  *          …    4   checksum       CRC-32 of everything before
  *
  * INVARIANTS
@@ -17,6 +20,7 @@
  *   2. The log is kept back to the position of `directory.old`, so that it can take the place of this one.
  */
 import { ByteReader, ByteWriter, crc32 } from '@mailstead/bytes'
+import type { DroppedTable } from './changes-since.ts'
 import { Entry } from './entries.ts'
 import { readU32 } from './frame.ts'
 
@@ -38,6 +42,10 @@ export interface TableList {
   readonly firstSegment: number
   readonly nextTable: number
   readonly tables: readonly Entry[]
+  /** Tables that are no more, in the order of their drops. */
+  readonly dropped: readonly DroppedTable[]
+  /** Tables dropped in this frame or before it may be missing from `dropped`. */
+  readonly dropHorizon: number
 }
 
 const NO_SALT = new Uint8Array(8)
@@ -69,6 +77,9 @@ export function writeTableList(list: TableList): Uint8Array {
     out.varint(table.unseen)
     out.varint(table.deleted)
     out.varint(table.bytes)
+    out.u32(table.digest.low)
+    out.u32(table.digest.high)
+    out.varint(table.created)
     out.varint(table.frame)
     out.varint(place?.frame ?? 0)
     out.varint(place?.length ?? 0)
@@ -76,6 +87,14 @@ export function writeTableList(list: TableList): Uint8Array {
     out.varint(place?.directory ?? 0)
     out.varint(place?.directoryLength ?? 0)
     out.u32(place?.directoryChecksum ?? 0)
+  }
+  out.varint(list.dropHorizon)
+  out.varint(list.dropped.length)
+  for (const table of list.dropped) {
+    out.varint(table.number)
+    out.utf8(table.id)
+    out.varint(table.created)
+    out.varint(table.frame)
   }
   out.patchU32(12, out.position + 4)
   out.u32(crc32(out.view()))
@@ -104,9 +123,26 @@ export function readTableList(bytes: Uint8Array): TableList | undefined {
     const nextTable = reader.varint()
     const tables: Entry[] = []
     for (let n = reader.varint(); n > 0; n--) tables.push(readEntry(reader))
+    const dropHorizon = reader.varint()
+    const dropped: DroppedTable[] = []
+    for (let n = reader.varint(); n > 0; n--)
+      dropped.push({ number: reader.varint(), id: reader.utf8(), created: reader.varint(), frame: reader.varint() })
     reader.expectEnd()
     const uuid = new Uint8Array(bytes.subarray(16, 32))
-    return { uuid, generation, segment, offset, next, chain, ended, firstSegment, nextTable, tables }
+    return {
+      uuid,
+      generation,
+      segment,
+      offset,
+      next,
+      chain,
+      ended,
+      firstSegment,
+      nextTable,
+      tables,
+      dropped,
+      dropHorizon,
+    }
   } catch {
     return undefined
   }
@@ -122,7 +158,9 @@ function readEntry(reader: ByteReader): Entry {
     unseen: reader.varint(),
     deleted: reader.varint(),
     bytes: reader.varint(),
+    digest: { low: reader.u32(), high: reader.u32() },
   }
+  entry.created = reader.varint()
   entry.apply(counters, reader.varint())
   const place = {
     frame: reader.varint(),

@@ -3,6 +3,7 @@
  */
 import { type Chunk, chunkAtLeast, extOf, readNumber, rowAtLeast } from './chunk.ts'
 import type { CacheColumn, FixedColumn, TableView, ViewChunk } from './contract.ts'
+import { formatDigest } from './digest.ts'
 import type { TableState } from './state.ts'
 
 /** What a view needs of the cache beside its table. */
@@ -66,6 +67,10 @@ class StateView implements TableView {
     this.values = state.values
     this.#state = state
     this.#cache = cache
+  }
+
+  get digest(): string {
+    return formatDigest(this.#state.digest)
   }
 
   get chunks(): readonly ViewChunk[] {
