@@ -291,7 +291,9 @@ async function killOnce(world: World, fault: Fault, stopping: boolean): Promise<
   }
   await strace.detach()
   await client.imap[Symbol.asyncDispose]()
-  const killed = stopping ? ended === null : await isGone(world.server)
+  // Killed at work, it has no exit code; nor has it when it is killed while it stops.
+  if (typeof ended === 'number' && ended !== 0) world.wrong.push(`the stop ended with ${ended}`)
+  const killed = stopping ? ended !== 0 : await isGone(world.server)
   if (!killed) {
     if (!stopping) await world.server.stop()
   } else world.count(`${fault.calls} ${fault.effect}${stopping ? ' with a stop' : ''}`)
