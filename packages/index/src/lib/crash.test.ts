@@ -183,6 +183,35 @@ test('whatever a power cut leaves, everything acknowledged is there and nothing 
   for (let seed = 1; seed <= rounds; seed++) await round(seed)
 })
 
+test('segments that are no longer needed go one after the other: a power cut leaves no gap', async () => {
+  const states: CrashState[] = []
+  const onChange = (now: CrashableFs): void => {
+    if (now.volatile().some((what) => what.startsWith('remove '))) states.push(...now.states())
+  }
+  await using disk = crashableFs({ onChange })
+  {
+    await using index = await openIndex(disk, 'store', { create: true, segmentBytes: 1000, checkpointBytes: 1 << 30 })
+    const created = index.begin()
+    createBoxAndInbox(created)
+    await created.commit()
+    for (let checkpoint = 0; checkpoint < 3; checkpoint++) {
+      for (let n = 0; n < 20; n++) {
+        const tx = index.begin()
+        tx.append('inbox', { columns: { guid: Buffer.alloc(16).fill(n) } })
+        await tx.commit()
+      }
+      await index.checkpoint()
+    }
+  }
+  expect(states.length).toBeGreaterThan(2)
+  for (const state of states) {
+    await using fs = state.open()
+    await using index = await openIndex(fs, 'store')
+    const found = (await Array.fromAsync(index.check())).flat().filter(({ severity }) => severity === 'damage')
+    expect(found, state.description).toEqual([])
+  }
+})
+
 test.each(['.log', 'control', '.snap'])('a disk that does not flush %s is caught', async (name) => {
   let caught = 0
   for (let seed = 1; seed <= 3 && caught === 0; seed++)

@@ -736,7 +736,10 @@ export class FileLog implements LogMedium {
     this.#controlSuspect = false
   }
 
-  /** Removes the segments before `first`. Under the checkpoint lock, after the snapshots that replace them are durable. */
+  /**
+   * Removes the segments before `first`. Under the checkpoint lock, after the snapshots that replace them are durable.
+   * One after the other: a power cut that took a later name only would leave a gap, which is what damage looks like.
+   */
   async drop(first: number): Promise<number> {
     let dropped = 0
     for (const segment of await this.segments()) {
@@ -744,12 +747,13 @@ export class FileLog implements LogMedium {
       await this.#forget(segment)
       try {
         await this.#fs.remove(`${this.#prefix}log/${segmentName(segment)}`)
-        dropped++
       } catch (error) {
         if (!(error instanceof FsError) || error.code !== 'FS_NOT_FOUND') throw error
+        continue
       }
+      await this.#fs.syncDirectory(`${this.#prefix}log`)
+      dropped++
     }
-    if (dropped > 0) await this.#fs.syncDirectory(`${this.#prefix}log`)
     return dropped
   }
 
