@@ -129,7 +129,7 @@ async function workload(bug: Bug | undefined, profile: CrashProfile): Promise<Pr
   }
   const look = (fs: CrashableFs): void => {
     const now = { acknowledged: new Set(acknowledged), asked: new Set(asked) }
-    for (const state of fs.states({ seed: 1 })) promised.push({ state, ...now })
+    for (const state of fs.states({ maxStates: 60 })) promised.push({ state, ...now })
   }
   await using disk = crashableFs({ profile, onChange: look })
   const plan = failNth({ operation: 'sync', path: 'store/log', nth: 2, fault: 'EIO' })

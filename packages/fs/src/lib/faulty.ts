@@ -165,10 +165,13 @@ export function faultyFs(inner: Fs, plan: FaultPlan): Fs {
       },
       async sync() {
         if (failedSync !== undefined) throw failedSync
+        // What is written meanwhile is for the next one.
+        const flushing = dirtyFrom
+        dirtyFrom = Number.POSITIVE_INFINITY
         try {
           await guard('sync', path, () => file.sync())
-          dirtyFrom = Number.POSITIVE_INFINITY
         } catch (error) {
+          wrote(flushing)
           failedSync = error as FsError
           noteFailedSync(file)
           throw error

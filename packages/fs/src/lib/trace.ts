@@ -60,7 +60,7 @@ export interface Trace {
   readonly entries: readonly TraceEntry[]
 }
 
-const FORMAT = 'mailstead-fs-trace 1'
+const FORMAT = 'mailstead-fs-trace 0'
 
 /** A trace as text. */
 export function formatTrace({ entries }: Trace): string {
