@@ -77,6 +77,12 @@ async function wrongStates(lies = false): Promise<{ wrong: string[]; states: num
   await step('demote y', () => fs.demote('d/y'))
   await step('replace y', () => fs.writeFile('d/y', bytes('Y')), { 'd/y': 'Y' })
   await step('remove y', () => fs.remove('d/y'), { 'd/y': undefined })
+  await step('write z', () => fs.writeFile('d/z', bytes('Z')), { 'd/z': 'Z' })
+  await step('demote z', () => fs.demote('d/z'))
+  await step('write w', () => fs.writeFile('e/w', bytes('W')), { 'e/w': 'W' })
+  await step('rename w over z', () => fs.rename('e/w', 'd/z'), { 'e/w': undefined, 'd/z': 'W' })
+  // Its older copy is still in the alternate.
+  await step('remove z', () => fs.remove('d/z'), { 'd/z': undefined })
   const wrong: string[] = []
   for (const moment of moments) {
     const crashed = tiered(moment.primary, moment.alternate)
