@@ -60,10 +60,9 @@ export async function fsBench(options: FsBenchOptions): Promise<readonly string[
     const figure = await measure(one, options.rounds)
     figures.push(figure)
     process.stdout.write(`${line(figure)}\n`)
+    if (options.update) updateBaseline(figures, options)
   }
-  const complaints = [...excesses(figures), ...(options.update ? [] : regressions(figures))]
-  if (options.update) updateBaseline(figures, options)
-  return complaints
+  return [...excesses(figures), ...(options.update ? [] : regressions(figures))]
 }
 
 async function measure(one: FsCase, rounds: number): Promise<FsFigure> {
@@ -192,9 +191,8 @@ function readBaseline(): Baseline | undefined {
 
 /** Replaces the rows that were measured, and keeps the others. */
 function updateBaseline(figures: readonly FsFigure[], { machine, rounds }: FsBenchOptions): void {
-  const measured = new Map(figures.map((figure) => [figure.row, figure]))
   const rows = new Map(readBaseline()?.figures.map((figure) => [figure.row, figure]))
-  for (const [row, figure] of measured) rows.set(row, figure)
+  for (const figure of figures) rows.set(figure.row, figure)
   mkdirSync(join(import.meta.dirname, 'baselines'), { recursive: true })
   writeFileSync(baselineFile, `${JSON.stringify({ machine, rounds, figures: [...rows.values()] }, null, 2)}\n`)
 }
