@@ -244,6 +244,9 @@ async function failOnce(world: World, fault: Fault): Promise<number> {
   const calls = await failing(world, client, [fault])
   const injected = calls.filter((call) => call.injected).length
   if (client.uncertain > 0) world.wrong.push('a single failure left something uncertain')
+  // An interrupted call is asked for again; any other flush of a file that fails is somebody's who was told.
+  if (injected > 0 && fault.calls === 'fdatasync' && fault.effect !== 'error=EINTR' && client.refused === 0)
+    world.wrong.push('a flush failed, and everything was acknowledged')
   // What was refused did not happen; and what is asked for now works, in the same session and in others.
   try {
     const before = client.refused
