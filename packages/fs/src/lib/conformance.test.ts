@@ -6,7 +6,7 @@ import { memoryFs } from '../memory.ts'
 import { inProcessLocks, posixFs } from '../posix.ts'
 import { faultyFs } from '../faults.ts'
 import { fsConformance } from '../testing.ts'
-import { strictMemfs } from './strict-memfs.ts'
+import { strictMemfs } from '../../test/strict-memfs.ts'
 
 // Many sequences of operations are in model.test.ts.
 const modelRuns = 10

@@ -9,7 +9,7 @@ import { memoryFs } from '../memory.ts'
 import { inProcessLocks, posixFs } from '../posix.ts'
 import { fsModel } from '../testing.ts'
 import { cached, checksummed, compressed, delayed, encrypted, metadata, prefixed, tiered } from '../wrappers.ts'
-import { strictMemfs } from './strict-memfs.ts'
+import { strictMemfs } from '../../test/strict-memfs.ts'
 
 const depth = process.env['MAILSTEAD_DEPTH']
 const runs = depth === 'ci' ? 10_000 : 100

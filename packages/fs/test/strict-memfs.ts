@@ -1,7 +1,7 @@
 /** For the tests: memfs as `node:fs` is. */
 import type * as nodeFs from 'node:fs'
 import { memfs } from 'memfs'
-import type { PosixNodeFs } from './node-fs.ts'
+import type { PosixNodeFs } from '../src/lib/node-fs.ts'
 
 /** memfs 4.80 replaces directories that have entries, and counts an entry that is replaced twice, so that its directory is never empty again. */
 export function strictMemfs(): PosixNodeFs {
