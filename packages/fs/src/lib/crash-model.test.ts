@@ -18,7 +18,7 @@ import {
 import { memoryFs } from '../memory.ts'
 
 const depth = process.env['MAILSTEAD_DEPTH']
-const numRuns = depth === 'soak' ? 20_000 : depth === 'ci' ? 1000 : 100
+const numRuns = depth === 'soak' ? 20_000 : depth === 'ci' ? 600 : 100
 const counted = new Map<string, number>()
 const count = (what: string, more = 1): void => void counted.set(what, (counted.get(what) ?? 0) + more)
 afterAll(() => console.log([...counted].map(([what, number]) => `${what}: ${number}`).join('\n')))
