@@ -19,7 +19,6 @@ import type {
   FsCallOptions,
   FsEntry,
   FsFile,
-  FsLock,
   FsOpenMode,
   FsReadOptions,
   FsSource,
@@ -30,10 +29,11 @@ import type {
 import { FsError } from '../error.ts'
 import { checkPath, parentOf } from '../path.ts'
 import { copyVerified } from './copy-verified.ts'
-import { delegateFile, delegateFs, delegateLock } from './delegate.ts'
+import { delegateFs } from './delegate.ts'
 import { Moves } from './moves.ts'
 import { type FsTier, OpenPaths } from './open-paths.ts'
 import { PathLocks } from './path-locks.ts'
+import { tieredHandles } from './tiered-handles.ts'
 
 export interface TieredFs extends Fs {
   /**
@@ -105,6 +105,8 @@ export function tiered(primary: Fs, alternate: Fs): TieredFs {
       ...(supports.metadata && metadata !== undefined && { metadata }),
     }
   }
+
+  const handles = tieredHandles({ fsOf, supports, open, told, unsupported })
 
   /** Asks the primary, then the alternate, until one has it or absence is certain. */
   async function either<T>(path: string, ask: (fs: Fs, tier: FsTier) => Promise<T>): Promise<T> {
@@ -254,61 +256,9 @@ export function tiered(primary: Fs, alternate: Fs): TieredFs {
     }
   }
 
-  /** In the primary, and staying there. */
-  function wrapWriter(file: FsFile): FsFile {
-    const entry = open.add(file.path)
-    return delegateFile(file, {
-      stat: async () => told(await file.stat(), 'primary'),
-      ...(!supports.syncRead && { readSync: undefined, appendSync: undefined }),
-      async [Symbol.asyncDispose]() {
-        await file[Symbol.asyncDispose]()
-        open.delete(entry)
-      },
-    })
-  }
-
-  /** In either tier, and following moves. */
-  function wrapReader(opened: FsFile, openedIn: FsTier): FsFile {
-    let file = opened
-    let tier = openedIn
-    let closed = false
-    const { path } = opened
-    const entry = open.add(path, async (now, leaving) => {
-      if (tier !== leaving) return undefined
-      const next = tier === 'primary' ? 'alternate' : 'primary'
-      let unused = await fsOf[next].open(now, 'read')
-      return {
-        adopt() {
-          if (!closed) [file, tier, unused] = [unused, next, file]
-        },
-        // Waits for reads that are under way.
-        release: async () => unused[Symbol.asyncDispose](),
-      }
-    })
-    const refuse = (what: 'append' | 'overwrite'): never => {
-      if (!supports[what]) throw unsupported(what, path)
-      throw new FsError('FS_DENIED', `${path} is open for reading`, { path })
-    }
-    return delegateFile(opened, {
-      stat: async () => told(await file.stat(), tier),
-      read: (into, position) => file.read(into, position),
-      readSync: supports.syncRead ? (into, position) => file.readSync!(into, position) : undefined,
-      append: async () => refuse('append'),
-      appendSync: supports.syncRead && supports.append ? () => refuse('append') : undefined,
-      write: async () => refuse('overwrite'),
-      truncate: async () => refuse('overwrite'),
-      sync: () => file.sync(),
-      async [Symbol.asyncDispose]() {
-        closed = true
-        open.delete(entry)
-        await file[Symbol.asyncDispose]()
-      },
-    })
-  }
-
   async function openReader(path: string, options?: FsCallOptions): Promise<FsFile> {
     const attempt = (): Promise<FsFile> =>
-      either(path, async (fs, tier) => wrapReader(await fs.open(path, 'read', options), tier))
+      either(path, async (fs, tier) => handles.wrapReader(await fs.open(path, 'read', options), tier))
     const lookup = moves.begin(path)
     try {
       const file = await attempt()
@@ -324,16 +274,6 @@ export function tiered(primary: Fs, alternate: Fs): TieredFs {
   /** Takes a file from one tier, whose copy in the other is whole. Who reads it goes on reading, there. */
   const leave = (tier: FsTier, path: string, remove: () => Promise<void>): Promise<void> =>
     moves.leave(path, () => open.reopen(path, tier), remove)
-
-  function wrapLock(lock: FsLock, path: string): FsLock {
-    const entry = open.add(path)
-    return delegateLock(lock, {
-      async [Symbol.asyncDispose]() {
-        await lock[Symbol.asyncDispose]()
-        open.delete(entry)
-      },
-    })
-  }
 
   /** What is to be given to the primary for this write. */
   async function checkWrite(path: string, there: Found | undefined, options: FsWriteOptions): Promise<FsWriteOptions> {
@@ -387,7 +327,7 @@ export function tiered(primary: Fs, alternate: Fs): TieredFs {
         [path],
         async () => {
           await makeWay(path, mode, options)
-          return wrapWriter(await primary.open(path, mode, options))
+          return handles.wrapWriter(await primary.open(path, mode, options))
         },
         options?.signal,
       )
@@ -510,7 +450,7 @@ export function tiered(primary: Fs, alternate: Fs): TieredFs {
       if (!supports.lock) throw unsupported('lock', path)
       return locks.run([path], async () => {
         await makeWay(path, 'append')
-        return wrapLock(await primary.lock(path), path)
+        return handles.wrapLock(await primary.lock(path), path)
       })
     },
     watch: supports.watch
