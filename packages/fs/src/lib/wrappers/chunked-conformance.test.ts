@@ -20,7 +20,7 @@ const wrappers: Record<string, (fs: Fs) => Fs> = {
   checksummed: (fs) => checksummed(fs, { chunkBytes: 1000 }),
   compressed: (fs) => compressed(fs),
   encrypted: (fs) => encrypted(fs, { keys }),
-  'encrypted and compressed': (fs) => encrypted(compressed(fs), { keys }),
+  'compressed and encrypted': (fs) => compressed(encrypted(fs, { keys })),
 }
 
 const objectStore = {
@@ -48,14 +48,14 @@ const pairs: readonly (readonly [string, string])[] = deep
       ['checksummed', 'memory without conditions, overwriting and links'],
       ['compressed', 'memory like an object store'],
       ['encrypted', 'memory'],
-      ['encrypted and compressed', 'memory like an object store'],
+      ['compressed and encrypted', 'memory like an object store'],
     ]
 
 describe.each(pairs)('%s over %s', (name, below) => {
   fsConformance({ describe, it }, { create: async () => wrappers[name]!(belows[below]!()), modelRuns })
 })
 
-describe.each(deep ? Object.keys(wrappers) : ['encrypted and compressed'])('%s over posix', (name) => {
+describe.each(deep ? Object.keys(wrappers) : ['compressed and encrypted'])('%s over posix', (name) => {
   let base: string
   let count = 0
   beforeAll(async () => {

@@ -18,7 +18,7 @@ const wrappers: Record<string, (fs: Fs) => Fs> = {
   checksummed: (fs) => checksummed(fs, { chunkBytes: CHUNK }),
   compressed: (fs) => compressed(fs, { chunkBytes: CHUNK }),
   encrypted: (fs) => encrypted(fs, { keys, chunkBytes: CHUNK }),
-  'encrypted and compressed': (fs) => encrypted(compressed(fs, { chunkBytes: CHUNK }), { keys, chunkBytes: 150 }),
+  'compressed and encrypted': (fs) => compressed(encrypted(fs, { keys, chunkBytes: 150 }), { chunkBytes: CHUNK }),
 }
 
 interface Stored {
