@@ -34,7 +34,7 @@ export interface FsMetrics {
   readonly underWay: number
 }
 
-/** Numbers by operation, in arrays made once: counting allocates nothing. */
+/** Numbers by operation, in arrays made once: counting makes no objects. */
 export interface FsMeter {
   /** As it is now, by value. */
   snapshot(): FsMetrics
@@ -145,7 +145,7 @@ export function fsMeter(options: FsMeterOptions = {}): FsMeter {
 /**
  * `inner`, every operation counted and timed. A page of `list` is one operation, the wait for a lock is `acquire`; the
  * synchronous `tryAcquire` and `release` are not counted. Nothing is done per byte, and synchronous reads and appends stay
- * synchronous and allocate nothing here. Disposing it disposes `inner`; the meter stays readable.
+ * synchronous and make no object here (two numbers, the times). Disposing it disposes `inner`; the meter stays readable.
  */
 export function metered(inner: Fs, options: MeteredOptions): Fs {
   const { meter = fsMeter(), onOperation } = options
