@@ -114,18 +114,14 @@ export class Copies {
 
   /** The copy of `path` under `tag`, or of an immutable `path`; undefined if there is none, or none that is whole. */
   async find(path: string, tag: string | undefined): Promise<OpenCopy | undefined> {
-    const at = objectPath(path, tag)
-    const copy = this.#copies.get(at)
-    if (copy === undefined || copy.damaged) return undefined
-    this.#copies.delete(at)
-    this.#copies.set(at, copy)
-    copy.pins++
+    const copy = this.#take(path, tag)
+    if (copy === undefined) return undefined
     let file: FsFile | undefined
     try {
-      file = await this.#checked.open(at, 'read')
+      file = await this.#checked.open(copy.at, 'read')
       const { object, bytes } = await describe(file)
-      const fits = object?.path === path && (tag === undefined ? object.immutable : object.stat.tag === tag)
-      if (fits && (await file.stat()).size === bytes + object.stat.size) return this.#opened(copy, file, object, bytes)
+      if (isOf(object, path, tag) && (await file.stat()).size === bytes + object.stat.size)
+        return this.#opened(copy, file, object, bytes)
       this.#damaged(copy)
     } catch (error) {
       this.#judge(copy, error)
@@ -133,6 +129,36 @@ export class Copies {
     await file?.[Symbol.asyncDispose]()
     await this.#unpin(copy)
     return undefined
+  }
+
+  /** All bytes of such a copy, by one read of the local file system. */
+  async read(path: string, tag: string | undefined): Promise<Uint8Array | undefined> {
+    const copy = this.#take(path, tag)
+    if (copy === undefined) return undefined
+    try {
+      const all = await this.#checked.readFile(copy.at)
+      const stored = Buffer.from(all.buffer, all.byteOffset, all.byteLength)
+      const bytes = descriptionBytes(stored) ?? 0
+      const object = decodeDescription(stored.subarray(0, bytes))
+      if (isOf(object, path, tag) && all.length === bytes + object.stat.size) return all.subarray(bytes)
+      this.#damaged(copy)
+    } catch (error) {
+      this.#judge(copy, error)
+    } finally {
+      await this.#unpin(copy)
+    }
+    return undefined
+  }
+
+  /** Marks a copy as used, now and until `#unpin`. */
+  #take(path: string, tag: string | undefined): Copy | undefined {
+    const at = objectPath(path, tag)
+    const copy = this.#copies.get(at)
+    if (copy === undefined || copy.damaged) return undefined
+    this.#copies.delete(at)
+    this.#copies.set(at, copy)
+    copy.pins++
+    return copy
   }
 
   #opened(copy: Copy, file: FsFile, object: CachedObject, offset: number): OpenCopy {
@@ -281,6 +307,11 @@ export class Copies {
     this.counters.failures++
     return false
   }
+}
+
+/** Whether a description is that of what is wanted. */
+function isOf(object: CachedObject | undefined, path: string, tag: string | undefined): object is CachedObject {
+  return object?.path === path && (tag === undefined ? object.immutable : object.stat.tag === tag)
 }
 
 async function describe(file: FsFile): Promise<{ readonly object: CachedObject | undefined; readonly bytes: number }> {

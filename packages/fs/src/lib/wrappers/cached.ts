@@ -121,15 +121,19 @@ export function cached(remote: Fs, options: CachedOptions): CachedFs {
     }
   }
 
-  /** An open copy of what the remote has now; undefined if the remote has to answer itself. */
-  const find = async (path: string, callOptions: FsCallOptions): Promise<OpenCopy | undefined> => {
+  /** What `get` finds of the object that the remote has now; undefined if the remote has to answer itself. */
+  const find = async <T>(
+    path: string,
+    callOptions: FsCallOptions,
+    get: (path: string, tag: string | undefined) => Promise<T | undefined>,
+  ): Promise<T | undefined> => {
     const fixed = immutable(path)
     if (!fixed && !remote.supports.conditional) return undefined
     if (!(await ready())) return undefined
     let stat = fixed ? undefined : await remote.stat(path, callOptions)
     if (!fixed && !isCopied(stat)) return undefined
     const tag = fixed ? undefined : stat!.tag
-    const there = await copies.find(path, tag)
+    const there = await get(path, tag)
     if (there !== undefined) {
       copies.counters.hits++
       return there
@@ -144,8 +148,10 @@ export function cached(remote: Fs, options: CachedOptions): CachedFs {
       fetching.set(key, under)
     }
     await abortable(under, callOptions.signal)
-    return copies.find(path, tag)
+    return get(path, tag)
   }
+  const openFound = (path: string, callOptions: FsCallOptions): Promise<OpenCopy | undefined> =>
+    find(path, callOptions, (at, tag) => copies.find(at, tag))
   const isCopied = (stat: FsStat | undefined): boolean => stat?.kind === 'file' && stat.tag !== ''
 
   /** Around a change of names: no copy of an immutable name outlives it, and none is being made. */
@@ -251,7 +257,7 @@ export function cached(remote: Fs, options: CachedOptions): CachedFs {
     async open(path, mode, callOptions = {}) {
       enter(path, callOptions)
       if (mode === 'read' && (!changesInPlace || immutable(path))) {
-        const copy = await track(find(path, callOptions))
+        const copy = await track(openFound(path, callOptions))
         if (copy !== undefined) {
           const file = openCopy(path, copy)
           if (closed !== undefined) await file[Symbol.asyncDispose]()
@@ -271,8 +277,10 @@ export function cached(remote: Fs, options: CachedOptions): CachedFs {
       if (!(start >= 0 && end >= start)) throw new RangeError(`no range ${start} … ${end}`)
       const callOptions = signal === undefined ? {} : { signal }
       const fromCopy = async (): Promise<Uint8Array | undefined> => {
+        if (start === 0 && end === Number.POSITIVE_INFINITY)
+          return find(path, callOptions, (at, tag) => copies.read(at, tag))
         for (let tries = 0; tries < TRIES; tries++) {
-          const copy = await find(path, callOptions)
+          const copy = await openFound(path, callOptions)
           if (copy === undefined) return undefined
           try {
             const { size } = copy.object.stat
