@@ -8,7 +8,8 @@
  *   2. The control file says `open` before the first append after a seal.
  *   3. A group whose append or flush failed is cut off before the lock is released. Frames before it that the flush was
  *      to cover, lazy ones or another process's, are written again, in place: the kernel may have dropped them with the
- *      flush that failed, and will not say so again (I-5).
+ *      flush that failed, and will not say so again (I-5). Where cutting off fails too, whoever waits for the group is told
+ *      that it may be there (INDEX_UNCERTAIN); whatever of it is there is written again and flushed before anything else is.
  *   4. A new segment exists only after the end frame of the one before was flushed. It is never made where there is one,
  *      nor where the one before is gone: whoever finds that has fallen behind, and reads everything anew.
  */
@@ -171,8 +172,8 @@ export class FileLog implements LogMedium {
   #controlLost = false
   /** A flush failed that covered frames from this one on: they are written again before anything counts as flushed. */
   #suspect: { readonly segment: number; readonly from: number } | undefined
-  /** A flush failed and could not be taken back: nothing is written any more. */
-  #uncertain: unknown
+  /** Lazy changes that were shown are gone with a flush that failed: nothing is written any more. */
+  #gone: IndexError | undefined
 
   private constructor(fs: Fs, prefix: string, options: LogOptions, uuid: Uint8Array, control: Control | undefined) {
     this.#fs = fs
@@ -418,7 +419,7 @@ export class FileLog implements LogMedium {
       !this.#named.has(segment) ||
       !this.#staysOpen ||
       this.#suspect !== undefined ||
-      this.#uncertain !== undefined
+      this.#gone !== undefined
     if (waits || !lock.tryAcquire('exclusive')) return undefined
     let more = true
     try {
@@ -466,10 +467,8 @@ export class FileLog implements LogMedium {
    * if this one is full. Afterwards `tail` is where the next frame goes. Returns the salt for it.
    */
   async prepare(tail: LogTail, rest: number): Promise<{ tail: LogTail; salt: Uint8Array }> {
-    if (this.#uncertain !== undefined)
-      throw new IndexError('INDEX_UNCERTAIN', 'an earlier flush failed: open the index again', {
-        cause: this.#uncertain,
-      })
+    if (this.#gone !== undefined)
+      throw new IndexError('INDEX_UNCERTAIN', 'an earlier flush failed: open the index again', { cause: this.#gone })
     const control = this.#staysOpen ? this.#control : await this.readControl()
     if (control !== undefined && this.#isShort(tail))
       throw new IndexError(
@@ -582,8 +581,8 @@ export class FileLog implements LogMedium {
   async #takeOff(file: FsFile, tail: LogTail, cause: unknown): Promise<never> {
     try {
       if ((await file.stat()).size > tail.offset) await file.truncate(tail.offset)
-    } catch (second) {
-      this.#uncertain = second
+    } catch {
+      this.#doubt(tail)
       throw new IndexError('INDEX_UNCERTAIN', 'the append failed, and so did taking it back', { cause })
     }
     throw new IndexError('INDEX_WRITE_FAILED', 'the append failed', { cause })
@@ -597,8 +596,8 @@ export class FileLog implements LogMedium {
     } catch (error) {
       try {
         await this.#takeBack(tail)
-      } catch (second) {
-        this.#uncertain = second
+      } catch {
+        this.#doubt(tail)
         throw new IndexError('INDEX_UNCERTAIN', 'the flush failed, and so did taking it back', { cause: error })
       }
       throw new IndexError('INDEX_WRITE_FAILED', 'the flush failed', { cause: error })
@@ -665,11 +664,8 @@ export class FileLog implements LogMedium {
       const last = frames.at(-1)
       const end = last === undefined ? SEGMENT_HEADER : last.offset + frameLength(last.header)
       if (number === this.tail.segment && from < this.tail.next && end < this.tail.offset) {
-        this.#uncertain = new IndexError(
-          'INDEX_UNCERTAIN',
-          `frames from ${from} on are gone with the flush that failed`,
-        )
-        throw this.#uncertain
+        this.#gone = new IndexError('INDEX_UNCERTAIN', `frames from ${from} on are gone with the flush that failed`)
+        throw this.#gone
       }
       for (const { header, offset, payload } of frames) {
         const at = offset - SEGMENT_HEADER

@@ -343,13 +343,14 @@ describe('a file system that fails', () => {
               const { code } = error as { code: string }
               events.push(code)
               if (code === 'INDEX_UNCERTAIN') uncertain++
-              // Whatever failed, what is shown is what was acknowledged.
-              expect(index.info('inbox')!.count).toBe(acknowledged.length)
+              // Whatever failed, what is shown is what was acknowledged, and later perhaps what may have happened.
+              expect(index.info('inbox')!.count - acknowledged.length).toBeLessThanOrEqual(Math.max(0, uncertain - 1))
+              expect(index.info('inbox')!.count).toBeGreaterThanOrEqual(acknowledged.length)
             }
             if (n === 4) await index.checkpoint().catch(() => {})
           }
-          // One failure costs one transaction, unless it may not go on.
-          if (uncertain === 0) expect(acknowledged.length).toBeGreaterThanOrEqual(7)
+          // One failure costs one transaction.
+          expect(acknowledged.length).toBeGreaterThanOrEqual(7)
           armed = false
           await index[Symbol.asyncDispose]()
           await using again = await openIndex(inner, 'store')
@@ -391,13 +392,16 @@ describe('a file system that fails', () => {
     await expect(Promise.all([deliver(index, 2), deliver(index, 3)])).rejects.toMatchObject({ code: 'INDEX_UNCERTAIN' })
     failing = false
     expect(index.info('inbox')!.count).toBe(1)
-    // It cannot know what the disk holds, so it goes on only after it was opened again.
-    await expect(deliver(index, 4)).rejects.toMatchObject({ code: 'INDEX_UNCERTAIN' })
+    // Whoever is next finds out what the file holds, and makes it durable first.
+    await deliver(index, 4)
+    const { count } = index.info('inbox')!
+    expect([2, 4]).toContain(count)
     await index[Symbol.asyncDispose]()
     expect(Buffer.compare((await inner.readFile(LOG)).subarray(0, log.length), log)).toBe(0)
     await using again = await openIndex(inner, 'store')
     await using table = (await again.open('inbox'))!
     expect(table.view.flags(0)).toBe(FLAG_SEEN | FLAG_FLAGGED | 1)
+    expect(table.view.count).toBe(count)
     await deliver(again, 5)
   })
 })
