@@ -4,7 +4,7 @@ import { type FaultPlan, faultyFs } from '../../faults.ts'
 import { type Fs, FsError } from '../../index.ts'
 import { type MemoryFsOptions, memoryFs } from '../../memory.ts'
 import { fsConformance } from '../../testing.ts'
-import { type TieredFs, tiered } from '../../wrappers.ts'
+import { checksummed, type TieredFs, tiered } from '../../wrappers.ts'
 import { randomOf } from '../random.ts'
 import { delegateFs } from './delegate.ts'
 
@@ -301,6 +301,20 @@ describe('a tiered file system', () => {
     interfere = undefined
     await fs.demote('file')
     expect(await get(fs, 'file')).toBe('changed')
+  })
+  test('of which one copy is damaged keeps the other', async () => {
+    const primary = memoryFs()
+    const alternate = memoryFs()
+    const fs = tiered(checksummed(primary, { chunkBytes: 64 }), alternate)
+    const content = 'content'.repeat(100)
+    await fs.writeFile('file', bytes(content))
+    // What a move leaves that a crash interrupted, and what time does to the source.
+    await alternate.writeFile('file', bytes(content))
+    const stored = await primary.readFile('file')
+    stored[300]! ^= 1
+    await primary.writeFile('file', stored)
+    await expect(fs.demote('file')).rejects.toMatchObject({ code: 'FS_CORRUPT' })
+    expect(await get(alternate, 'file')).toBe(content)
   })
   test('takes nothing away that it cannot bring back as it was', async () => {
     const primary = memoryFs()

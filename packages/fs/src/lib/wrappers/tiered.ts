@@ -219,13 +219,7 @@ export function tiered(primary: Fs, alternate: Fs): TieredFs {
   async function bringBack(path: string, options: FsCallOptions = {}): Promise<void> {
     if ((await primary.stat(path, options)) === undefined) {
       const kept = await metadataFor(alternate, path, options)
-      try {
-        await copyVerified(alternate, primary, path, { ...options, ...kept, ifAbsent: true })
-      } catch (error) {
-        // It would be seen instead of what the alternate has.
-        if (error instanceof FsError && error.code === 'FS_CORRUPT') await removeIfThere(primary, path)
-        throw error
-      }
+      await copyVerified(alternate, primary, path, { ...options, ...kept, ifAbsent: true })
     }
     await dropCopy(path)
   }
@@ -479,13 +473,7 @@ export function tiered(primary: Fs, alternate: Fs): TieredFs {
           if (alternate.supports.directories && (await alternate.stat(path))?.kind === 'directory')
             await removeEmpty(path)
           const kept = supports.metadata && found.stat.metadata ? { metadata: found.stat.metadata } : {}
-          let copied: FsStat
-          try {
-            copied = await copyVerified(primary, alternate, path, { ...options, ...kept })
-          } catch (error) {
-            if (error instanceof FsError && error.code === 'FS_CORRUPT') await removeIfThere(alternate, path)
-            throw error
-          }
+          const copied = await copyVerified(primary, alternate, path, { ...options, ...kept })
           const now = await primary.stat(path)
           if (!isSame(found.stat, copied) || !isSame(now, copied))
             throw new FsError('FS_CONFLICT', `${path} changed while it was moved`, { path })
