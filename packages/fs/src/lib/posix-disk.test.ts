@@ -207,6 +207,7 @@ const reads: Readonly<Record<string, (fs: Fs) => Promise<unknown>>> = {
   'stat of an absence': (fs) => fs.stat('d/absent'),
   readFile: (fs) => fs.readFile('d/there'),
   list: (fs) => names(fs, 'd'),
+  'list of the root': (fs) => names(fs, ''),
   'open for reading': async (fs) => (await fs.open('d/there', 'read'))[Symbol.asyncDispose](),
   syncDirectory: (fs) => fs.syncDirectory('d'),
 }

@@ -179,6 +179,8 @@ class PosixFs implements Fs {
 
   async stat(path: string, options?: FsCallOptions): Promise<FsStat | undefined> {
     this.#enter(path, options, true)
+    // Where the root was there is always something, if only what it was mounted over.
+    if (path === '') this.#tree.checkRoot()
     try {
       let stats = this.#lookAt(path)
       // In a confined directory, only the last part can be a symbolic link.
@@ -471,6 +473,7 @@ class PosixFs implements Fs {
 
   async *list(directory: string, options?: FsCallOptions): AsyncGenerator<readonly FsEntry[]> {
     this.#enter(directory, options, true)
+    if (directory === '') this.#tree.checkRoot()
     try {
       if (!this.#tree.confine(directory)) return this.#tree.checkRoot()
       const at = this.#tree.absolute(directory)
@@ -656,6 +659,7 @@ class PosixFs implements Fs {
 
   async syncDirectory(path: string): Promise<void> {
     this.#enter(path, undefined, true)
+    if (path === '') this.#tree.checkRoot()
     try {
       if (!this.#tree.confine(path)) throw this.#tree.absent(path)
       await this.#tree.flush(path)
