@@ -203,7 +203,7 @@ export class PosixFile implements FsFile {
     }
   }
 
-  /** Takes back a part of an append, if nobody appended after it. */
+  /** Takes back what was added behind `start`, if nobody added anything after it. */
   #undo(start: number, written: number): void {
     if (written === 0) return
     try {
@@ -219,26 +219,23 @@ export class PosixFile implements FsFile {
     if (data.length === 0) return
     const fd = this.#enter()
     let size = -1
+    let written = 0
     try {
       size = this.#size()
       if (position < this.#dirtyFrom) this.#dirtyFrom = Math.min(position, size)
-      if (data.length < ASYNC_WRITE_BYTES) {
-        let at = 0
-        while (at < data.length) {
-          const count = this.#writeSome([at === 0 ? data : data.subarray(at)], position + at)
+      if (data.length < ASYNC_WRITE_BYTES)
+        while (written < data.length) {
+          const count = this.#writeSome([written === 0 ? data : data.subarray(written)], position + written)
           if (count === 0) throw new FsError('FS_IO', `${this.path}: nothing was written`, { path: this.path })
-          at += count
+          written += count
         }
-      } else await this.#writeAll(fd, data, position, () => {})
+      else
+        await this.#writeAll(fd, data, position, (count) => {
+          written += count
+        })
     } catch (error) {
       // What was overwritten is gone; what was added is taken back.
-      if (size >= 0 && position + data.length > size) {
-        try {
-          again(() => this.#fs.ftruncateSync(fd, size))
-        } catch {
-          // The failure that is being reported says more than this one.
-        }
-      }
+      if (size >= 0 && position + written > size) this.#undo(size, position + written - size)
       throw this.#failure(error)
     } finally {
       this.#leave()

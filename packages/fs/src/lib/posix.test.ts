@@ -378,6 +378,47 @@ describe('failures of the kernel', () => {
     })
 })
 
+describe('what others do meanwhile', () => {
+  test('stays when a large write fails: only what it added itself is taken back', async () => {
+    let calls = 0
+    const fs = await openWith({
+      write: (
+        fd: number,
+        data: Uint8Array,
+        offset: number,
+        length: number,
+        position: number | null,
+        done: (error: Error | null) => void,
+      ) => {
+        if (++calls === 1) return nodeFs.write(fd, data, offset, length / 2, position, done)
+        nodeFs.appendFileSync(join(root, 'file'), 'of another')
+        process.nextTick(done, errno('ENOSPC'))
+      },
+    })
+    await using file = await fs.open('file', 'write')
+    await expect(file.write(new Uint8Array(2_000_000), 0)).rejects.toEqual(error('FS_NO_SPACE'))
+    expect(text(await fs.readFile('file', { start: 1_000_000 }))).toBe('of another')
+  })
+  test('of those who wait to write a name, each may give up; the others still take turns', async () => {
+    const fs = await open()
+    const release = Promise.withResolvers<void>()
+    async function* slow(): AsyncGenerator<Uint8Array> {
+      yield bytes('slow')
+      await release.promise
+    }
+    const first = fs.writeFile('file', slow())
+    const controller = new AbortController()
+    const second = fs.writeFile('file', bytes('given up'), { signal: controller.signal })
+    const third = expect(fs.writeFile('file', bytes('third'), { ifAbsent: true })).rejects.toEqual(error('FS_EXISTS'))
+    controller.abort(new Error('enough'))
+    await expect(second).rejects.toThrow('enough')
+    release.resolve()
+    await first
+    await third
+    expect(text(await fs.readFile('file'))).toBe('slow')
+  })
+})
+
 describe('durability', () => {
   /** Everything that reaches the disk's order: flushes and changes of names, with paths in place of descriptors. */
   function recording(): { fs: Partial<PosixNodeFs>; log: string[] } {

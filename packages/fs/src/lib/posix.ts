@@ -13,6 +13,7 @@
 import * as nodeFs from 'node:fs'
 import type { Dirent } from 'node:fs'
 import { dirname, resolve } from 'node:path'
+import { abortable } from './abortable.ts'
 import type {
   Fs,
   FsCallOptions,
@@ -300,8 +301,10 @@ class PosixFs implements Fs {
       throw new FsError('FS_UNSUPPORTED', `${this.name} does not support metadata`, { path })
     const directory = parentOf(path)
     const before = this.#writers.get(path)
-    const mine = (before === undefined ? Promise.resolve() : before).then(() => this.#replace(path, data, options))
-    const settled = mine.catch(() => {})
+    const turn = before === undefined ? Promise.resolve() : abortable(before, options.signal)
+    const mine = turn.then(() => this.#replace(path, data, options))
+    // Who gives up does not let the next one in.
+    const settled = Promise.all([before, mine.catch(() => {})]).then(() => {})
     this.#writers.set(path, settled)
     let stat: FsStat
     try {

@@ -4,6 +4,7 @@
  * it was copied; or if its name is one of those that never change. Every byte of a copy is verified as it is read; what is
  * damaged is dropped and fetched again.
  */
+import { abortable } from '../abortable.ts'
 import type { Fs, FsCallOptions, FsFile, FsReadOptions, FsStat } from '../contract.ts'
 import { FsError } from '../error.ts'
 import { checkPath } from '../path.ts'
@@ -316,18 +317,4 @@ export function cached(remote: Fs, options: CachedOptions): CachedFs {
     },
   })
   return Object.assign(fs, { counters: () => ({ ...copies.counters }) })
-}
-
-/** `work`, or the signal's reason if that comes first. The work goes on: others may wait for it too. */
-async function abortable(work: Promise<void>, signal: AbortSignal | undefined): Promise<void> {
-  if (signal === undefined) return work
-  signal.throwIfAborted()
-  const { promise, reject } = Promise.withResolvers<never>()
-  const abort = (): void => reject(signal.reason)
-  signal.addEventListener('abort', abort)
-  try {
-    await Promise.race([work, promise])
-  } finally {
-    signal.removeEventListener('abort', abort)
-  }
 }
