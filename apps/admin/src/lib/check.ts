@@ -18,11 +18,11 @@ interface CheckFlags extends WhereFlags {
   readonly json?: boolean
 }
 
-interface UserFinding extends StoreFinding {
+export interface UserFinding extends StoreFinding {
   readonly user: string
 }
 
-interface Subject {
+export interface Subject {
   readonly name: string
   readonly home: string | undefined
 }
@@ -71,7 +71,7 @@ export function checkCommand(): Command {
 }
 
 /** Users of the file who have a directory, and directories that nobody in the file has. */
-function subjects(where: Where, only: string | undefined, notes: UserFinding[]): Subject[] {
+export function subjects(where: Where, only: string | undefined, notes: UserFinding[]): Subject[] {
   const { data, users: file } = where
   if (only !== undefined) {
     const user = findUser(where, only) ?? { name: only, home: undefined }

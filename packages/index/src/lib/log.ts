@@ -455,7 +455,13 @@ export class FileLog implements LogMedium {
 
   /** Reads the control file again: another process may have sealed the log, or opened it. */
   async readControl(): Promise<Control | undefined> {
-    this.#controlFile ??= await this.#fs.open(`${this.#prefix}control`, this.#options.readOnly ? 'read' : 'write')
+    try {
+      this.#controlFile ??= await this.#fs.open(`${this.#prefix}control`, this.#options.readOnly ? 'read' : 'write')
+    } catch (error) {
+      // Only a writer makes it anew.
+      if (this.#options.readOnly && error instanceof FsError && error.code === 'FS_NOT_FOUND') return this.#control
+      throw error
+    }
     const found = readControl(await readBytes(this.#controlFile, 0, CONTROL_LENGTH))
     this.#controlLost = found === undefined
     this.#control = found ?? this.#control

@@ -11,9 +11,10 @@
  *   2. A batch collects what a step found or decided; it is published as a whole after the flush, or dropped.
  *   3. The position of the log and the entries move together.
  */
-import { ByteReader, ByteWriter } from '@mailstead/bytes'
+import { ByteWriter } from '@mailstead/bytes'
 import { type Fs, type FsLock, requireSupport } from '@mailstead/fs'
 import { changesSince, DroppedTables } from './changes-since.ts'
+import { applyFrameTable } from './apply-frame.ts'
 import { openCacheFile, type TableCache } from './cache.ts'
 import type { Control } from './control.ts'
 import { checkpoint, type CheckpointHost } from './checkpoint.ts'
@@ -32,18 +33,17 @@ import type {
   TableInfo,
   TableView,
 } from './contract.ts'
-import { formatDigest, sameDigest } from './digest.ts'
+import { formatDigest } from './digest.ts'
 import { Entry } from './entries.ts'
 import { IndexError } from './error.ts'
 import { FRAME_END, FRAME_LAZY, FRAME_PART, type FrameTable, payloadIsValid, writeFrame } from './frame.ts'
 import { FRAME_MAX, TRANSACTION_MAX } from './limits.ts'
 import { FileLog, type LogFrame, type LogMedium, type LogRead, type LogTail } from './log.ts'
 import { ObjectLog } from './object-log.ts'
-import { applySection, readCreate } from './operations.ts'
 import { resolveTransaction, type Resolved } from './resolve.ts'
 import { type Settings, withDefaults } from './settings.ts'
 import { Snapshots } from './snapshots.ts'
-import { Draft, emptyState, tableMeta, type TableState } from './state.ts'
+import { Draft, type TableState } from './state.ts'
 import { expungedAfter } from './tombstones.ts'
 import { type Committer, type Requested, Transaction } from './transaction.ts'
 import { makeView } from './view.ts'
@@ -1337,39 +1337,6 @@ function checkSize({ sections }: Resolved): void {
   for (const section of sections) length += section.length
   if (length > TRANSACTION_MAX)
     throw new IndexError('INDEX_LIMIT', `a transaction of ${length} bytes is longer than ${TRANSACTION_MAX}`)
-}
-
-/**
- * Applies what a frame did to one table. Returns the draft to go on with: a new one if the frame creates the table.
- * Throws if it does not fit, or if the counters are not what the frame says.
- */
-export function applyFrameTable(
-  draft: Draft | undefined,
-  table: FrameTable,
-  section: Uint8Array,
-  frame: number,
-): Draft {
-  const reader = new ByteReader(section)
-  if (table.created !== undefined) {
-    const spec = readCreate(reader)
-    if (spec === undefined) throw new Error(`frame ${frame} creates table ${table.number} without saying how`)
-    draft = new Draft(emptyState(tableMeta(table.number, spec), spec.uidNext))
-  }
-  if (draft === undefined) throw new Error(`frame ${frame} changes table ${table.number} before it is created`)
-  applySection(draft, reader, table.highestModSeq)
-  draft.uidNext = table.uidNext
-  draft.highestModSeq = table.highestModSeq
-  draft.ceiling = table.ceiling
-  if (
-    !table.dropped &&
-    (draft.count !== table.count ||
-      draft.unseen !== table.unseen ||
-      draft.deleted !== table.deleted ||
-      draft.bytes !== table.bytes ||
-      !sameDigest(draft.digest, table.digest))
-  )
-    throw new Error(`frame ${frame} leaves table ${draft.meta.id} with other counters than it says`)
-  return draft
 }
 
 /** The payload of a transaction, verified; undefined if any part is damaged. */

@@ -1,0 +1,102 @@
+/**
+ * `mailstead repair`: makes the index of stores whole again from what is left of it, while nobody has them open.
+ *
+ * Exit codes: 0 there was nothing to do (notes do not count), 1 something was repaired, or would be, 2 a store could not be
+ * repaired, or not all of it: somebody has it open, it cannot be read, or the check still finds damage.
+ */
+import { join } from 'node:path'
+import { Command } from 'commander'
+import { checkDataDirectory, userFs } from '@mailstead/app-server'
+import { IndexError, type RepairRecord, repairIndex } from '@mailstead/index'
+import { userDirectory } from '@mailstead/server'
+import { type Subject, subjects, type UserFinding } from './check.ts'
+import { Exit } from './exit.ts'
+import { isThere, whereOf, type WhereFlags } from './find-user.ts'
+
+/** Where a store has its index. Must not change: on disk. */
+const INDEX = 'index'
+
+interface RepairFlags extends WhereFlags {
+  readonly user?: string
+  readonly dryRun?: boolean
+  readonly json?: boolean
+}
+
+interface UserRecord extends RepairRecord {
+  readonly user: string
+}
+
+export function repairCommand(): Command {
+  return new Command('repair')
+    .description('repair the index of stores that nobody has open; what is replaced is copied first')
+    .option('--data <dir>', 'data directory')
+    .option('--user <name>', 'only this user (default: all)')
+    .option('--users <file>', 'users file (default: users.passwd in the data directory)')
+    .option('--config <file>', 'configuration file')
+    .option('--dry-run', 'say what would be done, and change nothing')
+    .option('--json', 'records as one JSON value')
+    .action(async (flags: RepairFlags) => {
+      const where = whereOf(flags)
+      try {
+        await checkDataDirectory(where.data)
+      } catch (error) {
+        throw new Exit(2, (error as Error).message)
+      }
+      const records: UserRecord[] = []
+      const failures: { user: string; message: string }[] = []
+      let looked = 0
+      const notes: UserFinding[] = []
+      for (const user of subjects(where, flags.user, notes)) {
+        // A store that was never used has nothing to repair.
+        if (!isThere(join(where.data, userDirectory(user), INDEX))) continue
+        try {
+          await repairStore(where.data, user, flags.dryRun === true, (one) => records.push({ user: user.name, ...one }))
+          looked++
+        } catch (error) {
+          failures.push({ user: user.name, message: messageOf(error) })
+        }
+      }
+      report(flags, { records, failures, looked })
+      if (failures.length > 0 || records.some(({ kind }) => kind === 'remains')) throw new Exit(2)
+      if (records.some(({ kind }) => kind !== 'note')) throw new Exit(1)
+    })
+}
+
+async function repairStore(
+  data: string,
+  user: Subject,
+  dryRun: boolean,
+  onRecord: (record: RepairRecord) => void,
+): Promise<void> {
+  await using fs = await userFs(data, user)
+  for await (const page of repairIndex(fs, INDEX, { dryRun })) for (const one of page) onRecord(one)
+}
+
+function messageOf(error: unknown): string {
+  if (error instanceof IndexError && error.code === 'INDEX_LOCKED')
+    return 'the store is open: stop the server, and whoever else uses it, first'
+  return (error as Error).message
+}
+
+function report(
+  flags: RepairFlags,
+  {
+    records,
+    failures,
+    looked,
+  }: { records: UserRecord[]; failures: { user: string; message: string }[]; looked: number },
+): void {
+  if (flags.json === true) {
+    process.stdout.write(`${JSON.stringify({ stores: looked, dryRun: flags.dryRun === true, records, failures })}\n`)
+    return
+  }
+  for (const { user, kind, file, table, uid, field, message, ...value } of records) {
+    const place = [table === undefined ? '' : ` table ${table}`, uid === undefined ? '' : ` row ${uid}`].join('')
+    const values = value.old === '' && value.new === '' ? '' : ` ${value.old} -> ${value.new}`
+    process.stdout.write(`${user}: ${kind}: ${file}${place}: ${field}${values}: ${message}\n`)
+  }
+  for (const { user, message } of failures) process.stderr.write(`mailstead: ${user}: ${message}\n`)
+  const count = (kind: RepairRecord['kind']): number => records.filter((one) => one.kind === kind).length
+  const changes = `${count('changed')} ${flags.dryRun === true ? 'would be changed' : 'changed'}`
+  process.stdout.write(`${looked} stores, ${changes}, ${count('lost')} lost, ${count('remains')} remain\n`)
+}

@@ -1,0 +1,219 @@
+/**
+ * What is left of an index's log, control file and lists: everything that a repair can go by, and where something is known
+ * to be missing. Only reads.
+ *
+ * Frames are taken as a reader of the log takes them: what may be torn is torn, what was flushed and cannot be read is
+ * lost. Headers and trailers of frames whose payload is damaged still say what the tables were afterwards.
+ */
+import type { Fs } from '@mailstead/fs'
+import { FsError } from '@mailstead/fs'
+import { type Control, readControl } from './control.ts'
+import { FRAME_PART, type FrameTable, frameLength, payloadIsValid } from './frame.ts'
+import { scanFrames } from './scan.ts'
+import { readSegmentHeader, SEGMENT_HEADER, type SegmentHeader, segmentName, segmentOfName } from './segment.ts'
+import { readSnapshotHeader, SNAPSHOT_HEADER } from './snapshot.ts'
+import { readTableList, type TableList } from './table-list.ts'
+
+/** Rows and modseqs that lost frames may have given when nothing tells how many frames there were. */
+export const UNKNOWN_LOSS: number = 1 << 20
+/** Fewer rows are never reckoned with, however short what was lost is. */
+const UIDS_LOST_MIN = 1_024
+
+/** Frames that are gone, and nothing says which tables they touched. */
+export interface LostFrames {
+  readonly first: number
+  /** Infinity where nothing tells. */
+  readonly last: number
+  /** No more rows than this were appended to any table. */
+  readonly uids: number
+  readonly file: string
+}
+
+/** A transaction whose header or trailer is there. */
+export interface FoundTransaction {
+  readonly number: number
+  readonly tables: readonly FrameTable[]
+  /** Undefined if it is damaged. */
+  readonly payload: Uint8Array | undefined
+  readonly file: string
+}
+
+export interface Evidence {
+  readonly uuid: Uint8Array
+  readonly control: Control | undefined
+  /** The log was closed, and nobody wrote to it since. */
+  readonly sealed: boolean
+  /** Those that can be read, the newest first. */
+  readonly lists: readonly TableList[]
+  /** Numbers of the segment files, ascending. */
+  readonly segments: readonly number[]
+  /** The highest number a segment may have had. */
+  readonly lastSegment: number
+  readonly transactions: readonly FoundTransaction[]
+  readonly lost: readonly LostFrames[]
+  /** First frame that the log has. */
+  readonly firstFrame: number
+  /** Last frame there was, as far as is known. */
+  readonly lastFrame: number
+}
+
+/** Undefined if nothing says which index this is. */
+export async function gatherEvidence(fs: Fs, prefix: string): Promise<Evidence | undefined> {
+  const controlBytes = await readIfThere(fs, `${prefix}control`)
+  const control = controlBytes === undefined ? undefined : readControl(controlBytes)
+  const segments: number[] = []
+  for await (const page of fs.list(`${prefix}log`))
+    for (const { name } of page) if (segmentOfName(name) > 0) segments.push(segmentOfName(name))
+  segments.sort((a, b) => a - b)
+  const found: { segment: number; bytes: Uint8Array; header: SegmentHeader }[] = []
+  const named: { uuid: Uint8Array }[] = control === undefined ? [] : [control]
+  for (const segment of segments) {
+    const bytes = await fs.readFile(`${prefix}log/${segmentName(segment)}`)
+    const header = readSegmentHeader(bytes)
+    if (header === undefined || header.segment !== segment) continue
+    named.push(header)
+    found.push({ segment, bytes, header })
+  }
+  const lists: TableList[] = []
+  for (const name of ['directory', 'directory.old']) {
+    const bytes = await readIfThere(fs, `${prefix}tables/${name}`)
+    const list = bytes === undefined ? undefined : readTableList(bytes)
+    if (list !== undefined) lists.push(list)
+  }
+  named.push(...lists)
+  if (named.length === 0) named.push(...(await snapshotHeaders(fs, prefix)))
+  const uuid = named[0]?.uuid
+  if (uuid === undefined) return undefined
+  const mine = (one: { readonly uuid: Uint8Array }): boolean => Buffer.compare(one.uuid, uuid) === 0
+  return readLog(
+    prefix,
+    { uuid, control },
+    lists.filter(mine),
+    segments,
+    found.filter((one) => mine(one.header)),
+  )
+}
+
+function readLog(
+  prefix: string,
+  { uuid, control }: { readonly uuid: Uint8Array; readonly control: Control | undefined },
+  lists: readonly TableList[],
+  segments: readonly number[],
+  found: readonly { segment: number; bytes: Uint8Array; header: SegmentHeader }[],
+): Evidence {
+  const sealedAt = control?.state === 'sealed' ? control : undefined
+  const transactions: FoundTransaction[] = []
+  const lost: LostFrames[] = []
+  const place = lists[0]
+  const firstFrame = found[0]?.header.firstFrame ?? Number.POSITIVE_INFINITY
+  /** Number of the next frame. */
+  let next = found[0]?.header.firstFrame ?? place?.next ?? 1
+  let lastSegment = Math.max(0, ...segments, sealedAt?.segment ?? 0, place?.segment ?? 0)
+  let parts: Uint8Array[] | undefined = []
+  for (const [i, { segment, bytes, header }] of found.entries()) {
+    const file = `${prefix}log/${segmentName(segment)}`
+    const { salt } = header
+    if (header.firstFrame > next) {
+      const uids = Math.max(UIDS_LOST_MIN, header.segment === segment ? header.lengthBefore : 0)
+      lost.push({ first: next, last: header.firstFrame - 1, uids, file })
+      parts = undefined
+    }
+    // A segment that a repair made while it was stopped may begin with a number that others gave since.
+    next = Math.max(next, header.firstFrame)
+    const scan = scanFrames(bytes.subarray(SEGMENT_HEADER), {
+      base: SEGMENT_HEADER,
+      salt,
+      next: header.firstFrame,
+      unflushed: isWhole(i, segment) ? Number.POSITIVE_INFINITY : header.firstFrame,
+    })
+    for (const gap of scan.gaps) {
+      const after = scan.frames.find((frame) => frame.header.number > gap.last)
+      const uids = Math.max(UIDS_LOST_MIN, (after?.offset ?? bytes.length) - gap.offset)
+      lost.push({ first: gap.first, last: gap.last, uids, file })
+    }
+    let before = header.firstFrame - 1
+    for (const { header: frame, payload } of scan.frames) {
+      if (frame.number !== before + 1) parts = undefined
+      before = frame.number
+      const whole = payloadIsValid(frame, salt, payload)
+      if ((frame.bits & FRAME_PART) !== 0) {
+        if (!whole) parts = undefined
+        else parts?.push(payload)
+        continue
+      }
+      const has = whole && parts !== undefined && parts.length >= frame.parts
+      const all = frame.parts === 0 ? payload : Buffer.concat([...(parts ?? []).slice(-frame.parts), payload])
+      if (frame.tables.length > 0)
+        transactions.push({
+          number: frame.number,
+          tables: frame.tables,
+          payload: (frame.parts === 0 ? whole : has) ? all : undefined,
+          file,
+        })
+      parts = []
+      next = Math.max(next, frame.number + 1)
+    }
+    const last = scan.frames.at(-1)
+    if (last !== undefined && last.offset + frameLength(last.header) > bytes.length) parts = undefined
+    next = Math.max(next, before + 1)
+  }
+  // What the log had at its end.
+  const known = Math.max(sealedAt?.lastFrame ?? 0, ...lists.map((list) => list.next - 1))
+  const file = `${prefix}log`
+  const inTheLog = next - 1
+  if (known > inTheLog) {
+    // Without a seal nothing tells how far the log went on from there.
+    const open = sealedAt === undefined
+    lost.push({
+      first: next,
+      last: open ? Number.POSITIVE_INFINITY : known,
+      uids: open ? UNKNOWN_LOSS : Math.max(UIDS_LOST_MIN, sealedAt.length),
+      file,
+    })
+  } else if (sealedAt === undefined && (found.length === 0 || endIsMissing()))
+    lost.push({ first: next, last: Number.POSITIVE_INFINITY, uids: UNKNOWN_LOSS, file })
+  lastSegment = Math.max(lastSegment, found.at(-1)?.segment ?? 0)
+  return {
+    uuid,
+    control,
+    // The frame of a repair that was stopped changes nothing.
+    sealed: sealedAt !== undefined && transactions.every(({ number }) => number <= sealedAt.lastFrame),
+    lists,
+    segments,
+    lastSegment,
+    transactions: transactions.sort((a, b) => a.number - b.number),
+    lost,
+    firstFrame,
+    lastFrame: Math.max(known, inTheLog, ...lists.flatMap((list) => list.tables.map((table) => table.frame))),
+  }
+
+  /** Nothing may be torn in a segment that another follows, nor in a sealed log. */
+  function isWhole(i: number, segment: number): boolean {
+    return i < found.length - 1 || segments.at(-1)! > segment || (sealedAt !== undefined && segment <= sealedAt.segment)
+  }
+
+  /** The last segment that can be read is not the last there is. */
+  function endIsMissing(): boolean {
+    return found.at(-1)!.segment < Math.max(segments.at(-1) ?? 0, place?.segment ?? 0)
+  }
+}
+
+async function snapshotHeaders(fs: Fs, prefix: string): Promise<{ uuid: Uint8Array }[]> {
+  const headers: { uuid: Uint8Array }[] = []
+  for await (const page of fs.list(`${prefix}tables`))
+    for (const { name } of page) {
+      if (!name.endsWith('.snap')) continue
+      const header = readSnapshotHeader(await fs.readFile(`${prefix}tables/${name}`, { end: SNAPSHOT_HEADER }))
+      if (header !== undefined) headers.push(header)
+    }
+  return headers
+}
+
+export async function readIfThere(fs: Fs, path: string): Promise<Uint8Array | undefined> {
+  try {
+    return await fs.readFile(path)
+  } catch (error) {
+    if (error instanceof FsError && error.code === 'FS_NOT_FOUND') return undefined
+    throw error
+  }
+}
