@@ -32,6 +32,7 @@ interface Manifest {
   readonly version: string
   readonly bin?: Readonly<Record<string, string>>
   readonly dependencies?: Readonly<Record<string, string>>
+  readonly peerDependencies?: Readonly<Record<string, string>>
   readonly exports?: Readonly<Record<string, unknown>>
 }
 
@@ -120,11 +121,31 @@ function node(args: readonly string[], folder: string): string {
   return execFileSync(process.execPath, ['--no-warnings', ...args], { cwd: folder, encoding: 'utf8', env })
 }
 
-/** Imports every entry of an installed package. */
+/**
+ * Imports every entry of an installed package. Those that need an optional peer say so while it is not there, and are
+ * imported when it is.
+ */
 function importEntries(name: string, folder: string): void {
-  const entries = Object.keys(manifests.get(name)!.manifest.exports ?? {}).filter((key) => !key.endsWith('.json'))
-  const imports = entries.map((key) => `await import('${name}${key.slice(1)}')`).join('\n')
-  run(`${imports}\nconsole.log('entries ${entries.length}')`, folder)
+  const { exports = {}, peerDependencies = {} } = manifests.get(name)!.manifest
+  const entries = Object.keys(exports).filter((key) => !key.endsWith('.json'))
+  const peers = Object.keys(peerDependencies)
+  const lacking = (): unknown =>
+    JSON.parse(
+      run(
+        `const lacking = []
+        for (const key of ${JSON.stringify(entries)})
+          await import('${name}' + key.slice(1)).catch((error) => {
+            const isPeer = ${JSON.stringify(peers)}.some((peer) => error.message.includes("'" + peer + "'"))
+            if (error.code !== 'ERR_MODULE_NOT_FOUND' || !isPeer) throw error
+            lacking.push(key)
+          })
+        console.log(JSON.stringify(lacking))`,
+        folder,
+      ),
+    )
+  if ((lacking() as string[]).length === 0) return
+  for (const peer of peers) copyInstalled(peer, folder)
+  expect(lacking()).toEqual([])
 }
 
 afterAll(() => rmSync(scratch, { recursive: true, force: true }))
