@@ -111,7 +111,8 @@ export async function acquireLease(fs: Fs, path: string, options: LeaseOptions):
     if (freeInMs <= 0) {
       const startedMs = elapsed()
       const token = (found?.record.token ?? 0) + 1
-      if (token > Number.MAX_SAFE_INTEGER) throw new FsError('FS_LIMIT', `${path} has no tokens left`, { path })
+      if (token > Number.MAX_SAFE_INTEGER)
+        throw new FsError('FS_LIMIT', `${path} has no tokens left`, { path, retryable: false })
       const expiresAtMs = Math.floor(now()) + ttlMs
       const record: LeaseRecord = { state: 'held', ttlMs, token, expiresAtMs, id, holder: settings.holder }
       try {

@@ -20,7 +20,9 @@ export interface S3Failure {
 }
 
 /** Nothing was sent. */
-const neverSent = new Set(['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'EHOSTUNREACH', 'ENETUNREACH', 'EMFILE'])
+const neverSent = new Set(['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'EMFILE'])
+/** Nothing was sent if there was no connection yet; an established one may end like this too, with the request on its way. */
+const unreachable = new Set(['EHOSTUNREACH', 'ENETUNREACH'])
 const throttles = new Set(['SlowDown', 'TooManyRequests', 'Throttling', 'ThrottlingException', 'RequestLimitExceeded'])
 /** 4xx that pass: the body was damaged or slow on its way, somebody else wrote at the same moment, the clock was wrong. */
 const passing = new Set([
@@ -54,6 +56,9 @@ interface ErrorLike {
   readonly message?: string
   readonly code?: unknown
   readonly Code?: unknown
+  readonly syscall?: unknown
+  /** Of several addresses that were tried, one after the other. */
+  readonly errors?: readonly ErrorLike[]
   readonly $metadata?: { readonly httpStatusCode?: number; readonly attempts?: number }
 }
 
@@ -62,16 +67,23 @@ export function failureOf(cause: unknown): S3Failure {
   const status = error.$metadata?.httpStatusCode ?? 0
   const reason =
     typeof error.Code === 'string' ? error.Code : typeof error.code === 'string' ? error.code : (error.name ?? 'Error')
-  const found = judge(status, reason, error.message ?? '')
+  const connecting = (error.errors ?? [error]).every(({ syscall }) => syscall === 'connect')
+  const sent = !neverSent.has(reason) && !(unreachable.has(reason) && connecting)
+  const found = judge(status, reason, error.message ?? '', sent)
   // The client repeated the request by itself: an earlier try may have worked.
   const effect = (error.$metadata?.attempts ?? 1) > 1 ? 'unknown' : found.effect
   return { throttled: throttles.has(reason), ...found, effect, status, reason, cause }
 }
 
-function judge(status: number, reason: string, message: string): Pick<S3Failure, 'code' | 'effect' | 'retry'> {
+function judge(
+  status: number,
+  reason: string,
+  message: string,
+  sent: boolean,
+): Pick<S3Failure, 'code' | 'effect' | 'retry'> {
   if (message.startsWith('Checksum mismatch')) return { code: 'FS_CORRUPT', effect: 'none', retry: true }
   if (status === 0) {
-    if (neverSent.has(reason)) return { code: 'FS_UNAVAILABLE', effect: 'none', retry: true }
+    if (!sent) return { code: 'FS_UNAVAILABLE', effect: 'none', retry: true }
     // Settings that the client lacks.
     if (reason === 'CredentialsProviderError' || message.startsWith('Region is missing'))
       return { code: 'FS_DENIED', effect: 'none', retry: false }
@@ -97,7 +109,11 @@ function refusal(status: number, reason: string): FsErrorCode {
 }
 
 /** The error that tells of `failure`; with another code where the caller knows better. */
-export function errorOf({ code, status, reason, cause }: S3Failure, path: string, override?: FsErrorCode): FsError {
+export function errorOf(failure: S3Failure, path: string, override?: FsErrorCode): FsError {
+  const { status, reason, cause } = failure
+  const code = override ?? failure.code
   const what = status === 0 ? reason : `${status} ${reason}`
-  return new FsError(override ?? code, `${path === '' ? 'the bucket' : path}: the server said ${what}`, { path, cause })
+  // The limits of a server are those of sizes and lengths.
+  const lasting = code === 'FS_LIMIT' ? { retryable: false } : {}
+  return new FsError(code, `${path === '' ? 'the bucket' : path}: the server said ${what}`, { path, cause, ...lasting })
 }

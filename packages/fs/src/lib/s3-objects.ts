@@ -34,7 +34,10 @@ export class S3Objects {
     const size = Buffer.byteLength(key)
     // A directory is asked for with a slash behind it.
     if (size >= KEY_MAX_BYTES)
-      throw new FsError('FS_LIMIT', `a key of ${size} bytes; S3 takes less than ${KEY_MAX_BYTES}`, { path })
+      throw new FsError('FS_LIMIT', `a key of ${size} bytes; S3 takes less than ${KEY_MAX_BYTES}`, {
+        path,
+        retryable: false,
+      })
     return key
   }
 
@@ -94,7 +97,7 @@ export class S3Objects {
       const size = found.ContentLength ?? 0
       if (size > READ_MAX_BYTES) {
         discard(found)
-        throw new FsError('FS_LIMIT', `${size} bytes are more than can be read at once`, { path })
+        throw new FsError('FS_LIMIT', `${size} bytes are more than can be read at once`, { path, retryable: false })
       }
       const into = Buffer.allocUnsafe(size)
       const skip = range !== undefined && found.ContentRange === undefined ? range.start : 0

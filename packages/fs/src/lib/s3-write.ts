@@ -168,7 +168,10 @@ export class S3Writer {
         ended.throwIfAborted()
         const number = etags.length + 1
         if (number > PARTS_MAX)
-          throw new FsError('FS_LIMIT', `more than ${PARTS_MAX} parts of ${partBytes} bytes`, { path })
+          throw new FsError('FS_LIMIT', `more than ${PARTS_MAX} parts of ${partBytes} bytes`, {
+            path,
+            retryable: false,
+          })
         const entry: (typeof etags)[number] = { PartNumber: number, ETag: undefined }
         etags.push(entry)
         size += part.length
