@@ -4,6 +4,9 @@
  * Paths are relative to the driver's root, separated by `/`, without empty, `.` or `..` parts and without NUL;
  * `''` is the root itself where a directory is meant. Sizes and positions are bytes, exact below 2 ** 53.
  *
+ * Failures are `FsError`s. Misuse is not: a position, size or range that is none is a RangeError; text where bytes are meant, an
+ * unknown mode, or anything that was closed is a TypeError. Neither changes anything.
+ *
  * A driver proves this contract with `fsConformance` of `@mailstead/fs/testing`.
  */
 

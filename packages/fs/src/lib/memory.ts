@@ -5,6 +5,7 @@
  * call (no operation is ever half done), so what one caller awaited, every other sees. Options take promises away, so
  * that callers can be tested against what an object store would give them.
  */
+import { bytesIn, checkBytes, checkMode } from './arguments.ts'
 import type {
   Fs,
   FsAcquireOptions,
@@ -207,11 +208,10 @@ export function memoryFsOn(disk: MemoryDisk | undefined, options: MemoryFsOption
       if (!supports.append) throw unsupported('append', path)
       if (mode === 'read') throw new FsError('FS_DENIED', `${path} is open for reading`, { path })
       const start = node.size
+      const more = bytesIn(parts)
+      if (more === 0) return start
+      resize(node, start + more)
       let at = start
-      for (const part of parts) at += part.length
-      if (at === start) return start
-      resize(node, at)
-      at = start
       for (const part of parts) {
         node.data.set(part, at)
         at += part.length
@@ -240,6 +240,7 @@ export function memoryFsOn(disk: MemoryDisk | undefined, options: MemoryFsOption
       },
       async write(data, position) {
         checkOverwrite()
+        checkBytes(data)
         checkPosition(position)
         if (data.length === 0) return
         if (position + data.length > node.size) resize(node, position + data.length)
@@ -318,6 +319,7 @@ export function memoryFsOn(disk: MemoryDisk | undefined, options: MemoryFsOption
     },
     async open(path, mode, callOptions) {
       enter(path, callOptions)
+      checkMode(mode)
       if (mode === 'append' && !supports.append) throw unsupported('append', path)
       if (mode === 'write' && !supports.overwrite) throw unsupported('overwrite', path)
       if (mode === 'create' && !supports.overwrite && !supports.append) throw unsupported('create', path)

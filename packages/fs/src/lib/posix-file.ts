@@ -12,6 +12,7 @@
  *   3. At most one flush of a handle is in flight; those who ask meanwhile share the next.
  *   4. An append that fails leaves the size as it was, unless somebody else appended at the same time.
  */
+import { bytesIn, checkBytes } from './arguments.ts'
 import type { FsFile, FsOpenMode, FsStat } from './contract.ts'
 import { FsError } from './error.ts'
 import { fsErrorOf } from './errno.ts'
@@ -96,11 +97,11 @@ export class PosixFile implements FsFile {
 
   appendSync(parts: readonly Uint8Array[]): number {
     if (this.#appends !== undefined) throw new TypeError(`${this.path}: appendSync while append is under way`)
-    return this.#appendNow(parts, sizeOf(parts))
+    return this.#appendNow(parts, bytesIn(parts))
   }
 
   async append(parts: readonly Uint8Array[]): Promise<number> {
-    const total = sizeOf(parts)
+    const total = bytesIn(parts)
     if (this.#appends === undefined && total < ASYNC_WRITE_BYTES) return this.#appendNow(parts, total)
     const run = (): Promise<number> => this.#appendLater(parts, total)
     const mine = this.#appends === undefined ? run() : this.#appends.then(run, run)
@@ -214,6 +215,7 @@ export class PosixFile implements FsFile {
   }
 
   async write(data: Uint8Array, position: number): Promise<void> {
+    checkBytes(data)
     if (!(position >= 0)) throw new RangeError(`no position ${position}`)
     this.#checkOverwrite()
     if (data.length === 0) return
@@ -367,10 +369,4 @@ export class PosixFile implements FsFile {
     if (this.#fd < 0) return new TypeError(`${this.path} is closed`)
     return fsErrorOf(error, this.path, 'existing')
   }
-}
-
-function sizeOf(parts: readonly Uint8Array[]): number {
-  let total = 0
-  for (let i = 0; i < parts.length; i++) total += parts[i]!.length
-  return total
 }

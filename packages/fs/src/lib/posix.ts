@@ -14,6 +14,7 @@ import * as nodeFs from 'node:fs'
 import type { Dirent } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { abortable } from './abortable.ts'
+import { checkBytes, checkMode } from './arguments.ts'
 import type {
   Fs,
   FsCallOptions,
@@ -202,6 +203,7 @@ class PosixFs implements Fs {
 
   async open(path: string, mode: FsOpenMode, options?: FsCallOptions): Promise<FsFile> {
     this.#enter(path, options)
+    checkMode(mode)
     this.#checkOpenFiles(path)
     let fd: number
     try {
@@ -346,6 +348,7 @@ class PosixFs implements Fs {
       else
         for await (const part of data) {
           signal?.throwIfAborted()
+          checkBytes(part)
           await this.#writeAll(fd, part)
         }
       const now = this.#changeTime()

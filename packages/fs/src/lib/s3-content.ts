@@ -7,6 +7,7 @@ import { type FileHandle, open, unlink } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import { crc32 } from 'node:zlib'
+import { checkBytes } from './arguments.ts'
 import type { FsSource } from './contract.ts'
 import { errnoOf } from './errno.ts'
 import { FsError } from './error.ts'
@@ -47,6 +48,7 @@ export async function* partsOf(
   }
   for await (const chunk of source) {
     signal?.throwIfAborted()
+    checkBytes(chunk)
     if (chunk.length === 0) continue
     // The producer may reuse its buffer once asked for more.
     held.push(new Uint8Array(chunk))

@@ -9,6 +9,7 @@
  *   s3-calls     timeouts and repetition         s3-write     requests that write, and uncertainty
  *   s3-failure   what a failure means            s3-version   tags and histories
  */
+import { checkMode } from './arguments.ts'
 import type { Fs, FsCallOptions, FsFile, FsReadOptions, FsSupports } from './contract.ts'
 import { FsError } from './error.ts'
 import { checkMetadata } from './metadata.ts'
@@ -75,6 +76,7 @@ export function s3Fs(options: S3FsOptions): Fs {
     },
     async open(path, mode, call) {
       enter(path, call)
+      checkMode(mode)
       if (mode !== 'read') throw unsupported(mode, path)
       const head = await work.add(mustFind(path, call))
       if (closed) throw new TypeError(`${name} is closed`)
@@ -134,6 +136,7 @@ export function s3Fs(options: S3FsOptions): Fs {
       closed = true
       for (const file of files) await file[Symbol.asyncDispose]()
       await work.done()
+      await writer.done()
       if (ownsClient) client.destroy()
     },
   }

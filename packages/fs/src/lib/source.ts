@@ -1,3 +1,4 @@
+import { checkBytes } from './arguments.ts'
 import type { FsSource } from './contract.ts'
 
 /** All bytes of a source, in memory of their own. */
@@ -8,6 +9,7 @@ export async function collect(source: FsSource, signal: AbortSignal | undefined)
   let size = 0
   for await (const part of source) {
     signal?.throwIfAborted()
+    checkBytes(part)
     // The producer may reuse its buffer once asked for more.
     parts.push(new Uint8Array(part))
     size += part.length

@@ -1,5 +1,6 @@
 /** What is promised of every open file, whatever it was opened for. */
 import assert from 'node:assert/strict'
+import type { FsOpenMode } from '../contract.ts'
 import { bytes, entries, fails, get, pattern, put, same, throws, type Test } from './harness.ts'
 
 export function openFile(test: Test): void {
@@ -44,6 +45,11 @@ export function openFile(test: Test): void {
     assert.equal(file.readSync(into, 90_000), 0)
     assert.equal(file.readSync(new Uint8Array(0), 0), 0)
     assert.throws(() => file.readSync!(into, -1), RangeError)
+  })
+  test('is opened in a mode that there is; any other is a TypeError and makes no file', async (fs) => {
+    for (const mode of ['r', 'a', 'w', undefined])
+      await assert.rejects(async () => fs.open('file', mode as FsOpenMode), TypeError)
+    assert.equal(await fs.stat('file'), undefined)
   })
   test('for reading cannot be written', async (fs) => {
     await put(fs, 'file', 'x')

@@ -25,6 +25,16 @@ export function append(test: Test): void {
     assert.equal(textOf(into.subarray(0, 16)), 'twothreefourfive')
     assert.equal(await get(fs, 'd/log'), 'onetwothreefourfive')
   })
+  test('takes a list of bytes; anything else is a TypeError and adds nothing', async (fs) => {
+    if (!fs.supports.append) return
+    await using file = await fs.open('log', 'append')
+    await file.append([bytes('x')])
+    for (const parts of ['text', ['text'], ['te', 'xt'], bytes('bytes'), [bytes('y'), 'text']])
+      await assert.rejects(async () => file.append(parts as Uint8Array[]), TypeError)
+    if (file.appendSync !== undefined)
+      assert.throws(() => file.appendSync!(['text'] as unknown as Uint8Array[]), TypeError)
+    assert.equal(await get(fs, 'log'), 'x')
+  })
   test('goes on where the file ends, through every handle', async (fs) => {
     if (!fs.supports.append) return
     await put(fs, 'log', 'start')
@@ -101,6 +111,7 @@ export function overwrite(test: Test): void {
     assert.equal((await file.stat()).size, 1_300_002)
     assert.ok(same(await fs.readFile('file', { start: 2 }), large))
     await file.sync()
+    await assert.rejects(async () => file.write('text' as unknown as Uint8Array, 0), TypeError)
     await assert.rejects(file.write(bytes('x'), -1), RangeError)
     await assert.rejects(file.truncate(-1), RangeError)
     await using again = await fs.open('file', 'write')

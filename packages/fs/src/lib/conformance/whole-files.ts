@@ -1,5 +1,7 @@
 /** Files written and read as a whole. */
 import assert from 'node:assert/strict'
+import { Readable } from 'node:stream'
+import type { FsSource } from '../contract.ts'
 import { bytes, entries, get, pattern, put, same, textOf, type Test } from './harness.ts'
 
 export function wholeFiles(test: Test): void {
@@ -54,6 +56,13 @@ export function wholeFiles(test: Test): void {
     assert.equal(await range(4, 4), '')
     await assert.rejects(range(-1, 4), RangeError)
     await assert.rejects(range(5, 4), RangeError)
+  })
+  test('what is no bytes is a TypeError, and what was there stays', async (fs) => {
+    await put(fs, 'file', 'before')
+    const texts = ['text', ['te', 'xt'], Readable.from(['te', 'xt'], { encoding: 'utf8' }), [116, 101]]
+    for (const source of texts)
+      await assert.rejects(async () => fs.writeFile('file', source as unknown as FsSource), TypeError)
+    assert.equal(await get(fs, 'file'), 'before')
   })
   test('replaces what was there, longer or shorter', async (fs) => {
     await put(fs, 'file', 'long content')

@@ -1,5 +1,6 @@
 /** An open file of the chunked layer, for reading or for appending. */
 import { setTimeout as sleep } from 'node:timers/promises'
+import { bytesIn } from '../arguments.ts'
 import type { FsFile, FsOpenMode, FsStat } from '../contract.ts'
 import { FsError } from '../error.ts'
 import { type ChunkCodec, encodeHeader, HEAD_BYTES, newFixed } from './chunked-format.ts'
@@ -126,7 +127,7 @@ export async function openChunkedFile(options: ChunkedFileOptions): Promise<FsFi
 
   const append = async (parts: readonly Uint8Array[]): Promise<number> => {
     const stat = await refresh()
-    if (parts.every(({ length }) => length === 0)) return table?.end ?? 0
+    if (bytesIn(parts) === 0) return table?.end ?? 0
     let current = table ?? (await begin(stat.size))
     for (let tries = 0; tries < APPEND_TRIES; tries++) {
       const encoded = encodeAppend(current, parts)

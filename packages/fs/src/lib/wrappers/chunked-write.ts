@@ -1,4 +1,5 @@
 /** Writing in chunks: what `writeFile` and what an append of the chunked layer put into the stored file. */
+import { checkBytes } from '../arguments.ts'
 import type { FsSource } from '../contract.ts'
 import {
   type ChunkCodec,
@@ -24,7 +25,8 @@ async function* pieces(source: FsSource, size: number): AsyncGenerator<{ bytes: 
   }
   const piece = Buffer.allocUnsafe(size)
   let used = 0
-  for await (const part of source)
+  for await (const part of source) {
+    checkBytes(part)
     for (let at = 0; at < part.length; ) {
       if (used === size) {
         yield { bytes: piece, last: false }
@@ -35,6 +37,7 @@ async function* pieces(source: FsSource, size: number): AsyncGenerator<{ bytes: 
       used += count
       at += count
     }
+  }
   yield { bytes: piece.subarray(0, used), last: true }
 }
 

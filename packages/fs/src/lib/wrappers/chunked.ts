@@ -2,6 +2,7 @@
  * The file system of the chunked layer: names, locks and directories are those of the file system below; contents are
  * stored as docs/formats/fs-checksummed.md says, each chunk as the codec wants it.
  */
+import { checkMode } from '../arguments.ts'
 import type { Fs, FsFile, FsOpenMode, FsReadOptions, FsStat, FsSupports } from '../contract.ts'
 import { FsError } from '../error.ts'
 import { checkPath } from '../path.ts'
@@ -86,6 +87,7 @@ export function chunkedFs(inner: Fs, codec: ChunkCodec, chunkBytes: number): Fs 
     },
     async open(path, mode, options) {
       enter(path, options?.signal)
+      checkMode(mode)
       if (mode === 'write') throw unsupported('overwrite', path)
       if (mode !== 'read' && !supports.append) throw unsupported(mode, path)
       return open(path, mode, options)

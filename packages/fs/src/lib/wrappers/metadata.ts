@@ -5,6 +5,7 @@
  * changes in place. A file that `open` or `lock` is to make is made by `writeFile` with `ifAbsent`: no crash leaves a
  * file without a header.
  */
+import { checkMode } from '../arguments.ts'
 import type { Fs, FsCallOptions, FsFile, FsMetadata, FsReadOptions, FsSource, FsStat } from '../contract.ts'
 import { FsError } from '../error.ts'
 import { checkMetadata } from '../metadata.ts'
@@ -139,6 +140,7 @@ export function metadata(inner: Fs, options: MetadataOptions = {}): Fs {
       }
     },
     async open(path, mode, callOptions) {
+      checkMode(mode)
       // What the driver does not do, it says.
       const unsupported =
         (mode === 'append' && !append) ||

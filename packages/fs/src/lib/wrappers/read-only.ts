@@ -1,4 +1,5 @@
 /** A file system that nobody can change through here. */
+import { checkMode } from '../arguments.ts'
 import type { Fs } from '../contract.ts'
 import { FsError } from '../error.ts'
 import { checkPath } from '../path.ts'
@@ -25,6 +26,7 @@ export function readOnly(inner: Fs): Fs {
     supports: { ...inner.supports, append: false, overwrite: false, rename: false, link: false, lock: false },
     async open(path, mode, options) {
       options?.signal?.throwIfAborted()
+      checkMode(mode)
       if (mode !== 'read') return refuse(path)
       return delegateFile(await inner.open(path, mode, options), { appendSync: undefined })
     },

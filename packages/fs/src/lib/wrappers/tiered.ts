@@ -14,6 +14,7 @@
  * - No name is a file in one and a directory in the other: who makes a name asks both. Directories of the alternate are
  *   only what files stand in; empty ones, which moves and crashes leave, are not there.
  */
+import { checkMode } from '../arguments.ts'
 import type {
   Fs,
   FsCallOptions,
@@ -313,6 +314,7 @@ export function tiered(primary: Fs, alternate: Fs): TieredFs {
     },
     async open(path, mode, options) {
       checkPath(path)
+      checkMode(mode)
       if (mode === 'read') return openReader(path, options)
       const { append, overwrite } = supports
       if (mode === 'append' ? !append : mode === 'write' ? !overwrite : !append && !overwrite)
