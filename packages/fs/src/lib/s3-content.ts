@@ -86,7 +86,10 @@ export async function spool(
     let size = 0
     for await (const part of parts) {
       if (size + part.length > PUT_MAX_BYTES)
-        throw new FsError('FS_LIMIT', `more than ${PUT_MAX_BYTES} bytes in one conditional write`, { path })
+        throw new FsError('FS_LIMIT', `more than ${PUT_MAX_BYTES} bytes in one conditional write`, {
+          path,
+          retryable: false,
+        })
       digest.update(part)
       for (let at = 0; at < part.length; )
         at += (await local(path, file.write(part, at, part.length - at, size + at))).bytesWritten

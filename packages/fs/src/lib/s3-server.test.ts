@@ -225,7 +225,25 @@ describe('large files', () => {
       meanwhile: async () => controller.abort(new Error('enough')),
     })
     await expect(fs.writeFile('file', chunks(size), { signal })).rejects.toThrow('enough')
+    await fs[Symbol.asyncDispose]()
     expect(fake.objects.size).toBe(0)
+    expect(fake.uploads.size).toBe(0)
+  })
+  test('that are given up do not wait for a server that is silent', async () => {
+    await using fake = await fakeS3()
+    const fs = fake.fs({ partBytes, retries: 1 })
+    const controller = new AbortController()
+    const answered = Promise.withResolvers<void>()
+    fake.fail({
+      operation: 'UploadPart',
+      answer: 'silence',
+      meanwhile: async () => controller.abort(new Error('enough')),
+    })
+    fake.fail({ operation: 'AbortMultipartUpload', answer: failed, meanwhile: () => answered.promise })
+    await expect(fs.writeFile('file', chunks(size), { signal: controller.signal })).rejects.toThrow('enough')
+    expect(fake.uploads.size).toBe(1)
+    answered.resolve()
+    await fs[Symbol.asyncDispose]()
     expect(fake.uploads.size).toBe(0)
   })
   test('that cannot be begun close their source', async () => {

@@ -71,9 +71,16 @@ export class S3Writer {
   readonly #objects: S3Objects
   /** Whether an If-Match has ever held: until then a refusal may be the server's reading of quotes. */
   #matched = false
+  /** Uploads that were given up, until the server knows. */
+  readonly #abandoned = new Set<Promise<unknown>>()
 
   constructor(objects: S3Objects) {
     this.#objects = objects
+  }
+
+  /** Resolves when nothing of writes that were given up is under way any more. */
+  async done(): Promise<void> {
+    await Promise.all(this.#abandoned)
   }
 
   async write(path: string, source: FsSource, metadata: FsMetadata, options: FsWriteOptions): Promise<FsStat> {
@@ -196,9 +203,13 @@ export class S3Writer {
       stop.abort(error)
       await Promise.all(under)
       // If this fails too, the server's rule for incomplete uploads cleans up.
-      await this.#objects.calls.repeat(({ abortSignal }) =>
-        client.send(new AbortMultipartUploadCommand(upload), { abortSignal }),
-      )
+      const abandoned = this.#objects.calls
+        .repeat(({ abortSignal }) => client.send(new AbortMultipartUploadCommand(upload), { abortSignal }))
+        .catch(() => {})
+        .finally(() => this.#abandoned.delete(abandoned))
+      this.#abandoned.add(abandoned)
+      // Whoever gave up does not wait; closing does.
+      if (signal?.aborted !== true) await abandoned
       throw error
     }
   }
