@@ -136,6 +136,7 @@ export function s3Fs(options: S3FsOptions): Fs {
       closed = true
       for (const file of files) await file[Symbol.asyncDispose]()
       await work.done()
+      await writer.done()
       if (ownsClient) client.destroy()
     },
   }
