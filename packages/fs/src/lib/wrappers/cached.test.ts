@@ -307,6 +307,23 @@ describe('cached', () => {
     expect(counts.harmless).toBeLessThan(2 * 90)
   })
 
+  test('an open file whose copy was damaged is read from the remote, or is a conflict once it was replaced there', async () => {
+    const remote = remoteFs()
+    const below = memoryFs()
+    await using fs = cached(remote.fs, options(below, { maxBytes: 1_000_000 }))
+    for (const name of ['stays', 'replaced']) await remote.store.writeFile(name, bytes(200_000, 1))
+    const files = [await fs.open('stays', 'read'), await fs.open('replaced', 'read')]
+    await remote.store.writeFile('replaced', bytes(200_000, 2))
+    for (const at of await filesOf(below)) {
+      await using raw = await below.open(at, 'write')
+      await raw.write(Buffer.alloc(1000), 100_000)
+    }
+    const into = Buffer.alloc(200_000)
+    expect(await files[0]!.read(into, 0)).toBe(200_000)
+    expect(into.equals(bytes(200_000, 1))).toBe(true)
+    await expect(files[1]!.read(into, 0)).rejects.toMatchObject({ code: 'FS_CONFLICT' })
+  })
+
   test('a copy in the place of another is dropped', async () => {
     const remote = remoteFs()
     const local = disk()
@@ -387,7 +404,7 @@ describe('cached', () => {
             expect(into.subarray(0, read).equals(file.content)).toBe(true)
           } catch (error) {
             // Its copy is damaged, and the object was replaced.
-            expect(['FS_UNAVAILABLE', 'FS_NOT_FOUND']).toContain((error as FsError).code)
+            expect(['FS_CONFLICT', 'FS_NOT_FOUND']).toContain((error as FsError).code)
           }
         }
         for (const entry of steps) {

@@ -180,13 +180,17 @@ export function cached(remote: Fs, options: CachedOptions): CachedFs {
     const check = (): void => {
       if (closing !== undefined) throw new TypeError(`${path} is closed`)
     }
-    /** The remote's file, for one whose copy is damaged; if it still is the same. */
+    /** The remote's file, for one whose copy is damaged. FS_CONFLICT if it was replaced. */
     const openRemote = async (): Promise<FsFile> => {
       const file = await remote.open(path, 'read')
-      const now = await file.stat()
-      if (now.tag === stat.tag && now.size === stat.size) return file
-      await file[Symbol.asyncDispose]()
-      throw new FsError('FS_UNAVAILABLE', `the copy of ${path} is damaged, and the object was replaced`, { path })
+      try {
+        const now = await file.stat()
+        if (now.tag === stat.tag && now.size === stat.size) return file
+        throw new FsError('FS_CONFLICT', `the copy of ${path} is damaged, and the object was replaced`, { path })
+      } catch (error) {
+        await file[Symbol.asyncDispose]()
+        throw error
+      }
     }
     const read = async (into: Uint8Array, position: number): Promise<number> => {
       check()
