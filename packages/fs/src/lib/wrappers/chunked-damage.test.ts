@@ -4,7 +4,10 @@ import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { type Fs, FsError } from '../../index.ts'
 import { memoryFs } from '../../memory.ts'
-import { checksummed } from './checksummed.ts'
+import { checksummed, crcSeal } from './checksummed.ts'
+import { CHUNKS_MAX, RecordCodec } from './chunked-format.ts'
+import { ChunkTable } from './chunked-table.ts'
+import { encodeAppend } from './chunked-write.ts'
 import { compressed } from './compressed.ts'
 import { encrypted } from './encrypted.ts'
 
@@ -323,4 +326,14 @@ describe.each(tested)('%s', (name, wrap) => {
     // Directories: 16 bytes and a little for each chunk.
     expect(opened).toBeLessThan(400_000)
   })
+})
+
+test('an append of more chunks than a file may have is refused before anything is written: the file stays readable', () => {
+  const records = new RecordCodec({ chunkBytes: CHUNK, id: Buffer.alloc(32) }, 4, crcSeal)
+  const table = new ChunkTable(records, 'file', false, CHUNK, 48)
+  table.positions.length = CHUNKS_MAX - 1
+  expect(encodeAppend(table, [Buffer.alloc(CHUNK)]).parts).toHaveLength(3)
+  expect(() => encodeAppend(table, [Buffer.alloc(CHUNK), Buffer.alloc(1)])).toThrow(
+    expect.objectContaining({ code: 'FS_LIMIT', retryable: false }),
+  )
 })

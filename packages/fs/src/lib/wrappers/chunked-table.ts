@@ -141,10 +141,14 @@ export class ChunkTable {
       throw new FsError('FS_CORRUPT', `${this.path}: cut at ${size} stored bytes`, { path: this.path })
   }
 
+  /** FS_LIMIT unless the file may have so many more chunks. */
+  checkRoom(chunks: number): void {
+    if (this.count + chunks > CHUNKS_MAX) throw tooManyChunks(this.path)
+  }
+
   /** What was appended at `position`, or read from a head there. Chunks that it replaces are forgotten. */
   add(position: number, stored: number, start: number, logical: number, flushed: number): void {
-    if (this.count >= CHUNKS_MAX)
-      throw new FsError('FS_LIMIT', `${this.path} has ${CHUNKS_MAX} chunks; write it anew`, { path: this.path })
+    this.checkRoom(1)
     this.#cut(start)
     if (logical > 0) this.#push(position, stored, start, logical)
     this.end = start + logical
@@ -277,6 +281,12 @@ export class ChunkTable {
     }
     return true
   }
+}
+
+/** A file with more could not be opened any more. */
+export function tooManyChunks(path: string): FsError {
+  const message = `${path} would have more than ${CHUNKS_MAX} chunks: write it anew, in larger ones`
+  return new FsError('FS_LIMIT', message, { path, retryable: false })
 }
 
 /**

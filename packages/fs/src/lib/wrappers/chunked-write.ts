@@ -2,6 +2,7 @@
 import { checkBytes } from '../arguments.ts'
 import type { FsSource } from '../contract.ts'
 import {
+  CHUNKS_MAX,
   type ChunkCodec,
   type Directory,
   DIRECTORY_ENTRIES_MAX,
@@ -10,7 +11,7 @@ import {
   newFixed,
   RecordCodec,
 } from './chunked-format.ts'
-import type { ChunkTable } from './chunked-table.ts'
+import { type ChunkTable, tooManyChunks } from './chunked-table.ts'
 
 /** A file of fewer chunks has no directory: looking at its heads is as fast. */
 const DIRECTORY_CHUNKS_MIN = 4
@@ -68,6 +69,7 @@ export async function encodeFile(
     let list = emptyDirectory(0, 0)
     let buffer = Buffer.alloc(0)
     for await (const { bytes, last } of pieces(source, chunkBytes)) {
+      if (count === CHUNKS_MAX) throw tooManyChunks(path)
       const out: Uint8Array[] = []
       const stored = records.data(out, bytes, position, end, last ? position : 0)
       note(list, position, stored - HEAD_BYTES, bytes.length)
@@ -103,7 +105,7 @@ export interface EncodedAppend {
   apply(table: ChunkTable): void
 }
 
-/** The records of an append of `data` at the end of a file of which `table` is true. */
+/** The records of an append of `data` at the end of a file of which `table` is true. FS_LIMIT if they are too many. */
 export function encodeAppend(table: ChunkTable, data: readonly Uint8Array[]): EncodedAppend {
   const { records, chunkBytes, flushed } = table
   const parts: Uint8Array[] = []
@@ -122,6 +124,7 @@ export function encodeAppend(table: ChunkTable, data: readonly Uint8Array[]): En
     start += plain.length
   }
   const all = data.length === 1 ? data[0]! : Buffer.concat(data)
+  table.checkRoom(Math.ceil(all.length / chunkBytes))
   for (let at = 0; at < all.length; at += chunkBytes) one(all.subarray(at, at + chunkBytes))
   return {
     parts,
