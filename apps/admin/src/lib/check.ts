@@ -122,7 +122,7 @@ function finding(
 }
 
 /** A store is made directory first: one that is empty is what a crash then left. Messages without an index are another matter. */
-function withoutIndex(data: string, user: Subject): UserFinding {
+export function withoutIndex(data: string, user: Subject): UserFinding {
   const directory = join(data, userDirectory(user), STORAGE)
   const messages = isThere(directory) && readdirSync(directory).some((name) => /^m\.\d+$/.test(name))
   return messages

@@ -259,6 +259,8 @@ describe('a data directory', () => {
     const status = await mailstead(['mailbox', 'status', '--data', root, '--user', 'una', '--json'])
     expect(JSON.parse(status.out)).toMatchObject([{ count: 1, uidNext: 2 }])
     expect((await repair('--user', 'nobody')).code).toBe(2)
+    rmSync(join(root, 'users/vic/index'), { recursive: true })
+    expect(await repair()).toMatchObject({ code: 2, err: expect.stringContaining('no index') })
   })
   test('a page that is damaged is a finding, and the rest is looked at', async () => {
     const root = join(directory, 'pages')

@@ -9,7 +9,7 @@ import { Command } from 'commander'
 import { checkDataDirectory, userFs } from '@mailstead/app-server'
 import { IndexError, type RepairRecord, repairIndex } from '@mailstead/index'
 import { userDirectory } from '@mailstead/server'
-import { type Subject, subjects, type UserFinding } from './check.ts'
+import { type Subject, subjects, type UserFinding, withoutIndex } from './check.ts'
 import { Exit } from './exit.ts'
 import { isThere, whereOf, type WhereFlags } from './find-user.ts'
 
@@ -47,8 +47,13 @@ export function repairCommand(): Command {
       let looked = 0
       const notes: UserFinding[] = []
       for (const user of subjects(where, flags.user, notes)) {
-        // A store that was never used has nothing to repair.
-        if (!isThere(join(where.data, userDirectory(user), INDEX))) continue
+        if (!isThere(join(where.data, userDirectory(user), INDEX))) {
+          // A store that was never used has nothing to repair; messages alone do not say whose mailboxes they were in.
+          const { severity, message } = withoutIndex(where.data, user)
+          if (severity === 'damage')
+            failures.push({ user: user.name, message: `${message}: nothing is left to repair` })
+          continue
+        }
         try {
           await repairStore(where.data, user, flags.dryRun === true, (one) => records.push({ user: user.name, ...one }))
           looked++

@@ -121,6 +121,75 @@ export function indexConformance({ describe, it }: Runner, subject: IndexUnderTe
     })
   })
 
+  describe('what changed of all tables', () => {
+    test('is told since any frame, in every process and after a restart', async (index, place) => {
+      const { frame } = index.changesSince(0)!
+      const told = {
+        created: [{ id: 'new', frame: 0 }],
+        changed: [{ id: 'inbox', frame: 0 }],
+        dropped: [{ id: 'box', frame: 0 }],
+      }
+      await transact(index, (tx) => tx.createTable({ id: 'new', uidValidity: 3, columns: [] }))
+      await append(index, 2)
+      await transact(index, (tx) => tx.expunge('inbox', UidSet.range(1, 2)))
+      told.changed[0]!.frame = index.changesSince(frame)!.frame
+      await transact(index, (tx) => tx.append('new', {}))
+      told.created[0]!.frame = index.changesSince(frame)!.frame
+      await transact(index, (tx) => tx.dropTable('inbox'))
+      await transact(index, (tx) => tx.dropTable('box'))
+      told.dropped[0]!.frame = index.changesSince(frame)!.frame
+      await transact(index, (tx) => {
+        tx.createTable({ id: 'other', uidValidity: 4, columns: [] })
+      })
+      await transact(index, (tx) => tx.dropTable('other'))
+      const sortedIds = (list: readonly { readonly id: string }[]): string[] => list.map(({ id }) => id).sort()
+      const expectTold = (one: Index): void => {
+        const changes = one.changesSince(frame)!
+        assert.deepEqual(changes.created, told.created)
+        assert.deepEqual(changes.changed, [])
+        assert.deepEqual(sortedIds(changes.dropped), ['box', 'inbox'])
+        assert.deepEqual(
+          changes.dropped.find(({ id }) => id === 'box'),
+          told.dropped[0],
+        )
+        assert.deepEqual(one.changesSince(changes.frame)!.created, [])
+        assert.equal(one.changesSince(changes.frame + 99), undefined)
+      }
+      expectTold(index)
+      await index.checkpoint()
+      expectTold(index)
+      {
+        await using other = await place.open()
+        expectTold(other)
+        await other.checkpoint()
+      }
+      await index[Symbol.asyncDispose]()
+      await using again = await place.open()
+      expectTold(again)
+    })
+    test('and tables with the same rows have the same digest, others another', async (index) => {
+      const spec = { ...INBOX, id: 'copy', uidValidity: 8 }
+      await transact(index, (tx) => tx.createTable(spec))
+      await append(index, 3, { flags: FLAG_SEEN, keywords: ['One', 'Two'] })
+      const inbox = await opened(index, 'inbox')
+      await transact(index, (tx) => tx.changeFlags('inbox', UidSet.of(2), { add: FLAG_FLAGGED }))
+      await transact(index, (tx) => {
+        tx.append('copy', { keywords: ['two'] })
+      })
+      const digestOf = (id: string): string => index.info(id)!.digest
+      assert.notEqual(digestOf('copy'), digestOf('inbox'))
+      await transact(index, (tx) => tx.dropTable('copy'))
+      await transact(index, (tx) => tx.createTable(spec))
+      await transact(index, (tx) => tx.appendFrom('copy', inbox.view, Uint32Array.of(0, 1, 2)))
+      assert.equal(digestOf('copy'), digestOf('inbox'))
+      assert.equal(inbox.view.digest, digestOf('inbox'))
+      await transact(index, (tx) => tx.changeFlags('copy', UidSet.of(3), { removeKeywords: ['ONE'] }))
+      assert.notEqual(digestOf('copy'), digestOf('inbox'))
+      await transact(index, (tx) => tx.changeFlags('copy', UidSet.of(3), { addKeywords: ['ONE'] }))
+      assert.equal(digestOf('copy'), digestOf('inbox'))
+    })
+  })
+
   describe('tables', () => {
     test('are known without being opened', async (index) => {
       await append(index, 3, { flags: FLAG_SEEN, size: 10 })

@@ -122,7 +122,7 @@ export async function planRepair(
     const found = recovered.get(number)!
     const file = `${prefix}tables/${entry.id}.snap`
     const differs = compare(entry, state, file, page) || found.losses.length > 0 || found.pages.length > 0
-    changed ||= differs || state !== found.state
+    changed ||= differs || !sameState(state, found.state)
     const place = list?.tables.find((table) => table.number === number)?.snapshot
     const salt = files.get(entry.id)?.salt
     const stays =
@@ -142,7 +142,8 @@ export async function planRepair(
     }
     tables.push({ entry: planned, state, why: bad.has(file) ? 'damaged' : `frame ${place?.frame ?? 0}` })
   }
-  const lost = evidence.lost.length > 0 || list === undefined
+  // Tables may have been created and dropped where nobody can read it.
+  const lost = list === undefined || evidence.lost.some((one) => one.last >= list.next)
   return {
     evidence,
     tables,
@@ -211,7 +212,7 @@ function tablesOf({ lists, transactions, lost }: Evidence, files: ReadonlyMap<st
   const dropsSeen = new Set<number>()
   for (const { tables } of transactions) for (const table of tables) if (table.dropped) dropsSeen.add(table.number)
   // Snapshots of tables that no list knows; where nothing is lost, they were left by a checkpoint that was not finished.
-  if (list === undefined || lost.length > 0)
+  if (list === undefined || lost.some((one) => one.last >= list.next))
     for (const { number, directories } of files.values()) {
       const [directory] = directories
       if (directory === undefined || entries.has(number) || dropped.has(number) || dropsSeen.has(number)) continue
