@@ -64,10 +64,11 @@ export interface FsEntry {
 }
 
 /**
- * `read`: must exist (what is a directory is FS_NOT_FOUND to a reader, FS_EXISTS to all others). `append`: created if absent; reads are allowed. `write`: created if absent; reads, positional
- * writes, appends and truncation. What the mode does not allow is FS_DENIED. `create`: as `write`, but the file must not exist (FS_EXISTS). Missing parent
- * directories are created (and made durable) by every mode but `read`.
- * A created name is durable after `syncDirectory` of its parent, the content after `FsFile.sync`.
+ * `read`: must exist (a directory is FS_NOT_FOUND to a reader, FS_EXISTS to all others). `append`: created if absent; reads
+ * are allowed. `write`: created if absent; reads, positional writes, appends and truncation. `create`: as `write`, but the
+ * file must not exist (FS_EXISTS). What the mode does not allow is FS_DENIED. Missing parent directories are created (and
+ * made durable) by every mode but `read`. A created name is durable after `syncDirectory` of its parent, the content after
+ * `FsFile.sync`.
  */
 export type FsOpenMode = 'read' | 'append' | 'write' | 'create'
 
@@ -83,7 +84,10 @@ export interface FsFile extends AsyncDisposable {
    * while those who append exclude each other by a lock. If it fails, the size is as before. Not durable before `sync`.
    */
   append(parts: readonly Uint8Array[]): Promise<number>
-  /** The same without a turn of the event loop, never while an `append` is under way. Present exactly where `supports.syncRead && supports.append`. */
+  /**
+   * The same without a turn of the event loop. Not to be called while an `append` is under way. Present exactly where
+   * `supports.syncRead && supports.append`.
+   */
   appendSync?(parts: readonly Uint8Array[]): number
   /** Writes all of `data` at `position`. Not durable before `sync`. */
   write(data: Uint8Array, position: number): Promise<void>
@@ -159,7 +163,10 @@ export interface Fs extends AsyncDisposable {
   list(directory: string, options?: FsCallOptions): AsyncIterable<readonly FsEntry[]>
   /** Creates a directory and its parents, durable when resolved. Nothing to do where `supports.directories` is false. */
   makeDirectory(path: string): Promise<void>
-  /** Replaces `to`, a directory only if it is empty; creates missing parents of `to`. Durable after `syncDirectory` of both parents. */
+  /**
+   * Replaces `to`, a directory only if it is empty (FS_NOT_EMPTY), and only by its kind (FS_EXISTS); creates missing parents
+   * of `to`. Durable after `syncDirectory` of both parents.
+   */
   rename(from: string, to: string): Promise<void>
   /** A second name for a file. FS_EXISTS if `to` exists; creates missing parents of it. Durable after `syncDirectory`. */
   link(from: string, to: string): Promise<void>
@@ -169,6 +176,9 @@ export interface Fs extends AsyncDisposable {
   syncDirectory(path: string): Promise<void>
   /** Opens (creating it if absent) a lock file; see `FsLock`. Does not take the lock. */
   lock(path: string): Promise<FsLock>
-  /** Calls `onChange` soon after `path` (a file or a directory) may have changed. Spurious calls are allowed. Present exactly where `supports.watch`. */
+  /**
+   * Calls `onChange` soon after `path` (a file or a directory) may have changed, until the signal aborts. Spurious calls are
+   * allowed. Present exactly where `supports.watch`.
+   */
   watch?(path: string, onChange: () => void, options: FsWatchOptions): void
 }

@@ -214,7 +214,7 @@ export function faultyFs(inner: Fs, plan: FaultPlan): Fs {
   })
 
   const fs: Fs = {
-    name: `faulty:${inner.name}`,
+    name: `faulty(${inner.name})`,
     supports: inner.supports,
     stat: (path, options) => guard('stat', path, () => inner.stat(path, options)),
     open: (path, mode, options) =>

@@ -151,7 +151,7 @@ export function recordedFs(inner: Fs, options: RecordOptions = {}): RecordedFs {
   })
 
   const fs: RecordedFs = {
-    name: `recorded:${inner.name}`,
+    name: `recorded(${inner.name})`,
     supports: inner.supports,
     trace: { entries },
     get tick() {

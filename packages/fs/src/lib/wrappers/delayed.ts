@@ -31,7 +31,7 @@ export function delayed(inner: Fs, options: DelayedOptions): Fs {
     throw new TypeError(`latencyMs must be a number of milliseconds, not ${latencyMs}`)
   const random = randomOf(seed)
   return aroundFs(inner, {
-    name: `delayed:${inner.name}`,
+    name: `delayed(${inner.name})`,
     supports: { ...inner.supports, syncRead: false },
     async run(operation, start, signal) {
       const total =

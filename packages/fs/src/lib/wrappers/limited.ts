@@ -70,7 +70,7 @@ export function limited(inner: Fs, options: LimitedOptions): Fs {
   if (!(parallel >= 1)) throw new TypeError(`parallel must be a number of at least 1, not ${parallel}`)
   const places = new Places(parallel)
   return aroundFs(inner, {
-    name: `limited:${inner.name}`,
+    name: `limited(${inner.name})`,
     supports: inner.supports,
     async run(operation, start, signal) {
       if (operation === 'acquire') return start()

@@ -124,7 +124,7 @@ export function metadata(inner: Fs, options: MetadataOptions = {}): Fs {
   }
 
   return delegateFs(inner, {
-    name: `metadata:${inner.name}`,
+    name: `metadata(${inner.name})`,
     supports: { ...inner.supports, metadata: true },
     async stat(path, callOptions) {
       for (;;) {

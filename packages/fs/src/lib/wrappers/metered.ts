@@ -150,7 +150,7 @@ export function fsMeter(options: FsMeterOptions = {}): FsMeter {
 export function metered(inner: Fs, options: MeteredOptions): Fs {
   const { meter = fsMeter(), onOperation } = options
   return aroundFs(inner, {
-    name: `metered:${inner.name}`,
+    name: `metered(${inner.name})`,
     supports: inner.supports,
     async run(operation, start, _signal, bytes) {
       const began = meter.begin()

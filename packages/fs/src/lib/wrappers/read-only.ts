@@ -12,7 +12,7 @@ import { delegateFile, delegateFs } from './delegate.ts'
  * Disposing it disposes `inner`.
  */
 export function readOnly(inner: Fs): Fs {
-  const name = `read-only:${inner.name}`
+  const name = `readOnly(${inner.name})`
   let closed = false
 
   const refuse = async (...paths: readonly string[]): Promise<never> => {

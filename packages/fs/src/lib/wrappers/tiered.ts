@@ -73,7 +73,7 @@ const tagPrefix: Readonly<Record<FsTier, string>> = { primary: 'p:', alternate: 
  * two must be kept out of a move, and of each other's new names, by a lock. Disposing it disposes both.
  */
 export function tiered(primary: Fs, alternate: Fs): TieredFs {
-  const name = `tiered:${primary.name},${alternate.name}`
+  const name = `tiered(${primary.name}, ${alternate.name})`
   const both = (what: keyof FsSupports): boolean => primary.supports[what] && alternate.supports[what]
   const supports: FsSupports = {
     ...primary.supports,
