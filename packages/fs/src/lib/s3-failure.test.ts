@@ -38,3 +38,14 @@ test('a limit of the server does not pass by waiting', () => {
   expect(errorOf(failure, 'file')).toMatchObject({ code: 'FS_LIMIT', retryable: false })
   expect(errorOf(failureOf(answer(503, 'SlowDown')), 'file')).toMatchObject({ code: 'FS_UNAVAILABLE', retryable: true })
 })
+
+test('a failure names what could not be reached, and says what the server said', () => {
+  const message = (cause: unknown): string => errorOf(failureOf(cause), 'file').message
+  expect(message(errno('ECONNREFUSED', 'connect'))).toBe('file: connect ECONNREFUSED')
+  expect(message(new Error('Region is missing'))).toBe('file: Region is missing')
+  expect(message(Object.assign(answer(400, 'InvalidRequest'), { message: 'no such thing' }))).toBe(
+    'file: the server said 400 InvalidRequest no such thing',
+  )
+  // An answer to HEAD has no body.
+  expect(message(Object.assign(answer(403, 'Unknown'), { message: 'UnknownError' }))).toBe('file: the server said 403')
+})

@@ -41,9 +41,12 @@ const limits = new Set([
   'MetadataTooLarge',
   'RequestHeaderSectionTooLarge',
 ])
+/** What the client calls an answer to HEAD, which has no body that could give a reason. */
+const UNKNOWN = 'Unknown'
 /** The bucket, not the object, is what is missing or elsewhere: an outage or a wrong setting, never absence. */
 const elsewhere = new Set([
   'NoSuchBucket',
+  'InvalidBucketName',
   'PermanentRedirect',
   'TemporaryRedirect',
   'InvalidObjectState',
@@ -103,17 +106,33 @@ function refusal(status: number, reason: string): FsErrorCode {
   if (elsewhere.has(reason) || status < 400) return 'FS_UNAVAILABLE'
   if (limits.has(reason) || status === 413) return 'FS_LIMIT'
   if (status === 401 || status === 403) return 'FS_DENIED'
-  if (status === 404) return 'FS_NOT_FOUND'
+  // Without the name it is not known that the object is what is missing.
+  if (status === 404) return reason === 'NoSuchKey' ? 'FS_NOT_FOUND' : 'FS_UNAVAILABLE'
   if (status === 412) return 'FS_CONFLICT'
+  // For want of a reason it is not taken for damage: Amazon says this to a HEAD in the wrong region.
+  if (reason === UNKNOWN) return 'FS_UNAVAILABLE'
   return 'FS_IO'
 }
 
 /** The error that tells of `failure`; with another code where the caller knows better. */
 export function errorOf(failure: S3Failure, path: string, override?: FsErrorCode): FsError {
-  const { status, reason, cause } = failure
+  const { cause } = failure
   const code = override ?? failure.code
-  const what = status === 0 ? reason : `${status} ${reason}`
   // The limits of a server are those of sizes and lengths.
   const lasting = code === 'FS_LIMIT' ? { retryable: false } : {}
-  return new FsError(code, `${path === '' ? 'the bucket' : path}: the server said ${what}`, { path, cause, ...lasting })
+  const message = `${path === '' ? 'the bucket' : path}: ${describe(failure)}`
+  return new FsError(code, message, { path, cause, ...lasting })
+}
+
+/** What the server said, or why it said nothing: that it cannot be reached, or what setting the client lacks. */
+function describe({ status, reason, cause }: S3Failure): string {
+  const { message = '' } = cause as ErrorLike
+  if (status === 0) return message === '' ? reason : message
+  const words =
+    reason === UNKNOWN
+      ? []
+      : message === '' || message === reason || message === 'UnknownError'
+        ? [reason]
+        : [reason, message]
+  return `the server said ${[status, ...words].join(' ')}`
 }

@@ -56,8 +56,9 @@ export class S3Objects {
         { step: 'deserialize', name: 'mailsteadDate' },
       )
       const found = await client.send(command, { abortSignal })
-      const version = versionOf(found.ETag ?? '', found.ContentType)
-      const size = found.ContentLength ?? 0
+      const { ETag, ContentLength: size } = found
+      if (ETag === undefined || size === undefined) throw notS3('no ETag or no length')
+      const version = versionOf(ETag, found.ContentType)
       return { ...version, serverMs, stat: statOf(version, size, found.LastModified?.getTime(), found.Metadata) }
     }, options)
     if ('value' in outcome) return outcome.value
@@ -94,7 +95,11 @@ export class S3Objects {
         attempt,
         range === undefined ? { ChecksumMode: 'ENABLED' } : { Range: formatRange(range.start, range.end) },
       )
-      const size = found.ContentLength ?? 0
+      const { ContentLength: size } = found
+      if (size === undefined) {
+        discard(found)
+        throw notS3('no length')
+      }
       if (size > READ_MAX_BYTES) {
         discard(found)
         throw new FsError('FS_LIMIT', `${size} bytes are more than can be read at once`, { path, retryable: false })
@@ -106,8 +111,14 @@ export class S3Objects {
       return into.subarray(0, Math.min(count, wanted))
     }, options)
     if ('value' in outcome) return outcome.value
+    const { status, reason } = outcome.failure
     // Beyond the end.
-    if (outcome.failure.status === 416) return new Uint8Array(0)
+    if (status === 416) return new Uint8Array(0)
+    if (status === 404 && reason !== 'NoSuchKey') {
+      // What is no S3 at all has nothing either.
+      await this.#page('', { ...options, most: 1 })
+      throw errorOf(outcome.failure, path, 'FS_NOT_FOUND')
+    }
     throw errorOf(outcome.failure, path)
   }
 
@@ -159,8 +170,8 @@ export class S3Objects {
   ): Promise<{ names: { key: string; kind: FsEntry['kind'] }[]; next: string | undefined }> {
     const { bucket, client } = this.settings
     const { token, most } = options
-    const send = async ({ abortSignal }: S3Try) =>
-      client.send(
+    const send = async ({ abortSignal }: S3Try) => {
+      const page = await client.send(
         new ListObjectsV2Command({
           Bucket: bucket,
           Prefix: this.#below(directory),
@@ -172,6 +183,9 @@ export class S3Objects {
         }),
         { abortSignal },
       )
+      if (page.IsTruncated === undefined) throw notS3('no list')
+      return page
+    }
     const outcome = await this.calls.repeat(send, options)
     // What cannot be listed because it is not there is the bucket.
     if ('failure' in outcome) throw errorOf(outcome.failure, directory, missingBucket(outcome.failure))
@@ -194,6 +208,11 @@ export class S3Objects {
     const head = await this.head(path).catch(() => null)
     if (head !== undefined) throw errorOf(outcome.failure, path, 'FS_UNCERTAIN')
   }
+}
+
+/** For what says 200 to everything: a proxy, a login page, a server at the wrong address. It counts as no answer. */
+export function notS3(what: string): Error {
+  return new Error(`what answers is no S3: ${what}`)
 }
 
 export function statOf(

@@ -69,7 +69,9 @@ export type S3Settings = Required<
 /** Fills in defaults and rejects nonsense, once. */
 export function withS3Defaults(options: S3FsOptions): S3Settings {
   const { bucket, prefix = '', endpoint, addressing = endpoint === undefined ? 'virtual-host' : 'path' } = options
-  if (bucket === '') throw new TypeError('bucket must have a name')
+  if (typeof bucket !== 'string' || bucket === '') throw new TypeError('bucket must be a name')
+  if (endpoint !== undefined && !URL.canParse(endpoint))
+    throw new TypeError(`endpoint must be a URL such as https://s3.example, not ${endpoint}`)
   checkPath(prefix, { root: true })
   const settings = {
     bucket,

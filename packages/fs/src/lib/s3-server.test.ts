@@ -1,5 +1,7 @@
-import { Agent } from 'node:http'
 import { createHash } from 'node:crypto'
+import { once } from 'node:events'
+import { Agent, createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { S3Client } from '@aws-sdk/client-s3'
 import { describe, expect, test, vi } from 'vitest'
 import { fakeS3 } from '../../test/fake-s3.ts'
@@ -111,6 +113,20 @@ describe('failures', () => {
     await using fs = fake.fs({ retries: 1 })
     await fake[Symbol.asyncDispose]()
     for (const run of everything(fs)) expect(await codeOf(run())).toBe('FS_UNAVAILABLE')
+  })
+  test('of what is no S3 are an outage, whatever it says', async () => {
+    for (const status of [200, 301, 400, 404]) {
+      const server = createServer((request, response) => {
+        request.resume().on('end', () => response.writeHead(status).end('<html>Welcome</html>'))
+      })
+      await once(server.listen(0, '127.0.0.1'), 'listening')
+      const endpoint = `http://127.0.0.1:${(server.address() as AddressInfo).port}`
+      const credentials = { accessKeyId: 'a', secretAccessKey: 'b' }
+      const fs = s3Fs({ bucket: 'mail', endpoint, region: 'any', credentials, retries: 0, partBytes })
+      for (const run of everything(fs)) expect(await codeOf(run()), `${status} ${String(run)}`).toMatch(/^FS_UN/)
+      await fs[Symbol.asyncDispose]()
+      server.close()
+    }
   })
   test('of a bucket that is not there are an outage, not absence', async () => {
     await using fake = await fakeS3()

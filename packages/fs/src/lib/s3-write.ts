@@ -27,7 +27,7 @@ import { FsError } from './error.ts'
 import type { S3Try } from './s3-calls.ts'
 import { contentOf, partsOf, type S3Content, spool } from './s3-content.ts'
 import { errorOf, type S3Failure } from './s3-failure.ts'
-import { type S3Objects, statOf } from './s3-objects.ts'
+import { notS3, type S3Objects, statOf } from './s3-objects.ts'
 import { PARTS_MAX, PUT_MAX_BYTES } from './s3-options.ts'
 import {
   formatContentType,
@@ -142,7 +142,9 @@ export class S3Writer {
         Metadata: { ...write.metadata },
         ...this.#headers(write.condition),
       })
-      return (await client.send(command, { abortSignal })).ETag
+      const { ETag } = await client.send(command, { abortSignal })
+      if (ETag === undefined) throw notS3('no ETag')
+      return ETag
     })
   }
 
@@ -152,15 +154,18 @@ export class S3Writer {
     const target = { Bucket: bucket, Key: this.#objects.keyOf(path) }
     const { UploadId } = await this.#objects.calls.send(
       path,
-      ({ abortSignal }) =>
-        client.send(
+      async ({ abortSignal }) => {
+        const begun = await client.send(
           new CreateMultipartUploadCommand({
             ...target,
             ContentType: formatContentType(write.history),
             Metadata: { ...write.metadata },
           }),
           { abortSignal },
-        ),
+        )
+        if (begun.UploadId === undefined) throw notS3('no upload')
+        return begun
+      },
       signal === undefined ? {} : { signal },
     )
     const upload = { ...target, UploadId }
