@@ -723,4 +723,73 @@ describe('a lazy change', () => {
     await using again = (await other.open('inbox'))!
     expect(again.view.flags(0)).toBe(5)
   })
+
+  test('whose append fails is taken back under the lock: nobody is let in before', async () => {
+    const inner = memoryFs()
+    let broken = false
+    const reached = Promise.withResolvers<void>()
+    const go = Promise.withResolvers<void>()
+    const faulty = faultyFs(inner, {
+      fail: (operation) => (broken && operation === 'append' ? 'short' : undefined),
+    })
+    const fs: Fs = {
+      ...faulty,
+      async open(path, mode, options) {
+        const file = await faulty.open(path, mode, options)
+        const stat = file.stat.bind(file)
+        file.stat = async () => {
+          if (broken) {
+            broken = false
+            reached.resolve()
+            await go.promise
+          }
+          return stat()
+        }
+        return file
+      },
+    }
+    await using index = await withRow(fs)
+    await using table = (await index.open('inbox'))!
+    broken = true
+    const failed = flag(index, 4).then(
+      () => 'done',
+      (error: unknown) => (error as { code: string }).code,
+    )
+    await reached.promise
+    // All of these take the lock, and let go of it.
+    const tx = index.begin()
+    tx.append('inbox', {})
+    const others = Promise.all([tx.commit(), flag(index, 8), index.refresh()])
+    const lock = await inner.lock('s/lock')
+    for (let turn = 0; turn < 20; turn++) {
+      expect(lock.tryAcquire()).toBe(false)
+      await new Promise<void>((resolve) => setImmediate(resolve))
+    }
+    await lock[Symbol.asyncDispose]()
+    go.resolve()
+    expect(await failed).toBe('INDEX_WRITE_FAILED')
+    await others
+    expect([table.view.flags(0), table.view.count]).toEqual([9, 2])
+    await using other = await openIndex(inner, 's')
+    await using again = (await other.open('inbox'))!
+    expect([again.view.flags(0), again.view.count]).toEqual([9, 2])
+  })
+
+  test('that is long is done like any other', async () => {
+    await using index = await openIndex(memoryFs(), 's', { create: true })
+    const created = index.begin()
+    created.createTable({ id: 'inbox', uidValidity: 1, columns: [] })
+    for (let i = 0; i < 20_000; i++) created.append('inbox', {})
+    await created.commit()
+    await flag(index, 1)
+    await using table = (await index.open('inbox'))!
+    const even = UidSet.fromSorted(Uint32Array.from({ length: 10_000 }, (_, i) => 2 * (i + 1)))
+    const tx = index.begin()
+    // Longer than what is appended without a turn of the event loop.
+    for (let n = 0; n < 60; n++) tx.changeFlags('inbox', even, n % 2 === 0 ? { add: 2 } : { remove: 2 })
+    tx.changeFlags('inbox', even, { add: 4 })
+    const { frame } = await tx.commit({ durability: 'lazy' })
+    expect(frame).toBe(3)
+    expect([0, 1].map((row) => table.view.flags(row))).toEqual([1, 4])
+  })
 })

@@ -109,8 +109,8 @@ export interface LogMedium extends AsyncDisposable {
   /** Makes ready to append after `tail`; says where the next frame goes, and the salt for it. */
   prepare(tail: LogTail, rest: number): Promise<{ tail: LogTail; salt: Uint8Array }>
   /**
-   * `conflict`: somebody else was first; read and decide again. INDEX_WRITE_FAILED, INDEX_UNCERTAIN. After `lockSync` it is
-   * done at once, or fails.
+   * `conflict`: somebody else was first; read and decide again; never after `lockSync`. INDEX_WRITE_FAILED, INDEX_UNCERTAIN.
+   * What is small is done at once; a promise needs the lock until it settles.
    */
   append(tail: LogTail, bytes: Uint8Array): 'done' | Promise<'done' | 'conflict'>
   flush(tail: LogTail): Promise<void>
@@ -235,7 +235,7 @@ export class FileLog implements LogMedium {
       control = readControl(await fs.readFile(`${prefix}control`))
     } catch (error) {
       if (!(error instanceof FsError) || error.code !== 'FS_NOT_FOUND') throw error
-      if ((await listSegments(fs, prefix)).length === 0) return undefined
+      if (await isUnmade(fs, prefix)) return undefined
     }
     if (control === undefined) {
       // The segments know the index too; only whether the log was sealed is lost.
@@ -855,6 +855,15 @@ async function listSegments(fs: Fs, prefix: string): Promise<number[]> {
       if (segment > 0) found.push(segment)
     }
   return found.sort((a, b) => a - b)
+}
+
+/** Without a control file: whether nothing is there but what a crash during `create` leaves, in which nothing was ever written. */
+async function isUnmade(fs: Fs, prefix: string): Promise<boolean> {
+  const segments = await listSegments(fs, prefix)
+  if (segments.length === 0) return true
+  if (segments.length > 1 || segments[0] !== 1) return false
+  if ((await fs.stat(`${prefix}tables/directory`)) !== undefined) return false
+  return (await fs.stat(`${prefix}log/${segmentName(1)}`))?.size === SEGMENT_HEADER
 }
 
 async function readHeader(fs: Fs, path: string): Promise<SegmentHeader | undefined> {

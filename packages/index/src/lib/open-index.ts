@@ -740,7 +740,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     const salt = this.log.lockSync()
     if (salt === undefined) return undefined
     const batch = this.#newBatch()
-    let failing: Promise<unknown> | undefined
+    let slow: Promise<CommitResult> | undefined
     try {
       const decided = this.#decide(group, batch)
       const [result] = decided.results
@@ -752,19 +752,28 @@ class StoreIndex implements Index, Committer, CheckpointHost {
         const { bytes, after } = this.#write(decided, batch, tail, salt)
         const appended = this.log.append(tail, bytes)
         if (appended !== 'done') {
-          // Taking back what failed needs the lock.
-          failing = appended
-          return appended.then(() => {
-            throw new Error('an append that is not done at once fails')
+          slow = appended.then(() => {
+            this.#settle(decided, batch, bytes.length, after)
+            return decided.results[0] as CommitResult
           })
+          return slow
         }
         this.#settle(decided, batch, bytes.length, after)
       }
       return Promise.resolve(decided.results[0] as CommitResult)
     } finally {
-      if (failing === undefined) this.log.unlock()
-      else void failing.catch(() => {}).then(() => this.log.unlock())
+      if (slow === undefined) this.log.unlock()
+      else this.#pumpAfter(slow)
     }
+  }
+
+  /** An append that is large, or failed and is being taken back, needs the lock: until it ends nothing else is begun. */
+  #pumpAfter(append: Promise<unknown>): void {
+    const unlock = (): void => this.log.unlock()
+    this.#pumping = append
+      .then(unlock, unlock)
+      .catch(() => {})
+      .then(() => this.#pump())
   }
 
   /** Decides the transactions of a group one after another, each against what those before it leave. */
