@@ -6,9 +6,9 @@
  *   1. A directory is used only after its real path was seen within the root, once per directory. Symbolic links inside
  *      the root may lead elsewhere inside it. Somebody who may write into the root can still swap a directory for a link
  *      later; who can do that can also read the mail.
- *   2. Before an absence is reported, and before a directory is made or anything is created in the root itself, the root
- *      is compared with the one that was opened: an unmounted root is FS_UNAVAILABLE, never FS_NOT_FOUND, and nothing is
- *      created under its mount point.
+ *   2. Before an absence is reported, and before anything is given a name, the root is compared with the one that was
+ *      opened: an unmounted root is FS_UNAVAILABLE, never FS_NOT_FOUND, and nothing is created under its mount point, which
+ *      may have directories of the same names.
  *   3. Something is created in a directory only once each directory on the way was flushed into its parent, by this
  *      process: another process may have made it a moment ago.
  */
@@ -91,9 +91,11 @@ export class Tree {
     return true
   }
 
-  /** Whether `settle` has nothing to do. */
-  isSettled(directory: string): boolean {
-    return directory === '' || this.#settled.has(directory)
+  /** To be called before anything is given a name in the directory; resolves at once where there is nothing to wait for. */
+  ready(directory: string): Promise<void> | undefined {
+    if (directory !== '' && !this.#settled.has(directory)) return this.settle(directory)
+    this.checkRoot()
+    return undefined
   }
 
   /** Makes sure that the directory is there, within the root, and durable with its parents. */
@@ -112,8 +114,8 @@ export class Tree {
     const parent = parentOf(directory)
     for (let tries = 1; ; tries++) {
       await this.settle(parent)
+      this.checkRoot()
       if (!this.confine(directory)) {
-        this.checkRoot()
         try {
           await call((done) => this.#fs.mkdir(this.absolute(directory), { mode: this.#directoryMode }, done))
         } catch (error) {
@@ -138,14 +140,12 @@ export class Tree {
   /** Runs `create` in a settled directory; again if the directory was removed meanwhile. */
   async within<T>(directory: string, create: () => T): Promise<T> {
     for (let tries = 1; ; tries++) {
-      if (directory === '') this.checkRoot()
-      else if (!this.#settled.has(directory)) await this.settle(directory)
+      await this.ready(directory)
       try {
         return create()
       } catch (error) {
         if (errnoOf(error) !== 'ENOENT' || tries === VANISHED_TRIES) throw error
         this.forget()
-        this.checkRoot()
       }
     }
   }

@@ -70,6 +70,21 @@ describe('the root', () => {
     expect(await names(fs, 'd')).toEqual(['a'])
     expect(fs.name).toBe(`posix:${root}`)
   })
+  test('that is replaced by one with the same directories is an outage to whatever would make something there', async () => {
+    const fs = await open()
+    await fs.writeFile('d/file', bytes('x'))
+    nodeFs.renameSync(root, `${root}-moved`)
+    nodeFs.mkdirSync(join(root, 'd'), { recursive: true })
+    for (const run of [
+      () => fs.writeFile('d/new', bytes('y')),
+      () => fs.open('d/new', 'create'),
+      () => fs.open('d/new', 'append'),
+      () => fs.lock('d/lock'),
+      () => fs.makeDirectory('d'),
+    ])
+      await expect(run(), run.toString()).rejects.toEqual(error('FS_UNAVAILABLE'))
+    expect(nodeFs.readdirSync(join(root, 'd'))).toEqual([])
+  })
   for (const [what, replace] of [
     ['vanishes', () => {}],
     ['is replaced by another directory, as when it is unmounted,', () => nodeFs.mkdirSync(root)],

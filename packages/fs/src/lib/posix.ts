@@ -76,7 +76,8 @@ export async function posixFs(root: string, options: PosixFsOptions = {}): Promi
   if (options.fs !== undefined && options.locks === undefined)
     throw new TypeError('an injected fs needs injected locks: kernel locks know nothing of its files')
   if (!(maxOpenFiles > 0)) throw new TypeError(`maxOpenFiles must be a positive number, not ${maxOpenFiles}`)
-  if (root === '' || root.includes('\0')) throw new TypeError(`${JSON.stringify(root)} is no root`)
+  if (typeof root !== 'string' || root === '' || root.includes('\0'))
+    throw new TypeError(`${JSON.stringify(root)} is no root`)
   const absolute = resolve(root)
   if (create) await makeRoot(fs, absolute, directoryMode)
   let tree: Tree
@@ -89,7 +90,8 @@ export async function posixFs(root: string, options: PosixFsOptions = {}): Promi
     if (error instanceof FsError) throw error
     const errno = errnoOf(error)
     const code = errno === 'EACCES' || errno === 'EPERM' || errno === 'ELOOP' ? 'FS_DENIED' : 'FS_UNAVAILABLE'
-    throw new FsError(code, `the root ${absolute} cannot be opened`, { cause: error })
+    const hint = errno === 'ENOENT' ? 'is not there, and `create` was not asked for' : 'cannot be opened'
+    throw new FsError(code, `the root ${absolute} ${hint}`, { cause: error })
   }
   return new PosixFs(fs, tree, options.locks ?? kernelLocks(), { fileMode, maxOpenFiles })
 }
@@ -403,7 +405,7 @@ class PosixFs implements Fs {
     signal: AbortSignal | undefined,
   ): Promise<number> {
     const directory = parentOf(path)
-    if (!this.#tree.isSettled(directory) || directory === '') await this.#tree.settle(directory)
+    await this.#tree.ready(directory)
     let fd = -1
     const attempt = (): boolean => {
       fd = this.#tryTemporary(temporary, mode)
@@ -594,7 +596,7 @@ class PosixFs implements Fs {
 
   /** Gives something a name in `directory`; once more if that was removed meanwhile. */
   async #name(directory: string, from: string, run: Parameters<typeof call>[0]): Promise<void> {
-    if (!this.#tree.isSettled(directory)) await this.#tree.settle(directory)
+    await this.#tree.ready(directory)
     try {
       await call(run)
     } catch (error) {
