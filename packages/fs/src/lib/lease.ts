@@ -315,8 +315,8 @@ function withDefaults(options: LeaseOptions): Settings {
   const { holder, ttlMs = 30_000, waitMs = Number.POSITIVE_INFINITY, clockSkewMs = 5000, pollMs = 1000 } = options
   const { now = Date.now, elapsed = options.now ?? (() => performance.now()), random = Math.random } = options
   const { sleep = timer(true), sleep: watch = timer(false) } = options
-  if (Buffer.byteLength(holder) > LEASE_HOLDER_MAX_BYTES || !holder.isWellFormed())
-    throw new TypeError(`holder must be at most ${LEASE_HOLDER_MAX_BYTES} bytes of UTF-8`)
+  if (typeof holder !== 'string' || Buffer.byteLength(holder) > LEASE_HOLDER_MAX_BYTES || !holder.isWellFormed())
+    throw new TypeError(`holder must be text of at most ${LEASE_HOLDER_MAX_BYTES} bytes of UTF-8`)
   if (!(Number.isInteger(ttlMs) && ttlMs > 0 && ttlMs <= LEASE_TTL_MAX_MS))
     throw new TypeError(`ttlMs must be a whole number of milliseconds from 1 to ${LEASE_TTL_MAX_MS}, not ${ttlMs}`)
   if (!(waitMs >= 0)) throw new TypeError(`waitMs must not be negative, but is ${waitMs}`)

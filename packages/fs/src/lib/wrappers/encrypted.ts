@@ -10,6 +10,7 @@
  * another, or of a newer version of itself, and appends that are missing at the end of a file.
  */
 import { createCipheriv, createDecipheriv, hkdfSync, timingSafeEqual } from 'node:crypto'
+import { checkBytes } from '../arguments.ts'
 import type { Fs } from '../contract.ts'
 import { FsError } from '../error.ts'
 import { CHUNK_BYTES, chunkedFs } from './chunked.ts'
@@ -72,6 +73,7 @@ export function encrypted(inner: Fs, options: EncryptedOptions): EncryptedFs {
     const id = keyIdOf(keyField, path)
     const key = await keys.get(id)
     if (key === undefined) throw new FsError('FS_DENIED', `${path}: there is no key ${id}`, { path })
+    checkBytes(key)
     if (key.length !== KEY_BYTES) throw new RangeError(`key ${id} has ${key.length} bytes, not ${KEY_BYTES}`)
     const salt = fixed.subarray(12, 12 + ID_BYTES)
     const info = Buffer.concat([PURPOSE, fixed, keyField])
