@@ -20,7 +20,9 @@ import type { Control } from './control.ts'
 import { checkpoint, type CheckpointHost } from './checkpoint.ts'
 import { checkIndex } from './check.ts'
 import type {
+  CacheDecision,
   CacheEntry,
+  CacheFieldInfo,
   ColumnSpec,
   CommitOptions,
   CommitResult,
@@ -370,6 +372,8 @@ class StoreIndex implements Index, Committer, CheckpointHost {
         loaded.cache ??= openCacheFile(this.fs, this.#path, id, {
           readOnly: this.settings.readOnly,
           now: this.settings.now,
+          defaults: this.settings.cacheFields,
+          bytesMax: this.settings.cacheBytesMax,
         })
         const cache = await loaded.cache
         const handle = new TableHandle(this, loaded, cache)
@@ -650,6 +654,8 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     let results: (CommitResult | { readonly error: unknown })[] = []
     try {
       await this.#preload(group)
+      // What a failed flush left may be what this group needs.
+      await this.log.mend()
       await this.log.lock()
       this.#locked = true
       try {
@@ -1178,6 +1184,8 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     this.#watching?.abort()
     for (const handle of this.#handles) await handle[Symbol.asyncDispose]()
     try {
+      // Others who stay do not know of a flush that failed here.
+      if (!this.settings.readOnly) await this.log.mend()
       if (await this.#isLast()) await this.#seal()
     } catch (error) {
       // An index that is not sealed is whole: only the last group can then not be told from a torn one.
@@ -1201,7 +1209,6 @@ class StoreIndex implements Index, Committer, CheckpointHost {
   }
 
   async #seal(): Promise<void> {
-    await this.log.mend()
     await this.log.lock()
     try {
       let read: LogRead
@@ -1290,6 +1297,18 @@ class TableHandle implements Table {
 
   cacheWrite(entries: readonly CacheEntry[]): void {
     if (!this.#disposed) this.#cache.write(entries)
+  }
+
+  cacheDecision(field: string): CacheDecision {
+    return this.#cache.decision(field)
+  }
+
+  cacheFields(): readonly CacheFieldInfo[] {
+    return this.#cache.fields()
+  }
+
+  forceCache(field: string, decision: CacheDecision | undefined): void {
+    if (!this.#disposed) this.#cache.force(field, decision)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -404,6 +404,47 @@ describe('a file system that fails', () => {
     expect(table.view.count).toBe(count)
     await deliver(again, 5)
   })
+
+  test('a table whose creation may be there is found', async () => {
+    let failing = false
+    const inner = memoryFs()
+    const fs = faultyFs(inner, {
+      fail: (operation) => (failing && (operation === 'sync' || operation === 'truncate') ? 'FS_IO' : undefined),
+    })
+    await using index = await create(fs)
+    const createWork = async (): Promise<void> => {
+      const tx = index.begin()
+      tx.createTable({ id: 'work', uidValidity: 7, columns: [] })
+      await tx.commit()
+    }
+    failing = true
+    await expect(createWork()).rejects.toMatchObject({ code: 'INDEX_UNCERTAIN' })
+    failing = false
+    await expect(createWork()).rejects.toMatchObject({ code: 'INDEX_TABLE_EXISTS' })
+    expect(index.info('work')).toMatchObject({ count: 0 })
+  })
+
+  test('whoever closes writes what a failed flush was to cover once more, also if others stay', async () => {
+    let failing = false
+    const written: string[] = []
+    const inner = memoryFs()
+    const fs = faultyFs(inner, {
+      fail: (operation, path) => {
+        if (path.endsWith('.log') && operation === 'write') written.push(path)
+        return failing && (operation === 'sync' || operation === 'truncate') ? 'FS_IO' : undefined
+      },
+    })
+    const index = await create(fs)
+    await using other = await openIndex(inner, 'store')
+    await deliver(index, 1)
+    failing = true
+    await expect(deliver(index, 2)).rejects.toMatchObject({ code: 'INDEX_UNCERTAIN' })
+    failing = false
+    await index[Symbol.asyncDispose]()
+    expect(written.length).toBeGreaterThan(0)
+    await other.refresh()
+    expect(other.info('inbox')!.count).toBe(2)
+  })
 })
 
 describe('lazy changes', () => {
