@@ -8,7 +8,7 @@
 import type { Fs } from '@mailstead/fs'
 import { FsError } from '@mailstead/fs'
 import { type Control, readControl } from './control.ts'
-import { FRAME_PART, type FrameTable, frameLength, payloadIsValid } from './frame.ts'
+import { FRAME_PART, type FrameTable, payloadIsValid } from './frame.ts'
 import { scanFrames } from './scan.ts'
 import { readSegmentHeader, SEGMENT_HEADER, type SegmentHeader, segmentName, segmentOfName } from './segment.ts'
 import { readSnapshotHeader, SNAPSHOT_HEADER } from './snapshot.ts'
@@ -110,11 +110,14 @@ function readLog(
   let next = found[0]?.header.firstFrame ?? place?.next ?? 1
   let lastSegment = Math.max(0, ...segments, sealedAt?.segment ?? 0, place?.segment ?? 0)
   let parts: Uint8Array[] | undefined = []
+  let ended = false
   for (const [i, { segment, bytes, header }] of found.entries()) {
     const file = `${prefix}log/${segmentName(segment)}`
     const { salt } = header
     if (header.firstFrame > next) {
-      const uids = Math.max(UIDS_LOST_MIN, header.segment === segment ? header.lengthBefore : 0)
+      // The header tells the length of one segment before.
+      const several = segment - (found[i - 1]?.segment ?? segment) > 2
+      const uids = several ? UNKNOWN_LOSS : Math.max(UIDS_LOST_MIN, header.lengthBefore)
       lost.push({ first: next, last: header.firstFrame - 1, uids, file })
       parts = undefined
     }
@@ -153,9 +156,8 @@ function readLog(
       parts = []
       next = Math.max(next, frame.number + 1)
     }
-    const last = scan.frames.at(-1)
-    if (last !== undefined && last.offset + frameLength(last.header) > bytes.length) parts = undefined
     next = Math.max(next, before + 1)
+    ended = scan.ended
   }
   // What the log had at its end.
   const known = Math.max(sealedAt?.lastFrame ?? 0, ...lists.map((list) => list.next - 1))
@@ -192,9 +194,12 @@ function readLog(
     return i < found.length - 1 || segments.at(-1)! > segment || (sealedAt !== undefined && segment <= sealedAt.segment)
   }
 
-  /** The last segment that can be read is not the last there is. */
+  /**
+   * The last segment that can be read is not the last there is; or it has ended: then a crash came before the next one, or
+   * that is gone, and only a seal would tell.
+   */
   function endIsMissing(): boolean {
-    return found.at(-1)!.segment < Math.max(segments.at(-1) ?? 0, place?.segment ?? 0)
+    return ended || found.at(-1)!.segment < Math.max(segments.at(-1) ?? 0, place?.segment ?? 0)
   }
 }
 

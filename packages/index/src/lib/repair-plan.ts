@@ -4,7 +4,7 @@
  */
 import type { Fs } from '@mailstead/fs'
 import type { DroppedTable } from './changes-since.ts'
-import { extOf, readNumber, rowAtLeast, writeNumber } from './chunk.ts'
+import { chunkAtLeast, extOf, readNumber, rowAtLeast, writeNumber } from './chunk.ts'
 import type { IndexFinding } from './contract.ts'
 import { formatDigest } from './digest.ts'
 import { Entry } from './entries.ts'
@@ -102,6 +102,19 @@ export async function planRepair(
     removed.push(`tables/${id}.snap`)
     dropped.set(number, { number, id, created, frame: lastFrame })
   }
+  // Tables of which nothing is left but that others name their rows.
+  let nextTable = nextTableOf(evidence, files)
+  const known = new Set([...entries.values()].map((entry) => entry.id))
+  for (const id of counted) {
+    if (known.has(id)) continue
+    const ruin = new Entry(nextTable++, id, 1)
+    ruin.frame = lastFrame
+    ruins.push(ruin)
+    const path = `${prefix}tables/${id}.snap`
+    page.push(
+      record('lost', path, 'table', '', 'none', 'rows of other tables name rows of it, and nothing of it is left', id),
+    )
+  }
   const states = new Map<number, TableState>()
   for (const [number, { state }] of recovered) {
     // After a crash clients may know modseqs up to the ceiling.
@@ -153,7 +166,7 @@ export async function planRepair(
       (one, i, all) => all.indexOf(one) === i && !tables.some(({ entry }) => `tables/${entry.id}.snap` === one),
     ),
     frame: lastFrame,
-    nextTable: nextTableOf(evidence, files) + (lost ? TABLES_LOST : 0),
+    nextTable: nextTable + (lost ? TABLES_LOST : 0),
     dropped: [...dropped.values()].sort((a, b) => a.frame - b.frame),
     // Whoever asks what changed since a frame before the repair's own is told that nobody knows.
     dropHorizon: changed || lost ? lastFrame + 1 : list.dropHorizon,
@@ -321,8 +334,8 @@ function recount(states: Map<number, TableState>, incomplete: boolean, prefix: s
 }
 
 function has({ chunks }: TableState, uid: number): boolean {
-  for (const { uids, rows } of chunks) if (uids[rows - 1]! >= uid) return uids[rowAtLeast(uids, rows, uid)] === uid
-  return false
+  const chunk = chunks[chunkAtLeast(chunks, uid)]
+  return chunk !== undefined && chunk.uids[rowAtLeast(chunk.uids, chunk.rows, uid)] === uid
 }
 
 /** Records every counter that is not what was last told of the table. */

@@ -7,7 +7,7 @@
  * cannot be read are those of the older state that lie between the neighbours and were not expunged since, or none.
  */
 import { crc32 } from '@mailstead/bytes'
-import { type Chunk, EXT, extOf, readNumber, UIDS, ZERO_SETS } from './chunk.ts'
+import { type Chunk, chunkAtLeast, EXT, extOf, readNumber, rowAtLeast, UIDS, ZERO_SETS } from './chunk.ts'
 import { FLAG_DELETED, FLAG_SEEN } from './contract.ts'
 import { digestOf } from './digest.ts'
 import { CHUNK_ROWS } from './limits.ts'
@@ -208,9 +208,9 @@ function setColumn(chunk: Chunk, c: number, page: Uint8Array, rows: number): voi
 
 /** Copies one column of the row of an older state, if it has it. */
 function copyFrom(older: TableState, uid: number, c: number, to: Chunk, row: number, meta: TableMeta): boolean {
-  const chunk = older.chunks.find((one) => one.uids[one.rows - 1]! >= uid)
-  const from = chunk === undefined ? -1 : chunk.uids.subarray(0, chunk.rows).indexOf(uid)
-  if (chunk === undefined || from < 0) return false
+  const chunk = older.chunks[chunkAtLeast(older.chunks, uid)]
+  const from = chunk === undefined ? 0 : rowAtLeast(chunk.uids, chunk.rows, uid)
+  if (chunk === undefined || chunk.uids[from] !== uid) return false
   if (c === 1) to.flags[row] = chunk.flags[from]!
   else if (c === 2) return true
   else if (c === 3) {

@@ -273,7 +273,7 @@ function finish(
   for (const { first, last, uids, file } of lost) {
     // Frames whose payload is damaged are named already.
     if (uids === 0) continue
-    const range = Number.isFinite(last) ? `frames ${first} to ${last} are` : `every frame from ${first} on is`
+    const range = Number.isFinite(last) ? `frames ${first} to ${last} are` : `whatever came from frame ${first} on is`
     const what = last <= proven ? 'values or columns of this table, but not its rows' : 'this table'
     named.push({ file, first, last, message: `${range} lost, and may have changed ${what}` })
     if (last <= told) continue
@@ -282,6 +282,6 @@ function finish(
       ? Math.max(highestModSeq, ceiling) + (last - first + 1) * (LAZY_MODSEQS + 1)
       : Math.max(highestModSeq, ceiling) + UNKNOWN_LOSS
   }
-  ceiling = ceiling === 0 ? 0 : Math.max(ceiling, highestModSeq)
+  if (ceiling > 0 && named.length > 0) ceiling = Math.max(ceiling, highestModSeq)
   return { state: { ...state, uidNext, highestModSeq, ceiling }, frame, snapshotFrame, losses: named, pages }
 }

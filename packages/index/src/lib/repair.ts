@@ -132,7 +132,6 @@ async function check(fs: Fs, path: string, prefix: string): Promise<IndexFinding
 function isDone(plan: RepairPlan, findings: readonly IndexFinding[], prefix: string): boolean {
   const listed = new Map(plan.evidence.lists[0]?.tables.map((table) => [table.number, table]))
   return (
-    plan.ruins.length > 0 &&
     plan.ruins.every(({ number }) => listed.has(number) && listed.get(number)!.snapshot === undefined) &&
     plan.keep.size === plan.tables.length &&
     findings.every(({ severity, file }) => severity === 'note' || file === prefix)
