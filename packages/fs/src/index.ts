@@ -1,3 +1,4 @@
+export { bytesIn, checkBytes, checkMode } from './lib/arguments.ts'
 export type * from './lib/contract.ts'
 export { FsError, type FsErrorCode } from './lib/error.ts'
 export { acquireLease, inspectLease, type Lease, type LeaseOptions } from './lib/lease.ts'
