@@ -1,10 +1,26 @@
 /** Takes turns by path, within this process: who has a path has all below it, and nobody has what is above it. */
 export class PathLocks {
+  readonly #name: string
   readonly #held = new Set<readonly string[]>()
   readonly #waiting = new Set<{ readonly paths: readonly string[]; readonly enter: () => void }>()
 
+  #closed = false
+  #onIdle: (() => void)[] = []
+
+  /** `name` is for who comes when it is closed. */
+  constructor(name: string) {
+    this.#name = name
+  }
+
+  /** Nobody may come any more; resolves when all who had come have gone. */
+  async close(): Promise<void> {
+    this.#closed = true
+    if (this.#held.size > 0) await new Promise<void>((resolve) => this.#onIdle.push(resolve))
+  }
+
   /** Runs `body` while nobody else has any of `paths`, their parents or what is below them. Waiting ends with the signal. */
   async run<T>(paths: readonly string[], body: () => Promise<T>, signal?: AbortSignal): Promise<T> {
+    if (this.#closed) throw new TypeError(`${this.#name} is closed`)
     signal?.throwIfAborted()
     if (this.#isFree(paths)) this.#held.add(paths)
     else await this.#wait(paths, signal)
@@ -18,6 +34,7 @@ export class PathLocks {
           this.#held.add(waiter.paths)
           waiter.enter()
         }
+      if (this.#held.size === 0) for (const wake of this.#onIdle.splice(0)) wake()
     }
   }
 

@@ -302,6 +302,31 @@ describe('a tiered file system', () => {
     await fs.demote('file')
     expect(await get(fs, 'file')).toBe('changed')
   })
+  test('is closed when the moves and writes that are under way have ended', async () => {
+    const primary = memoryFs()
+    const below = memoryFs()
+    const begun = Promise.withResolvers<void>()
+    const release = Promise.withResolvers<void>()
+    const alternate = delegateFs(below, {
+      async writeFile(path, data, options) {
+        begun.resolve()
+        await release.promise
+        return below.writeFile(path, data, options)
+      },
+    })
+    const fs = tiered(primary, alternate)
+    await fs.writeFile('file', bytes('content'))
+    const moved = fs.demote('file')
+    await begun.promise
+    const waiting = fs.writeFile('file', bytes('new'))
+    const closed = fs[Symbol.asyncDispose]()
+    await expect(fs.remove('file')).rejects.toThrow(TypeError)
+    release.resolve()
+    await moved
+    await waiting
+    await closed
+    await expect(fs.readFile('file')).rejects.toThrow(TypeError)
+  })
   test('of which one copy is damaged keeps the other', async () => {
     const primary = memoryFs()
     const alternate = memoryFs()

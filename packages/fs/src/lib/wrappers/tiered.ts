@@ -70,7 +70,8 @@ const tagPrefix: Readonly<Record<FsTier, string>> = { primary: 'p:', alternate: 
  * `supports`: to append, overwrite, rename, link and lock is what the primary does, as are `directories`; everything else
  * is what both do. A tag changes when its file is moved. Moves keep metadata where both do, not times and permissions.
  * Writers of one name take turns with each other and with moves, within this object; other processes that write the same
- * two must be kept out of a move, and of each other's new names, by a lock. Disposing it disposes both.
+ * two must be kept out of a move, and of each other's new names, by a lock. Disposing it waits for what is under way, then disposes
+ * both.
  */
 export function tiered(primary: Fs, alternate: Fs): TieredFs {
   const name = `tiered(${primary.name}, ${alternate.name})`
@@ -85,7 +86,7 @@ export function tiered(primary: Fs, alternate: Fs): TieredFs {
     metadata: both('metadata'),
   }
   const fsOf: Readonly<Record<FsTier, Fs>> = { primary, alternate }
-  const locks = new PathLocks()
+  const locks = new PathLocks(name)
   const open = new OpenPaths()
   const moves = new Moves()
   /** Directories of the alternate from which something was removed that may come back at a power cut. */
@@ -456,6 +457,7 @@ export function tiered(primary: Fs, alternate: Fs): TieredFs {
         }
       : undefined,
     async [Symbol.asyncDispose]() {
+      await locks.close()
       const results = await Promise.allSettled([primary[Symbol.asyncDispose](), alternate[Symbol.asyncDispose]()])
       for (const result of results) if (result.status === 'rejected') throw result.reason
     },
