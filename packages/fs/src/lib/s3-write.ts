@@ -283,7 +283,8 @@ export class S3Writer {
       head = await this.#objects.head(path, signal === undefined ? {} : { signal })
     } catch (error) {
       if (!(error instanceof FsError)) throw error
-      throw new FsError('FS_UNCERTAIN', `${path} cannot be read to learn whether it was written`, {
+      const said = errorOf(doubt, path).message
+      throw new FsError('FS_UNCERTAIN', `${said}; it cannot be read to learn whether it was written`, {
         path,
         cause: error,
       })
