@@ -181,6 +181,8 @@ export interface FlagOutcome {
   readonly changed: UidSet
   /** Rows left alone because their modseq is above `unchangedSince` (MODIFIED of RFC 7162), and rows expunged meanwhile. */
   readonly failed: UidSet
+  /** The modseq that the changed rows got; 0 if there are none. Others may have changed them again since. */
+  readonly modSeq: number
 }
 export interface ExpungeOutcome {
   readonly expunged: UidSet

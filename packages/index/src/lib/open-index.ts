@@ -20,9 +20,7 @@ import type { Control } from './control.ts'
 import { checkpoint, type CheckpointHost } from './checkpoint.ts'
 import { checkIndex } from './check.ts'
 import type {
-  CacheDecision,
   CacheEntry,
-  CacheFieldInfo,
   ColumnSpec,
   CommitOptions,
   CommitResult,
@@ -372,8 +370,6 @@ class StoreIndex implements Index, Committer, CheckpointHost {
         loaded.cache ??= openCacheFile(this.fs, this.#path, id, {
           readOnly: this.settings.readOnly,
           now: this.settings.now,
-          defaults: this.settings.cacheFields,
-          bytesMax: this.settings.cacheBytesMax,
         })
         const cache = await loaded.cache
         const handle = new TableHandle(this, loaded, cache)
@@ -1297,18 +1293,6 @@ class TableHandle implements Table {
 
   cacheWrite(entries: readonly CacheEntry[]): void {
     if (!this.#disposed) this.#cache.write(entries)
-  }
-
-  cacheDecision(field: string): CacheDecision {
-    return this.#cache.decision(field)
-  }
-
-  cacheFields(): readonly CacheFieldInfo[] {
-    return this.#cache.fields()
-  }
-
-  forceCache(field: string, decision: CacheDecision | undefined): void {
-    if (!this.#disposed) this.#cache.force(field, decision)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

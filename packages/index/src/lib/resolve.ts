@@ -518,6 +518,7 @@ class Resolver {
     this.#settle.push(() => {
       outcome.changed = changedUids
       outcome.failed = failed
+      outcome.modSeq = changedUids.isEmpty ? 0 : working.modSeq
     })
   }
 

@@ -29,6 +29,7 @@ export class PendingRow implements AppendedRow {
 export interface PendingFlags {
   changed: UidSet
   failed: UidSet
+  modSeq: number
 }
 export interface PendingExpunge {
   expunged: UidSet
@@ -140,7 +141,7 @@ export class Transaction implements IndexTransaction {
     checkFlags(change.remove ?? 0)
     if (change.addKeywords !== undefined) checkKeywords(change.addKeywords)
     if (change.removeKeywords !== undefined) checkKeywords(change.removeKeywords)
-    const outcome: PendingFlags = { changed: Uids.empty, failed: Uids.empty }
+    const outcome: PendingFlags = { changed: Uids.empty, failed: Uids.empty, modSeq: 0 }
     const { unchangedSince = Number.POSITIVE_INFINITY } = options
     this.#add({ kind: 'flags', table, uids, change, unchangedSince, outcome })
     return outcome

@@ -3,7 +3,7 @@ import { connect as connectTls } from 'node:tls'
 import { FsError } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
 import { imapSessionConformance, ImapTestClient } from '@mailstead/imap/testing'
-import { IndexError } from '@mailstead/index'
+import { FLAG_DELETED, IndexError } from '@mailstead/index'
 import { mdbox } from '@mailstead/mdbox'
 import type { SaveBatch } from '@mailstead/store'
 import { afterEach, beforeEach, describe, expect, it, test, vi } from 'vitest'
@@ -127,6 +127,25 @@ describe('sessions of one user', () => {
     // UIDs may be unknown.
     expect((await client.command('UID COPY 1:3 there')).text).toMatch(/^OK \[COPYUID \d+ 3 1\]/)
     expect((await client.command('UID COPY 1:2 there')).text).toMatch(/^OK Nothing/)
+  })
+  test('what another does to a message at the same time is told, however silent the STORE was', async () => {
+    await deliver(1)
+    const client = await logIn('SELECT INBOX')
+    using lease = await server.server.stores.acquire(server.users.lookup('alice')!)
+    await using mailbox = await lease.store.as({ name: 'alice' }).open('INBOX')
+    const changes = vi.spyOn(Object.getPrototypeOf(mailbox) as typeof mailbox, 'changeFlags')
+    changes.mockImplementationOnce(async function (this: typeof mailbox, ...how) {
+      const mine = this.changeFlags(...how)
+      await mailbox.changeFlags(how[0], { add: FLAG_DELETED })
+      return mine
+    })
+    try {
+      expect(await client.ok('STORE 1 +FLAGS.SILENT (\\Flagged)')).toEqual([
+        '* 1 FETCH (FLAGS (\\Flagged \\Deleted \\Recent))',
+      ])
+    } finally {
+      changes.mockRestore()
+    }
   })
   test('a silent conditional STORE tells the modseq of every message that it was done to', async () => {
     await deliver(2)

@@ -238,8 +238,8 @@ export class Selected implements SelectedMailbox {
     const unseen = withoutSeen(clientRows(this.#shown, before), sequences, changedSince)
     if (unseen.isEmpty) return unseen
     try {
-      const { changed } = await this.#mailbox.changeFlags(unseen, { add: SEEN })
-      if (!this.#modSeqs || withModSeq) this.#remember(changed, before)
+      const { changed, modSeq } = await this.#mailbox.changeFlags(unseen, { add: SEEN })
+      if (!this.#modSeqs || withModSeq) this.#remember(changed, modSeq, before)
       return changed
     } catch (error) {
       this.#onEvent({ level: 'warn', kind: 'seen', message: `\\Seen could not be set in ${this.name}`, error })
@@ -248,12 +248,9 @@ export class Selected implements SelectedMailbox {
   }
 
   /** The client knows of these changes, or is about to. `before` is the newest view from before they were made. */
-  #remember(changed: UidSet, before: TableView): void {
+  #remember(changed: UidSet, modSeq: number, before: TableView): void {
     if (changed.isEmpty) return
     const { view } = this.#mailbox
-    const row = view.rowOf(changed.first)
-    if (row < 0) return
-    const modSeq = view.modSeq(row)
     // Usually nobody else did anything meanwhile: then there is nothing to compare, now or later.
     const alone =
       before === this.#told &&
@@ -283,10 +280,10 @@ export class Selected implements SelectedMailbox {
     const uids = uidsOfSequences(this.#shown.chunks, sequences)
     const { unchangedSince } = request
     const before = this.#mailbox.view
-    const { changed, failed } = await this.#renamed(() =>
+    const { changed, failed, modSeq } = await this.#renamed(() =>
       this.#mailbox.changeFlags(uids, flagChange(request), unchangedSince === undefined ? {} : { unchangedSince }),
     )
-    this.#remember(changed, before)
+    this.#remember(changed, modSeq, before)
     const gone = this.#goneAmong(uids)
     const conditional = unchangedSince !== undefined
     if (!request.silent || conditional || (wantsModSeq && !changed.isEmpty)) {

@@ -6,7 +6,7 @@
  */
 import type { BoxFormat } from '@mailstead/box'
 import type { Fs } from '@mailstead/fs'
-import type { ColumnSpec, FlagChange, Table, TableView } from '@mailstead/index'
+import type { ColumnSpec, FlagChange, FlagOutcome, Table, TableView } from '@mailstead/index'
 import type { MessageStructure } from '@mailstead/message'
 import type { UidSet } from '@mailstead/uidset'
 
@@ -137,11 +137,7 @@ export interface Mailbox extends AsyncDisposable {
   readonly view: TableView
   /** Takes in what other processes did. */
   refresh(): Promise<void>
-  changeFlags(
-    uids: UidSet,
-    change: FlagChange,
-    options?: { readonly unchangedSince?: number },
-  ): Promise<{ readonly changed: UidSet; readonly failed: UidSet }>
+  changeFlags(uids: UidSet, change: FlagChange, options?: { readonly unchangedSince?: number }): Promise<FlagOutcome>
   /** Those with \Deleted (among `uids` if given); or, with `force`, all of `uids`. */
   expunge(uids: UidSet | undefined, options?: { readonly force?: boolean }): Promise<UidSet>
   /**

@@ -17,7 +17,7 @@ import { type Entry, mailboxTable } from './tree.ts'
 /** The largest UID there can be (the index's). */
 const UID_LAST = 2 ** 32 - 2
 export const ALL_UIDS: UidSet = UidSet.range(1, UID_LAST)
-const NOTHING_CHANGED: FlagOutcome = { changed: UidSet.empty, failed: UidSet.empty }
+const NOTHING_CHANGED: FlagOutcome = { changed: UidSet.empty, failed: UidSet.empty, modSeq: 0 }
 const LAZY: CommitOptions = { durability: 'lazy' }
 const FLUSHED: CommitOptions = { durability: 'flushed' }
 const BODY_COLUMNS = ['box', 'size', 'form', 'guid']
@@ -58,7 +58,7 @@ export class OpenMailbox implements Mailbox {
     uids: UidSet,
     change: FlagChange,
     options: { readonly unchangedSince?: number } = {},
-  ): Promise<{ readonly changed: UidSet; readonly failed: UidSet }> {
+  ): Promise<FlagOutcome> {
     const { index, settings } = this.#writable()
     let outcome = NOTHING_CHANGED
     await this.#work(() => {
