@@ -55,20 +55,36 @@ export function rowHigh(uid: number, flags: number, set: number): number {
   return spread((Math.imul(uid, UID_HIGH) + Math.imul(flags + 1, FLAGS_HIGH)) ^ set)
 }
 
-/** The lanes of a row's UID and GUID, whose 16 bytes are at `at`. */
-export function guidLow(uid: number, bytes: Uint8Array, at: number): number {
-  return guidLane(uid, bytes, at, GUID_LOW)
-}
-export function guidHigh(uid: number, bytes: Uint8Array, at: number): number {
-  return guidLane(uid, bytes, at, GUID_HIGH)
-}
-function guidLane(uid: number, bytes: Uint8Array, at: number, factor: number): number {
-  let h = Math.imul(uid, factor)
-  for (let i = at; i < at + GUID_BYTES; i += 4) {
-    h ^= bytes[i]! | (bytes[i + 1]! << 8) | (bytes[i + 2]! << 16) | (bytes[i + 3]! << 24)
-    h = Math.imul((h << 13) | (h >>> 19), factor)
+/**
+ * Adds the lanes of UIDs and GUIDs of the rows from … to - 1 to two sums, low and high, or with -1 takes them off. `column`
+ * holds 16 bytes for each row. Signed: sums are cut to 32 bits.
+ */
+export function sumGuids(
+  sums: Int32Array,
+  uids: Uint32Array,
+  column: Uint8Array,
+  from: number,
+  to: number,
+  sign: 1 | -1,
+): void {
+  let low = 0
+  let high = 0
+  for (let row = from; row < to; row++) {
+    const uid = uids[row]!
+    let l = Math.imul(uid, GUID_LOW)
+    let h = Math.imul(uid, GUID_HIGH)
+    for (let i = row * GUID_BYTES; i < (row + 1) * GUID_BYTES; i += 4) {
+      const word = column[i]! | (column[i + 1]! << 8) | (column[i + 2]! << 16) | (column[i + 3]! << 24)
+      l ^= word
+      l = Math.imul((l << 13) | (l >>> 19), GUID_LOW)
+      h ^= word
+      h = Math.imul((h << 13) | (h >>> 19), GUID_HIGH)
+    }
+    low = (low + spread(l)) | 0
+    high = (high + spread(h)) | 0
   }
-  return spread(h)
+  sums[0]! += sign * low
+  sums[1]! += sign * high
 }
 
 /** The digest of a keyword's name, which is compared without case. That of a set is the sum of its names'. */
@@ -85,21 +101,17 @@ export function nameDigest(name: string): Digest {
 
 /** The digest of these rows, counted from the columns; `guid` is the index of the column of GUIDs, or -1. */
 export function digestOf(chunks: readonly Chunk[], sets: readonly Digest[], guid: number): Digest {
-  let low = 0
-  let high = 0
+  const sums = new Int32Array(2)
   for (const chunk of chunks) {
-    const column = guid < 0 ? undefined : extOf(chunk, guid, GUID_BYTES)
     for (let row = 0; row < chunk.rows; row++) {
       const uid = chunk.uids[row]!
       const set = sets[chunk.sets[row]!] ?? NO_DIGEST
-      low = (low + rowLow(uid, chunk.flags[row]!, set.low)) | 0
-      high = (high + rowHigh(uid, chunk.flags[row]!, set.high)) | 0
-      if (column === undefined) continue
-      low = (low + guidLow(uid, column, row * GUID_BYTES)) | 0
-      high = (high + guidHigh(uid, column, row * GUID_BYTES)) | 0
+      sums[0]! += rowLow(uid, chunk.flags[row]!, set.low)
+      sums[1]! += rowHigh(uid, chunk.flags[row]!, set.high)
     }
+    if (guid >= 0) sumGuids(sums, chunk.uids, extOf(chunk, guid, GUID_BYTES), 0, chunk.rows, 1)
   }
-  return { low: low >>> 0, high: high >>> 0 }
+  return { low: sums[0]! >>> 0, high: sums[1]! >>> 0 }
 }
 
 /** 16 hexadecimal digits. */

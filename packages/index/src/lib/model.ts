@@ -11,7 +11,7 @@ import {
   type TableInfo,
   type TableSpec,
 } from './contract.ts'
-import { formatDigest, GUID_BYTES, GUID_COLUMN, guidHigh, guidLow, nameDigest, rowHigh, rowLow } from './digest.ts'
+import { formatDigest, GUID_BYTES, GUID_COLUMN, nameDigest, rowHigh, rowLow, sumGuids } from './digest.ts'
 import type { IndexErrorCode } from './error.ts'
 
 /** A change as data, so that the model and an index can both be told of it. */
@@ -384,8 +384,10 @@ export function describeModel(table: ModelTable): unknown {
     high += rowHigh(uid, row.flags, sumOf(names.map((name) => name.high)))
     const guid = guids ? row.columns.get(GUID_COLUMN)! : undefined
     if (guid !== undefined) {
-      low += guidLow(uid, guid, 0)
-      high += guidHigh(uid, guid, 0)
+      const sums = new Int32Array(2)
+      sumGuids(sums, Uint32Array.of(uid), guid, 0, 1, 1)
+      low += sums[0]!
+      high += sums[1]!
     }
   }
   return {

@@ -28,7 +28,7 @@ import {
 } from './chunk.ts'
 import type { ColumnSpec, TableSpec } from './contract.ts'
 import { FLAG_DELETED, FLAG_SEEN } from './contract.ts'
-import { type Digest, GUID_BYTES, GUID_COLUMN, guidHigh, guidLow, NO_DIGEST, rowHigh, rowLow } from './digest.ts'
+import { type Digest, GUID_BYTES, GUID_COLUMN, NO_DIGEST, rowHigh, rowLow, sumGuids } from './digest.ts'
 import { type KeywordTable, NO_KEYWORDS, withKeyword, withSet } from './keywords.ts'
 import { CHUNK_ROWS, COLUMN_BYTES_MAX, COLUMNS_MAX, UID_LAST } from './limits.ts'
 import { addTombstone, NO_TOMBSTONES, type Tombstones } from './tombstones.ts'
@@ -258,29 +258,14 @@ export class Draft {
       const width = this.meta.columns[summed]!.bytes
       this.bytes += readNumber(chunk.ext[summed]!, row * width, width)
     }
-    if (guid >= 0) this.#addGuids(chunk.uids, chunk.ext[guid]!, row, row + 1)
+    if (guid >= 0) this.#sumGuids(chunk.uids, chunk.ext[guid]!, row, row + 1, 1)
   }
 
-  #addGuids(uids: Uint32Array, column: Uint8Array, from: number, to: number): void {
-    let low = this.#low
-    let high = this.#high
-    for (let row = from; row < to; row++) {
-      low = (low + guidLow(uids[row]!, column, row * GUID_BYTES)) | 0
-      high = (high + guidHigh(uids[row]!, column, row * GUID_BYTES)) | 0
-    }
-    this.#low = low
-    this.#high = high
-  }
-
-  #removeGuids(uids: Uint32Array, column: Uint8Array, from: number, to: number): void {
-    let low = this.#low
-    let high = this.#high
-    for (let row = from; row < to; row++) {
-      low = (low - guidLow(uids[row]!, column, row * GUID_BYTES)) | 0
-      high = (high - guidHigh(uids[row]!, column, row * GUID_BYTES)) | 0
-    }
-    this.#low = low
-    this.#high = high
+  #sumGuids(uids: Uint32Array, column: Uint8Array, from: number, to: number, sign: 1 | -1): void {
+    const sums = Int32Array.of(this.#low, this.#high)
+    sumGuids(sums, uids, column, from, to, sign)
+    this.#low = sums[0]!
+    this.#high = sums[1]!
   }
 
   /** The extension column of a chunk returned by `appendRow`, to write the appended row. */
@@ -350,7 +335,7 @@ export class Draft {
         } else column.set(from.subarray(done * width, (done + n) * width), row * width)
         if (c === summed) for (let i = 0; i < n; i++) this.bytes += readNumber(column, (row + i) * width, width)
       }
-      if (guid >= 0) this.#addGuids(chunk.uids, chunk.ext[guid]!, row, row + n)
+      if (guid >= 0) this.#sumGuids(chunk.uids, chunk.ext[guid]!, row, row + n, 1)
       chunk.rows = row + n
       done += n
     }
@@ -462,10 +447,10 @@ export class Draft {
     const width = this.meta.columns[c]!.bytes
     const column = this.#writableExt(chunk, c, row)
     if (c === this.meta.summed) this.bytes -= readNumber(column, row * width, width)
-    if (c === this.meta.guid) this.#removeGuids(chunk.uids, column, row, row + 1)
+    if (c === this.meta.guid) this.#sumGuids(chunk.uids, column, row, row + 1, -1)
     column.set(value, row * width)
     if (c === this.meta.summed) this.bytes += readNumber(column, row * width, width)
-    if (c === this.meta.guid) this.#addGuids(chunk.uids, column, row, row + 1)
+    if (c === this.meta.guid) this.#sumGuids(chunk.uids, column, row, row + 1, 1)
     if (modSeq > 0) this.#writableModSeqs(chunk)[row] = modSeq
   }
 
@@ -514,7 +499,7 @@ export class Draft {
     }
     this.#low = low
     this.#high = high
-    if (guid >= 0) this.#removeGuids(chunk.uids, extOf(chunk, guid, GUID_BYTES), from, to)
+    if (guid >= 0) this.#sumGuids(chunk.uids, extOf(chunk, guid, GUID_BYTES), from, to, -1)
     if (summed >= 0) {
       const width = this.meta.columns[summed]!.bytes
       const column = extOf(chunk, summed, width)
