@@ -2,7 +2,8 @@
  * Directories of a cache file: where the records of a stretch of it begin, so that who opens a long file need not read all
  * of it. Derived from the file itself, written by readers now and then, never needed.
  *
- * FORMAT   A directory is a record (`cache-record.ts`) with UID 2 ** 32 - 1, GUID zero, and one field, "directory":
+ * FORMAT   A directory is the last field, "directory", of a record of the file itself (`cache-record.ts`). Another one before
+ *          it, "sizes" (`cache-sizes.ts`), may say what the fields of the stretch take.
  *          offset  size  field
  *          0       4     from    u32le  first byte of the stretch
  *          4       4     to      u32le  byte after it
@@ -12,19 +13,19 @@
  *          …       4     length  u32le  of the whole record
  *          …       4     end     "MsCD": what a reader looks for, from the end of the file backwards
  */
-import { CACHE_MAGIC, decodeRecord, fieldKey, GUID_BYTES, recordHead, writeRecord } from './cache-record.ts'
+import { encodeOwn, fieldKey, ownField, recordHead } from './cache-record.ts'
+import { FieldSizes } from './cache-sizes.ts'
 
-/** No message has this UID. Must not change: on disk. */
-export const DIRECTORY_UID = 0xffff_ffff
 /** Records that one directory names. */
 export const DIRECTORY_RECORDS_MAX = 16_384
 /** "MsCD". Must not change: on disk. */
 export const DIRECTORY_END: Uint8Array = Uint8Array.of(0x4d, 0x73, 0x43, 0x44)
-const KEY = fieldKey('directory')
+/** Must not change: on disk. */
+export const DIRECTORY_KEY: number = fieldKey('directory')
+const SIZES_KEY = fieldKey('sizes')
 const NONE = 0xffff_ffff
 const FIXED = 16
 const TRAILER = 8
-const NO_GUID = new Uint8Array(GUID_BYTES)
 
 export interface Directory {
   readonly from: number
@@ -33,11 +34,14 @@ export interface Directory {
   readonly before: number
   /** UID and offset in turn. */
   readonly records: Uint32Array
+  /** What the fields of the stretch take, as far as it was counted. */
+  readonly sizes?: FieldSizes
 }
 
-export function encodeDirectory({ from, to, before, records }: Directory, seed: number): Buffer {
+export function encodeDirectory({ from, to, before, records, sizes }: Directory, seed: number): Buffer {
   const out = Buffer.allocUnsafe(FIXED + 4 * records.length + TRAILER)
-  const length = recordHead(1) + out.length
+  const counted = sizes?.encode()
+  const length = recordHead(counted === undefined ? 1 : 2) + (counted?.length ?? 0) + out.length
   out.writeUInt32LE(from, 0)
   out.writeUInt32LE(to, 4)
   out.writeUInt32LE(before < 0 ? NONE : before, 8)
@@ -46,16 +50,14 @@ export function encodeDirectory({ from, to, before, records }: Directory, seed: 
   for (let i = 0; i < records.length; i++, p += 4) out.writeUInt32LE(records[i]!, p)
   out.writeUInt32LE(length, p)
   out.set(DIRECTORY_END, p + 4)
-  const record = Buffer.allocUnsafe(length)
-  writeRecord(record, 0, seed, { uid: DIRECTORY_UID, guid: NO_GUID, keys: [KEY], values: [out] })
-  return record
+  const fields: [number, Uint8Array][] = [[DIRECTORY_KEY, out]]
+  if (counted !== undefined) fields.unshift([SIZES_KEY, counted])
+  return encodeOwn(fields, seed)
 }
 
-/** The directory at the beginning of `bytes`, verified; undefined if none is there. */
+/** The directory of the record at the beginning of `bytes`, verified; undefined if none is there. */
 export function decodeDirectory(bytes: Buffer, seed: number): Directory | undefined {
-  if (bytes.length < recordHead(1) || bytes.readUInt32LE(0) !== CACHE_MAGIC) return undefined
-  if (bytes.readUInt32LE(8) !== DIRECTORY_UID) return undefined
-  const value = decodeRecord(bytes, 0, seed)?.fields.find(({ key }) => key === KEY)?.value
+  const value = ownField(bytes, DIRECTORY_KEY, seed)
   if (value === undefined || value.length < FIXED + TRAILER) return undefined
   const view = Buffer.from(value.buffer, value.byteOffset, value.length)
   const count = view.readUInt32LE(12)
@@ -63,7 +65,15 @@ export function decodeDirectory(bytes: Buffer, seed: number): Directory | undefi
   const records = new Uint32Array(2 * count)
   for (let i = 0, p = FIXED; i < records.length; i++, p += 4) records[i] = view.readUInt32LE(p)
   const before = view.readUInt32LE(8)
-  return { from: view.readUInt32LE(0), to: view.readUInt32LE(4), before: before === NONE ? -1 : before, records }
+  const counted = ownField(bytes, SIZES_KEY, seed)
+  const sizes = counted === undefined ? undefined : FieldSizes.decode(counted)
+  return {
+    from: view.readUInt32LE(0),
+    to: view.readUInt32LE(4),
+    before: before === NONE ? -1 : before,
+    records,
+    ...(sizes === undefined ? {} : { sizes }),
+  }
 }
 
 /** Bytes of the record that may end at `end` with the end of a directory; 0 if it cannot be one. */

@@ -4,9 +4,9 @@
  * FORMAT   offset  size  field
  *          0       4     magic    "MsC0"
  *          4       4     length   u32le  of the whole record, 36 + 12 n + values, at most CACHE_RECORD_MAX
- *          8       4     uid      u32le  0: a table of names
+ *          8       4     uid      u32le  0: a table of names; 2 ** 32 - 1: of the file itself
  *          12      4     n        u32le  fields, 1 … CACHE_FIELDS_MAX
- *          16      16    guid            of the message; zeros in a table of names
+ *          16      16    guid            of the message; zeros in other records
  *          32      8 n   fields          key u32le (CRC-32 of the field's name), length u32le of its value
  *          …       4     crc      u32le  CRC-32 of everything before it, seeded with the CRC-32 of the table's id
  *          …       4 n   checks   u32le  CRC-32 of each value, seeded with crc XOR key
@@ -18,6 +18,8 @@
  *   3. A record says by itself where it belongs, so records of several writers may follow each other in any order, and
  *      a reader that meets damage goes on at the next magic whose `crc` fits.
  *   4. A table of names (uid 0) tells people what the keys mean: its values are the names. Readers do not need it.
+ *   5. A record of the file itself has "decisions" (`cache-decisions.ts`), or "sizes" (`cache-sizes.ts`) and "directory"
+ *      (`cache-directory.ts`).
  *
  * See docs/formats/cache.md.
  */
@@ -33,9 +35,13 @@ export const CACHE_NAME_MAX = 64
 /** "MsC0". Must not change: on disk. */
 export const CACHE_MAGIC = 0x3043734d
 export const CACHE_MAGIC_BYTES: Uint8Array = Uint8Array.of(0x4d, 0x73, 0x43, 0x30)
+/** No message has this UID: the record is one of the file itself. Must not change: on disk. */
+export const FILE_UID = 0xffff_ffff
 /** Bytes before the list of fields. */
 export const RECORD_FIXED = 32
 export const GUID_BYTES = 16
+/** Of records that belong to no message. */
+export const NO_GUID: Uint8Array = new Uint8Array(GUID_BYTES)
 
 /** What a field's name is called in the file. Must not change: on disk. */
 export function fieldKey(name: string): number {
@@ -137,6 +143,26 @@ export function valueFits(bytes: Buffer, at: number, index: number, value: Uint8
   const crcAt = at + RECORD_FIXED + 8 * bytes.readUInt32LE(at + 12)
   const key = bytes.readUInt32LE(at + RECORD_FIXED + 8 * index)
   return bytes.readUInt32LE(crcAt + 4 + 4 * index) === crc32(value, (bytes.readUInt32LE(crcAt) ^ key) >>> 0)
+}
+
+/** A record of the file itself, with these fields. */
+export function encodeOwn(fields: readonly (readonly [key: number, value: Uint8Array])[], seed: number): Buffer {
+  const record = {
+    uid: FILE_UID,
+    guid: NO_GUID,
+    keys: fields.map(([key]) => key),
+    values: fields.map(([, value]) => value),
+  }
+  const out = Buffer.allocUnsafe(recordSize(record))
+  writeRecord(out, 0, seed, record)
+  return out
+}
+
+/** The value of a field of the record of the file itself at the beginning of `bytes`, verified; undefined if there is none. */
+export function ownField(bytes: Buffer, key: number, seed: number): Uint8Array | undefined {
+  if (bytes.length < recordHead(1) || bytes.readUInt32LE(0) !== CACHE_MAGIC) return undefined
+  if (bytes.readUInt32LE(8) !== FILE_UID) return undefined
+  return decodeRecord(bytes, 0, seed)?.fields.find((field) => field.key === key)?.value
 }
 
 export interface DecodedRecord {

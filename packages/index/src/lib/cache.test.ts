@@ -5,8 +5,9 @@ import { memoryFs } from '@mailstead/fs/memory'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { cachePath, openCacheFile, type TableCache } from './cache.ts'
+import { DAY_MS, DECISIONS_KEY, decodeDecisions } from './cache-decisions.ts'
 import { CacheOffsets } from './cache-offsets.ts'
-import { decodeRecord, fieldKey, recordAt, recordSize, tableSeed, writeRecord } from './cache-record.ts'
+import { decodeRecord, fieldKey, ownField, recordAt, recordSize, tableSeed, writeRecord } from './cache-record.ts'
 import type { CacheEntry, FixedColumn, TableView } from './contract.ts'
 
 const depth = process.env['MAILSTEAD_DEPTH']
@@ -25,7 +26,9 @@ function viewOf(uids: readonly number[], salt = 0): TableView {
   return {
     count: uids.length,
     uid: (row: number) => uids[row]!,
+    uidNext: Math.max(0, ...uids) + 1,
     rowOf: (uid: number) => uids.indexOf(uid),
+    rowsBelow: (uid: number) => uids.filter((one) => one < uid).length,
     extension: (name: string) => (name === 'guid' ? guid : undefined),
   } as unknown as TableView
 }
@@ -313,15 +316,27 @@ describe('cache file', () => {
     expect(names.uid).toBe(0)
     expect(names.fields.map(({ value }) => Buffer.from(value!).toString())).toEqual(['envelope', 'body'])
     const record = decodeRecord(bytes, names.length, seed)!
-    expect(record).toMatchObject({ uid: 17, length: bytes.length - names.length })
+    expect(record).toMatchObject({ uid: 17, length: 78 })
     expect(toHex(record.guid)).toBe('000102030405060708090a0b0c0d0e0f')
     expect(record.fields.map(({ key, value }) => [key, Buffer.from(value!).toString()])).toEqual([
       [fieldKey('envelope'), '(NIL "Hi")'],
       [fieldKey('body'), '("TEXT")'],
     ])
+    const decisions = decodeDecisions(ownField(bytes.subarray(names.length + record.length), DECISIONS_KEY, seed)!)!
+    expect(decisions).toEqual({
+      dropped: 0,
+      marks: [],
+      fields: new Map([
+        ['envelope', { decision: 'yes', forced: false, usedDay: 20_000 }],
+        ['body', { decision: 'temp', forced: false, usedDay: 20_000 }],
+      ]),
+    })
     const fs = memoryFs()
     {
-      await using cache = await openCacheFile(fs, '', 'mailbox-00112233445566778899aabbccddeeff')
+      await using cache = await openCacheFile(fs, '', 'mailbox-00112233445566778899aabbccddeeff', {
+        defaults: { envelope: 'yes' },
+        now: () => 20_000 * DAY_MS,
+      })
       const guid = Uint8Array.from(record.guid)
       const fields = [
         ['envelope', Buffer.from('(NIL "Hi")')],

@@ -11,15 +11,18 @@
  *   3. The only other change is the rename of a compacted file over this one. Who still holds the old one reads it in
  *      peace, loses at most the records it appends there, and looks for a new one every RECHECK_MS.
  *   4. No failure of the file reaches a caller.
+ *   5. Which fields are kept of which messages is decided by use (`cache-decisions.ts`). The newest decisions are never
+ *      further than DECISIONS_WITHIN from the end of the file, so that who only writes finds them in one read.
  *
  * MEMORY   9 to 14 bytes per message once something was read (8 more for those that no directory has yet), a page of
  *          256 KiB while reading goes on, and at most 2 BATCH_MAX bytes on their way to the file.
  */
 import type { Fs, FsFile } from '@mailstead/fs'
+import { type Compacted, copyLive } from './cache-compact.ts'
+import { CacheDecisions, DAY_MS, DECISIONS_KEY, decodeDecisions } from './cache-decisions.ts'
 import {
   DIRECTORY_END,
   DIRECTORY_RECORDS_MAX,
-  DIRECTORY_UID,
   type Directory,
   decodeDirectory,
   directoryLength,
@@ -32,9 +35,13 @@ import {
   CACHE_NAME_MAX,
   CACHE_RECORD_MAX,
   decodeRecord,
+  encodeOwn,
+  FILE_UID,
   fieldIndex,
   fieldKey,
   GUID_BYTES,
+  NO_GUID,
+  ownField,
   RECORD_FIXED,
   recordAt,
   recordHead,
@@ -45,7 +52,9 @@ import {
   valueStart,
   writeRecord,
 } from './cache-record.ts'
-import type { CacheColumn, CacheEntry, TableView } from './contract.ts'
+import { FieldSizes } from './cache-sizes.ts'
+import type { CacheColumn, CacheDecision, CacheEntry, CacheFieldInfo, TableView } from './contract.ts'
+import { CACHE_BYTES_MAX } from './limits.ts'
 
 /** Bytes read at once where reading is sequential. */
 const PAGE = 256 * 1024
@@ -55,8 +64,6 @@ const PAGE_SMALL = 16 * 1024
 const PAGE_IDLE_MS = 2_000
 /** Bytes waiting for the end of the turn; more are written at once. */
 const BATCH_MAX: number = 1024 * 1024
-/** Offsets are kept in 32 bits: a longer file is not appended to, and compacted when it is read. */
-const FILE_MAX: number = 2 ** 32 - 1 - 2 * CACHE_RECORD_MAX
 /** Bytes read after the last directory before another one is written. */
 const DIRECTORY_BYTES: number = 4 * 1024 * 1024
 /** Bytes at the end of a file in which a directory is looked for. */
@@ -67,12 +74,13 @@ const DIRECTORY_RECORDS_MIN = 1024
 const COMPACT_MIN: number = 256 * 1024
 /** How often to look whether another process replaced the file. */
 const RECHECK_MS = 10_000
-/** Bytes of a record read at first when it is copied. */
-const COPY_GUESS: number = 8 * 1024
+/** The newest decisions of a file are looked for in so many bytes at its end. */
+const DECISIONS_WITHIN: number = 64 * 1024
+/** Decisions that use changed are written this much later, unless records are written before, in milliseconds. */
+const DECISIONS_LATER_MS = 10_000
 /** A compaction that left its file behind this long ago is over. */
 const STALE_MS = 3_600_000
 const EMPTY: Buffer = Buffer.alloc(0)
-const NO_GUID: Uint8Array = new Uint8Array(GUID_BYTES)
 const NAMES_MAX = 1000
 
 export interface CacheOptions {
@@ -80,14 +88,24 @@ export interface CacheOptions {
   readonly readOnly?: boolean
   /** The clock, in milliseconds since the epoch. (default Date.now) */
   readonly now?: () => number
+  /** Where decisions begin. (default: temp when somebody writes or asks for a field) */
+  readonly defaults?: Readonly<Record<string, CacheDecision>>
+  /** Longest file, in bytes. (default CACHE_BYTES_MAX) */
+  readonly bytesMax?: number
 }
 
 /** The derived data of one table. Without `syncRead` and `append` of the file system it keeps nothing. */
 export interface TableCache extends AsyncDisposable {
   /** Of a view of this table, which must have the `guid` column. Takes in what was written since the last call. */
   column(view: TableView, field: string): CacheColumn
-  /** Each entry replaces what was kept of its message. Written at the end of the turn, readable at once. */
+  /**
+   * Each entry replaces what was kept of its message. Fields that are not kept of it are left out. Written at the end of the
+   * turn, readable at once.
+   */
   write(entries: readonly CacheEntry[]): void
+  decision(field: string): CacheDecision
+  fields(): readonly CacheFieldInfo[]
+  force(field: string, decision: CacheDecision | undefined): void
   /** Removes the file. */
   drop(): Promise<void>
 }
@@ -151,6 +169,20 @@ class FileCache implements TableCache {
   #unnamed = true
   #compacting: Promise<void> | undefined
 
+  readonly #decisions: CacheDecisions
+  /** Where the newest decisions known are in the file, and where they end; -1: nowhere. */
+  #decisionsAt = -1
+  #decisionsEnd = -1
+  /** Up to where decisions were looked for. */
+  #decisionsSeen = 0
+  #decisionsTimer: NodeJS.Timeout | undefined
+  readonly #bytesMax: number
+  /** Of the file up to `#scanned`, and of what no directory has yet. */
+  #sizes = new FieldSizes()
+  #sizesSince = new FieldSizes()
+  /** Day on which a compaction looked for dropped fields last. */
+  #droppedDay = -1
+
   constructor(fs: Fs, path: string, tableId: string, options: CacheOptions) {
     this.#fs = fs
     this.#path = path
@@ -159,6 +191,8 @@ class FileCache implements TableCache {
     this.#now = options.now ?? Date.now
     this.#usable = fs.supports.syncRead && fs.supports.append
     this.#rechecked = this.#now()
+    this.#decisions = new CacheDecisions({ defaults: options.defaults ?? {}, now: this.#now })
+    this.#bytesMax = options.bytesMax ?? CACHE_BYTES_MAX
   }
 
   // ---- the file
@@ -191,6 +225,9 @@ class FileCache implements TableCache {
     this.#size = size
     this.#forget()
     this.#full = false
+    this.#decisionsAt = -1
+    this.#decisionsEnd = -1
+    this.#decisionsSeen = 0
     this.#named = undefined
     this.#unnamed = true
     this.#pageAt = 0
@@ -206,6 +243,8 @@ class FileCache implements TableCache {
     this.#sinceEnd = 0
     this.#directoryAt = -1
     this.#directoryTo = 0
+    this.#sizes = new FieldSizes()
+    this.#sizesSince = new FieldSizes()
   }
 
   /** Every now and then: has another process renamed a compacted file over this one, or removed it? */
@@ -246,6 +285,7 @@ class FileCache implements TableCache {
 
   write(entries: readonly CacheEntry[]): void {
     if (!this.#usable || this.#readOnly || this.#closed) return
+    this.#readDecisions()
     for (const entry of entries) this.#add(entry)
     if (this.#batchEnd >= BATCH_MAX) this.#flush()
     else if (this.#batchEnd > 0 && !this.#scheduled) {
@@ -267,6 +307,8 @@ class FileCache implements TableCache {
       if (grown > CACHE_RECORD_MAX || values.length === CACHE_FIELDS_MAX) continue
       const key = this.#key(name)
       if (keys.includes(key)) continue
+      this.#decisions.know(name)
+      if (!this.#decisions.keeps(name, entry.uid)) continue
       size = grown
       keys.push(key)
       values.push(value)
@@ -319,11 +361,11 @@ class FileCache implements TableCache {
     const records = this.#batch.subarray(0, this.#batchEnd)
     this.#batchEnd = 0
     try {
+      if (this.#size + records.length > this.#bytesMax) this.#full = true
       if (!this.#full) {
         this.#named ??= namesIn(firstRecord(file, this.#seed))
         const names = this.#unnamed ? this.#names(this.#named) : undefined
-        const at = file.appendSync!(names === undefined ? [records] : [names, records])
-        this.#appended(at, records.length + (names?.length ?? 0))
+        this.#append(file, names === undefined ? [records] : [names, records])
       }
     } catch {
       // A cache that cannot be written is not there.
@@ -332,9 +374,23 @@ class FileCache implements TableCache {
     this.#recheck()
   }
 
-  #appended(at: number, length: number): void {
-    this.#size = Math.max(this.#size, at + length)
-    if (at > FILE_MAX) this.#full = true
+  /** Appends records in one write, with the decisions if they have changed or would be too far from the end. */
+  #append(file: FsFile, records: Uint8Array[]): number {
+    this.#readDecisions()
+    let length = 0
+    for (const record of records) length += record.length
+    const tooFar = this.#size + length - this.#decisionsEnd > DECISIONS_WITHIN / 2
+    const decisions = this.#decisions.changed || tooFar ? this.#encodeDecisions() : undefined
+    if (decisions !== undefined) records.push(decisions)
+    const at = file.appendSync!(records)
+    // If another process was in between, what it wrote is still to be looked at.
+    if (at === this.#decisionsSeen) this.#decisionsSeen = at + length + (decisions?.length ?? 0)
+    if (decisions !== undefined) {
+      this.#decisionsAt = at + length
+      this.#decisionsEnd = at + length + decisions.length
+    }
+    this.#size = Math.max(this.#size, at + length + (decisions?.length ?? 0))
+    return at
   }
 
   /** A table of the names that the file does not have yet. */
@@ -355,14 +411,99 @@ class FileCache implements TableCache {
     return out
   }
 
+  // ---- decisions
+
+  decision(field: string): CacheDecision {
+    this.#readDecisions()
+    return this.#decisions.decision(field)
+  }
+
+  fields(): readonly CacheFieldInfo[] {
+    this.#flush()
+    this.#scan()
+    const list: CacheFieldInfo[] = []
+    for (const [name, { decision, forced, usedDay }] of this.#decisions)
+      list.push({ name, decision, forced, lastUsedMs: usedDay * DAY_MS, bytes: this.#sizes.of(fieldKey(name)) })
+    return list
+  }
+
+  force(field: string, decision: CacheDecision | undefined): void {
+    this.#key(field)
+    this.#readDecisions()
+    this.#decisions.force(field, decision)
+    this.#decisionsLater()
+  }
+
+  useOld(field: string): void {
+    this.#decisions.useOld(field)
+    this.#decisionsLater()
+  }
+
+  /** Takes in the newest decisions, if the file may have others than are known. */
+  #readDecisions(): void {
+    const file = this.#file
+    if (file === undefined || this.#decisionsSeen >= this.#size) return
+    try {
+      const start = Math.max(this.#decisionsSeen, this.#size - DECISIONS_WITHIN)
+      const bytes = Buffer.allocUnsafe(this.#size - start)
+      const read = bytes.subarray(0, file.readSync!(bytes, start))
+      this.#decisionsSeen = this.#size
+      for (let at = read.lastIndexOf(CACHE_MAGIC_BYTES); at >= 0; ) {
+        if (this.#adoptDecisions(start + at, read.subarray(at))) return
+        at = at === 0 ? -1 : read.lastIndexOf(CACHE_MAGIC_BYTES, at - 1)
+      }
+    } catch {
+      // Then they begin anew.
+    }
+  }
+
+  /** Whether the record at the beginning of `bytes` has decisions, which are taken in if none are known that are newer. */
+  #adoptDecisions(at: number, bytes: Buffer): boolean {
+    const value = ownField(bytes, DECISIONS_KEY, this.#seed)
+    const decided = value === undefined ? undefined : decodeDecisions(value)
+    if (decided === undefined) return false
+    if (at > this.#decisionsAt) {
+      this.#decisionsAt = at
+      this.#decisionsEnd = at + recordHead(1) + value!.length
+      this.#decisions.adopt(decided)
+    }
+    return true
+  }
+
+  #encodeDecisions(): Buffer {
+    return encodeOwn([[DECISIONS_KEY, this.#decisions.encode()]], this.#seed)
+  }
+
+  /** What changed is written with the next records, or on its own after a while. */
+  #decisionsLater(): void {
+    if (!this.#decisions.changed || this.#readOnly || this.#closed || this.#file === undefined) return
+    this.#decisionsTimer ??= setTimeout(() => {
+      this.#decisionsTimer = undefined
+      this.#writeDecisions()
+    }, DECISIONS_LATER_MS).unref()
+  }
+
+  #writeDecisions(): void {
+    const file = this.#file
+    if (file === undefined || this.#readOnly || this.#full || this.#compacting !== undefined) return
+    try {
+      if (this.#decisions.changed) this.#append(file, [])
+    } catch {
+      // They are as disposable as the rest.
+    }
+  }
+
   // ---- reading
 
   column(view: TableView, field: string): CacheColumn {
     this.#flush()
     this.#scan()
+    this.#decisions.use(field, view.uidNext)
     this.#considerCompaction(view)
     this.#recheck()
-    return new FieldColumn(this, view, fieldKey(field))
+    if (this.#decisions.changed) this.#decisionsLater()
+    const oldRows = this.#decisions.decision(field) === 'temp' ? view.rowsBelow(this.#decisions.oldBelow) : 0
+    return new FieldColumn(this, view, field, oldRows)
   }
 
   /** Takes in what was appended since the last time: heads only, in one pass over the file. */
@@ -373,7 +514,7 @@ class FileCache implements TableCache {
       this.#offsets ??= this.#fromDirectories(file)
       const offsets = this.#offsets
       // What was appended since the last time is little; the whole file is much.
-      for (let size = this.#scanned === 0 ? PAGE : PAGE_SMALL; this.#scanned <= FILE_MAX; size = PAGE) {
+      for (let size = this.#scanned === 0 ? PAGE : PAGE_SMALL; this.#scanned <= CACHE_BYTES_MAX; size = PAGE) {
         const start = this.#scanned
         if (!this.#readPage(file, start, size)) break
         const page = this.#buffer
@@ -391,8 +532,9 @@ class FileCache implements TableCache {
           }
           if (p + length > end && !filled) break
           const uid = page.readUInt32LE(p + 8)
-          if (uid === DIRECTORY_UID) this.#adopt(file, start + p, length)
+          if (uid === FILE_UID) this.#adopt(file, start + p, length)
           else if (uid !== 0) {
+            this.#count(page, p)
             offsets.set(uid, start + p)
             this.#noteSince(uid, start + p)
           }
@@ -400,11 +542,24 @@ class FileCache implements TableCache {
         }
         // A record may go on beyond the page: its values are not needed here.
         this.#scanned = start + p
+        this.#size = Math.max(this.#size, this.#scanned)
+        this.#decisionsSeen = Math.max(this.#decisionsSeen, this.#scanned)
         if (p === 0 || !filled) break
       }
       if (this.#scanned - this.#directoryTo >= DIRECTORY_BYTES) this.#writeDirectories(file)
     } catch {
       // What could not be read is absent.
+    }
+  }
+
+  /** Counts what the fields of the record at `at` take. */
+  #count(page: Buffer, at: number): void {
+    const fields = page.readUInt32LE(at + 12)
+    for (let i = 0, p = at + RECORD_FIXED; i < fields; i++, p += 8) {
+      const key = page.readUInt32LE(p)
+      const length = page.readUInt32LE(p + 4)
+      this.#sizes.add(key, length, i)
+      this.#sizesSince.add(key, length, i)
     }
   }
 
@@ -432,21 +587,24 @@ class FileCache implements TableCache {
         to: last < since.length ? since[last + 1]! : this.#scanned,
         before: this.#directoryAt,
         records: since.subarray(first, last),
+        ...(last < since.length ? {} : { sizes: this.#sizesSince }),
       }
-      const bytes = encodeDirectory(directory, this.#seed)
-      const at = file.appendSync!([bytes])
-      this.#appended(at, bytes.length)
+      const at = this.#append(file, [encodeDirectory(directory, this.#seed)])
       this.#directoryAt = at
       this.#directoryTo = directory.to
     }
     this.#since = new Uint32Array(0)
     this.#sinceEnd = 0
+    this.#sizesSince = new FieldSizes()
   }
 
-  /** Another process wrote a directory: what it has, this one need not write. */
+  /** Another process wrote decisions, or a directory: what it has, this one need not write. */
   #adopt(file: FsFile, at: number, length: number): void {
-    if (at === this.#directoryAt || this.#readOnly) return
-    const directory = this.#readDirectory(file, at, length)
+    if (at === this.#directoryAt || length > CACHE_RECORD_MAX) return
+    const bytes = Buffer.allocUnsafe(length)
+    const record = bytes.subarray(0, file.readSync!(bytes, at))
+    if (this.#adoptDecisions(at, record) || this.#readOnly) return
+    const directory = decodeDirectory(record, this.#seed)
     if (directory === undefined || directory.to > at) return
     // One that does not go on where those known here end belongs to another chain.
     if (directory.from !== this.#directoryTo || directory.before !== this.#directoryAt) return
@@ -459,6 +617,8 @@ class FileCache implements TableCache {
       this.#since[kept++] = this.#since[i + 1]!
     }
     this.#sinceEnd = kept
+    if (directory.sizes === undefined) this.#sizesSince = new FieldSizes()
+    else this.#sizesSince.addAll(directory.sizes, -1)
   }
 
   #readDirectory(file: FsFile, at: number, length: number): Directory | undefined {
@@ -484,8 +644,10 @@ class FileCache implements TableCache {
       chain.push(directory)
       at = directory.before
     }
-    for (const { records } of chain.reverse())
+    for (const { records, sizes } of chain.reverse()) {
+      if (sizes !== undefined) this.#sizes.addAll(sizes)
       for (let i = 0; i < records.length; i += 2) offsets.set(records[i]!, records[i + 1]!)
+    }
     const newest = chain.at(-1)
     if (newest !== undefined) {
       this.#scanned = newest.to
@@ -603,24 +765,42 @@ class FileCache implements TableCache {
 
   // ---- compaction
 
-  /** Copies what is alive to a new file once more than half of this one seems dead. */
+  /** Copies what is alive and kept to a new file once more than half of this one seems not to be, or once it is full. */
   #considerCompaction(view: TableView): void {
     const offsets = this.#offsets
-    if (this.#readOnly || offsets === undefined || this.#scanned < COMPACT_MIN || this.#compacting !== undefined) return
+    if (this.#readOnly || offsets === undefined || this.#compacting !== undefined) return
+    if (!this.#full && this.#scanned < COMPACT_MIN) return
     // Counted in records, as the bytes of the dead are not kept: those replaced, and those of expunged messages.
-    const dead = offsets.superseded + Math.max(0, offsets.count - view.count)
-    if (2 * dead <= offsets.count + offsets.superseded) return
-    this.#compacting = this.#compact(view).finally(() => {
+    const dead = (offsets.superseded + Math.max(0, offsets.count - view.count)) / (offsets.count + offsets.superseded)
+    if (!this.#full && !(dead > 0.5) && !(dead + (1 - dead) * this.#droppedShare(view) > 0.5)) return
+    // A full file that only holds what is wanted loses what is oldest.
+    const from = this.#full && !(dead > 0.25) ? (view.count === 0 ? 0 : view.uid(Math.floor(view.count / 3))) : 0
+    this.#compacting = this.#compact(view, from).finally(() => {
       this.#compacting = undefined
       this.#flush()
       this.#recheck()
     })
   }
 
-  async #compact(view: TableView): Promise<void> {
+  /** How much of the file are fields that are kept no longer. Looked at once a day: it is an estimate. */
+  #droppedShare(view: TableView): number {
+    const decisions = this.#decisions
+    const { today, oldBelow, dropped } = decisions
+    if (this.#droppedDay === today) return 0
+    const since = view.rowsBelow(dropped)
+    const old = Math.max(0, view.rowsBelow(oldBelow) - since) / Math.max(1, view.count - since)
+    let bytes = 0
+    for (const [name, { decision }] of decisions)
+      if (decision !== 'yes') bytes += this.#sizes.of(fieldKey(name)) * (decision === 'no' ? 1 : old)
+    return bytes / this.#scanned
+  }
+
+  /** Messages below `from` lose everything. */
+  async #compact(view: TableView, from: number): Promise<void> {
     const file = this.#file!
     const path = `${this.#path}.new`
     let target: FsFile | undefined
+    this.#droppedDay = this.#decisions.today
     try {
       if (!(await this.#isThere(file))) {
         this.#rechecked = Number.NEGATIVE_INFINITY
@@ -632,35 +812,30 @@ class FileCache implements TableCache {
         await this.#fs.remove(path)
       }
       target = await this.#fs.open(path, 'create')
-      const first = firstRecord(file, this.#seed)
-      if (first !== undefined && first.readUInt32LE(8) === 0) await target.append([first])
-      const buffer = Buffer.allocUnsafeSlow(PAGE)
-      let filled = 0
-      let written = first?.readUInt32LE(8) === 0 ? first.length : 0
-      const offsets = this.#offsets!
-      const moved = new CacheOffsets()
-      for (const uid of offsets.uids()) {
-        const row = view.rowOf(uid)
-        const offset = row < 0 ? -1 : offsets.find(uid)
-        if (offset < 0) continue
-        if (filled + CACHE_RECORD_MAX > buffer.length) {
-          await target.append([buffer.subarray(0, filled)])
-          written += filled
-          filled = 0
-          if (this.#closed) throw new Error('closed')
-        }
-        const length = this.#copyLive(file, offset, view, row, buffer, filled)
-        if (length > 0) moved.set(uid, written + filled)
-        filled += length
+      const { oldBelow } = this.#decisions
+      const wanted = new Map<number, CacheDecision>()
+      for (const [name, { decision }] of this.#decisions) wanted.set(fieldKey(name), decision)
+      const keeps = (key: number, uid: number): boolean => {
+        const decision = wanted.get(key) ?? 'temp'
+        return uid >= from && (decision === 'yes' || (decision === 'temp' && uid >= oldBelow))
       }
-      if (filled > 0) await target.append([buffer.subarray(0, filled)])
+      const compacted = await copyLive({
+        from: file,
+        to: target,
+        seed: this.#seed,
+        view,
+        offsets: this.#offsets!,
+        keeps,
+        isOver: () => this.#closed,
+      })
+      if (compacted === undefined) throw new Error('closed')
+      this.#decisions.dropped = oldBelow
+      const decisions = this.#encodeDecisions()
+      await target.append([decisions])
       await this.#fs.rename(path, this.#path)
       if (this.#closed) return
-      this.#use(target, written + filled)
+      this.#useCompacted(target, compacted, decisions.length)
       target = file
-      this.#offsets = moved
-      this.#scanned = written + filled
-      for (const uid of moved.uids()) this.#noteSince(uid, moved.find(uid))
     } catch {
       // The old file is still there, or nothing is.
       await this.#fs.remove(path).catch(() => undefined)
@@ -669,16 +844,16 @@ class FileCache implements TableCache {
     }
   }
 
-  /** Copies a record if it is whole and of this message. Returns its length, or 0. */
-  #copyLive(file: FsFile, offset: number, view: TableView, row: number, into: Buffer, at: number): number {
-    let count = file.readSync!(into.subarray(at, at + COPY_GUESS), offset)
-    const length = recordAt(into, at, at + count, this.#seed)
-    if (length > count) count = file.readSync!(into.subarray(at, at + length), offset)
-    const record = decodeRecord(into.subarray(at, at + count), 0, this.#seed)
-    if (record === undefined || record.uid !== view.uid(row)) return 0
-    const guid = view.extension('guid')?.value(row)
-    if (guid === undefined || Buffer.compare(guid, record.guid) !== 0) return 0
-    return record.fields.every(({ value }) => value !== undefined) ? record.length : 0
+  #useCompacted(file: FsFile, { bytes, offsets, sizes }: Compacted, decisions: number): void {
+    this.#use(file, bytes + decisions)
+    this.#offsets = offsets
+    this.#scanned = bytes + decisions
+    this.#decisionsAt = bytes
+    this.#decisionsEnd = bytes + decisions
+    this.#decisionsSeen = bytes + decisions
+    this.#sizes = sizes
+    this.#sizesSince.addAll(sizes)
+    for (const uid of offsets.uids()) this.#noteSince(uid, offsets.find(uid))
   }
 
   // ---- the end
@@ -707,6 +882,8 @@ class FileCache implements TableCache {
     if (this.#closed) return
     if (this.#batchEnd > 0 && this.#file === undefined) await this.open(true)
     this.#flush()
+    this.#writeDecisions()
+    clearTimeout(this.#decisionsTimer)
     if (this.#file !== undefined && this.#sinceEnd >= 2 * DIRECTORY_RECORDS_MIN) this.#leaveDirectory(this.#file)
     this.#closed = true
     clearTimeout(this.#pageTimer)
@@ -737,15 +914,21 @@ function namesIn(first: Buffer | undefined): Set<number> {
 class FieldColumn implements CacheColumn {
   readonly #cache: FileCache
   readonly #view: TableView
+  readonly #field: string
   readonly #key: number
+  /** Rows below this one are not recent, which is to be told once. */
+  #oldRows: number
 
-  constructor(cache: FileCache, view: TableView, key: number) {
+  constructor(cache: FileCache, view: TableView, field: string, oldRows: number) {
     this.#cache = cache
     this.#view = view
-    this.#key = key
+    this.#field = field
+    this.#key = fieldKey(field)
+    this.#oldRows = oldRows
   }
 
   copy(row: number, out: Uint8Array, at: number): number {
+    if (row < this.#oldRows) this.#useOld()
     const cache = this.#cache
     if (cache.locate(this.#view, row, this.#key) < 0) return -1
     const value = cache.located
@@ -755,6 +938,12 @@ class FieldColumn implements CacheColumn {
   }
 
   value(row: number): Uint8Array | undefined {
+    if (row < this.#oldRows) this.#useOld()
     return this.#cache.locate(this.#view, row, this.#key) < 0 ? undefined : this.#cache.located
+  }
+
+  #useOld(): void {
+    this.#oldRows = 0
+    this.#cache.useOld(this.#field)
   }
 }

@@ -1,6 +1,6 @@
 /**
  * The check of cache files: every byte of every record against its checksums, every key against its name, every
- * directory against the records that it names. Read-only, while others append.
+ * directory against the records that it names, and the form of decisions. Read-only, while others append.
  *
  * A cache is disposable, so nothing here costs a message. What a crash leaves is a note: caches are never flushed, so
  * records may be cut short (by the end of the file, or by the record appended after the restart) and sectors may never
@@ -10,12 +10,15 @@
  */
 import type { Fs, FsFile } from '@mailstead/fs'
 import { FsError } from '@mailstead/fs'
-import { DIRECTORY_UID, decodeDirectory } from './cache-directory.ts'
+import { DECISIONS_KEY, decodeDecisions } from './cache-decisions.ts'
+import { decodeDirectory } from './cache-directory.ts'
 import {
   CACHE_FIELDS_MAX,
   CACHE_MAGIC_BYTES,
   CACHE_RECORD_MAX,
+  FILE_UID,
   fieldKey,
+  ownField,
   RECORD_FIXED,
   recordAt,
   recordHead,
@@ -260,7 +263,14 @@ class CacheChecker {
       }
       value += size
     }
-    if (uid === DIRECTORY_UID) await this.#directory(at, Buffer.from(record))
+    if (uid === FILE_UID) await this.#own(at, Buffer.from(record))
+  }
+
+  async #own(at: number, record: Buffer): Promise<void> {
+    const decisions = ownField(record, DECISIONS_KEY, this.#seed)
+    if (decisions === undefined) await this.#directory(at, record)
+    else if (decodeDecisions(decisions) === undefined)
+      this.#report('damage', 'cache-decisions', at, 'the decisions cannot be read')
   }
 
   async #directory(at: number, record: Buffer): Promise<void> {
@@ -279,7 +289,7 @@ class CacheChecker {
     }
     // What is damaged was reported where it is.
     if (this.#lastGap > from) return
-    if (before >= 0 && (await this.#uidAt(before)) !== DIRECTORY_UID) wrong(`no directory begins at ${before}`)
+    if (before >= 0 && (await this.#uidAt(before)) !== FILE_UID) wrong(`no directory begins at ${before}`)
     let last = from - 1
     for (let i = 0; i < records.length; i += 2) {
       const uid = records[i]!

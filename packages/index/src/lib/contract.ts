@@ -140,6 +140,21 @@ export interface CacheEntry {
   readonly fields: readonly (readonly [name: string, value: Uint8Array])[]
 }
 
+/** Of which messages a derived field is kept: none, those of the last days, or all. */
+export type CacheDecision = 'no' | 'temp' | 'yes'
+
+export interface CacheFieldInfo {
+  readonly name: string
+  /** As it is now, after whatever time without use. */
+  readonly decision: CacheDecision
+  /** Use changes nothing. */
+  readonly forced: boolean
+  /** Beginning of the day of its last use or, before that, of its decision: milliseconds since the epoch. */
+  readonly lastUsedMs: number
+  /** What its values take in the file, with those that are dead until the next compaction. */
+  readonly bytes: number
+}
+
 /** An open table. Holds memory until disposed; dies with its index. */
 export interface Table extends AsyncDisposable {
   readonly id: string
@@ -151,6 +166,12 @@ export interface Table extends AsyncDisposable {
   expungedSince(modSeq: number): UidSet | undefined
   /** Keeps derived data. Returns at once; never durable, never an error: a cache that cannot be written is not there. */
   cacheWrite(entries: readonly CacheEntry[]): void
+  /** Of which messages this field is kept now. Asking is no use of it: `TableView.cache` is. */
+  cacheDecision(field: string): CacheDecision
+  /** Every field that this mailbox knows. Reads the heads of the cache file if nobody has yet. */
+  cacheFields(): readonly CacheFieldInfo[]
+  /** Decides for good, whatever is used; undefined: use decides again. As durable as the cache. */
+  forceCache(field: string, decision: CacheDecision | undefined): void
 }
 
 export interface FlagChange {
@@ -294,6 +315,10 @@ export interface IndexOptions {
   readonly segmentBytes?: number
   /** Retained log before a checkpoint is made in the background, in bytes. (default 16 MiB) */
   readonly checkpointBytes?: number
+  /** Where the decisions of derived fields begin. (default: temp when somebody writes or asks for a field) */
+  readonly cacheFields?: Readonly<Record<string, CacheDecision>>
+  /** Longest cache file of a table, in bytes. (default and at most CACHE_BYTES_MAX) */
+  readonly cacheBytesMax?: number
   /** The clock, in milliseconds since the epoch. (default Date.now) */
   readonly now?: () => number
   /** Fills a buffer with randomness: UUIDs and salts. (default node:crypto) */

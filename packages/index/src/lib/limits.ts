@@ -32,3 +32,5 @@ export const TOMBSTONES_MAX = 65_536
 export const DROPPED_TABLES_MAX = 1_024
 /** How far above the last modseq a flushed frame raises the ceiling for lazy changes. */
 export const LAZY_MODSEQS = 4_096
+/** Longest cache file of a table, in bytes: its offsets have 32 bits, and a last append has to fit. */
+export const CACHE_BYTES_MAX: number = 2 ** 32 - 1 - (1 << 23)

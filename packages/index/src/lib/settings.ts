@@ -1,5 +1,6 @@
 import { randomFillSync } from 'node:crypto'
 import type { IndexEvent, IndexOptions } from './contract.ts'
+import { CACHE_BYTES_MAX } from './limits.ts'
 
 const MiB = 1024 * 1024
 
@@ -13,6 +14,8 @@ export function withDefaults(options: IndexOptions): Settings {
     lockWaitMs = 30_000,
     segmentBytes = 8 * MiB,
     checkpointBytes = 16 * MiB,
+    cacheFields = {},
+    cacheBytesMax = CACHE_BYTES_MAX,
     now = Date.now,
     random = (bytes: Uint8Array) => void randomFillSync(bytes),
     onEvent = () => {},
@@ -21,5 +24,18 @@ export function withDefaults(options: IndexOptions): Settings {
   if (!(segmentBytes > 0)) throw new TypeError(`segmentBytes must be a positive number of bytes, not ${segmentBytes}`)
   if (!(checkpointBytes > 0))
     throw new TypeError(`checkpointBytes must be a positive number of bytes, not ${checkpointBytes}`)
-  return { create, readOnly, lockWaitMs, segmentBytes, checkpointBytes, now, random, onEvent }
+  if (!(cacheBytesMax > 0 && cacheBytesMax <= CACHE_BYTES_MAX))
+    throw new TypeError(`cacheBytesMax must be at most ${CACHE_BYTES_MAX} bytes, not ${cacheBytesMax}`)
+  return {
+    create,
+    readOnly,
+    lockWaitMs,
+    segmentBytes,
+    checkpointBytes,
+    cacheFields,
+    cacheBytesMax,
+    now,
+    random,
+    onEvent,
+  }
 }
