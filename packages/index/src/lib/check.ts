@@ -75,6 +75,8 @@ class Checker {
   readonly pending: IndexFinding[] = []
   readonly #fs: Fs
   readonly #prefix: string
+  /** First segment that the log must have, by the newest list. */
+  #firstSegment = 1
 
   constructor(fs: Fs, prefix: string) {
     this.#fs = fs
@@ -88,7 +90,7 @@ class Checker {
     yield undefined
     const list = await this.#lists(control)
     yield undefined
-    yield* this.#log(control, list)
+    yield* this.#log(control)
     for (const table of list?.tables ?? []) {
       const { snapshot } = table
       // A table that was damaged before its first snapshot has none.
@@ -142,7 +144,8 @@ class Checker {
       const bytes = await this.#read(name)
       const sealed = name === 'tables/directory' && control?.state === 'sealed' ? control.directory : 0
       if (bytes === undefined) {
-        if (sealed !== 0) this.#find('damage', 'directory-missing', name, 0, 'the list of tables is missing')
+        if (sealed !== 0 || (newest?.generation ?? 0) > 1)
+          this.#find('damage', 'directory-missing', name, 0, 'the list of tables is missing')
         continue
       }
       const list = readTableList(bytes)
@@ -161,14 +164,17 @@ class Checker {
             'the list of tables is not the one the control file names',
           )
       }
-      newest ??= list
+      if (newest !== undefined || list === undefined) continue
+      newest = list
+      // The list before tells what was kept before the newest checkpoint dropped some of it.
+      this.#firstSegment = name === 'tables/directory' ? list.firstSegment : list.segment
     }
     return newest
   }
 
   // ---- the log
 
-  async *#log(control: Control | undefined, list: TableList | undefined): AsyncGenerator<undefined> {
+  async *#log(control: Control | undefined): AsyncGenerator<undefined> {
     const segments: number[] = []
     for await (const page of this.#fs.list(`${this.#prefix}log`))
       for (const { name } of page) {
@@ -204,8 +210,8 @@ class Checker {
       }
       before = found
     }
-    if (list !== undefined && segments[0]! > list.segment)
-      this.#find('damage', 'segment-missing', 'log', 0, `segment ${list.segment}, where the log goes on, is missing`)
+    if (segments[0]! > this.#firstSegment)
+      this.#find('damage', 'segment-missing', 'log', 0, `segment ${this.#firstSegment} is missing`)
     if (control?.state === 'sealed' && before !== undefined) {
       const { header, length, next, chain } = before
       if (next > control.lastFrame + 1)
