@@ -514,6 +514,26 @@ describe('a log that was closed', () => {
 })
 
 describe('opening', () => {
+  test('waits for a writer at work, and shows everything that was acknowledged', async () => {
+    const fs = memoryFs()
+    {
+      await using index = await openIndex(fs, 's', { create: true })
+      await using _stays = await openIndex(fs, 's')
+      const tx = index.begin()
+      tx.createTable({ id: 'inbox', uidValidity: 1, columns: [] })
+      await tx.commit()
+      // Another process, in the middle of a long flush.
+      await using lock = await fs.lock('s/lock')
+      expect(lock.tryAcquire()).toBe(true)
+      const opening = openIndex(fs, 's')
+      const early = await Promise.race([opening, new Promise<void>((resolve) => setTimeout(resolve, 150))])
+      expect(early).toBe(undefined)
+      lock.release()
+      await using again = await opening
+      expect(again.tables.map(({ id }) => id)).toEqual(['inbox'])
+    }
+  })
+
   test('does what is to be done after a crash, if whoever was about to do it died', async () => {
     const fs = memoryFs()
     const index = await create(fs)

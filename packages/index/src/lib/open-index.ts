@@ -20,7 +20,9 @@ import type { Control } from './control.ts'
 import { checkpoint, type CheckpointHost } from './checkpoint.ts'
 import { checkIndex } from './check.ts'
 import type {
+  CacheDecision,
   CacheEntry,
+  CacheFieldInfo,
   ColumnSpec,
   CommitOptions,
   CommitResult,
@@ -219,7 +221,8 @@ class StoreIndex implements Index, Committer, CheckpointHost {
       this.#presence = await fs.lock(`${this.prefix}open`)
       alone = await this.#isAlone(this.#presence)
     }
-    await this.#readAll()
+    // Who opens it again is to see what it saw before: a writer at work is waited for.
+    await this.#readAll(settings.lockWaitMs)
     if (alone) await this.#afterCrash()
     if (this.#presence !== undefined) {
       await this.#presence.acquire({ mode: 'shared', waitMs: settings.lockWaitMs })
@@ -248,8 +251,8 @@ class StoreIndex implements Index, Committer, CheckpointHost {
   }
 
   /** Everything known of the tables, from their list and the log after it. */
-  async #readAll(): Promise<void> {
-    const held = this.#locked || (await this.log.lockShared(REFRESH_WAIT_MS))
+  async #readAll(waitMs: number = REFRESH_WAIT_MS): Promise<void> {
+    const held = this.#locked || (await this.log.lockShared(waitMs))
     try {
       for (let attempt = 1; ; attempt++) {
         const control = await this.log.readControl()
@@ -370,6 +373,8 @@ class StoreIndex implements Index, Committer, CheckpointHost {
         loaded.cache ??= openCacheFile(this.fs, this.#path, id, {
           readOnly: this.settings.readOnly,
           now: this.settings.now,
+          defaults: this.settings.cacheFields,
+          bytesMax: this.settings.cacheBytesMax,
         })
         const cache = await loaded.cache
         const handle = new TableHandle(this, loaded, cache)
@@ -1293,6 +1298,18 @@ class TableHandle implements Table {
 
   cacheWrite(entries: readonly CacheEntry[]): void {
     if (!this.#disposed) this.#cache.write(entries)
+  }
+
+  cacheDecision(field: string): CacheDecision {
+    return this.#cache.decision(field)
+  }
+
+  cacheFields(): readonly CacheFieldInfo[] {
+    return this.#cache.fields()
+  }
+
+  forceCache(field: string, decision: CacheDecision | undefined): void {
+    if (!this.#disposed) this.#cache.force(field, decision)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
