@@ -51,7 +51,7 @@ export interface FsStat {
   readonly size: number
   /** Last change of the content, in milliseconds since the epoch. */
   readonly modifiedMs: number
-  /** Changes whenever the content does; what `ifMatch` compares. Empty where `supports.conditional` is false. */
+  /** Changes whenever the content does, and perhaps once more when a handle that wrote is closed; what `ifMatch` compares. Empty where `supports.conditional` is false. */
   readonly tag: string
   /** Present exactly where `supports.metadata` and for a file; empty if none was given. */
   readonly metadata?: FsMetadata

@@ -236,7 +236,7 @@ const open = (slot: number, path: string, mode: FsOpenMode): Operation => ({
 const close = (slot: number): Operation => ({
   call: `files[${slot}][Symbol.asyncDispose]()`,
   ready: (model) => model.handles.has(slot),
-  expected: (model) => void model.handles.delete(slot),
+  expected: (model) => model.close(slot),
   actual: ({ files }) => files[slot]![Symbol.asyncDispose](),
 })
 

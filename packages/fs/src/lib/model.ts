@@ -161,6 +161,13 @@ export class Model {
     this.handles.set(slot, { path, mode, content: this.file(path) })
   }
 
+  close(slot: number): void {
+    const { content, mode } = this.handles.get(slot)!
+    // The tag may change once more.
+    if (mode !== 'read' && !content.whole) content.edits++
+    this.handles.delete(slot)
+  }
+
   /** False where the contract does not say what an open file sees: a store of whole objects, whose object was replaced. */
   canRead(slot: number): boolean {
     const handle = this.handles.get(slot)
