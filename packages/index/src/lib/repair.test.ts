@@ -1,5 +1,13 @@
-import type { Fs } from '@mailstead/fs'
-import { type CrashableFsOptions, type CrashImage, type CrashState, crashableFs, imageOf } from '@mailstead/fs/faults'
+import { type Fs, FsError } from '@mailstead/fs'
+import {
+  type CrashableFsOptions,
+  type CrashImage,
+  type CrashState,
+  crashableFs,
+  failNth,
+  faultyFs,
+  imageOf,
+} from '@mailstead/fs/faults'
 import { memoryFs } from '@mailstead/fs/memory'
 import { UidSet } from '@mailstead/uidset'
 import { afterAll, describe, expect, test } from 'vitest'
@@ -412,6 +420,44 @@ describe('whatever is done to any number of files', () => {
     }
     console.log(`much damage: ${ends} repaired, ${refusals} refused`)
   })
+})
+
+describe('a repair on storage that fails', () => {
+  test.each(['EIO', 'ENOSPC'] as const)(
+    'says so (%s), at whatever call, and ends the same when it is made again',
+    async (fault) => {
+      const whole = memoryFs()
+      await build(whole, 3)
+      const files = await filesOf(whole)
+      const harmed = await copyTo(whole, files)
+      await harm(harmed, files.find((file) => file.endsWith('.log'))!, 'block', randomOf(6000))
+      const now = await filesOf(harmed)
+      const ended = await copyTo(harmed, now)
+      await repair(ended)
+      const end = await readAll(ended)
+      // Each call that writes, and of those that read as many as there is time for.
+      const rule = fault === 'EIO' ? { fault } : { fault, writing: true }
+      const step = fault === 'EIO' && depth === undefined ? 7 : 1
+      let told = 0
+      let faults = 0
+      for (let nth = 1; ; nth += step) {
+        const plan = failNth({ ...rule, nth })
+        const fs = await copyTo(harmed, now)
+        try {
+          for await (const page of repairIndex(faultyFs(fs, plan), path)) expect(page.length).toBeGreaterThan(0)
+        } catch (error) {
+          if (!(error instanceof FsError) && !(error instanceof IndexError)) throw error
+          told++
+        }
+        if (plan.fired.length === 0) break
+        faults++
+        await repair(fs)
+        expect(await readAll(fs), `${fault} ${nth}`).toEqual(end)
+      }
+      expect(told).toBeGreaterThan(0)
+      console.log(`${fault}: ${faults} calls failed, ${told} repairs said so`)
+    },
+  )
 })
 
 describe('a repair that is killed', () => {
