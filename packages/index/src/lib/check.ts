@@ -94,7 +94,8 @@ class Checker {
     for (const table of list?.tables ?? []) {
       const { snapshot } = table
       // A table that was damaged before its first snapshot has none.
-      if (snapshot !== undefined) await this.#snapshot(table.id, table.number, snapshot.length, snapshot.salt)
+      if (snapshot !== undefined)
+        await this.#snapshot(table.id, table.number, snapshot.length, snapshot.salt, list!.nextTable)
       yield undefined
     }
     await this.#strays(list)
@@ -319,7 +320,13 @@ class Checker {
 
   // ---- snapshots
 
-  async #snapshot(id: string, number: number, listed: number, salt: string | undefined): Promise<void> {
+  async #snapshot(
+    id: string,
+    number: number,
+    listed: number,
+    salt: string | undefined,
+    nextTable: number,
+  ): Promise<void> {
     const file = `tables/${id}.snap`
     const bytes = await this.#read(file)
     if (bytes === undefined) {
@@ -330,6 +337,8 @@ class Checker {
       this.#find('damage', 'snapshot-header', file, at, 'a copy of the header is damaged', id)
     const header = readSnapshotHeader(bytes)
     if (header === undefined) return
+    // Made anew under the same name since the list was written, by a checkpoint that was not finished.
+    if (header.table >= nextTable) number = header.table
     if (header.table !== number)
       this.#find('damage', 'snapshot-misplaced', file, 0, `this is the snapshot of table ${header.table}`, id)
     // Written anew by a checkpoint that was not finished: it tells of itself.

@@ -105,6 +105,9 @@ async function checkpointAlone(host: CheckpointHost): Promise<boolean> {
     settles.push(written.settle)
     tables.push(found.now)
   }
+  // A checkpoint that ended before it told a closed log of its list: once that list is the old one, nobody could tell any more.
+  if (list !== undefined && !snapshots.listIsOld)
+    await host.whenFlushed(async () => log.relist(await snapshots.listChecksum()))
   const old = await snapshots.writeList({
     uuid: log.uuid,
     generation: (list?.generation ?? 0) + 1,
