@@ -20,6 +20,8 @@ const ROWS_MAX = 4096
 export interface Compaction {
   readonly from: FsFile
   readonly to: FsFile
+  /** What `to` has already. */
+  readonly start: number
   readonly seed: number
   readonly view: TableView
   /** Where the records of `from` are. */
@@ -30,6 +32,7 @@ export interface Compaction {
   readonly isOver: () => boolean
 }
 export interface Compacted {
+  /** Of the whole new file. */
   readonly bytes: number
   readonly offsets: CacheOffsets
   readonly sizes: FieldSizes
@@ -37,12 +40,12 @@ export interface Compacted {
 
 /** Undefined if it was over before it was done. */
 export async function copyLive(compaction: Compaction): Promise<Compacted | undefined> {
-  const { from, to, view, offsets, isOver } = compaction
+  const { from, to, start, view, offsets, isOver } = compaction
   const buffer = Buffer.allocUnsafeSlow(COPY_BYTES)
   const moved = new CacheOffsets()
   const sizes = new FieldSizes()
   let filled = 0
-  let written = 0
+  let written = start
   let looked = 0
   for (const uid of offsets.uids()) {
     if (++looked % ROWS_MAX === 0) await new Promise<void>((resolve) => void setImmediate(resolve))

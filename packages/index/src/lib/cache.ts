@@ -369,6 +369,7 @@ class FileCache implements TableCache {
       }
     } catch {
       // A cache that cannot be written is not there.
+      this.#decisions.changed = true
     }
     if (this.#batch.length > BATCH_MAX) this.#batch = EMPTY
     this.#recheck()
@@ -395,20 +396,14 @@ class FileCache implements TableCache {
 
   /** A table of the names that the file does not have yet. */
   #names(named: Set<number>): Buffer | undefined {
-    const keys: number[] = []
-    const values: Uint8Array[] = []
+    const names: string[] = []
     for (const [name, key] of this.#keys) {
-      if (named.has(key) || keys.length === CACHE_FIELDS_MAX) continue
+      if (named.has(key) || names.length === CACHE_FIELDS_MAX) continue
       named.add(key)
-      keys.push(key)
-      values.push(Buffer.from(name))
+      names.push(name)
     }
-    this.#unnamed = keys.length === CACHE_FIELDS_MAX
-    if (keys.length === 0) return undefined
-    const record = { uid: 0, guid: NO_GUID, keys, values }
-    const out = Buffer.allocUnsafe(recordSize(record))
-    writeRecord(out, 0, this.#seed, record)
-    return out
+    this.#unnamed = names.length === CACHE_FIELDS_MAX
+    return names.length === 0 ? undefined : tableOfNames(names, this.#seed)
   }
 
   // ---- decisions
@@ -490,6 +485,7 @@ class FileCache implements TableCache {
       if (this.#decisions.changed) this.#append(file, [])
     } catch {
       // They are as disposable as the rest.
+      this.#decisions.changed = true
     }
   }
 
@@ -800,6 +796,7 @@ class FileCache implements TableCache {
     const file = this.#file!
     const path = `${this.#path}.new`
     let target: FsFile | undefined
+    const { dropped } = this.#decisions
     this.#droppedDay = this.#decisions.today
     try {
       if (!(await this.#isThere(file))) {
@@ -819,9 +816,15 @@ class FileCache implements TableCache {
         const decision = wanted.get(key) ?? 'temp'
         return uid >= from && (decision === 'yes' || (decision === 'temp' && uid >= oldBelow))
       }
+      const names = tableOfNames(
+        Array.from(this.#decisions, ([name]) => name),
+        this.#seed,
+      )
+      await target.append([names])
       const compacted = await copyLive({
         from: file,
         to: target,
+        start: names.length,
         seed: this.#seed,
         view,
         offsets: this.#offsets!,
@@ -838,6 +841,7 @@ class FileCache implements TableCache {
       target = file
     } catch {
       // The old file is still there, or nothing is.
+      if (this.#decisions.dropped !== dropped) this.#decisions.dropped = dropped
       await this.#fs.remove(path).catch(() => undefined)
     } finally {
       await target?.[Symbol.asyncDispose]()
@@ -894,6 +898,13 @@ class FileCache implements TableCache {
     this.#batch = EMPTY
     await file?.[Symbol.asyncDispose]()
   }
+}
+
+function tableOfNames(names: readonly string[], seed: number): Buffer {
+  const record = { uid: 0, guid: NO_GUID, keys: names.map(fieldKey), values: names.map((name) => Buffer.from(name)) }
+  const out = Buffer.allocUnsafe(recordSize(record))
+  writeRecord(out, 0, seed, record)
+  return out
 }
 
 /** Whoever makes a file writes its names first. */
