@@ -12,12 +12,12 @@ import { createSecureContext, createServer as createTlsServer, type SecureContex
 import type { Duplex } from 'node:stream'
 import type { Fs } from '@mailstead/fs'
 import type { ImapBackend } from '@mailstead/imap'
-import { imapCacheFields } from '@mailstead/imap/cache-fields'
 import { type ImapEvent, type ImapLimits, type ImapServerOptions, serveImap } from '@mailstead/imap/server'
 import { openStore, type Store, type StoreOptions } from '@mailstead/store'
 import { ServerError } from './error.ts'
 import { ignoreEvents, type OnServerEvent, type ServerEventLevel } from './events.ts'
 import { imapBackend } from './imap-backend.ts'
+import { keptFields } from './kept-fields.ts'
 import { type LmtpServer, lmtpServer } from './lmtp.ts'
 import { PurgeSchedule } from './purge-schedule.ts'
 import { StorePool } from './store-pool.ts'
@@ -172,7 +172,7 @@ async function openUserStore(
       owner: user.name,
       fs,
       box,
-      cacheFields: imapCacheFields,
+      cacheFields: keptFields,
       create: true,
       messageMax,
       flags: options.flags ?? 'flushed',

@@ -6,7 +6,7 @@
  */
 import type { BoxFormat } from '@mailstead/box'
 import type { Fs } from '@mailstead/fs'
-import type { ColumnSpec, FlagChange, FlagOutcome, Table, TableView } from '@mailstead/index'
+import type { CacheDecision, ColumnSpec, FlagChange, FlagOutcome, Table, TableView } from '@mailstead/index'
 import type { MessageStructure } from '@mailstead/message'
 import type { UidSet } from '@mailstead/uidset'
 
@@ -30,6 +30,11 @@ export const FORM_CANONICAL = 1
 /** Derived data computed once at save and kept in the mailbox's cache. Injected, so that the store knows no protocol. */
 export interface CacheField {
   readonly name: string
+  /**
+   * Of which messages a mailbox keeps it before use decides (`Table.cacheFields` of the index): `no` is computed once
+   * somebody asked for it. (default 'yes')
+   */
+  readonly decision?: CacheDecision
   compute(message: { readonly structure: MessageStructure; readonly header: Uint8Array }): Uint8Array
 }
 

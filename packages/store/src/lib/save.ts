@@ -3,7 +3,7 @@
  *
  * ORDER    The bytes go to the box while the scanner reads them. Commit flushes the bytes (with whatever other batches
  *          flush then), then appends all rows in one frame (I-1, I-2), then hands derived fields to the caches of the
- *          mailboxes, which may lose them. Fields are computed once, whatever the number of targets, and those of a
+ *          mailboxes, which may lose them. Fields that any of them keeps are computed once, and those of a
  *          batch's last message while its bytes are being flushed: the disk works then, not the processor.
  *
  * A failure anywhere before the frame is durable leaves bytes that no row names: purge reclaims them.
@@ -11,7 +11,14 @@
 import type { BoxBatch, BoxSaved } from '@mailstead/box'
 import type { AppendedRow, CacheEntry } from '@mailstead/index'
 import { MessageScanner, type MessageStructure, scanMessage } from '@mailstead/message'
-import { FORM_CANONICAL, type SaveBatch, type SaveOptions, type Saved, type SaveTarget } from './contract.ts'
+import {
+  type CacheField,
+  FORM_CANONICAL,
+  type SaveBatch,
+  type SaveOptions,
+  type Saved,
+  type SaveTarget,
+} from './contract.ts'
 import type { Core } from './core.ts'
 import { StoreError } from './error.ts'
 import { storeError } from './failure.ts'
@@ -35,11 +42,16 @@ interface Pending {
   readonly targets: readonly { readonly entry: Entry; readonly target: SaveTarget }[]
 }
 
-/** Computes every derived field that can be computed. */
-export function computeFields(core: Core, structure: MessageStructure): [name: string, value: Uint8Array][] {
+/** Computes every derived field that is wanted and can be computed. */
+export function computeFields(
+  core: Core,
+  structure: MessageStructure,
+  isWanted: (field: CacheField) => boolean = () => true,
+): [name: string, value: Uint8Array][] {
   const fields: [string, Uint8Array][] = []
   const message = { structure, header: structure.header }
   for (const field of core.settings.cacheFields) {
+    if (!isWanted(field)) continue
     try {
       fields.push([field.name, field.compute(message)])
     } catch (error) {
@@ -85,6 +97,9 @@ export class Batch implements SaveBatch {
       }
       targets.push({ entry, target })
     }
+    // So that it is known in time what the mailbox keeps. Where many take turns, one that is not open is taken to keep the usual.
+    if (this.#pending.length === 0 && targets.length === 1 && core.settings.cacheFields.length > 0)
+      core.background(core.tables.warm(mailboxTable(targets[0]!.entry.guid)))
     const guid = core.guid()
     const receivedMs = Math.max(0, Math.floor(options.receivedMs ?? core.settings.now()))
     const metadata = { guid, receivedMs, mailbox: targets[0]!.entry.name }
@@ -131,10 +146,14 @@ export class Batch implements SaveBatch {
   #computeFields(): void {
     const last = this.#pending.at(-1)
     if (last?.structure === undefined) return
-    const { structure } = last
+    const { structure, targets } = last
     last.structure = undefined
     if (this.#fieldBytes >= BATCH_FIELDS_MAX) return
-    const fields = computeFields(this.#core, structure)
+    const { tables } = this.#core
+    const ids = targets.map(({ entry }) => mailboxTable(entry.guid))
+    const isWanted = ({ name, decision = 'yes' }: CacheField): boolean =>
+      ids.some((id) => (tables.cacheDecision(id, name) ?? decision) !== 'no')
+    const fields = computeFields(this.#core, structure, isWanted)
     for (const [, value] of fields) this.#fieldBytes += value.length
     if (this.#fieldBytes <= BATCH_FIELDS_MAX) last.fields = fields
   }

@@ -30,7 +30,8 @@ export async function openStore(options: StoreOptions): Promise<Store> {
   await using opened = new AsyncDisposableStack()
   try {
     const { now, random, onEvent, readOnly } = settings
-    const index = await openIndex(fs, INDEX_PATH, { create, readOnly, now, random, onEvent })
+    const cacheFields = Object.fromEntries(settings.cacheFields.map(({ name, decision = 'yes' }) => [name, decision]))
+    const index = await openIndex(fs, INDEX_PATH, { create, readOnly, now, random, onEvent, cacheFields })
     opened.use(index)
     const format = options.box(fs)
     const [tree, boxTable] = await openTables(index, settings, create, format)

@@ -1,7 +1,7 @@
 /**
  * The tables of mailboxes that are open: each at most once, shared by all who need it, a few kept when nobody does.
  */
-import type { CacheEntry, Index, Table } from '@mailstead/index'
+import type { CacheDecision, CacheEntry, Index, Table } from '@mailstead/index'
 
 /** Tables kept open without a user: where mail arrives, the next delivery finds it open. */
 const IDLE_MAX = 4
@@ -97,6 +97,20 @@ export class OpenTables implements AsyncDisposable {
     if (slot === undefined) return
     if (slot.users === 0) await this.#close(slot)
     else this.#forget(slot)
+  }
+
+  /** Begins to open a table of which something is asked soon. It stays open for a while. */
+  warm(id: string): Promise<void> | undefined {
+    if (this.#slots.has(id)) return undefined
+    return this.acquire(id).then(
+      (lease) => lease?.[Symbol.asyncDispose](),
+      () => undefined,
+    )
+  }
+
+  /** Of which messages this derived field is kept; undefined if the table is not open, so that nobody knows. */
+  cacheDecision(id: string, field: string): CacheDecision | undefined {
+    return this.#slots.get(id)?.table?.cacheDecision(field)
   }
 
   /** Keeps derived data, at once if the table is open. Otherwise it is opened first, and the promise says when that is over. */
