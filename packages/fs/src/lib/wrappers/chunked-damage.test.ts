@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { type Fs, FsError } from '../../index.ts'
-import { memoryFs } from '../../memory.ts'
+import { memoryFs, type MemoryFsOptions } from '../../memory.ts'
 import { checksummed, crcSeal } from './checksummed.ts'
 import { CHUNKS_MAX, RecordCodec } from './chunked-format.ts'
 import { ChunkTable } from './chunked-table.ts'
@@ -67,8 +67,12 @@ const kinds: Record<string, (fs: Fs) => Promise<readonly number[]>> = {
   },
 }
 
-async function make(wrap: (fs: Fs) => Fs, kind: (fs: Fs) => Promise<readonly number[]>): Promise<Stored> {
-  const below = memoryFs()
+async function make(
+  wrap: (fs: Fs) => Fs,
+  kind: (fs: Fs) => Promise<readonly number[]>,
+  options: MemoryFsOptions = {},
+): Promise<Stored> {
+  const below = memoryFs(options)
   const fs = wrap(below)
   const sizes = await kind(fs)
   const raw = Buffer.from(await below.readFile('file'))
@@ -188,8 +192,8 @@ describe.each(tested)('%s', (name, wrap) => {
         })
         let plain: Buffer = written ? content(150, 9) : Buffer.alloc(0)
         if (written) await fs.writeFile('file', plain)
-        if (written) rawFlushed = (await below.stat('file'))!.size
         let file = await fs.open('file', 'append')
+        rawFlushed = (await below.stat('file'))!.size
         let flushed = plain.length
         let seed = 0
         for (const entry of steps) {
@@ -254,13 +258,59 @@ describe.each(tested)('%s', (name, wrap) => {
     expect(all.equals(Buffer.concat(expected.map(({ data }) => data)))).toBe(true)
   })
 
-  test('a header that was torn is written anew by the next append', async () => {
+  test('a short file of other origin is damage, and no append cuts it off', async () => {
+    for (const text of ['a', 'Get well soon', 'Mail', '\0\0.', 'x'.repeat(48)])
+      for (const conditional of [true, false]) {
+        const below = memoryFs({ conditional })
+        await below.writeFile('file', Buffer.from(text))
+        const fs = wrap(below)
+        expect(await codeOf(fs.readFile('file'))).toBe('FS_CORRUPT')
+        expect(await codeOf(fs.stat('file'))).toBe('FS_CORRUPT')
+        expect(await codeOf(fs.open('file', 'append'))).toBe('FS_CORRUPT')
+        expect(Buffer.from(await below.readFile('file')).toString()).toBe(text)
+      }
+  })
+
+  test('where a header is made at once, half of one is damage, and an empty file is an empty file', async () => {
     const { raw } = await make(wrap, kinds['appends, never flushed']!)
     const header = raw.indexOf('MsR0')
-    for (let size = 0; size <= header; size++) {
+    for (let size = 1; size < header; size++) {
       const below = memoryFs()
+      await below.writeFile('file', raw.subarray(0, size))
+      expect(await codeOf(wrap(below).open('file', 'append'))).toBe('FS_CORRUPT')
+    }
+    const below = memoryFs()
+    await below.writeFile('file', new Uint8Array(0), { metadata: { kept: 'yes' } })
+    const fs = wrap(below)
+    expect(await fs.readFile('file')).toHaveLength(0)
+    await using file = await fs.open('file', 'append')
+    expect(await file.append([content(5, 1)])).toBe(0)
+    expect(await fs.stat('file')).toMatchObject({ size: 5, metadata: { kept: 'yes' } })
+  })
+
+  test('who opens a new file to append makes its header at once: no crash leaves half of one', async () => {
+    const below = memoryFs()
+    await using _file = await wrap(below).open('file', 'append')
+    await using lock = await wrap(below).lock('locked')
+    lock.tryAcquire()
+    for (const path of ['file', 'locked']) {
+      const { tag } = (await below.stat(path))!
+      expect(await wrap(below).readFile(path)).toHaveLength(0)
+      await using again = await wrap(below).open(path, 'append')
+      expect((await again.stat()).size).toBe(0)
+      expect((await below.stat(path))!.tag).toBe(tag)
+      expect((await below.stat(path))!.size).toBeGreaterThan(0)
+    }
+  })
+
+  test('a header that was torn, where it is made in place, is written anew by the next append', async () => {
+    const { raw } = await make(wrap, kinds['appends, never flushed']!, { conditional: false })
+    const header = raw.indexOf('MsR0')
+    for (let size = 0; size <= header; size++) {
+      const below = memoryFs({ conditional: false })
       const torn = Buffer.from(raw.subarray(0, size))
-      if (size > 2) torn[size - 1]! ^= size % 3
+      if (size > 8) torn[size - 1]! ^= size % 3
+      else if (size % 3 === 2) torn.fill(0)
       await below.writeFile('file', torn)
       const fs = wrap(below)
       expect(Buffer.from(await fs.readFile('file'))).toHaveLength(0)

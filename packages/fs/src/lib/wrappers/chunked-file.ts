@@ -19,6 +19,8 @@ export interface ChunkedFileOptions {
   readonly mode: FsOpenMode
   /** Whether the stored file can change while it is open. */
   readonly growing: boolean
+  /** Whether a header is written in place, so that a crash may tear it; else a file has its header before it is opened here. */
+  readonly mayTear: boolean
   /** Cuts the stored file to nothing. Called for the remains of a header that was never flushed. */
   reset(): Promise<void>
   unsupported(what: string): FsError
@@ -73,6 +75,12 @@ export function withSize(stat: FsStat, size: number): FsStat {
   return { kind, size, modifiedMs, tag, ...(metadata === undefined ? {} : { metadata }) }
 }
 
+/** The header of a new file that grows by appends. */
+export async function grownHeader(codec: ChunkCodec, chunkBytes: number, path: string): Promise<Buffer> {
+  const fixed = newFixed(codec, false, chunkBytes)
+  return encodeHeader(fixed, (await codec.create(fixed, path)).parameters)
+}
+
 export async function openChunkedFile(options: ChunkedFileOptions): Promise<FsFile> {
   const { codec, inner, mode } = options
   const { path } = inner
@@ -100,21 +108,22 @@ export async function openChunkedFile(options: ChunkedFileOptions): Promise<FsFi
   /** Takes in what others appended. Only in turn. */
   const refresh = async (): Promise<FsStat> => {
     const stat = await inner.stat()
-    if (table === undefined || stat.size < table.storedSize) table = await loadTable(codec, path, inner, stat.size)
+    if (table === undefined || stat.size < table.storedSize)
+      table = await loadTable(codec, path, inner, stat.size, options.mayTear)
     else if (stat.size > table.storedSize) await table.extend(inner, stat.size)
     return stat
   }
 
   /** Writes the header of a new file, and flushes it: from then on, a file without one is damaged. */
   const begin = async (size: number): Promise<ChunkTable> => {
+    const cut = (): FsError => new FsError('FS_CONFLICT', `${path} was cut while it was written`, { path })
+    if (!options.mayTear) throw cut()
     if (size > 0) await options.reset()
-    const fixed = newFixed(codec, false, options.chunkBytes)
-    const { parameters } = await codec.create(fixed, path)
-    await inner.append([encodeHeader(fixed, parameters)])
+    await inner.append([await grownHeader(codec, options.chunkBytes, path)])
     await inner.sync()
     // Another process may have been first; then its header counts.
     await refresh()
-    if (table === undefined) throw new FsError('FS_CONFLICT', `${path} was cut while it was written`, { path })
+    if (table === undefined) throw cut()
     return table
   }
 

@@ -168,9 +168,13 @@ export function decodeHeader(codec: ChunkCodec, bytes: Buffer): ChunkedHeader | 
   }
 }
 
-/** Whether these first bytes of a file can be what a crash left of a 'G' header. */
-export function mayBeTornHeader(bytes: Buffer): boolean {
-  return bytes[0] !== WRITTEN
+/** Whether these first bytes of a file, no valid header, can be what a crash left of a 'G' one: its beginning, or zeros. */
+export function isTornHeader(codec: ChunkCodec, bytes: Buffer): boolean {
+  const same = Buffer.from([GROWN, ...Buffer.from(`Ms${codec.letter}`, 'latin1'), VERSION, 0, 0, 0]).subarray(
+    0,
+    bytes.length,
+  )
+  return bytes.subarray(0, same.length).equals(same) || bytes.every((byte) => byte === 0)
 }
 
 /** Encodes and decodes the records of one file. */

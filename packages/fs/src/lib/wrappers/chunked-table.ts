@@ -15,7 +15,7 @@ import {
   FOOTER_BYTES,
   HEAD_BYTES,
   headerBytes,
-  mayBeTornHeader,
+  isTornHeader,
   RecordCodec,
   type RecordHead,
 } from './chunked-format.ts'
@@ -291,13 +291,14 @@ export function tooManyChunks(path: string): FsError {
 
 /**
  * The table of a stored file of `size` bytes; undefined if nothing was ever written to it. FS_CORRUPT if its header is
- * damaged, or if it is a file of writeFile without its end.
+ * damaged, or if it is a file of writeFile without its end. `mayTear`: headers are not made atomically here.
  */
 export async function loadTable(
   codec: ChunkCodec,
   path: string,
   below: ChunkSource,
   size: number,
+  mayTear: boolean,
 ): Promise<ChunkTable | undefined> {
   if (size === 0) return undefined
   const source = withTail(below, size)
@@ -306,7 +307,7 @@ export async function loadTable(
   const header = decodeHeader(codec, bytes)
   if (header === undefined) {
     // The header of a growing file is flushed before anything follows it.
-    if (size <= headerSize && mayBeTornHeader(bytes)) return undefined
+    if (mayTear && size <= headerSize && isTornHeader(codec, bytes)) return undefined
     throw new FsError('FS_CORRUPT', `${path} does not begin with the header of a file that is ${codec.name}`, { path })
   }
   const seal = await codec.open(header.fixed, header.parameters, path)

@@ -1,13 +1,16 @@
 /**
  * The file system of the chunked layer: names, locks and directories are those of the file system below; contents are
  * stored as docs/formats/fs-checksummed.md says, each chunk as the codec wants it.
+ *
+ * What is to grow gets its header by a `writeFile` with a condition, where the file system below has those: then no crash
+ * leaves half a header, and whatever has bytes and no header is not ours.
  */
 import { checkMode } from '../arguments.ts'
-import type { Fs, FsFile, FsOpenMode, FsReadOptions, FsStat, FsSupports } from '../contract.ts'
+import type { Fs, FsCallOptions, FsFile, FsOpenMode, FsReadOptions, FsStat, FsSupports } from '../contract.ts'
 import { FsError } from '../error.ts'
 import { checkPath } from '../path.ts'
 import { CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, type ChunkCodec } from './chunked-format.ts'
-import { ChunkedReader, openChunkedFile, withSize } from './chunked-file.ts'
+import { ChunkedReader, grownHeader, openChunkedFile, withSize } from './chunked-file.ts'
 import { type ChunkSource, loadTable, withTail } from './chunked-table.ts'
 import { encodeFile } from './chunked-write.ts'
 import { delegateFs } from './delegate.ts'
@@ -24,6 +27,7 @@ export function chunkedFs(inner: Fs, codec: ChunkCodec, chunkBytes: number): Fs 
   const name = `${codec.name}(${inner.name})`
   const supports: FsSupports = { ...inner.supports, overwrite: false, syncRead: false }
   const growing = inner.supports.append || inner.supports.overwrite
+  const mayTear = !inner.supports.conditional
   const children = new Set<FsFile>()
   const sizes = new Map<string, { readonly tag: string; readonly size: number }>()
   let closed: Promise<void> | undefined
@@ -43,11 +47,35 @@ export function chunkedFs(inner: Fs, codec: ChunkCodec, chunkBytes: number): Fs 
     sizes.set(path, { tag, size })
   }
 
-  const open = async (path: string, mode: FsOpenMode, options?: { signal?: AbortSignal }): Promise<FsFile> => {
-    const stored = await inner.open(path, mode, options)
+  /** Opens for appending what has a header: an empty file below is replaced by one that is nothing else. */
+  const openWhole = async (path: string, mode: FsOpenMode, options?: FsCallOptions): Promise<FsFile> => {
+    for (let how = mode; ; how = 'append') {
+      const stored = await inner.open(path, how, options)
+      let stat: FsStat | undefined
+      try {
+        stat = await stored.stat()
+      } finally {
+        if (stat === undefined || stat.size === 0) await stored[Symbol.asyncDispose]()
+      }
+      if (stat.size > 0) return stored
+      const { tag, metadata } = stat
+      try {
+        const header = await grownHeader(codec, chunkBytes, path)
+        await inner.writeFile(path, header, { ...options, ifMatch: tag, ...(metadata && { metadata }) })
+      } catch (error) {
+        // Another was first, and its header counts.
+        if (!(error instanceof FsError) || error.code !== 'FS_CONFLICT') throw error
+      }
+    }
+  }
+
+  const open = async (path: string, mode: FsOpenMode, options?: FsCallOptions): Promise<FsFile> => {
+    const stored =
+      mode === 'read' || mayTear ? await inner.open(path, mode, options) : await openWhole(path, mode, options)
     const file = await openChunkedFile({
       codec,
       chunkBytes,
+      mayTear,
       inner: stored,
       mode,
       growing,
@@ -99,7 +127,7 @@ export function chunkedFs(inner: Fs, codec: ChunkCodec, chunkBytes: number): Fs 
       const callOptions = signal === undefined ? {} : { signal }
       const range = async (below: ChunkSource, size: number): Promise<Uint8Array> => {
         const source = withTail(below, size)
-        const table = await loadTable(codec, path, source, size)
+        const table = await loadTable(codec, path, source, size, mayTear)
         const from = Math.min(start, table?.end ?? 0)
         if (table === undefined) return new Uint8Array(0)
         const bytes = table.room(from, Math.min(end, table.end))
@@ -121,6 +149,17 @@ export function chunkedFs(inner: Fs, codec: ChunkCodec, chunkBytes: number): Fs 
       const stat = withSize(stored, written.size())
       remember(path, stat)
       return stat
+    },
+    async lock(path) {
+      enter(path)
+      // A file that is locked must not be replaced when it is appended to: it has its header from the beginning.
+      if (supports.lock && supports.append && !mayTear && (await inner.stat(path)) === undefined)
+        try {
+          await inner.writeFile(path, await grownHeader(codec, chunkBytes, path), { ifAbsent: true })
+        } catch (error) {
+          if (!(error instanceof FsError) || error.code !== 'FS_EXISTS') throw error
+        }
+      return inner.lock(path)
     },
     async [Symbol.asyncDispose]() {
       closed ??= (async () => {
