@@ -36,6 +36,8 @@ export class History {
   readonly model: Model = new Model()
   acknowledged = 0
   asked = 0
+  /** Called when a version was acknowledged as flushed. */
+  onAcknowledged: () => void = () => {}
   readonly #modSeqs = new Map<number, number>()
   readonly #versions = new Map<string, number[]>()
   readonly #notes: Promised[] = []
@@ -62,10 +64,15 @@ export class History {
       this.#modSeqs.set(uidValidity, Math.max(highestModSeq, this.#modSeqs.get(uidValidity) ?? 0))
   }
 
+  /** What holds now. */
+  now(): Promised {
+    const { acknowledged, asked } = this
+    return { acknowledged, asked, modSeqs: new Map(this.#modSeqs) }
+  }
+
   /** The disk changed. */
   note(tick: number): void {
-    const { acknowledged, asked } = this
-    this.#notes[tick] = { acknowledged, asked, modSeqs: new Map(this.#modSeqs) }
+    this.#notes[tick] = this.now()
   }
 
   /** What holds from this change of the disk until the next. */
@@ -111,6 +118,7 @@ export class History {
           // What changes nothing flushes nothing.
           if (options.durability !== 'lazy' && frame > 0) this.acknowledged = Math.max(this.acknowledged, version)
           this.show(index)
+          if (frame > 0) this.onAcknowledged()
         }),
       )
     }

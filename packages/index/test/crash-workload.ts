@@ -93,7 +93,6 @@ export interface Work {
 const STEPS = 9
 
 export async function work(seed: number, medium: Medium, mutation?: Mutation): Promise<Work> {
-  const random = randomOf(seed)
   const history = new History()
   const scene: Scene = { phase: 'opening' }
   const lies = mutation?.lies?.(scene)
@@ -107,20 +106,22 @@ export async function work(seed: number, medium: Medium, mutation?: Mutation): P
   const fs = mutation?.wrap?.(failing, scene) ?? failing
   let failure: unknown
   try {
-    await sessions(fs, random, history, scene, mutation)
+    await sessions(fs, seed, history, scene, mutation)
   } catch (error) {
     failure = error
   }
   return { disk, history, medium, failure }
 }
 
-async function sessions(
+/** Three sessions, each of which ends well or does not. */
+export async function sessions(
   fs: Fs,
-  random: (below: number) => number,
+  seed: number,
   history: History,
-  scene: Scene,
-  mutation: Mutation | undefined,
+  scene: Scene = { phase: 'opening' },
+  mutation?: Mutation,
 ): Promise<void> {
+  const random = randomOf(seed)
   let made = 0
   let killed = false
   const open = async (): Promise<Index> => {
