@@ -127,3 +127,10 @@ function ofCache(path: string, file: Uint8Array): Region[] {
   }
   return found
 }
+
+/** Where the records of a whole cache begin. */
+export function recordStartsOf(path: string, bytes: Uint8Array): number[] {
+  return regionsOf(path, bytes)
+    .filter(({ name }) => name !== 'values' && name !== 'names')
+    .map(({ from }) => from)
+}

@@ -14,7 +14,7 @@ import { UidSet } from '@mailstead/uidset'
 import { beforeAll, describe, expect, test } from 'vitest'
 import { imageFs } from '../../test/image-fs.ts'
 import { Random } from '../../test/random.ts'
-import { type Region, regionsOf } from '../../test/regions.ts'
+import { recordStartsOf, type Region, regionsOf } from '../../test/regions.ts'
 import { everything, MAILBOXES, type Said, sealedStore } from '../../test/sealed-store.ts'
 import { checkIndex } from './check.ts'
 import { type Index, type IndexFinding, openIndex, readRoot } from '../index.ts'
@@ -394,11 +394,8 @@ describe('in a closed index', () => {
 
 /** Where the records of a cache begin, and where they end. */
 function recordStarts(path: string): number[] {
-  const starts = regions
-    .get(path)!
-    .filter(({ name }) => !/^(?:values|names)$/.test(name))
-    .map(({ from }) => from)
-  return [...starts, image.get(path)!.length]
+  const bytes = image.get(path)!
+  return [...recordStartsOf(path, bytes), bytes.length]
 }
 
 function overwritten(bytes: Uint8Array, at: number, block: Uint8Array): Uint8Array {

@@ -401,7 +401,10 @@ class Checker {
             id,
           )
       }
-      at = directory.previous?.offset ?? 0
+      const before = directory.previous?.offset ?? 0
+      if (before >= at)
+        this.#find('damage', 'snapshot-directory', file, at, `the directory before is said to be at ${before}`, id)
+      at = before < at ? before : 0
     }
     seen.sort((a, b) => a[0] - b[0])
     let covered = 0

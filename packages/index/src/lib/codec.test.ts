@@ -418,7 +418,7 @@ describe('headers and lists', () => {
       previous,
       pages: {
         rows: Uint32Array.from(rows),
-        offsets: Float64Array.from({ length: rows.length * 6 }, (_, i) => i * 8),
+        offsets: Float64Array.from({ length: rows.length * 6 }, (_, i) => (i === 0 ? 0 : 120 + i * 8)),
         checksums: Uint32Array.from({ length: rows.length * 6 }, (_, i) => i),
       },
     }))

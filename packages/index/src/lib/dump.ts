@@ -84,7 +84,7 @@ function* dumpSegment(bytes: Uint8Array): Generator<string> {
     return
   }
   yield `segment ${header.segment} of the log of index ${toHex(header.uuid)}, salt ${toHex(header.salt)}`
-  yield `first frame ${header.firstFrame}, segment before of ${header.lengthBefore} bytes, chain ${hex32(header.chainBefore)}, created ${new Date(header.createdMs).toISOString()}`
+  yield `first frame ${header.firstFrame}, segment before of ${header.lengthBefore} bytes, chain ${hex32(header.chainBefore)}, created ${dateText(header.createdMs)}`
   for (const at of damagedCopies(bytes)) {
     yield `copy of the header at ${at}: damaged`
     yield* hex(bytes, at, at + SEGMENT_HEADER / 2)
@@ -284,7 +284,9 @@ function* dumpSnapshot(bytes: Uint8Array): Generator<string> {
       if (!valid) yield* hex(bytes, offset, offset + length)
     }
     known.push([at, at + 2 * size + SNAPSHOT_TRAILER])
-    at = directory.previous?.offset ?? 0
+    // Nothing but damage names a directory that is not before.
+    const before = directory.previous?.offset ?? 0
+    at = before < at ? before : 0
   }
   known.sort((a, b) => a[0] - b[0])
   let at = 0
@@ -300,6 +302,12 @@ function* dumpSnapshot(bytes: Uint8Array): Generator<string> {
 function* hex(bytes: Uint8Array, from: number, to: number): Generator<string> {
   const text = hexDump(bytes.subarray(from, to), { start: from })
   for (const line of text.split('\n')) if (line !== '') yield `    ${line}`
+}
+
+/** A time of which no date can be made is shown as its number. */
+function dateText(ms: number): string {
+  const date = new Date(ms)
+  return Number.isNaN(date.getTime()) ? `${ms}` : date.toISOString()
 }
 
 function hex32(value: number): string {

@@ -10,7 +10,7 @@
  *          2 drop
  *          3 keyword     name                                   the next index of the keywords
  *          4 set         count, indexes of keywords ascending   the next index of the sets
- *          5 append      first UID, count, a: flags u8 (one, or one for each row if a & 1), set (one, or one for each
+ *          5 append      first UID, count (at most 65,536), a: flags u8 (one, or one for each row if a & 1), set (one, or one for each
  *                        row if a & 2), count of columns named, and for each: index, b u8, value (one, or one for each
  *                        row if b & 1) as bytes of the column's width. Columns not named are zero.
  *          6 flags       bits to add u8, bits to remove u8, set + 1 (0: sets stay), ranges
@@ -43,6 +43,8 @@ export const EACH_FLAGS = 1
 export const EACH_SET = 2
 export const EACH_VALUE = 1
 export const TOUCHES = 2
+/** Rows that one append may hold, so that both ends work in bounded pieces. Must not change: on disk. */
+export const APPEND_ROWS_MAX: number = CHUNK_ROWS * 64
 const COUNTS = 1
 const SUMMED = 2
 
@@ -183,6 +185,8 @@ export function readOperation(reader: ByteReader, width: (column: number) => num
       const uid = reader.varint()
       const count = reader.varint()
       if (uid === 0 || count === 0 || uid + count - 1 > UID_LAST) throw reader.malformed('UIDs out of range')
+      // A few bytes may stand for many rows, but for no more than are ever written at once.
+      if (count > APPEND_ROWS_MAX) throw reader.malformed(`${count} rows at once`)
       const bits = reader.u8()
       const flags = reader.bytes((bits & EACH_FLAGS) === 0 ? 1 : count)
       let sets: ArrayLike<number>
@@ -287,6 +291,3 @@ export function applySection(draft: Draft, reader: ByteReader, modSeq: number): 
     }
   }
 }
-
-/** Rows that one append operation may hold, so that both ends work in bounded pieces. */
-export const APPEND_ROWS_MAX: number = CHUNK_ROWS * 64

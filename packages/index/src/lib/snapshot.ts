@@ -37,7 +37,7 @@ import { EXT, UIDS } from './chunk.ts'
 import type { Digest } from './digest.ts'
 import { readU32 } from './frame.ts'
 import { type KeywordTable, keywordTable } from './keywords.ts'
-import { CHUNK_ROWS } from './limits.ts'
+import { CHUNK_ROWS, UID_LAST } from './limits.ts'
 import { readColumns, writeColumns } from './operations.ts'
 import { readU64, writeU64 } from './segment.ts'
 import { type TableMeta, tableMeta } from './state.ts'
@@ -263,8 +263,10 @@ function parseDirectory(bytes: Uint8Array, number: number): SnapshotDirectory {
   const data = new Float64Array(3 * length)
   for (let i = 0; i < length; i++) {
     const lo = reader.varint()
+    const hi = lo + reader.varint()
+    if (lo === 0 || hi > UID_LAST) throw reader.malformed(`UIDs ${lo} to ${hi} expunged`)
     data[3 * i] = lo
-    data[3 * i + 1] = lo + reader.varint()
+    data[3 * i + 1] = hi
     data[3 * i + 2] = reader.varint()
   }
   const before = reader.varint()
@@ -272,7 +274,8 @@ function parseDirectory(bytes: Uint8Array, number: number): SnapshotDirectory {
   const chunks = reader.varint()
   const columns = EXT + meta.columns.length
   reader.skip(-reader.position & 7)
-  if (chunks * 4 > reader.remaining) throw reader.malformed(`${chunks} chunks`)
+  // What they take is known before anything is allocated.
+  if (chunks * (4 + 12 * columns) > reader.remaining) throw reader.malformed(`${chunks} chunks`)
   const rows = new Uint32Array(chunks)
   bytesOf(rows).set(reader.bytes(chunks * 4))
   for (const n of rows) if (n === 0 || n > CHUNK_ROWS) throw reader.malformed(`a chunk of ${n} rows`)
@@ -284,6 +287,9 @@ function parseDirectory(bytes: Uint8Array, number: number): SnapshotDirectory {
     bytesOf(checksums.subarray(c * chunks, (c + 1) * chunks)).set(reader.bytes(chunks * 4))
     reader.skip(-reader.position & 7)
   }
+  for (const offset of offsets)
+    if (offset !== 0 && !(offset >= SNAPSHOT_HEADER && offset <= Number.MAX_SAFE_INTEGER && offset % 8 === 0))
+      throw reader.malformed(`a page at ${offset}`)
   return {
     frame,
     meta,
