@@ -1,0 +1,91 @@
+/** Stores that earlier builds wrote, one for each version of the formats: this build reads them, and goes on with them. */
+import { readdirSync, readFileSync } from 'node:fs'
+import { memoryFs } from '@mailstead/fs/memory'
+import { UidSet } from '@mailstead/uidset'
+import { describe, expect, test } from 'vitest'
+import { dumpOf, expectationOf, goldenImage } from '../../test/golden/read.ts'
+import { type Image, imageFs } from '../../test/image-fs.ts'
+import { everything } from '../../test/sealed-store.ts'
+import { type Index, type IndexFinding, openIndex } from '../index.ts'
+
+const folder = new URL('../../test/golden/', import.meta.url)
+const versions = readdirSync(folder).filter((name) => /^v[0-9]+$/.test(name))
+
+async function findingsOf(index: Index): Promise<IndexFinding[]> {
+  return (await Array.fromAsync(index.check())).flat()
+}
+
+/** Rows of every table, each as a line, without what changes with each modseq. */
+async function rowsOf(index: Index): Promise<Map<string, string[]>> {
+  const said = await everything(index)
+  return new Map([...said].map(([id, { rows, info }]) => [id, rows.split('\n').slice(2, 2 + countOf(info))]))
+}
+const countOf = (info: string): number => (JSON.parse(info) as { count: number }).count
+
+test('there is a store of the first version', () => {
+  expect(versions).toContain('v0')
+})
+
+for (const version of versions) {
+  describe(`the store of ${version}`, () => {
+    const at = new URL(`${version}/`, folder)
+    const image: Image = goldenImage(at)
+    const kept = (name: string): string => readFileSync(new URL(name, at), 'utf8')
+
+    test('is read as it was written, and nothing is wrong with it', async () => {
+      expect(image.size).toBeGreaterThan(10)
+      expect(await expectationOf(image)).toBe(kept('expected.json'))
+      await using index = await openIndex(imageFs(image), 'index', { readOnly: true })
+      expect(await findingsOf(index)).toEqual([])
+    })
+
+    test('is dumped byte for byte as ever', () => {
+      expect(dumpOf(image)).toBe(kept('dump.txt'))
+    })
+
+    test('is gone on with: changed, checkpointed, closed and opened again', async () => {
+      const fs = memoryFs()
+      for (const [path, bytes] of image) await fs.writeFile(path, bytes)
+      let before: Map<string, string[]>
+      let gone: string
+      {
+        await using index = await openIndex(fs, 'index')
+        before = await rowsOf(index)
+        gone = before.get('inbox')![0]!.split(' ')[0]!
+        await using inbox = (await index.open('inbox'))!
+        const { uidNext, highestModSeq } = inbox.view
+        await using tx = index.begin()
+        const ref = tx.append('box', { columns: { size: 77 } })
+        const row = tx.append('inbox', {
+          keywords: ['later', 'new'],
+          columns: { ref, size: 77, guid: Buffer.alloc(16, 7) },
+        })
+        tx.expunge('inbox', UidSet.of(Number(gone)))
+        tx.setValue('inbox', 'name', Buffer.from('renamed'))
+        tx.createTable({ id: 'new', uidValidity: 5, columns: [] })
+        await tx.commit()
+        expect(row.uid).toBe(uidNext)
+        expect(inbox.view.highestModSeq).toBeGreaterThan(highestModSeq)
+        inbox.cacheWrite([{ uid: row.uid, guid: Buffer.alloc(16, 7), fields: [['envelope', Buffer.from('new')]] }])
+        await index.checkpoint()
+        await using more = index.begin()
+        more.append('new', { flags: 8 })
+        await more.commit()
+      }
+      await using index = await openIndex(fs, 'index')
+      expect(await findingsOf(index)).toEqual([])
+      const now = await rowsOf(index)
+      expect([...now.keys()].toSorted()).toEqual([...before.keys(), 'new'].toSorted())
+      for (const [id, rows] of before) {
+        const added = id === 'inbox' || id === 'box' ? 1 : 0
+        const left = id === 'inbox' ? rows.slice(1) : rows
+        const found = now.get(id)!
+        expect(found.length, id).toBe(left.length + added)
+        // Uses of rows of `box` are counted anew: the expunged row had one.
+        if (id !== 'box') expect(found.slice(0, left.length), id).toEqual(left)
+      }
+      expect(Buffer.from((await index.open('inbox'))!.view.values.get('name')!).toString()).toBe('renamed')
+      await index.checkpoint()
+    })
+  })
+}
