@@ -60,9 +60,18 @@ export class PurgeSchedule implements AsyncDisposable {
     for (const [name, due] of this.#due) {
       if (this.#stop.signal.aborted || due > performance.now()) return
       this.#due.delete(name)
-      const user = this.#options.users.lookup(name)
+      const user = this.#lookup(name)
       // Opening makes a store where there is none, which is nothing to do for somebody who is gone.
       if (user !== undefined) await this.#purge(user)
+    }
+  }
+
+  /** A broken list of users costs this purge, not the server. */
+  #lookup(name: string): User | undefined {
+    try {
+      return this.#options.users.lookup(name)
+    } catch {
+      return undefined
     }
   }
 
@@ -96,9 +105,14 @@ export class PurgeSchedule implements AsyncDisposable {
     }
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
+  /** Nothing more is begun; what is under way is waited for by dispose. */
+  stop(): void {
     this.#stop.abort()
     clearTimeout(this.#timer)
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.stop()
     await this.#running
   }
 }

@@ -114,6 +114,9 @@ export async function startServer(options: ServerOptions): Promise<MailServer> {
   // Disposed last, when no session is left.
   stack.use(stores)
   try {
+    // Waited for after everybody who was told BYE, and before the stores it may be at work in.
+    if (purgeEveryMs > 0)
+      purges = stack.use(new PurgeSchedule({ users: options.users, pool: stores, onEvent, everyMs: purgeEveryMs }))
     const connections = new ImapConnections(options, backend, onEvent, tls)
     stack.use(connections)
     let imap: ListenAt | undefined
@@ -141,17 +144,16 @@ export async function startServer(options: ServerOptions): Promise<MailServer> {
       stack.use(server)
       lmtp = at(await server.listen(options.lmtp.host, options.lmtp.port))
     }
-    if (purgeEveryMs > 0) {
-      purges = new PurgeSchedule({ users: options.users, pool: stores, onEvent, everyMs: purgeEveryMs })
-      stack.use(purges)
-    }
     let stopping: Promise<void> | undefined
     return {
       imap,
       imaps,
       lmtp,
       stores,
-      [Symbol.asyncDispose]: () => (stopping ??= stack.disposeAsync()),
+      [Symbol.asyncDispose]: () => {
+        purges?.stop()
+        return (stopping ??= stack.disposeAsync())
+      },
     }
   } catch (error) {
     await stack.disposeAsync()
