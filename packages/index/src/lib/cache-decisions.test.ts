@@ -413,6 +413,43 @@ describe('decisions of a cache', () => {
     },
   )
 
+  test('a compaction that fails leaves everything as it is, and is tried again after an hour', async () => {
+    let ms = 20_000 * DAY_MS
+    let tried = 0
+    let fails = true
+    const inner = memoryFs()
+    const fs: Fs = {
+      ...inner,
+      rename: async (from, to) => {
+        tried++
+        if (fails) throw new FsError('FS_NO_SPACE', 'the disk is full')
+        await inner.rename(from, to)
+      },
+    }
+    await using cache = await openCacheFile(
+      fs,
+      '',
+      TABLE,
+      options(() => ms),
+    )
+    for (let uid = 1; uid <= 300; uid++) cache.write([entry(uid, 500)])
+    await settled()
+    const view = viewOf(300, new Set(Array.from({ length: 200 }, (_, i) => i + 1)))
+    for (let i = 0; i < 5; i++) {
+      expect(cache.column(view, 'always').value(7)?.length).toBe(valueOf(208, 'always', 500).length)
+      await settled()
+    }
+    expect(tried).toBe(1)
+    expect(await inner.stat(`${path}.new`)).toBeUndefined()
+    fails = false
+    ms += 3_600_000
+    cache.column(view, 'always')
+    await settled()
+    expect(tried).toBe(2)
+    expect((await kept(inner)).size).toBe(100)
+    expect(cache.column(view, 'always').value(7)?.length).toBe(valueOf(208, 'always', 500).length)
+  })
+
   test('without a file they are decided all the same', async () => {
     const down = (): never => {
       throw new FsError('FS_UNAVAILABLE', 'not mounted')

@@ -78,7 +78,7 @@ const RECHECK_MS = 10_000
 const DECISIONS_WITHIN: number = 64 * 1024
 /** Decisions that use changed are written this much later, unless records are written before, in milliseconds. */
 const DECISIONS_LATER_MS = 10_000
-/** A compaction that left its file behind this long ago is over. */
+/** A compaction that left its file behind this long ago is over; one that failed is not tried again before. */
 const STALE_MS = 3_600_000
 const EMPTY: Buffer = Buffer.alloc(0)
 const NAMES_MAX = 1000
@@ -177,11 +177,15 @@ class FileCache implements TableCache {
   #decisionsSeen = 0
   #decisionsTimer: NodeJS.Timeout | undefined
   readonly #bytesMax: number
-  /** Of the file up to `#scanned`, and of what no directory has yet. */
+  /** Of what directories have, and of what none has yet, up to `#scanned`. */
   #sizes = new FieldSizes()
   #sizesSince = new FieldSizes()
-  /** Day on which a compaction looked for dropped fields last. */
+  /** When dropped fields were looked for last: the day, and how long the file was. */
   #droppedDay = -1
+  #droppedScanned = 0
+  #failedMs: number = Number.NEGATIVE_INFINITY
+  /** The decisions as they are, for the file. */
+  #decisionsRecord: Buffer | undefined
 
   constructor(fs: Fs, path: string, tableId: string, options: CacheOptions) {
     this.#fs = fs
@@ -418,7 +422,7 @@ class FileCache implements TableCache {
     this.#scan()
     const list: CacheFieldInfo[] = []
     for (const [name, { decision, forced, usedDay }] of this.#decisions)
-      list.push({ name, decision, forced, lastUsedMs: usedDay * DAY_MS, bytes: this.#sizes.of(fieldKey(name)) })
+      list.push({ name, decision, forced, lastUsedMs: usedDay * DAY_MS, bytes: this.#sizeOf(name) })
     return list
   }
 
@@ -426,6 +430,7 @@ class FileCache implements TableCache {
     this.#key(field)
     this.#readDecisions()
     this.#decisions.force(field, decision)
+    this.#droppedDay = -1
     this.#decisionsLater()
   }
 
@@ -461,12 +466,15 @@ class FileCache implements TableCache {
       this.#decisionsAt = at
       this.#decisionsEnd = at + recordHead(1) + value!.length
       this.#decisions.adopt(decided)
+      this.#decisionsRecord = undefined
     }
     return true
   }
 
   #encodeDecisions(): Buffer {
-    return encodeOwn([[DECISIONS_KEY, this.#decisions.encode()]], this.#seed)
+    if (this.#decisions.changed || this.#decisionsRecord === undefined)
+      this.#decisionsRecord = encodeOwn([[DECISIONS_KEY, this.#decisions.encode()]], this.#seed)
+    return this.#decisionsRecord
   }
 
   /** What changed is written with the next records, or on its own after a while. */
@@ -554,9 +562,12 @@ class FileCache implements TableCache {
     for (let i = 0, p = at + RECORD_FIXED; i < fields; i++, p += 8) {
       const key = page.readUInt32LE(p)
       const length = page.readUInt32LE(p + 4)
-      this.#sizes.add(key, length, i)
       this.#sizesSince.add(key, length, i)
     }
+  }
+  #sizeOf(name: string): number {
+    const key = fieldKey(name)
+    return this.#sizes.of(key) + this.#sizesSince.of(key)
   }
 
   // ---- directories
@@ -591,6 +602,7 @@ class FileCache implements TableCache {
     }
     this.#since = new Uint32Array(0)
     this.#sinceEnd = 0
+    this.#sizes.addAll(this.#sizesSince)
     this.#sizesSince = new FieldSizes()
   }
 
@@ -613,8 +625,9 @@ class FileCache implements TableCache {
       this.#since[kept++] = this.#since[i + 1]!
     }
     this.#sinceEnd = kept
-    if (directory.sizes === undefined) this.#sizesSince = new FieldSizes()
-    else this.#sizesSince.addAll(directory.sizes, -1)
+    if (directory.sizes === undefined) return
+    this.#sizes.addAll(directory.sizes)
+    this.#sizesSince.addAll(directory.sizes, -1)
   }
 
   #readDirectory(file: FsFile, at: number, length: number): Directory | undefined {
@@ -766,6 +779,8 @@ class FileCache implements TableCache {
     const offsets = this.#offsets
     if (this.#readOnly || offsets === undefined || this.#compacting !== undefined) return
     if (!this.#full && this.#scanned < COMPACT_MIN) return
+    const sinceFailure = this.#now() - this.#failedMs
+    if (sinceFailure >= 0 && sinceFailure < STALE_MS) return
     // Counted in records, as the bytes of the dead are not kept: those replaced, and those of expunged messages.
     const dead = (offsets.superseded + Math.max(0, offsets.count - view.count)) / (offsets.count + offsets.superseded)
     if (!this.#full && !(dead > 0.5) && !(dead + (1 - dead) * this.#droppedShare(view) > 0.5)) return
@@ -778,16 +793,18 @@ class FileCache implements TableCache {
     })
   }
 
-  /** How much of the file are fields that are kept no longer. Looked at once a day: it is an estimate. */
+  /** How much of the file are fields that are kept no longer: an estimate, made once a day, or when the file has grown much. */
   #droppedShare(view: TableView): number {
     const decisions = this.#decisions
     const { today, oldBelow, dropped } = decisions
-    if (this.#droppedDay === today) return 0
+    if (this.#droppedDay === today && this.#scanned < 2 * this.#droppedScanned) return 0
+    this.#droppedDay = today
+    this.#droppedScanned = this.#scanned
     const since = view.rowsBelow(dropped)
     const old = Math.max(0, view.rowsBelow(oldBelow) - since) / Math.max(1, view.count - since)
     let bytes = 0
     for (const [name, { decision }] of decisions)
-      if (decision !== 'yes') bytes += this.#sizes.of(fieldKey(name)) * (decision === 'no' ? 1 : old)
+      if (decision !== 'yes') bytes += this.#sizeOf(name) * (decision === 'no' ? 1 : old)
     return bytes / this.#scanned
   }
 
@@ -797,7 +814,6 @@ class FileCache implements TableCache {
     const path = `${this.#path}.new`
     let target: FsFile | undefined
     const { dropped } = this.#decisions
-    this.#droppedDay = this.#decisions.today
     try {
       if (!(await this.#isThere(file))) {
         this.#rechecked = Number.NEGATIVE_INFINITY
@@ -841,6 +857,7 @@ class FileCache implements TableCache {
       target = file
     } catch {
       // The old file is still there, or nothing is.
+      this.#failedMs = this.#now()
       if (this.#decisions.dropped !== dropped) this.#decisions.dropped = dropped
       await this.#fs.remove(path).catch(() => undefined)
     } finally {
@@ -855,8 +872,7 @@ class FileCache implements TableCache {
     this.#decisionsAt = bytes
     this.#decisionsEnd = bytes + decisions
     this.#decisionsSeen = bytes + decisions
-    this.#sizes = sizes
-    this.#sizesSince.addAll(sizes)
+    this.#sizesSince = sizes
     for (const uid of offsets.uids()) this.#noteSince(uid, offsets.find(uid))
   }
 
