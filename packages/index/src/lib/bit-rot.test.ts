@@ -27,8 +27,8 @@ const FLIPS = 3_000
 /** Of how many flips one is used. */
 const USED = deep ? 50 : 60
 /** Of how many cuts, blocks and the like one is used. */
-const USED_LARGE = deep ? 8 : 60
-const PLACES = deep ? 30 : 3
+const USED_LARGE = deep ? 12 : 60
+const PLACES = deep ? 24 : 3
 
 /** What was done to one kind of region, and what came of it. */
 interface Row {
