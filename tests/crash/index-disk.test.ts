@@ -8,12 +8,12 @@ import { expect } from 'vitest'
 import { BlockLogDisk, blockLogUnavailable } from '../../packages/fs/test/block-log/disk.ts'
 import { History, type Promised, recoveredOf } from '../../packages/index/test/crash-history.ts'
 import { PATH, sessions, SMALL, SPECS } from '../../packages/index/test/crash-workload.ts'
-import { deep, depth, runSeed, say } from '../support/depth.ts'
+import { depth, runSeed, say } from '../support/depth.ts'
 import { testUnless } from '../support/test-unless.ts'
 
-/** Images to be looked at, at least. */
-const WANTED = { normal: 6, ci: 150, soak: 100_000 }[depth()]
-const SUBSETS_PER_FLUSH = deep() ? 1 : 0
+/** Images to be looked at, at least, and of how many of one run. */
+const WANTED = { normal: 6, ci: 120, soak: 100_000 }[depth()]
+const EACH = { normal: 6, ci: 60, soak: 500 }[depth()]
 
 const lack = blockLogUnavailable()
 
@@ -40,7 +40,8 @@ testUnless(
       acknowledged += promises.length
       for await (const { directory, marks, kind, description } of disk.images({
         seed,
-        subsetsPerFlush: SUBSETS_PER_FLUSH,
+        subsetsPerFlush: 1,
+        most: EACH,
       })) {
         const promised = promises[Number(marks.at(-1) ?? -1)]
         const where = `seed ${seed}, ${description}`
@@ -73,7 +74,6 @@ testUnless(
         expect(damages, where).toEqual([])
         kinds.set(kind, (kinds.get(kind) ?? 0) + 1)
         images++
-        if (images >= WANTED && !deep()) break
       }
     }
     say(
