@@ -20,9 +20,9 @@ import { readSegmentHeader } from './segment.ts'
 
 const depth = process.env['MAILSTEAD_DEPTH']
 const seed = Number(process.env['MAILSTEAD_SEED'] ?? (depth === 'soak' ? Date.now() : 1))
-/** Cases of each decoder, and of whole indexes. */
+/** Cases of each decoder, and of whole indexes. A soak never ends, and has both in turn. */
 const CASES = depth === 'soak' ? Number.POSITIVE_INFINITY : depth === 'ci' ? 15_000 : 500
-const STORES = depth === 'soak' ? Number.POSITIVE_INFINITY : depth === 'ci' ? 600 : 40
+const STORES = depth === 'ci' ? 600 : 40
 /** What reading may take beside a multiple of the bytes: noise of the runtime, and a chunk or two. */
 const MEMORY_BYTES = 24 * 1024 * 1024
 /** What a byte may become: an empty set of keywords is one byte on disk, and an array in memory. */
@@ -65,6 +65,35 @@ function tryOne(target: FuzzTarget, bytes: Uint8Array): void {
   counted.cases++
 }
 
+function report(): void {
+  console.log(
+    `fuzzing, seed ${seed}: ${JSON.stringify(counted)}, slowest ${slowest.name} ${slowest.ms.toFixed(1)} ms, largest ${largest.name} ${(largest.bytes / 2 ** 20).toFixed(1)} MiB`,
+  )
+}
+
+/** Changes one file of an index, and uses it. */
+async function tryStore(random: Random): Promise<void> {
+  const path = random.pick([...image.keys()].filter((name) => name !== 'mailstead-root'))
+  const bytes = mendFile(path, mutate(random, image.get(path)!, [...image.values()]))
+  const changed = new Map(image).set(path, bytes)
+  const start = performance.now()
+  try {
+    for (const line of dumpFile(bytes, path) ?? []) if (line.length > 1e7) throw new Error('a line without end')
+    await using index = await openIndex(imageFs(changed), 'index', { readOnly: true })
+    await everything(index)
+    for await (const findings of index.check()) for (const { file } of findings) expect(typeof file).toBe('string')
+  } catch (error) {
+    if ((error as Error).name !== 'IndexError')
+      throw new Error(`case ${counted.stores} of seed ${seed}, ${path} of ${Buffer.from(bytes).toString('hex')}`, {
+        cause: error,
+      })
+    counted.refused++
+  }
+  const ms = performance.now() - start
+  if (ms > slowest.ms) slowest = { ms, name: path }
+  counted.stores++
+}
+
 /** The files that are kept for a decoder. */
 function keptOf(name: string): Uint8Array[] {
   return readdirSync(corpus)
@@ -100,11 +129,13 @@ describe('decoders', () => {
     }
   })
 
-  test('stand whatever is made of them', () => {
+  test('stand whatever is made of them', async () => {
     const random = new Random(seed)
     const seeds = new Map(targets.map((target) => [target, [...target.seeds, ...keptOf(target.name)]]))
     const all = targets.flatMap((target) => target.seeds)
-    for (let n = 0; n < CASES; n++)
+    for (let n = 0; n < CASES; n++) {
+      if (depth === 'soak' && n % 50 === 49) await tryStore(random)
+      if (depth === 'soak' && n % 10_000 === 9_999) report()
       for (const target of targets) {
         const list = seeds.get(target)!
         let bytes = mutate(random, random.pick(list), random.below(8) === 0 ? all : list)
@@ -112,38 +143,18 @@ describe('decoders', () => {
         if (random.below(5) > 0) bytes = target.mend(bytes)
         tryOne(target, bytes)
       }
+    }
   })
 })
 
 describe('a whole index', () => {
   test('is opened, checked and shown, or refused, whatever is in its files', async () => {
     const random = new Random(seed + 1)
-    const files = [...image.keys()].filter((path) => path !== 'mailstead-root')
-    for (let n = 0; n < STORES; n++) {
-      const path = random.pick(files)
-      const bytes = mendFile(path, mutate(random, image.get(path)!, [...image.values()]))
-      const changed = new Map(image).set(path, bytes)
-      const start = performance.now()
-      try {
-        for (const line of dumpFile(bytes, path) ?? []) if (line.length > 1e7) throw new Error('a line without end')
-        await using index = await openIndex(imageFs(changed), 'index', { readOnly: true })
-        await everything(index)
-        for await (const findings of index.check()) for (const { file } of findings) expect(typeof file).toBe('string')
-      } catch (error) {
-        if ((error as Error).name !== 'IndexError')
-          throw new Error(`${path}, case ${n} of seed ${seed}: ${String(error)}`, { cause: error })
-        counted.refused++
-      }
-      const ms = performance.now() - start
-      if (ms > slowest.ms) slowest = { ms, name: path }
-      counted.stores++
-    }
+    for (let n = 0; n < STORES; n++) await tryStore(random)
   })
 
   test('and so much was tried', () => {
-    console.log(
-      `fuzzing, seed ${seed}: ${JSON.stringify(counted)}, slowest ${slowest.name} ${slowest.ms.toFixed(1)} ms, largest ${largest.name} ${(largest.bytes / 2 ** 20).toFixed(1)} MiB`,
-    )
+    report()
     expect(counted.cases).toBeGreaterThan(5_000)
   })
 })
