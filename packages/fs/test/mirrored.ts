@@ -46,7 +46,7 @@ export function mirrored(first: Fs, second: Fs): Fs {
     return {
       path: a.path,
       stat: () => a.stat(),
-      read: (into, position) => a.read(into, position),
+      read: (into, position, options) => a.read(into, position, options),
       append: (parts) => onFiles('append', (file) => file.append(parts)),
       write: (data, position) => onFiles('write', (file) => file.write(data, position)),
       truncate: (size) => onFiles('truncate', (file) => file.truncate(size)),
@@ -69,12 +69,12 @@ export function mirrored(first: Fs, second: Fs): Fs {
     readFile: (path, options) => first.readFile(path, options),
     writeFile: (path, data, options) => onBoth(`writeFile ${path}`, (fs) => fs.writeFile(path, data, options)),
     list: (directory, options) => first.list(directory, options),
-    makeDirectory: (path) => onBoth(`makeDirectory ${path}`, (fs) => fs.makeDirectory(path)),
-    rename: (from, to) => onBoth(`rename ${from} ${to}`, (fs) => fs.rename(from, to)),
-    link: (from, to) => onBoth(`link ${from} ${to}`, (fs) => fs.link(from, to)),
-    remove: (path) => onBoth(`remove ${path}`, (fs) => fs.remove(path)),
-    syncDirectory: (path) => onBoth(`syncDirectory ${path}`, (fs) => fs.syncDirectory(path)),
-    lock: (path) => first.lock(path),
+    makeDirectory: (path, options) => onBoth(`makeDirectory ${path}`, (fs) => fs.makeDirectory(path, options)),
+    rename: (from, to, options) => onBoth(`rename ${from} ${to}`, (fs) => fs.rename(from, to, options)),
+    link: (from, to, options) => onBoth(`link ${from} ${to}`, (fs) => fs.link(from, to, options)),
+    remove: (path, options) => onBoth(`remove ${path}`, (fs) => fs.remove(path, options)),
+    syncDirectory: (path, options) => onBoth(`syncDirectory ${path}`, (fs) => fs.syncDirectory(path, options)),
+    lock: (path, options) => first.lock(path, options),
     async [Symbol.asyncDispose]() {
       await first[Symbol.asyncDispose]()
       await second[Symbol.asyncDispose]()

@@ -11,6 +11,7 @@ import { names } from './conformance/names.ts'
 import { openFile, sync } from './conformance/open-files.ts'
 import { append, overwrite } from './conformance/open-for-writing.ts'
 import { absence, paths } from './conformance/paths.ts'
+import { signals } from './conformance/signals.ts'
 import { stat } from './conformance/stat.ts'
 import { watch } from './conformance/watch.ts'
 import { wholeFiles } from './conformance/whole-files.ts'
@@ -47,6 +48,7 @@ const promises: Readonly<Record<string, (test: Test) => void>> = {
   sync,
   'rename, link and remove': names,
   lock,
+  'a signal': signals,
   watch,
 }
 

@@ -42,6 +42,11 @@ export interface FsSupports {
 export type FsMetadata = Readonly<Record<string, string>>
 
 export interface FsCallOptions {
+  /**
+   * Ends the operation with the signal's reason: before it has begun, when nothing is done, or where a driver waits, for a
+   * turn, a directory or a server. A change that was under way may then have happened, or may yet; bytes that were being read
+   * are not written any more.
+   */
   readonly signal?: AbortSignal
 }
 
@@ -76,7 +81,7 @@ export interface FsFile extends AsyncDisposable {
   readonly path: string
   stat(): Promise<FsStat>
   /** Reads up to `into.length` bytes at `position`; resolves to the count, less than asked only at the end of the file. */
-  read(into: Uint8Array, position: number): Promise<number>
+  read(into: Uint8Array, position: number, options?: FsCallOptions): Promise<number>
   /** The same without a turn of the event loop. Present exactly where `supports.syncRead`. */
   readSync?(into: Uint8Array, position: number): number
   /**
@@ -165,20 +170,20 @@ export interface Fs extends AsyncDisposable {
   /** The entries of one directory, in pages, in no order. A directory that does not exist has no entries. */
   list(directory: string, options?: FsCallOptions): AsyncIterable<readonly FsEntry[]>
   /** Creates a directory and its parents, durable when resolved. Nothing to do where `supports.directories` is false. */
-  makeDirectory(path: string): Promise<void>
+  makeDirectory(path: string, options?: FsCallOptions): Promise<void>
   /**
    * Replaces `to`, a directory only if it is empty (FS_NOT_EMPTY), and only by its kind (FS_EXISTS); creates missing parents
    * of `to`. Durable after `syncDirectory` of both parents.
    */
-  rename(from: string, to: string): Promise<void>
+  rename(from: string, to: string, options?: FsCallOptions): Promise<void>
   /** A second name for a file. FS_EXISTS if `to` exists; creates missing parents of it. Durable after `syncDirectory`. */
-  link(from: string, to: string): Promise<void>
+  link(from: string, to: string, options?: FsCallOptions): Promise<void>
   /** A file, or an empty directory (FS_NOT_EMPTY). Durable after `syncDirectory`. */
-  remove(path: string): Promise<void>
+  remove(path: string, options?: FsCallOptions): Promise<void>
   /** Makes creations, renames, links and removals in this directory durable. */
-  syncDirectory(path: string): Promise<void>
+  syncDirectory(path: string, options?: FsCallOptions): Promise<void>
   /** Opens (creating it if absent) a lock file; see `FsLock`. Does not take the lock. */
-  lock(path: string): Promise<FsLock>
+  lock(path: string, options?: FsCallOptions): Promise<FsLock>
   /**
    * Calls `onChange` soon after `path` (a file or a directory) may have changed, until the signal aborts. Spurious calls are
    * allowed. Present exactly where `supports.watch`.

@@ -128,11 +128,11 @@ export function faultyFs(inner: Fs, plan: FaultPlan): Fs {
     const wrapped: FsFile = {
       path,
       stat: () => guard('stat', path, () => file.stat()),
-      async read(into, position) {
+      async read(into, position, options) {
         const asked = ask('read', path)
         if (waits(asked)) await pause(asked)
         const fault = soft(hard(asked), 'read', path)
-        return spoilt(fault, into, await file.read(into, position))
+        return spoilt(fault, into, await file.read(into, position, options))
       },
       async append(parts) {
         const asked = ask('append', path)
@@ -231,12 +231,12 @@ export function faultyFs(inner: Fs, plan: FaultPlan): Fs {
       await guard('list', directory, () => Promise.resolve())
       yield* inner.list(directory, options)
     },
-    makeDirectory: (path) => guard('makeDirectory', path, () => inner.makeDirectory(path)),
-    rename: (from, to) => guard('rename', from, () => inner.rename(from, to)),
-    link: (from, to) => guard('link', from, () => inner.link(from, to)),
-    remove: (path) => guard('remove', path, () => inner.remove(path)),
-    syncDirectory: (path) => guard('syncDirectory', path, () => inner.syncDirectory(path)),
-    lock: (path) => guard('lock', path, async () => wrapLock(await inner.lock(path), path)),
+    makeDirectory: (path, options) => guard('makeDirectory', path, () => inner.makeDirectory(path, options)),
+    rename: (from, to, options) => guard('rename', from, () => inner.rename(from, to, options)),
+    link: (from, to, options) => guard('link', from, () => inner.link(from, to, options)),
+    remove: (path, options) => guard('remove', path, () => inner.remove(path, options)),
+    syncDirectory: (path, options) => guard('syncDirectory', path, () => inner.syncDirectory(path, options)),
+    lock: (path, options) => guard('lock', path, async () => wrapLock(await inner.lock(path, options), path)),
     [Symbol.asyncDispose]: () => inner[Symbol.asyncDispose](),
   }
   if (inner.watch !== undefined) fs.watch = (path, onChange, options) => inner.watch!(path, onChange, options)

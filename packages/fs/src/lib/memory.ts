@@ -232,7 +232,9 @@ export function memoryFsOn(disk: MemoryDisk | undefined, options: MemoryFsOption
         check()
         return statOf(node)
       },
-      async read(into, position) {
+      async read(into, position, readOptions) {
+        check()
+        readOptions?.signal?.throwIfAborted()
         return readSync(into, position)
       },
       async append(parts) {
@@ -375,16 +377,16 @@ export function memoryFsOn(disk: MemoryDisk | undefined, options: MemoryFsOption
         yield all.slice(at, at + PAGE_ENTRIES).map(([entry, { kind }]): FsEntry => ({ name: entry, kind }))
       }
     },
-    async makeDirectory(path) {
-      enter(path, undefined, true)
+    async makeDirectory(path, callOptions) {
+      enter(path, callOptions, true)
       if (!supports.directories) return
       const before = find(path)
       directoryAt(path)
       if (before === undefined) changed(path)
       if (disk !== undefined) await disk.settle()
     },
-    async rename(from, to) {
-      enter(from)
+    async rename(from, to, callOptions) {
+      enter(from, callOptions)
       enter(to)
       if (!supports.rename) throw unsupported('rename', from)
       const node = find(from)
@@ -403,8 +405,8 @@ export function memoryFsOn(disk: MemoryDisk | undefined, options: MemoryFsOption
       changed(to)
       if (disk !== undefined) await disk.named('rename', `${from} ${to}`, slots)
     },
-    async link(from, to) {
-      enter(from)
+    async link(from, to, callOptions) {
+      enter(from, callOptions)
       enter(to)
       if (!supports.link) throw unsupported('link', from)
       const node = find(from)
@@ -415,8 +417,8 @@ export function memoryFsOn(disk: MemoryDisk | undefined, options: MemoryFsOption
       changed(to)
       if (disk !== undefined) await disk.named('link', `${from} ${to}`, [slot])
     },
-    async remove(path) {
-      enter(path)
+    async remove(path, callOptions) {
+      enter(path, callOptions)
       const node = find(path)
       if (node === undefined) throw notFound(path)
       if (node.kind === 'directory' && node.entries.size > 0)
@@ -425,14 +427,14 @@ export function memoryFsOn(disk: MemoryDisk | undefined, options: MemoryFsOption
       changed(path)
       if (disk !== undefined) await disk.named('remove', path, [slot])
     },
-    async syncDirectory(path) {
-      enter(path, undefined, true)
+    async syncDirectory(path, callOptions) {
+      enter(path, callOptions, true)
       const node = find(path)
       if (supports.directories && node?.kind !== 'directory') throw notFound(path)
       if (disk !== undefined) await disk.syncDirectory(node as DirectoryNode, path)
     },
-    async lock(path) {
-      enter(path)
+    async lock(path, callOptions) {
+      enter(path, callOptions)
       if (!supports.lock) throw unsupported('lock', path)
       let node = find(path)
       if (node === undefined) {

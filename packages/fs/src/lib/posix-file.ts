@@ -13,7 +13,7 @@
  *   4. An append that fails leaves the size as it was, unless somebody else appended at the same time.
  */
 import { bytesIn, checkBytes } from './arguments.ts'
-import type { FsFile, FsOpenMode, FsStat } from './contract.ts'
+import type { FsCallOptions, FsFile, FsOpenMode, FsStat } from './contract.ts'
 import { FsError } from './error.ts'
 import { fsErrorOf } from './errno.ts'
 import { again, call, type PosixNodeFs } from './node-fs.ts'
@@ -75,17 +75,20 @@ export class PosixFile implements FsFile {
     }
   }
 
-  async read(into: Uint8Array, position: number): Promise<number> {
+  async read(into: Uint8Array, position: number, options?: FsCallOptions): Promise<number> {
     if (!(position >= 0)) throw new RangeError(`no position ${position}`)
+    const signal = options?.signal
     const fd = this.#enter()
     try {
       let count = 0
+      if (signal !== undefined) signal.throwIfAborted()
       while (count < into.length) {
         const more = await call<number>((done) => {
           this.#fs.read(fd, into, count, into.length - count, position + count, done)
         })
         if (more === 0) break
         count += more
+        if (signal !== undefined && count < into.length) signal.throwIfAborted()
       }
       return count
     } catch (error) {

@@ -286,7 +286,7 @@ class PosixFs implements Fs {
             more = again(() => this.#fs.readSync(fd, bytes, count, wanted - count, start + count))
         } else {
           file = new PosixFile(this.#fs, fd, path, 'read', () => {})
-          count = await file.read(bytes, start)
+          count = await file.read(bytes, start, options)
         }
         signal?.throwIfAborted()
         return count === wanted ? bytes : bytes.subarray(0, count)
@@ -526,10 +526,11 @@ class PosixFs implements Fs {
     }
   }
 
-  async makeDirectory(path: string): Promise<void> {
-    this.#enter(path, undefined, true)
+  async makeDirectory(path: string, options?: FsCallOptions): Promise<void> {
+    this.#enter(path, options, true)
     try {
       await this.#tree.within(path, () => {
+        options?.signal?.throwIfAborted()
         if (!again(() => this.#fs.statSync(this.#tree.absolute(path))).isDirectory())
           throw new FsError('FS_EXISTS', `${path} is a file`, { path })
       })
@@ -538,8 +539,8 @@ class PosixFs implements Fs {
     }
   }
 
-  async rename(from: string, to: string): Promise<void> {
-    this.#enter(from)
+  async rename(from: string, to: string, options?: FsCallOptions): Promise<void> {
+    this.#enter(from, options)
     this.#enter(to)
     const fs = this.#fs
     const at = this.#tree.absolute(from)
@@ -553,7 +554,7 @@ class PosixFs implements Fs {
       const there = this.#lookAt(to)
       if (there !== undefined && there.isDirectory() !== stats.isDirectory())
         throw new FsError('FS_EXISTS', `${to} is ${there.isDirectory() ? 'a' : 'no'} directory`, { path: to })
-      await this.#name(parentOf(to), at, (done) => fs.rename(at, target, done))
+      await this.#name(parentOf(to), at, (done) => fs.rename(at, target, done), options)
       if (stats.isDirectory()) this.#tree.forget()
       // POSIX: if both are names of one file, rename does nothing. It is to have the new name only.
       else if (stats.nlink > 1) {
@@ -566,8 +567,8 @@ class PosixFs implements Fs {
     }
   }
 
-  async link(from: string, to: string): Promise<void> {
-    this.#enter(from)
+  async link(from: string, to: string, options?: FsCallOptions): Promise<void> {
+    this.#enter(from, options)
     this.#enter(to)
     const fs = this.#fs
     try {
@@ -576,7 +577,7 @@ class PosixFs implements Fs {
       if (stats === undefined) throw this.#tree.absent(from)
       if (!stats.isFile()) throw new FsError('FS_DENIED', `${from} is no file`, { path: from })
       const target = this.#tree.absolute(to)
-      await this.#name(parentOf(to), at, (done) => fs.link(at, target, done))
+      await this.#name(parentOf(to), at, (done) => fs.link(at, target, done), options)
     } catch (error) {
       throw this.#tree.failure(error, from, 'new')
     }
@@ -595,8 +596,14 @@ class PosixFs implements Fs {
   }
 
   /** Gives something a name in `directory`; once more if that was removed meanwhile. */
-  async #name(directory: string, from: string, run: Parameters<typeof call>[0]): Promise<void> {
+  async #name(
+    directory: string,
+    from: string,
+    run: Parameters<typeof call>[0],
+    options: FsCallOptions | undefined,
+  ): Promise<void> {
     await this.#tree.ready(directory)
+    options?.signal?.throwIfAborted()
     try {
       await call(run)
     } catch (error) {
@@ -607,8 +614,8 @@ class PosixFs implements Fs {
     }
   }
 
-  async remove(path: string): Promise<void> {
-    this.#enter(path)
+  async remove(path: string, options?: FsCallOptions): Promise<void> {
+    this.#enter(path, options)
     const at = this.#tree.absolute(path)
     try {
       if (!this.#tree.confine(parentOf(path))) throw this.#tree.absent(path)
@@ -665,8 +672,8 @@ class PosixFs implements Fs {
     return true
   }
 
-  async syncDirectory(path: string): Promise<void> {
-    this.#enter(path, undefined, true)
+  async syncDirectory(path: string, options?: FsCallOptions): Promise<void> {
+    this.#enter(path, options, true)
     if (path === '') this.#tree.checkRoot()
     try {
       if (!this.#tree.confine(path)) throw this.#tree.absent(path)
@@ -676,11 +683,11 @@ class PosixFs implements Fs {
     }
   }
 
-  async lock(path: string): Promise<FsLock> {
-    this.#enter(path)
+  async lock(path: string, options?: FsCallOptions): Promise<FsLock> {
+    this.#enter(path, options)
     let fd: number
     try {
-      fd = await this.#openOrCreate(path, 'write', undefined)
+      fd = await this.#openOrCreate(path, 'write', options)
     } catch (error) {
       throw this.#tree.failure(error, path, 'new')
     }

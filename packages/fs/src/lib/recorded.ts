@@ -98,8 +98,8 @@ export function recordedFs(inner: Fs, options: RecordOptions = {}): RecordedFs {
     const wrapped: FsFile = {
       path,
       stat: () => record('stat', path, { handle }, () => file.stat(), told),
-      read: (into, position) =>
-        record('read', path, readDetails(into, position), () => file.read(into, position), readTold(into)),
+      read: (into, position, callOptions) =>
+        record('read', path, readDetails(into, position), () => file.read(into, position, callOptions), readTold(into)),
       append: (parts) => record('append', path, { handle, data: joined(parts) }, () => file.append(parts), appendTold),
       write: (data, position) =>
         record('write', path, { handle, position, data: new Uint8Array(data) }, () => file.write(data, position)),
@@ -212,14 +212,16 @@ export function recordedFs(inner: Fs, options: RecordOptions = {}): RecordedFs {
         throw error
       }
     },
-    makeDirectory: (path) => record('makeDirectory', path, {}, () => inner.makeDirectory(path)),
-    rename: (from, to) => record('rename', from, { to }, () => inner.rename(from, to)),
-    link: (from, to) => record('link', from, { to }, () => inner.link(from, to)),
-    remove: (path) => record('remove', path, {}, () => inner.remove(path)),
-    syncDirectory: (path) => record('syncDirectory', path, {}, () => inner.syncDirectory(path)),
-    async lock(path) {
+    makeDirectory: (path, callOptions) =>
+      record('makeDirectory', path, {}, () => inner.makeDirectory(path, callOptions)),
+    rename: (from, to, callOptions) => record('rename', from, { to }, () => inner.rename(from, to, callOptions)),
+    link: (from, to, callOptions) => record('link', from, { to }, () => inner.link(from, to, callOptions)),
+    remove: (path, callOptions) => record('remove', path, {}, () => inner.remove(path, callOptions)),
+    syncDirectory: (path, callOptions) =>
+      record('syncDirectory', path, {}, () => inner.syncDirectory(path, callOptions)),
+    async lock(path, callOptions) {
       const handle = ++handles
-      return wrapLock(await record('lock', path, { handle }, () => inner.lock(path)), path, handle)
+      return wrapLock(await record('lock', path, { handle }, () => inner.lock(path, callOptions)), path, handle)
     },
     [Symbol.asyncDispose]: () => inner[Symbol.asyncDispose](),
   }

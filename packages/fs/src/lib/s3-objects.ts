@@ -123,8 +123,14 @@ export class S3Objects {
   }
 
   /** Fills `into` from `position` of one version. FS_CONFLICT if it was replaced. */
-  async readVersion(path: string, version: S3Version, into: Uint8Array, position: number): Promise<void> {
-    await this.calls.send(path, async (attempt) => {
+  async readVersion(
+    path: string,
+    version: S3Version,
+    into: Uint8Array,
+    position: number,
+    options: FsCallOptions = {},
+  ): Promise<void> {
+    const send = async (attempt: S3Try): Promise<void> => {
       const found = await this.#get(path, attempt, {
         IfMatch: `"${version.etag}"`,
         Range: formatRange(position, position + into.length),
@@ -132,7 +138,8 @@ export class S3Objects {
       // A server that ignores ranges sends everything.
       const count = await fill(into, found, attempt, found.ContentRange === undefined ? position : 0)
       if (count < into.length) throw new Error(`${count} bytes instead of ${into.length}`)
-    })
+    }
+    await this.calls.send(path, send, options)
   }
 
   async #get(
@@ -197,15 +204,18 @@ export class S3Objects {
     return { names, next: IsTruncated === true ? NextContinuationToken : undefined }
   }
 
-  /** FS_UNCERTAIN if it may still happen. */
-  async remove(path: string): Promise<void> {
+  /** FS_UNCERTAIN if it may still happen; so it may, too, after the signal ended it. */
+  async remove(path: string, options: FsCallOptions = {}): Promise<void> {
     const { bucket, client } = this.settings
-    const outcome = await this.calls.repeat(({ abortSignal }) =>
-      client.send(new DeleteObjectCommand({ Bucket: bucket, Key: this.keyOf(path) }), { abortSignal }),
+    const outcome = await this.calls.repeat(
+      ({ abortSignal }) =>
+        client.send(new DeleteObjectCommand({ Bucket: bucket, Key: this.keyOf(path) }), { abortSignal }),
+      options,
     )
     if ('value' in outcome) return
     if (outcome.failure.effect === 'none') throw errorOf(outcome.failure, path, missingBucket(outcome.failure))
-    const head = await this.head(path).catch(() => null)
+    const head = await this.head(path, options).catch(() => null)
+    options.signal?.throwIfAborted()
     if (head !== undefined) throw errorOf(outcome.failure, path, 'FS_UNCERTAIN')
   }
 }

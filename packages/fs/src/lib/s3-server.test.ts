@@ -103,6 +103,15 @@ describe('requests that may be repeated', () => {
       }[operation]
       await expect(run()).rejects.toThrow('enough')
     }
+    for (const operation of ['HeadObject', 'DeleteObject', 'GetObject'] as const) {
+      const controller = new AbortController()
+      const meanwhile = async (): Promise<void> => controller.abort(new Error('enough'))
+      await using file = await fs.open('file', 'read')
+      fake.fail({ operation, answer: 'silence', meanwhile })
+      const options = { signal: controller.signal }
+      const ended = operation === 'GetObject' ? file.read(new Uint8Array(3), 0, options) : fs.remove('file', options)
+      await expect(ended).rejects.toThrow('enough')
+    }
     expect(Buffer.from(await fs.readFile('file')).toString()).toBe('old')
   })
 })

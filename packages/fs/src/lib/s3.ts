@@ -105,31 +105,31 @@ export function s3Fs(options: S3FsOptions): Fs {
         enter(directory, call, true)
       }
     },
-    async makeDirectory(path) {
-      enter(path, undefined, true)
+    async makeDirectory(path, call) {
+      enter(path, call, true)
     },
-    async rename(from, to) {
-      enter(from)
+    async rename(from, to, call) {
+      enter(from, call)
       enter(to)
       throw unsupported('rename', from)
     },
-    async link(from, to) {
-      enter(from)
+    async link(from, to, call) {
+      enter(from, call)
       enter(to)
       throw unsupported('link', from)
     },
-    async remove(path) {
-      enter(path)
-      const there = await work.add(objects.stat(path))
+    async remove(path, call) {
+      enter(path, call)
+      const there = await work.add(objects.stat(path, call))
       if (there === undefined) throw notFound(path)
       if (there.kind === 'directory') throw new FsError('FS_NOT_EMPTY', `${path} has entries`, { path })
-      await work.add(objects.remove(path))
+      await work.add(objects.remove(path, call))
     },
-    async syncDirectory(path) {
-      enter(path, undefined, true)
+    async syncDirectory(path, call) {
+      enter(path, call, true)
     },
-    async lock(path) {
-      enter(path)
+    async lock(path, call) {
+      enter(path, call)
       throw unsupported('lock', path)
     },
     async [Symbol.asyncDispose]() {
@@ -159,11 +159,12 @@ function openVersion(objects: S3Objects, path: string, head: S3Head, onClose: ()
       check()
       return head.stat
     },
-    async read(into, position) {
+    async read(into, position, call) {
       check()
+      call?.signal?.throwIfAborted()
       if (!(position >= 0 && position <= Number.MAX_SAFE_INTEGER)) throw new RangeError(`no position ${position}`)
       const count = Math.max(0, Math.min(into.length, size - position))
-      if (count > 0) await work.add(objects.readVersion(path, head, into.subarray(0, count), position))
+      if (count > 0) await work.add(objects.readVersion(path, head, into.subarray(0, count), position, call))
       return count
     },
     append: () => refuse('append'),

@@ -127,6 +127,11 @@ const defects: Record<string, [make: (fs: Fs) => Fs, expected: RegExp]> = {
     (fs) => ({ ...fs, supports: { ...fs.supports, metadata: false } }),
     /metadata: is kept/,
   ],
+  'a removal does not look at the signal': [(fs) => ({ ...fs, remove: (path) => fs.remove(path) }), /a signal/],
+  'a read does not look at the signal': [
+    (fs) => withFile(fs, (file) => ({ read: (into, position) => file.read(into, position) })),
+    /a signal/,
+  ],
   'tags stay the same': [
     (fs) => ({
       ...fs,

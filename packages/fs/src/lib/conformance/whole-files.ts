@@ -106,11 +106,5 @@ export function wholeFiles(test: Test): void {
     await put(fs, 'file', 'old')
     await assert.rejects(fs.writeFile('file', slow(), { signal: controller.signal }), /enough/)
     assert.equal(await get(fs, 'file'), 'old')
-    const { signal } = controller
-    await assert.rejects(fs.writeFile('file', bytes('x'), { signal }), /enough/)
-    await assert.rejects(fs.readFile('file', { signal }), /enough/)
-    await assert.rejects(fs.stat('file', { signal }), /enough/)
-    await assert.rejects(fs.open('file', 'read', { signal }), /enough/)
-    await assert.rejects(entries(fs, '', signal), /enough/)
   })
 }

@@ -80,12 +80,12 @@ export function aroundFs(inner: Fs, around: Around): Fs {
 
   function wrapFile(file: FsFile, path: string): FsFile {
     const files = new Gate(path)
-    const own = <T>(operation: FsOperation, start: () => Promise<T>, bytes = 0): Promise<T> =>
-      run(operation, start, undefined, bytes, files)
+    const own = <T>(operation: FsOperation, start: () => Promise<T>, bytes = 0, signal?: AbortSignal): Promise<T> =>
+      run(operation, start, signal, bytes, files)
     return delegateFile(file, {
       path,
       stat: () => own('stat', () => file.stat()),
-      read: (into, position) => own('read', () => file.read(into, position)),
+      read: (into, position, options) => own('read', () => file.read(into, position, options), 0, options?.signal),
       append: (parts) => own('append', () => file.append(parts), sizeOf(parts)),
       write: (data, position) => own('write', () => file.write(data, position), data.length),
       truncate: (size) => own('truncate', () => file.truncate(size)),
@@ -146,12 +146,14 @@ export function aroundFs(inner: Fs, around: Around): Fs {
         await pages.return?.()
       }
     },
-    makeDirectory: (path) => run('makeDirectory', async () => inner.makeDirectory(at(path, true))),
-    rename: (from, to) => run('rename', async () => inner.rename(at(from), at(to))),
-    link: (from, to) => run('link', async () => inner.link(at(from), at(to))),
-    remove: (path) => run('remove', async () => inner.remove(at(path))),
-    syncDirectory: (path) => run('syncDirectory', async () => inner.syncDirectory(at(path, true))),
-    lock: (path) => run('lock', async () => wrapLock(await inner.lock(at(path)))),
+    makeDirectory: (path, options) =>
+      run('makeDirectory', async () => inner.makeDirectory(at(path, true), options), options?.signal),
+    rename: (from, to, options) => run('rename', async () => inner.rename(at(from), at(to), options), options?.signal),
+    link: (from, to, options) => run('link', async () => inner.link(at(from), at(to), options), options?.signal),
+    remove: (path, options) => run('remove', async () => inner.remove(at(path), options), options?.signal),
+    syncDirectory: (path, options) =>
+      run('syncDirectory', async () => inner.syncDirectory(at(path, true), options), options?.signal),
+    lock: (path, options) => run('lock', async () => wrapLock(await inner.lock(at(path), options)), options?.signal),
     watch: supports.watch
       ? (path, onChange, options) => {
           gate.check()

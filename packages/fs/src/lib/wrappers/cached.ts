@@ -192,8 +192,10 @@ export function cached(remote: Fs, options: CachedOptions): CachedFs {
         throw error
       }
     }
-    const read = async (into: Uint8Array, position: number): Promise<number> => {
+    const read = async (into: Uint8Array, position: number, callOptions?: FsCallOptions): Promise<number> => {
       check()
+      const signal = callOptions?.signal
+      signal?.throwIfAborted()
       if (!(position >= 0 && position <= Number.MAX_SAFE_INTEGER)) throw new RangeError(`no position ${position}`)
       if (instead === undefined)
         try {
@@ -203,9 +205,10 @@ export function cached(remote: Fs, options: CachedOptions): CachedFs {
         }
       instead ??= openRemote()
       try {
-        return await (await instead).read(into, position)
+        return await (await abortable(instead, signal)).read(into, position, callOptions)
       } catch (error) {
-        instead = undefined
+        // Who gives up says nothing about the file, which others read.
+        if (signal?.aborted !== true) instead = undefined
         throw error
       }
     }
@@ -220,8 +223,8 @@ export function cached(remote: Fs, options: CachedOptions): CachedFs {
         check()
         return stat
       },
-      read(into, position) {
-        const promise = read(into, position)
+      read(into, position, callOptions) {
+        const promise = read(into, position, callOptions)
         const entry = promise.catch(() => {}).finally(() => underWay.delete(entry))
         underWay.add(entry)
         return promise
@@ -306,9 +309,9 @@ export function cached(remote: Fs, options: CachedOptions): CachedFs {
       return remote.readFile(path, readOptions)
     },
     writeFile: (path, data, writeOptions) => changing([path], () => remote.writeFile(path, data, writeOptions)),
-    rename: (from, to) => changing([from, to], () => remote.rename(from, to)),
-    link: (from, to) => changing([to], () => remote.link(from, to)),
-    remove: (path) => changing([path], () => remote.remove(path)),
+    rename: (from, to, callOptions) => changing([from, to], () => remote.rename(from, to, callOptions)),
+    link: (from, to, callOptions) => changing([to], () => remote.link(from, to, callOptions)),
+    remove: (path, callOptions) => changing([path], () => remote.remove(path, callOptions)),
     async [Symbol.asyncDispose]() {
       closed ??= (async () => {
         await Promise.all(pending)

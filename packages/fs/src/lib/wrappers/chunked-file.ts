@@ -54,7 +54,7 @@ export class ChunkedReader {
         this.#buffer = undefined
         const size = table.recordBytes(index)
         if (buffer === undefined || buffer.length < size) buffer = Buffer.allocUnsafe(size)
-        content = await table.content(this.#source, index, buffer)
+        content = await table.content(this.#source, index, buffer, signal === undefined ? {} : { signal })
       }
       const from = at - start
       const count = Math.min(content.length - from, end - at)
@@ -191,11 +191,13 @@ export async function openChunkedFile(options: ChunkedFileOptions): Promise<FsFi
           return withSize(stat, table?.end ?? 0)
         }),
       ),
-    read: (into, position) =>
+    read: (into, position, readOptions) =>
       run(async () => {
+        const signal = readOptions?.signal
+        signal?.throwIfAborted()
         if (!(position >= 0 && position <= Number.MAX_SAFE_INTEGER)) throw new RangeError(`no position ${position}`)
         if (into.length > 0 && options.growing && position + into.length > (table?.end ?? 0)) await inTurn(refresh)
-        return table === undefined ? 0 : reader.read(table, into, position)
+        return table === undefined ? 0 : reader.read(table, into, position, signal)
       }),
     append: (parts) =>
       run(async () => {

@@ -6,6 +6,7 @@
  * verifies counts, and only if it continues what came before; the rest was torn, is as if it had not been written, and is
  * replaced by the next append.
  */
+import type { FsCallOptions } from '../contract.ts'
 import { FsError } from '../error.ts'
 import {
   type ChunkCodec,
@@ -22,7 +23,7 @@ import {
 
 /** Stored bytes. */
 export interface ChunkSource {
-  read(into: Uint8Array, position: number): Promise<number>
+  read(into: Uint8Array, position: number, options?: FsCallOptions): Promise<number>
 }
 
 interface FoundRecord {
@@ -97,13 +98,13 @@ export class ChunkTable {
   }
 
   /** The bytes of one chunk, in `buffer` (of at least `recordBytes`) or of their own. FS_CORRUPT if they are not what was written. */
-  async content(source: ChunkSource, index: number, buffer: Buffer): Promise<Uint8Array> {
+  async content(source: ChunkSource, index: number, buffer: Buffer, options: FsCallOptions): Promise<Uint8Array> {
     const position = this.positions[index]!
     const start = this.starts[index]!
     const stored = this.stored[index]!
     if (position > 0) {
       const whole = buffer.subarray(0, this.recordBytes(index))
-      const record = whole.subarray(0, await source.read(whole, position))
+      const record = whole.subarray(0, await source.read(whole, position, options))
       const head = this.records.head(record, position)
       if (head?.stored === stored && head.start === start && head.logical === this.logical[index] && !head.directory) {
         const content = this.records.content(head, record.subarray(HEAD_BYTES))
@@ -324,8 +325,8 @@ export function withTail(source: ChunkSource, size: number): ChunkSource {
   const tailAt = Math.max(0, size - TAIL_BYTES)
   let tail: Promise<Buffer> | undefined
   return {
-    async read(into, position) {
-      if (position < tailAt || position + into.length > size) return source.read(into, position)
+    async read(into, position, options) {
+      if (position < tailAt || position + into.length > size) return source.read(into, position, options)
       tail ??= bytesAt(source, tailAt, size - tailAt)
       const part = (await tail).subarray(position - tailAt, position - tailAt + into.length)
       into.set(part)

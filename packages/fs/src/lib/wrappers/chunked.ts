@@ -150,16 +150,16 @@ export function chunkedFs(inner: Fs, codec: ChunkCodec, chunkBytes: number): Fs 
       remember(path, stat)
       return stat
     },
-    async lock(path) {
-      enter(path)
+    async lock(path, options) {
+      enter(path, options?.signal)
       // A file that is locked must not be replaced when it is appended to: it has its header from the beginning.
-      if (supports.lock && supports.append && !mayTear && (await inner.stat(path)) === undefined)
+      if (supports.lock && supports.append && !mayTear && (await inner.stat(path, options)) === undefined)
         try {
-          await inner.writeFile(path, await grownHeader(codec, chunkBytes, path), { ifAbsent: true })
+          await inner.writeFile(path, await grownHeader(codec, chunkBytes, path), { ...options, ifAbsent: true })
         } catch (error) {
           if (!(error instanceof FsError) || error.code !== 'FS_EXISTS') throw error
         }
-      return inner.lock(path)
+      return inner.lock(path, options)
     },
     async [Symbol.asyncDispose]() {
       closed ??= (async () => {

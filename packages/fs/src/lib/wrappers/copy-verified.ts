@@ -1,6 +1,6 @@
 /** Copies one file from one file system to another and proves it. */
 import { createHash } from 'node:crypto'
-import type { Fs, FsFile, FsStat, FsWriteOptions } from '../contract.ts'
+import type { Fs, FsCallOptions, FsFile, FsStat, FsWriteOptions } from '../contract.ts'
 import { FsError } from '../error.ts'
 import { parentOf } from '../path.ts'
 
@@ -18,7 +18,7 @@ export async function copyVerified(from: Fs, to: Fs, path: string, options: FsWr
   const hash = createHash('sha256')
   let size = 0
   async function* reading(): AsyncGenerator<Uint8Array> {
-    for await (const chunk of chunks(source)) {
+    for await (const chunk of chunks(source, options)) {
       hash.update(chunk)
       size += chunk.length
       yield chunk
@@ -43,10 +43,11 @@ export async function copyVerified(from: Fs, to: Fs, path: string, options: FsWr
 }
 
 async function digestOf(fs: Fs, path: string, signal?: AbortSignal): Promise<{ digest: Buffer; size: number }> {
-  await using file = await fs.open(path, 'read', signal === undefined ? {} : { signal })
+  const options = signal === undefined ? {} : { signal }
+  await using file = await fs.open(path, 'read', options)
   const hash = createHash('sha256')
   let size = 0
-  for await (const chunk of chunks(file)) {
+  for await (const chunk of chunks(file, options)) {
     signal?.throwIfAborted()
     hash.update(chunk)
     size += chunk.length
@@ -55,10 +56,10 @@ async function digestOf(fs: Fs, path: string, signal?: AbortSignal): Promise<{ d
 }
 
 /** All of a file; the bytes are good until the next chunk is asked for. */
-async function* chunks(file: FsFile): AsyncGenerator<Uint8Array> {
+async function* chunks(file: FsFile, options: FsCallOptions): AsyncGenerator<Uint8Array> {
   const buffer = new Uint8Array(CHUNK_BYTES)
   for (let position = 0; ; ) {
-    const count = await file.read(buffer, position)
+    const count = await file.read(buffer, position, options)
     if (count === 0) return
     position += count
     yield buffer.subarray(0, count)

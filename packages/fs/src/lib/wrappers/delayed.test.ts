@@ -72,6 +72,14 @@ describe('a delayed file system', () => {
     controller.abort(new Error('enough'))
     await expect(writing).rejects.toThrow('enough')
     expect(await inner.stat('a')).toBeUndefined()
+    const { signal } = controller
+    const again = new AbortController()
+    await inner.writeFile('a', bytes('x'))
+    const removing = fs.remove('a', { signal: again.signal })
+    again.abort(new Error('too long'))
+    await expect(removing).rejects.toThrow('too long')
+    await expect(fs.makeDirectory('d', { signal })).rejects.toThrow('enough')
+    expect(await inner.stat('a')).toBeDefined()
   })
   test('refuses what is no time', () => {
     for (const latencyMs of [-1, Number.NaN]) expect(() => delayed(memoryFs(), { latencyMs })).toThrow(TypeError)

@@ -67,6 +67,31 @@ describe('a limited file system', () => {
     end('last')
     await last
   })
+  test('lets go of those who wait to change or to read something, too', async () => {
+    const { inner, begun, end } = held()
+    await using fs = limited(inner, { parallel: 1 })
+    await fs.writeFile('file', bytes('content'))
+    await using file = await fs.open('file', 'read')
+    const first = fs.stat('first')
+    const controller = new AbortController()
+    const { signal } = controller
+    const waiting = [
+      fs.remove('file', { signal }),
+      fs.makeDirectory('directory', { signal }),
+      fs.rename('file', 'other', { signal }),
+      fs.link('file', 'other', { signal }),
+      fs.syncDirectory('', { signal }),
+      fs.lock('lock', { signal }),
+      file.read(new Uint8Array(7), 0, { signal }),
+    ]
+    controller.abort(new Error('enough'))
+    for (const outcome of await Promise.allSettled(waiting))
+      expect(outcome).toMatchObject({ status: 'rejected', reason: signal.reason })
+    end('first')
+    await first
+    expect(begun).toEqual(['first'])
+    expect((await inner.readFile('file')).length).toBe(7)
+  })
   test('never has more than so many under way, and finishes all', async () => {
     await fc.assert(
       fc.asyncProperty(

@@ -72,7 +72,7 @@ export function metadata(inner: Fs, options: MetadataOptions = {}): Fs {
     }
     return delegateFile(file, {
       stat: async () => statOf(await file.stat(), header),
-      read: async (into, position) => file.read(into, shifted(position)),
+      read: async (into, position, options) => file.read(into, shifted(position), options),
       readSync: file.readSync && ((into, position) => file.readSync!(into, shifted(position))),
       append: async (parts) => (await file.append(parts)) - shift,
       appendSync: file.appendSync && ((parts) => file.appendSync!(parts) - shift),
@@ -104,7 +104,7 @@ export function metadata(inner: Fs, options: MetadataOptions = {}): Fs {
       // Somebody removed the file meanwhile, so the driver made an empty one. Nothing is in it: make it a whole one.
       await file[Symbol.asyncDispose]()
       try {
-        await inner.writeFile(path, EMPTY_HEADER, { ifMatch: tag })
+        await inner.writeFile(path, EMPTY_HEADER, { ...callOptions, ifMatch: tag })
       } catch (error) {
         if (!(error instanceof FsError) || error.code !== 'FS_CONFLICT') throw error
       }
@@ -176,10 +176,10 @@ export function metadata(inner: Fs, options: MetadataOptions = {}): Fs {
       const stat = await inner.writeFile(path, following(header, data), others)
       return statOf(stat, { size: header.length, metadata: kept })
     },
-    async lock(path) {
+    async lock(path, callOptions) {
       checkPath(path)
-      if (lock && (await inner.stat(path)) === undefined) await make(path)
-      return inner.lock(path)
+      if (lock && (await inner.stat(path, callOptions)) === undefined) await make(path, callOptions?.signal)
+      return inner.lock(path, callOptions)
     },
   })
 }
@@ -199,5 +199,5 @@ async function readFully(file: FsFile, size: number): Promise<Uint8Array> {
 async function readInto(file: FsFile, into: Uint8Array, position: number, signal?: AbortSignal): Promise<number> {
   signal?.throwIfAborted()
   // Less than asked only at the end of the file.
-  return file.readSync?.(into, position) ?? file.read(into, position)
+  return file.readSync?.(into, position) ?? file.read(into, position, signal === undefined ? {} : { signal })
 }

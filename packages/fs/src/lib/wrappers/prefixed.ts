@@ -50,9 +50,9 @@ export function prefixed(inner: Fs, directory: string): Fs {
       const stat = await fs.stat(path, options)
       return stat === undefined && path === '' ? { kind: 'directory', size: 0, modifiedMs: 0, tag: '' } : stat
     },
-    async syncDirectory(path) {
+    async syncDirectory(path, options) {
       try {
-        await fs.syncDirectory(path)
+        await fs.syncDirectory(path, options)
       } catch (error) {
         // A root that nobody has made holds nothing to flush.
         if (path !== '' || !(error instanceof FsError) || error.code !== 'FS_NOT_FOUND') throw error

@@ -22,7 +22,7 @@ function readThrough(inner: Fs): Fs {
         },
       })
     },
-    syncDirectory: (path) => fs.syncDirectory(path),
+    syncDirectory: (path, options) => fs.syncDirectory(path, options),
     watch: fs.watch && ((path, onChange, options) => fs.watch!(path, onChange, options)),
     [Symbol.asyncDispose]: () => fs[Symbol.asyncDispose](),
   })
@@ -47,6 +47,20 @@ describe('a read-only file system', () => {
     () => fs.remove(path),
     () => fs.lock(path),
   ]
+  test('refuses what a signal has ended for its reason', async () => {
+    const { fs } = await filled()
+    const options = { signal: AbortSignal.abort(new Error('enough')) }
+    for (const change of [
+      fs.open('d/file', 'append', options),
+      fs.writeFile('d/file', bytes('x'), options),
+      fs.makeDirectory('e', options),
+      fs.rename('d/file', 'to', options),
+      fs.link('d/file', 'to', options),
+      fs.remove('d/file', options),
+      fs.lock('d/file', options),
+    ])
+      await expect(change).rejects.toThrow('enough')
+  })
   test('refuses every change, whether there is something to change or not', async () => {
     const { inner, fs } = await filled()
     for (const path of ['d/file', 'd/new', 'd', 'x/y/z'])

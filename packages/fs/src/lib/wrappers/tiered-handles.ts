@@ -60,7 +60,7 @@ export function tieredHandles(options: TieredHandlesOptions): TieredHandles {
     }
     return delegateFile(opened, {
       stat: async () => told(await file.stat(), tier),
-      read: (into, position) => file.read(into, position),
+      read: (into, position, callOptions) => file.read(into, position, callOptions),
       readSync: supports.syncRead ? (into, position) => file.readSync!(into, position) : undefined,
       append: async () => refuse('append'),
       appendSync: supports.syncRead && supports.append ? () => refuse('append') : undefined,

@@ -92,9 +92,9 @@ function restless(primary: MemoryFsOptions, alternate: MemoryFsOptions, seed: nu
       await stir()
       yield* fs.list(directory, given)
     },
-    makeDirectory: (path) => stir().then(() => fs.makeDirectory(path)),
-    rename: (from, to) => stir(from, to).then(() => fs.rename(from, to)),
-    remove: (path) => stir(path).then(() => fs.remove(path)),
+    makeDirectory: (path, given) => stir().then(() => fs.makeDirectory(path, given)),
+    rename: (from, to, given) => stir(from, to).then(() => fs.rename(from, to, given)),
+    remove: (path, given) => stir(path).then(() => fs.remove(path, given)),
   })
 }
 

@@ -20,6 +20,7 @@ import type {
   FsCallOptions,
   FsEntry,
   FsFile,
+  FsLock,
   FsOpenMode,
   FsReadOptions,
   FsSource,
@@ -166,21 +167,21 @@ export function tiered(primary: Fs, alternate: Fs): TieredFs {
   }
 
   /** FS_EXISTS if what is to hold `path` is a file. The primary sees its own; a directory there is one in both. */
-  async function checkParents(path: string): Promise<void> {
+  async function checkParents(path: string, options?: FsCallOptions): Promise<void> {
     if (!supports.directories) return
     for (let parent = parentOf(path); parent !== ''; parent = parentOf(parent)) {
-      const found = await find(parent)
+      const found = await find(parent, options)
       if (found?.stat.kind === 'directory') return
       if (found !== undefined) throw exists(path)
     }
   }
 
   /** Makes removals from a directory of the alternate durable. */
-  async function flushAlternate(directory: string): Promise<void> {
+  async function flushAlternate(directory: string, options?: FsCallOptions): Promise<void> {
     if (alternate.supports.directories)
       for (let at = directory; ; at = parentOf(at))
         try {
-          await alternate.syncDirectory(at)
+          await alternate.syncDirectory(at, options)
           break
         } catch (error) {
           // Removed with its last file.
@@ -204,16 +205,17 @@ export function tiered(primary: Fs, alternate: Fs): TieredFs {
   }
 
   /** Removes the copy in the alternate of what the primary has. It will not come back. */
-  async function dropCopy(path: string): Promise<void> {
+  async function dropCopy(path: string, options?: FsCallOptions): Promise<void> {
     const parent = parentOf(path)
-    if ((await alternate.stat(path))?.kind === 'file') {
+    if ((await alternate.stat(path, options))?.kind === 'file') {
       // What the primary has is to last before what it replaced is gone.
-      await primary.syncDirectory(parent)
-      await leave('alternate', path, () => removeIfThere(alternate, path))
+      await primary.syncDirectory(parent, options)
+      // Also if it fails: it may have happened.
       unflushed.add(parent)
+      await leave('alternate', path, () => removeIfThere(alternate, path, options))
     }
     if (!unflushed.has(parent)) return
-    await flushAlternate(parent)
+    await flushAlternate(parent, options)
     await tidy(parent)
   }
 
@@ -223,7 +225,7 @@ export function tiered(primary: Fs, alternate: Fs): TieredFs {
       const kept = await metadataFor(alternate, path, options)
       await copyVerified(alternate, primary, path, { ...options, ...kept, ifAbsent: true })
     }
-    await dropCopy(path)
+    await dropCopy(path, options)
   }
 
   async function metadataFor(from: Fs, path: string, options: FsCallOptions): Promise<FsWriteOptions> {
@@ -236,19 +238,19 @@ export function tiered(primary: Fs, alternate: Fs): TieredFs {
   async function makeWay(path: string, mode: FsOpenMode, options?: FsCallOptions): Promise<void> {
     if ((await primary.stat(path, options)) !== undefined) return
     const found = await find(path, options)
-    if (found === undefined) return checkParents(path)
+    if (found === undefined) return checkParents(path, options)
     if (mode === 'create' || found.stat.kind === 'directory') throw exists(path)
     await bringBack(path, options)
   }
 
   /** Every file of the alternate below a directory. */
-  async function bringBackAll(directory: string): Promise<void> {
+  async function bringBackAll(directory: string, options?: FsCallOptions): Promise<void> {
     const below: FsEntry[] = []
-    for await (const page of alternate.list(directory)) below.push(...page)
+    for await (const page of alternate.list(directory, options)) below.push(...page)
     for (const { kind, name: entry } of below) {
       const path = `${directory}/${entry}`
-      if (kind === 'directory') await bringBackAll(path)
-      else await bringBack(path)
+      if (kind === 'directory') await bringBackAll(path, options)
+      else await bringBack(path, options)
     }
   }
 
@@ -281,7 +283,7 @@ export function tiered(primary: Fs, alternate: Fs): TieredFs {
       return { ...options, ifMatch: ifMatch.slice(tagPrefix.primary.length) }
     }
     if (there === undefined) {
-      await checkParents(path)
+      await checkParents(path, options)
       if (ifMatch !== undefined) throw conflict()
       return options
     }
@@ -291,18 +293,18 @@ export function tiered(primary: Fs, alternate: Fs): TieredFs {
     return { ...others, ifAbsent: true }
   }
 
-  async function removeFile(path: string, inPrimary: boolean): Promise<void> {
+  async function removeFile(path: string, inPrimary: boolean, options?: FsCallOptions): Promise<void> {
     const parent = parentOf(path)
     if (inPrimary) {
-      await dropCopy(path)
-      await primary.remove(path)
+      await dropCopy(path, options)
+      await primary.remove(path, options)
       open.removed(path)
       return
     }
     // A directory is not gone with its last file, even if it was only in the alternate.
-    if (supports.directories && parent !== '') await primary.makeDirectory(parent)
-    await alternate.remove(path)
+    if (supports.directories && parent !== '') await primary.makeDirectory(parent, options)
     unflushed.add(parent)
+    await alternate.remove(path, options)
     await tidy(parent)
   }
 
@@ -377,78 +379,84 @@ export function tiered(primary: Fs, alternate: Fs): TieredFs {
         moves.end(lookup)
       }
     },
-    async makeDirectory(path) {
+    async makeDirectory(path, options) {
       checkPath(path, { root: true })
-      if (!supports.directories || (await primary.stat(path)) !== undefined) return primary.makeDirectory(path)
-      await locks.run([path], async () => {
-        if ((await find(path))?.stat.kind === 'file') throw exists(path)
-        await checkParents(path)
-        await primary.makeDirectory(path)
-      })
+      if (!supports.directories || (await primary.stat(path, options)) !== undefined)
+        return primary.makeDirectory(path, options)
+      const make = async (): Promise<void> => {
+        if ((await find(path, options))?.stat.kind === 'file') throw exists(path)
+        await checkParents(path, options)
+        await primary.makeDirectory(path, options)
+      }
+      await locks.run([path], make, options?.signal)
     },
-    async rename(from, to) {
+    async rename(from, to, options) {
       checkPath(from)
       checkPath(to)
       if (!supports.rename) throw unsupported('rename', from)
-      await locks.run([from, to], async () => {
-        const source = await find(from)
-        const target = await find(to)
+      const rename = async (): Promise<void> => {
+        const source = await find(from, options)
+        const target = await find(to, options)
         if (source === undefined) throw notFound(from)
         if (from === to) return
         if (to.startsWith(`${from}/`)) throw new FsError('FS_DENIED', `${to} is within ${from}`, { path: to })
         const notEmpty = new FsError('FS_NOT_EMPTY', `${to} has entries`, { path: to })
         if (from.startsWith(`${to}/`)) throw notEmpty
-        if (target === undefined) await checkParents(to)
+        if (target === undefined) await checkParents(to, options)
         else if (target.stat.kind !== source.stat.kind) throw exists(to)
         else if (target.stat.kind === 'directory' && (await holds(to))) throw notEmpty
-        if (source.stat.kind === 'directory') await bringBackAll(from)
-        else await bringBack(from)
-        await primary.rename(from, to)
+        if (source.stat.kind === 'directory') await bringBackAll(from, options)
+        else await bringBack(from, options)
+        await primary.rename(from, to, options)
         open.renamed(from, to)
-      })
+      }
+      await locks.run([from, to], rename, options?.signal)
     },
-    async link(from, to) {
+    async link(from, to, options) {
       checkPath(from)
       checkPath(to)
       if (!supports.link) throw unsupported('link', from)
-      await locks.run([from, to], async () => {
-        const source = await find(from)
-        const target = await find(to)
+      const link = async (): Promise<void> => {
+        const source = await find(from, options)
+        const target = await find(to, options)
         if (source === undefined) throw notFound(from)
         if (source.stat.kind === 'directory') throw new FsError('FS_DENIED', `${from} is a directory`, { path: from })
         if (target !== undefined) throw exists(to)
-        await checkParents(to)
-        if (source.tier === 'alternate') await bringBack(from)
-        await primary.link(from, to)
+        await checkParents(to, options)
+        if (source.tier === 'alternate') await bringBack(from, options)
+        await primary.link(from, to, options)
         open.linked(from, to)
-      })
+      }
+      await locks.run([from, to], link, options?.signal)
     },
-    async remove(path) {
+    async remove(path, options) {
       checkPath(path)
-      await locks.run([path], async () => {
-        const found = await find(path)
+      const remove = async (): Promise<void> => {
+        const found = await find(path, options)
         if (found === undefined) throw notFound(path)
-        if (found.stat.kind === 'file') return removeFile(path, found.tier === 'primary')
+        if (found.stat.kind === 'file') return removeFile(path, found.tier === 'primary', options)
         if (found.tier === 'alternate' || (await holds(path)))
           throw new FsError('FS_NOT_EMPTY', `${path} has entries`, { path })
-        await primary.remove(path)
-      })
-    },
-    async syncDirectory(path) {
-      try {
-        await primary.syncDirectory(path)
-      } catch (error) {
-        if (!isAbsence(error) || (await statAlternate(path))?.kind !== 'directory') throw error
+        await primary.remove(path, options)
       }
-      if (unflushed.has(path)) await flushAlternate(path)
+      await locks.run([path], remove, options?.signal)
     },
-    async lock(path) {
+    async syncDirectory(path, options) {
+      try {
+        await primary.syncDirectory(path, options)
+      } catch (error) {
+        if (!isAbsence(error) || (await statAlternate(path, options))?.kind !== 'directory') throw error
+      }
+      if (unflushed.has(path)) await flushAlternate(path, options)
+    },
+    async lock(path, options) {
       checkPath(path)
       if (!supports.lock) throw unsupported('lock', path)
-      return locks.run([path], async () => {
-        await makeWay(path, 'append')
-        return handles.wrapLock(await primary.lock(path), path)
-      })
+      const lock = async (): Promise<FsLock> => {
+        await makeWay(path, 'append', options)
+        return handles.wrapLock(await primary.lock(path, options), path)
+      }
+      return locks.run([path], lock, options?.signal)
     },
     watch: supports.watch
       ? (path, onChange, options) => {
@@ -525,9 +533,9 @@ async function succeeds(done: Promise<void>): Promise<boolean> {
   }
 }
 
-async function removeIfThere(fs: Fs, path: string): Promise<void> {
+async function removeIfThere(fs: Fs, path: string, options?: FsCallOptions): Promise<void> {
   try {
-    await fs.remove(path)
+    await fs.remove(path, options)
   } catch (error) {
     if (!isAbsence(error)) throw error
   }
