@@ -3,7 +3,7 @@
  * and would be stored as other bytes than were meant; an unknown mode would create a file.
  */
 import { isUint8Array } from 'node:util/types'
-import type { FsOpenMode } from './contract.ts'
+import type { FsOpenMode, FsWriteOptions } from './contract.ts'
 
 /** TypeError unless `bytes` are bytes; a stream of text, say, gives strings. */
 export function checkBytes(bytes: Uint8Array): void {
@@ -26,6 +26,12 @@ export function bytesIn(parts: readonly Uint8Array[]): number {
 export function checkMode(mode: FsOpenMode): void {
   if (mode !== 'read' && mode !== 'append' && mode !== 'write' && mode !== 'create')
     throw new TypeError(`mode must be 'read', 'append', 'write' or 'create', not ${String(mode)}`)
+}
+
+/** TypeError for a tag that is none: a condition that got lost must not become a write without one. */
+export function checkCondition(options: FsWriteOptions): void {
+  if ('ifMatch' in options && typeof options.ifMatch !== 'string')
+    throw new TypeError(`ifMatch must be a tag, not ${typeName(options.ifMatch)}`)
 }
 
 function typeName(value: unknown): string {

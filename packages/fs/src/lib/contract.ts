@@ -119,8 +119,8 @@ export interface FsWriteOptions extends FsCallOptions {
   /** Fail with FS_EXISTS if the name exists. */
   readonly ifAbsent?: boolean
   /**
-   * Fail with FS_CONFLICT unless the file's `tag` is this one. Needs `supports.conditional`. Undefined is no condition: of a
-   * file that may not be there yet, say `ifAbsent`.
+   * Fail with FS_CONFLICT unless the file's `tag` is this one. Needs `supports.conditional`. Not to be undefined
+   * (TypeError): of a file that may not be there yet, say `ifAbsent`.
    */
   readonly ifMatch?: string
   /** Permission bits of a new file. (default 0o600) */

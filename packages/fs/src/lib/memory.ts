@@ -5,7 +5,7 @@
  * call (no operation is ever half done), so what one caller awaited, every other sees. Options take promises away, so
  * that callers can be tested against what an object store would give them.
  */
-import { bytesIn, checkBytes, checkMode } from './arguments.ts'
+import { bytesIn, checkBytes, checkCondition, checkMode } from './arguments.ts'
 import type {
   Fs,
   FsAcquireOptions,
@@ -347,6 +347,7 @@ export function memoryFsOn(disk: MemoryDisk | undefined, options: MemoryFsOption
     async writeFile(path, source: FsSource, writeOptions: FsWriteOptions = {}) {
       const { ifAbsent = false, ifMatch } = writeOptions
       enter(path, writeOptions)
+      checkCondition(writeOptions)
       if (ifMatch !== undefined && !supports.conditional) throw unsupported('ifMatch', path)
       if (writeOptions.metadata !== undefined && !supports.metadata) throw unsupported('metadata', path)
       const metadata = writeOptions.metadata && checkMetadata(writeOptions.metadata, path)

@@ -14,7 +14,7 @@ import * as nodeFs from 'node:fs'
 import type { Dirent } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { abortable } from './abortable.ts'
-import { checkBytes, checkMode } from './arguments.ts'
+import { checkBytes, checkCondition, checkMode } from './arguments.ts'
 import type {
   Fs,
   FsCallOptions,
@@ -301,6 +301,7 @@ class PosixFs implements Fs {
 
   async writeFile(path: string, data: FsSource, options: FsWriteOptions = {}): Promise<FsStat> {
     this.#enter(path, options)
+    checkCondition(options)
     if (options.metadata !== undefined)
       throw new FsError('FS_UNSUPPORTED', `${this.name} does not support metadata`, { path })
     const directory = parentOf(path)

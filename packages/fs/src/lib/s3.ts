@@ -9,7 +9,7 @@
  *   s3-calls     timeouts and repetition         s3-write     requests that write, and uncertainty
  *   s3-failure   what a failure means            s3-version   tags and histories
  */
-import { checkMode } from './arguments.ts'
+import { checkCondition, checkMode } from './arguments.ts'
 import type { Fs, FsCallOptions, FsFile, FsReadOptions, FsSupports } from './contract.ts'
 import { FsError } from './error.ts'
 import { checkMetadata } from './metadata.ts'
@@ -95,6 +95,7 @@ export function s3Fs(options: S3FsOptions): Fs {
     },
     async writeFile(path, source, writeOptions = {}) {
       enter(path, writeOptions)
+      checkCondition(writeOptions)
       const metadata = checkMetadata(writeOptions.metadata ?? {}, path)
       return work.add(writer.write(path, source, metadata, writeOptions))
     },

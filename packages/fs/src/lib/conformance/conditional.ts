@@ -1,5 +1,6 @@
 /** Files written only if nobody else was first. */
 import assert from 'node:assert/strict'
+import type { FsWriteOptions } from '../contract.ts'
 import type { FsError } from '../error.ts'
 import { bytes, entries, fails, get, put, type Test } from './harness.ts'
 
@@ -37,6 +38,17 @@ export function conditional(test: Test): void {
     await fs.writeFile('file', bytes('3rd'), { ifMatch: second.tag })
     assert.equal(await get(fs, 'file'), '3rd')
     await fails(fs.writeFile('absent', bytes('x'), { ifMatch: first.tag }), 'FS_CONFLICT')
+    assert.equal(await fs.stat('absent'), undefined)
+  })
+  test('ifMatch that is there and no tag is a TypeError, not a write without a condition', async (fs) => {
+    await put(fs, 'file', 'first')
+    for (const ifMatch of [undefined, null, 1])
+      for (const path of ['file', 'absent'])
+        await assert.rejects(
+          async () => fs.writeFile(path, bytes('x'), { ifMatch } as unknown as FsWriteOptions),
+          TypeError,
+        )
+    assert.equal(await get(fs, 'file'), 'first')
     assert.equal(await fs.stat('absent'), undefined)
   })
   test('ifMatch by many at once loses no update', async (fs) => {

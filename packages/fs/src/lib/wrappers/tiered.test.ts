@@ -275,6 +275,25 @@ describe('a tiered file system', () => {
     ])
       await expect(run()).rejects.toMatchObject({ code: 'FS_UNAVAILABLE' })
   })
+  test('a tag of the alternate that another process overtakes in the primary is a conflict, as any other', async () => {
+    const primary = memoryFs()
+    const alternate = memoryFs()
+    let meanwhile = async (): Promise<unknown> => undefined
+    const fs = tiered(
+      delegateFs(primary, {
+        async writeFile(path, data, options) {
+          await meanwhile()
+          return primary.writeFile(path, data, options)
+        },
+      }),
+      alternate,
+    )
+    await alternate.writeFile('file', bytes('cold'))
+    const { tag } = (await fs.stat('file'))!
+    meanwhile = () => primary.writeFile('file', bytes('theirs'))
+    await expect(fs.writeFile('file', bytes('ours'), { ifMatch: tag })).rejects.toMatchObject({ code: 'FS_CONFLICT' })
+    expect(await get(fs, 'file')).toBe('theirs')
+  })
   test('leaves a file where it was if its copy is not what was written, or it changed meanwhile', async () => {
     const primary = memoryFs()
     const alternate = memoryFs()

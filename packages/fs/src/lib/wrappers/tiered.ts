@@ -14,7 +14,7 @@
  * - No name is a file in one and a directory in the other: who makes a name asks both. Directories of the alternate are
  *   only what files stand in; empty ones, which moves and crashes leave, are not there.
  */
-import { checkMode } from '../arguments.ts'
+import { checkCondition, checkMode } from '../arguments.ts'
 import type {
   Fs,
   FsCallOptions,
@@ -28,7 +28,7 @@ import type {
   FsSupports,
   FsWriteOptions,
 } from '../contract.ts'
-import { FsError } from '../error.ts'
+import { FsError, type FsErrorCode } from '../error.ts'
 import { checkPath, parentOf } from '../path.ts'
 import { copyVerified } from './copy-verified.ts'
 import { delegateFs } from './delegate.ts'
@@ -95,6 +95,8 @@ export function tiered(primary: Fs, alternate: Fs): TieredFs {
 
   const notFound = (path: string): FsError => new FsError('FS_NOT_FOUND', `${path} does not exist`, { path })
   const exists = (path: string): FsError => new FsError('FS_EXISTS', `${path} exists`, { path })
+  const conflict = (path: string, cause?: unknown): FsError =>
+    new FsError('FS_CONFLICT', `${path} is not what was to be replaced`, { path, cause })
   const unsupported = (what: string, path: string): FsError =>
     new FsError('FS_UNSUPPORTED', `${name} does not support ${what}`, { path })
 
@@ -276,20 +278,19 @@ export function tiered(primary: Fs, alternate: Fs): TieredFs {
   /** What is to be given to the primary for this write. */
   async function checkWrite(path: string, there: Found | undefined, options: FsWriteOptions): Promise<FsWriteOptions> {
     const { ifMatch, ifAbsent = false, ...others } = options
-    const conflict = (): FsError => new FsError('FS_CONFLICT', `${path} is not what was to be replaced`, { path })
     if (there?.tier === 'primary') {
       if (ifMatch === undefined) return options
-      if (!ifMatch.startsWith(tagPrefix.primary)) throw conflict()
+      if (!ifMatch.startsWith(tagPrefix.primary)) throw conflict(path)
       return { ...options, ifMatch: ifMatch.slice(tagPrefix.primary.length) }
     }
     if (there === undefined) {
       await checkParents(path, options)
-      if (ifMatch !== undefined) throw conflict()
+      if (ifMatch !== undefined) throw conflict(path)
       return options
     }
     if (ifAbsent || there.stat.kind === 'directory') throw exists(path)
     if (ifMatch === undefined) return others
-    if (ifMatch !== tagPrefix.alternate + there.stat.tag) throw conflict()
+    if (ifMatch !== tagPrefix.alternate + there.stat.tag) throw conflict(path)
     return { ...others, ifAbsent: true }
   }
 
@@ -334,13 +335,23 @@ export function tiered(primary: Fs, alternate: Fs): TieredFs {
     readFile: (path, options?: FsReadOptions) => either(path, (tier) => tier.readFile(path, options)),
     async writeFile(path, data: FsSource, options: FsWriteOptions = {}) {
       checkPath(path)
+      checkCondition(options)
       if (options.ifMatch !== undefined && !supports.conditional) throw unsupported('ifMatch', path)
       if (options.metadata !== undefined && !supports.metadata) throw unsupported('metadata', path)
       return locks.run(
         [path],
         async () => {
           const there = await find(path, options)
-          const stat = await primary.writeFile(path, data, await checkWrite(path, there, options))
+          const given = await checkWrite(path, there, options)
+          let stat: FsStat
+          try {
+            stat = await primary.writeFile(path, data, given)
+          } catch (error) {
+            // What was to be replaced is in the alternate: who has made one in the primary since was first.
+            const overtaken =
+              there?.tier === 'alternate' && options.ifMatch !== undefined && hasCode(error, 'FS_EXISTS')
+            throw overtaken ? conflict(path, error) : error
+          }
           open.removed(path)
           if (there?.tier === 'alternate') await succeeds(dropCopy(path))
           return told(stat, 'primary')
@@ -514,8 +525,12 @@ export function tiered(primary: Fs, alternate: Fs): TieredFs {
   }
 }
 
+function hasCode(error: unknown, code: FsErrorCode): boolean {
+  return error instanceof FsError && error.code === code
+}
+
 function isAbsence(error: unknown): boolean {
-  return error instanceof FsError && error.code === 'FS_NOT_FOUND'
+  return hasCode(error, 'FS_NOT_FOUND')
 }
 
 function isSame(one: FsStat | undefined, other: FsStat): boolean {
