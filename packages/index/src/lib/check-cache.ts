@@ -82,7 +82,7 @@ interface Gap {
   keptEnd: number
   /** Bytes up to the last that is not zero. */
   filled: number
-  /** A whole sector is zeros. */
+  /** A whole sector is zeros, or what is left of the one in which the stretch begins. */
   hole: boolean
   /** Where the run of zeros that is not over yet began. */
   zerosFrom: number
@@ -203,7 +203,8 @@ class CacheChecker {
       if (byte !== 0) {
         gap.filled = position + 1 - gap.from
         gap.zerosFrom = position + 1
-      } else if ((position + 1) % SECTOR === 0 && position + 1 - gap.zerosFrom >= SECTOR) gap.hole = true
+      } else if ((position + 1) % SECTOR === 0)
+        gap.hole ||= gap.zerosFrom === gap.from || position + 1 - gap.zerosFrom >= SECTOR
     }
     gap.end = to
   }
