@@ -34,7 +34,7 @@ for (const version of versions) {
 
     test('is read as it was written, and nothing is wrong with it', async () => {
       expect(image.size).toBeGreaterThan(10)
-      expect(await expectationOf(image)).toBe(kept('expected.json'))
+      expect(await expectationOf(image)).toBe(kept('expected.txt'))
       await using index = await openIndex(imageFs(image), 'index', { readOnly: true })
       expect(await findingsOf(index)).toEqual([])
     })

@@ -21,5 +21,5 @@ for (const [path, bytes] of image) {
   mkdirSync(new URL('.', file), { recursive: true })
   writeFileSync(file, bytes)
 }
-writeFileSync(new URL('expected.json', folder), await expectationOf(image))
+writeFileSync(new URL('expected.txt', folder), await expectationOf(image))
 writeFileSync(new URL('dump.txt', folder), dumpOf(image))
