@@ -358,10 +358,6 @@ export const mutations: readonly Mutation[] = [
     })),
   },
   {
-    name: 'the list of tables is written after the segments it no longer needs are gone, or never',
-    ...writesLater(isList, (operation, path) => operation === 'remove' && isLog(path)),
-  },
-  {
     name: 'directories are not flushed when they are made',
     lies: () => (operation) => operation === 'makeDirectory',
   },

