@@ -264,9 +264,9 @@ export const mutations: readonly Mutation[] = [
     })),
   },
   // ---- control
-  { name: 'that the log is open is not flushed before the first append', ...controlSays('open') },
+  { name: 'what says that the log is open is not flushed before the first append', ...controlSays('open') },
   {
-    name: 'that the log is open is not written',
+    name: 'what says that the log is open is not written',
     ...wrap(() => ({
       write: (file, data, position) =>
         isControl(file.path) && slotIn(data) === 'open' ? Promise.resolve() : file.write(data, position),
