@@ -8,12 +8,16 @@ import {
   type CrashProfile,
   crashableFs,
   crashModelOf,
+  failNth,
+  faultyFs,
   formatTrace,
   imageOf,
   parseTrace,
   printTrace,
   recordedFs,
   replay,
+  type Trace,
+  type TraceEntry,
 } from '../faults.ts'
 import { memoryFs } from '../memory.ts'
 
@@ -189,6 +193,67 @@ describe.each(profiles)('%s', (profile) => {
       }),
       { numRuns: numRuns / 2 },
     )
+  })
+})
+
+describe('the model of a trace with failures', () => {
+  const one = (content: string): CrashImage => new Map([['file', Buffer.from(content)]])
+  test('a write that failed may have overwritten what was flushed, whatever is flushed later', async () => {
+    await using crashable = crashableFs()
+    await using fs = recordedFs(faultyFs(crashable, failNth({ operation: 'write', nth: 2, fault: 'short' })))
+    await using file = await fs.open('file', 'write')
+    await file.write(Buffer.from('0123456789'), 0)
+    await file.sync()
+    await fs.syncDirectory('')
+    const before = fs.tick
+    await expect(file.write(Buffer.from('abcdefghij'), 2)).rejects.toMatchObject({ code: 'FS_IO' })
+    for (const sync of [false, true]) {
+      if (sync) await file.sync()
+      const model = await crashModelOf(fs.trace)
+      for (const state of crashable.states()) expect(model.isPossible(state.image(), fs.tick)).toBeUndefined()
+      for (const content of ['0123456789', '01abcde789', '01abcdefgh'])
+        expect(model.isPossible(one(content), fs.tick)).toBeUndefined()
+      expect(model.isPossible(one('01xbcde789'), fs.tick)).toMatch(/byte 2/)
+      expect(model.isPossible(one('01abcde789'), before)).toMatch(/byte 2/)
+    }
+    await file.write(Buffer.from('ABCDEFGHIJ'), 0)
+    await file.sync()
+    const model = await crashModelOf(fs.trace)
+    expect(model.isPossible(one('ABCDEFGHIJ'), fs.tick)).toBeUndefined()
+    expect(model.isPossible(one('ABabcdeHIJ'), fs.tick)).toBeDefined()
+  })
+  test('an append that failed leaves nothing once its undoing was flushed, and one that is uncertain may be there', async () => {
+    const failed = (error: string): Trace => {
+      const entries: TraceEntry[] = []
+      let tick = 0
+      const add = (entry: Omit<TraceEntry, 'path' | 'handle' | 'begin' | 'end'>): void => {
+        entries.push({ path: 'file', handle: 1, begin: ++tick, end: ++tick, ...entry })
+      }
+      add({ operation: 'open', mode: 'append' })
+      add({ operation: 'append', data: Buffer.from('content'), position: 0 })
+      add({ operation: 'sync' })
+      entries.push({ operation: 'syncDirectory', path: '', begin: ++tick, end: ++tick })
+      add({ operation: 'append', data: Buffer.from('more'), error })
+      add({ operation: 'sync' })
+      return { entries }
+    }
+    for (const [error, during, after] of [
+      ['FS_NO_SPACE', true, false],
+      ['FS_UNCERTAIN', true, true],
+      ['FS_DENIED', false, false],
+      ['TypeError', false, false],
+    ] as const) {
+      const trace = failed(error)
+      const model = await crashModelOf(trace)
+      for (const [tick, possible] of [
+        [10, during],
+        [12, after],
+      ] as const)
+        for (const content of ['content', 'contentmo', 'contentmore'])
+          expect(model.isPossible(one(content), tick) === undefined, `${error} ${tick} ${content}`).toBe(
+            possible || content === 'content',
+          )
+    }
   })
 })
 

@@ -46,7 +46,18 @@ export async function crashModelOf(trace: Trace, options: CrashModelOptions = {}
   try {
     for (const entry of trace.entries) {
       const { begin, error, operation } = entry
-      // What failed had no effect, or one that nothing makes durable.
+      if (error !== undefined && (operation === 'write' || operation === 'append')) {
+        if (!error.startsWith('FS_') || UNTOUCHED.has(error)) continue
+        // Some of it may be there, and no flush covers it for sure.
+        log.clock = { begin, end: Number.POSITIVE_INFINITY }
+        const size = await player.partlyWrite(entry)
+        if (size === undefined || error === 'FS_UNCERTAIN') continue
+        // A driver takes back what was added; of an append that is promised.
+        if (operation === 'append') log.clock = { begin, end: entry.end }
+        await player.cut(entry, size)
+        continue
+      }
+      // What else failed had no effect, or one that nothing makes durable.
       if (error !== undefined && error !== 'FS_UNCERTAIN' && operation !== 'sync') continue
       log.clock = { begin, end: error === undefined ? entry.end : Number.POSITIVE_INFINITY }
       if (operation === 'sync' && error !== undefined) player.failedSync(entry)
@@ -61,6 +72,9 @@ export async function crashModelOf(trace: Trace, options: CrashModelOptions = {}
   }
   return log
 }
+
+/** What is said before anything is written. */
+const UNTOUCHED: ReadonlySet<string> = new Set(['FS_DENIED', 'FS_READ_ONLY', 'FS_UNSUPPORTED'])
 
 class Player {
   readonly #fs: Fs
@@ -87,6 +101,21 @@ class Player {
 
   failedSync(entry: TraceEntry): void {
     noteFailedSync(this.#file(entry))
+  }
+
+  /** Writes what may have been written. Answers the size before, if the file has grown. */
+  async partlyWrite(entry: TraceEntry): Promise<number | undefined> {
+    const { data = new Uint8Array(0) } = entry
+    const file = this.#file(entry)
+    const { size } = await file.stat()
+    // An append that failed does not say where it would have been.
+    const position = entry.position ?? size
+    await file.write(data, position)
+    return data.length > 0 && position + data.length > size ? size : undefined
+  }
+
+  async cut(entry: TraceEntry, size: number): Promise<void> {
+    await this.#file(entry).truncate(size)
   }
 
   async close(): Promise<void> {
