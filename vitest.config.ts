@@ -1,4 +1,5 @@
 import { globSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
 import { defaultServerConditions } from 'vite'
 import { defineConfig } from 'vitest/config'
 
@@ -11,6 +12,8 @@ const guardMs = process.env['MAILSTEAD_DEPTH'] === 'soak' ? 0 : 1_800_000
 export default defineConfig({
   ssr: { resolve: { conditions, externalConditions: conditions } },
   test: {
+    // Every core: much of the time is spent waiting for disks and for the servers that tests start.
+    maxWorkers: Math.max(2, availableParallelism()),
     // One generous guard against hangs; no test has a limit of its own, and a soak has none at all.
     testTimeout: guardMs,
     hookTimeout: guardMs,
