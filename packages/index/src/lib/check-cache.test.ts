@@ -138,7 +138,7 @@ describe('check of a cache file', () => {
     const lengths = fc.array(fc.oneof(fc.nat(300), fc.nat(190_000)), { minLength: 1, maxLength: 12 })
     await fc.assert(
       fc.asyncProperty(lengths, fc.nat(), async (list, n) => {
-        const records = list.map((length, i) => message(i + 1, '\x01'.repeat(length)))
+        const records = list.map((length, i) => message(i + 1, '\x02'.repeat(length)))
         const file = Buffer.concat(records)
         expect(await findings(file)).toEqual([])
         const at = n % file.length
@@ -148,7 +148,9 @@ describe('check of a cache file', () => {
           if (at < start + record.length) break
           start += record.length
         }
-        expect(brief(await findings(file))).toEqual([`damage cache-record ${start}`])
+        // A zero that ends a sector is what a write may leave that lost the rest of one.
+        const torn = file[at] === 0 && (at + 1) % 512 === 0
+        expect(brief(await findings(file))).toEqual([`${torn ? 'note cache-torn' : 'damage cache-record'} ${start}`])
         seen += file.length
       }),
       { numRuns },
