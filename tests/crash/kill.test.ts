@@ -265,7 +265,8 @@ async function move(crash: Crash, imap: ImapClient, box: Box, uid: number, kept:
 }
 
 async function expunge(crash: Crash, imap: ImapClient, box: Box, uid: number, kept: Kept): Promise<void> {
-  kept.maybeFlags = flagText(['\\Deleted', ...(kept.flags === '' ? [] : kept.flags.split(' '))])
+  // An expunge that a kill came before may have left the flag.
+  kept.maybeFlags = flagText([...new Set(['\\Deleted', ...(kept.flags === '' ? [] : kept.flags.split(' '))])])
   await imap.ok(`UID STORE ${uid} +FLAGS.SILENT (\\Deleted)`)
   kept.flags = kept.maybeFlags
   kept.maybeFlags = undefined
