@@ -25,6 +25,7 @@ import {
   temporaryDirectory,
 } from '../tests/interop/lib/servers.ts'
 import { fsBench } from './fs.ts'
+import { indexBench } from './index.ts'
 import { CheapImap } from './lib/cheap-imap.ts'
 import { appendLoad, fill, forCount, forTime, type Load, lmtpLoad, NEEDLE, type Work } from './lib/load.ts'
 import { human, median } from './lib/statistics.ts'
@@ -559,8 +560,8 @@ function regressions(): readonly string[] {
   })
 }
 
-/** File systems need no server; a run of one server alone leaves them out. */
-const withFileSystems = flags.server === undefined
+/** File systems and the index need no server; a run of one server alone leaves them out. */
+const withParts = flags.server === undefined
 const lack = flags.server === 'mailstead' ? undefined : dovecotLack()
 if (lack !== undefined) {
   process.stderr.write(`Dovecot is not compared: ${lack.reason}\n`)
@@ -578,8 +579,11 @@ process.stdout.write(
 for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, () => process.exit(1))
 const complaints: string[] = []
 try {
-  if (withFileSystems)
-    complaints.push(...(await fsBench({ rounds: 3 * ROUNDS, wanted, machine, update: flags['update-baseline'] })))
+  if (withParts) {
+    const shared = { wanted, machine, update: flags['update-baseline'] }
+    complaints.push(...(await fsBench({ ...shared, rounds: 3 * ROUNDS })))
+    complaints.push(...(await indexBench({ ...shared, rounds: ROUNDS, quick: flags.quick })))
+  }
   for (const part of [deliveries, memory, reads, million]) {
     await part()
     if (flags['update-baseline']) updateBaseline()
