@@ -171,8 +171,9 @@ class Dovecot implements AsyncDisposable {
   async bodies(mailbox: string): Promise<Buffer[]> {
     const input = join(this.directory, 'commands')
     await writeFile(input, `a SELECT "${mailbox}"\r\nb FETCH 1:* (RFC822.SIZE BODY.PEEK[])\r\nc LOGOUT\r\n`)
-    // Through pipes: Dovecot takes a socket, as Node makes them, for a connection that is gone once we have written.
-    const script = 'cat "$1" | doveadm -c "$2" exec imap | cat'
+    // Through a pipe that never ends, until LOGOUT does: once its input has ended, Dovecot may stop in the middle of a body.
+    const script =
+      'rm -f "$1.fifo" && mkfifo "$1.fifo" && exec 3<>"$1.fifo" && cat "$1" >&3 && doveadm -c "$2" exec imap <&3 3<&- | cat'
     const { stdout: all } = await run('sh', ['-c', script, 'sh', input, this.#config], {
       env: this.#env,
       encoding: 'buffer',
