@@ -1,7 +1,7 @@
-import { execFile, execFileSync } from 'node:child_process'
+import { execFile, execFileSync, spawn } from 'node:child_process'
 import { createHash, randomBytes, randomUUID } from 'node:crypto'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
-import { chmod, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { appendFile, chmod, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -169,16 +169,27 @@ class Dovecot implements AsyncDisposable {
 
   /** Bodies of a mailbox as IMAP serves them, by their position. */
   async bodies(mailbox: string): Promise<Buffer[]> {
-    const input = join(this.directory, 'commands')
-    await writeFile(input, `a SELECT "${mailbox}"\r\nb FETCH 1:* (RFC822.SIZE BODY.PEEK[])\r\nc LOGOUT\r\n`)
-    // Through a pipe that never ends, until LOGOUT does: once its input has ended, Dovecot may stop in the middle of a body.
-    const script =
-      'rm -f "$1.fifo" && mkfifo "$1.fifo" && exec 3<>"$1.fifo" && cat "$1" >&3 && doveadm -c "$2" exec imap <&3 3<&- | cat'
-    const { stdout: all } = await run('sh', ['-c', script, 'sh', input, this.#config], {
+    const input = join(this.directory, 'input')
+    await run('sh', ['-c', 'rm -f "$1" && mkfifo "$1"', 'sh', input])
+    // Through pipes: Dovecot takes a socket, as Node makes them, for a connection that is gone once we have written. Its input
+    // stays open, and LOGOUT comes after the answer: otherwise it may stop in the middle of a body.
+    const script = 'exec 3<>"$1" && doveadm -c "$2" exec imap <&3 3<&- | cat'
+    const imap = spawn('sh', ['-c', script, 'sh', input, this.#config], {
       env: this.#env,
-      encoding: 'buffer',
-      maxBuffer: 64 * 1024 * 1024,
+      stdio: ['ignore', 'pipe', 'ignore'],
     })
+    await appendFile(input, `a SELECT "${mailbox}"\r\nb FETCH 1:* (RFC822.SIZE BODY.PEEK[])\r\n`)
+    const chunks: Buffer[] = []
+    let end = ''
+    let leaving = false
+    for await (const chunk of imap.stdout as AsyncIterable<Buffer>) {
+      chunks.push(chunk)
+      end = (end + chunk.toString('latin1')).slice(-200)
+      if (leaving || !/^b (?:OK|NO|BAD) .*\r\n$/m.test(end)) continue
+      leaving = true
+      await appendFile(input, 'c LOGOUT\r\n')
+    }
+    const all = Buffer.concat(chunks)
     const bodies: Buffer[] = []
     for (let at = 0; ; ) {
       const found = /\* [0-9]+ FETCH \(RFC822\.SIZE ([0-9]+) BODY\[\] (?:\{([0-9]+)\}\r\n|(""|NIL))/.exec(
