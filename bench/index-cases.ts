@@ -61,6 +61,12 @@ export class Stores implements AsyncDisposable {
   readonly #root: string = mkdtempSync(join(tmpdir(), 'mailstead-bench-index-'))
   readonly #made = new Map<string, Promise<string>>()
   #fresh = 0
+  readonly #remove = (): void => rmSync(this.#root, { recursive: true, force: true })
+
+  constructor() {
+    // A bench that is interrupted disposes of nothing.
+    process.once('exit', this.#remove)
+  }
 
   /** An empty directory. */
   fresh(): string {
@@ -112,7 +118,8 @@ export class Stores implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.allSettled(this.#made.values())
-    rmSync(this.#root, { recursive: true, force: true })
+    process.off('exit', this.#remove)
+    this.#remove()
   }
 }
 
@@ -294,13 +301,16 @@ export async function commits(store: MailStore, waiters: number, each: number, t
 export const WAITERS = [1, 16, 64] as const
 export const WAITED_SIZE = 10_000
 
+/** Commits of one run, by all who wait. */
+export const COMMITS = 512
+
 /** Commits of each waiter in one run. */
-export function commitsEach(waiters: number): number {
-  return Math.max(4, Math.ceil(60 / waiters))
+export function commitsEach(waiters: number, atLeast: number): number {
+  return Math.max(4, Math.ceil(atLeast / waiters))
 }
 
-function commitRow(waiters: number, size: number): IndexCase {
-  const each = commitsEach(waiters)
+function commitRow(waiters: number, size: number, atLeast: number): IndexCase {
+  const each = commitsEach(waiters, atLeast)
   return {
     row: `index commits ${waiters} waiting`,
     unit: 'commits/s',
@@ -317,6 +327,8 @@ export interface CaseSizes {
   readonly change: readonly number[]
   readonly bulk: number
   readonly waited: number
+  /** Commits of one run of those who wait. */
+  readonly commits: number
   readonly hot: number
   readonly mailboxes: number
 }
@@ -327,7 +339,7 @@ export function indexCases(sizes: CaseSizes): readonly IndexCase[] {
     ...sizes.open.map(openRow),
     coldRow(sizes.hot, sizes.mailboxes),
     coldOpenRow(sizes.hot, sizes.mailboxes),
-    ...WAITERS.map((waiters) => commitRow(waiters, sizes.waited)),
+    ...WAITERS.map((waiters) => commitRow(waiters, sizes.waited, sizes.commits)),
     ...sizes.change.map(flagRow),
     searchRow(sizes.bulk),
     bulkRow(sizes.bulk),

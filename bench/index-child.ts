@@ -11,7 +11,17 @@
 import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { FLAG_FLAGGED } from '@mailstead/index'
-import { beforeDay, COLD, COLD_MESSAGES, commits, commitsEach, day, MAILBOX, MAILBOXES } from './index-cases.ts'
+import {
+  beforeDay,
+  COLD,
+  COLD_MESSAGES,
+  COMMITS,
+  commits,
+  commitsEach,
+  day,
+  MAILBOX,
+  MAILBOXES,
+} from './index-cases.ts'
 import { openStore, type StoreName } from './index-stores.ts'
 
 export interface CountedRun {
@@ -61,11 +71,12 @@ const store = await openStore(name as StoreName, directory!)
 
 const modes: Record<string, () => Promise<unknown>> = {
   async commits() {
-    await commits(store, a, commitsEach(a), 0)
+    const each = commitsEach(a, COMMITS)
+    await commits(store, a, each, 0)
     return counted(async () => {
-      await commits(store, a, commitsEach(a), 1)
-      await commits(store, a, commitsEach(a), 2)
-      return 2 * a * commitsEach(a)
+      await commits(store, a, each, 1)
+      await commits(store, a, each, 2)
+      return 2 * a * each
     })
   },
   async day() {

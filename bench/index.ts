@@ -8,6 +8,7 @@ import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } fr
 import { join } from 'node:path'
 import {
   type CaseSizes,
+  COMMITS,
   type IndexCase,
   indexCases,
   label,
@@ -75,6 +76,7 @@ export async function indexBench(options: IndexBenchOptions): Promise<readonly s
     change: [10_000, quick ? 100_000 : MILLION],
     bulk: quick ? 100_000 : MILLION,
     waited: WAITED_SIZE,
+    commits: COMMITS,
     hot: quick ? 10_000 : MILLION,
     mailboxes: MAILBOXES,
   }
