@@ -1,11 +1,11 @@
 /**
  * Benchmarks Mailstead beside Debian's Dovecot 2.3 with mdbox: same machine, same session, same load, runs interleaved.
  *
- *   npm run bench -- [--quick] [--only TEXT] [--server mailstead|dovecot] [--rounds N] [--update-baseline]
+ *   npm run bench -- [--quick] [--only REGEXP] [--server mailstead|dovecot] [--rounds N] [--update-baseline]
  *
  * Each figure is the median of the rounds (5 at least; --quick: 3, and no mailbox above 10 k). The ratio is that of the
  * medians; above 1 Mailstead is the better one. `lib/cheap-imap.ts` says what keeps the client out of the figures.
- * --only runs the rows whose name contains TEXT. --update-baseline renews
+ * --only runs the rows whose name matches REGEXP. --update-baseline renews
  * the rows it measured in baselines/bench.json (--baseline NAME: another).
  */
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -74,10 +74,11 @@ const IDLE_CONNECTIONS: Record<Name, number> = { mailstead: 1000, dovecot: 100 }
 
 const figures: Figure[] = []
 /** Servers that were started and not yet stopped: none is left behind when a row fails. */
+const only = flags.only === undefined ? undefined : new RegExp(flags.only)
 const running = new Set<Server>()
 
 function wanted(row: string): boolean {
-  return flags.only === undefined || row.includes(flags.only)
+  return only === undefined || only.test(row)
 }
 
 function label(size: number): string {
