@@ -16,7 +16,7 @@ export {
   type MeteredOptions,
   metered,
 } from './lib/wrappers/metered.ts'
-export type { FsOperation } from './lib/wrappers/operations.ts'
+export type { FsOperation } from './lib/operations.ts'
 export { prefixed } from './lib/wrappers/prefixed.ts'
 export { readOnly } from './lib/wrappers/read-only.ts'
 export type { FsTier } from './lib/wrappers/open-paths.ts'

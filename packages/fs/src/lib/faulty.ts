@@ -8,27 +8,11 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Fs, FsFile, FsLock, FsReadOptions } from './contract.ts'
 import { noteFailedSync } from './crashable.ts'
 import { FsError, type FsErrorCode } from './error.ts'
+import type { FsOperation } from './operations.ts'
 import { randomOf } from './random.ts'
 
 /** Operations of `Fs`, and of an open file: `read` and `append` stand for their synchronous forms too. */
-export type FaultyOperation =
-  | 'stat'
-  | 'open'
-  | 'readFile'
-  | 'writeFile'
-  | 'list'
-  | 'makeDirectory'
-  | 'rename'
-  | 'link'
-  | 'remove'
-  | 'syncDirectory'
-  | 'lock'
-  | 'acquire'
-  | 'read'
-  | 'append'
-  | 'write'
-  | 'truncate'
-  | 'sync'
+export type FaultyOperation = Exclude<FsOperation, 'readSync' | 'appendSync'>
 
 /**
  * A code fails the operation without doing anything, except FS_UNCERTAIN, which does it and fails. The names of the

@@ -4,27 +4,10 @@
  * FORMAT   (`formatTrace`, `parseTrace`): one line of JSON per operation; bytes are base64. The first line names the format.
  */
 import type { FsMetadata, FsOpenMode } from './contract.ts'
+import type { FaultyOperation } from './faulty.ts'
 
-export type TraceOperation =
-  | 'stat'
-  | 'open'
-  | 'readFile'
-  | 'writeFile'
-  | 'list'
-  | 'makeDirectory'
-  | 'rename'
-  | 'link'
-  | 'remove'
-  | 'syncDirectory'
-  | 'lock'
-  | 'acquire'
-  | 'release'
-  | 'read'
-  | 'append'
-  | 'write'
-  | 'truncate'
-  | 'sync'
-  | 'close'
+/** A synchronous form is the same operation (`sync` says so); what is opened and taken is closed and released. */
+export type TraceOperation = FaultyOperation | 'release' | 'close'
 
 export interface TraceEntry {
   readonly operation: TraceOperation

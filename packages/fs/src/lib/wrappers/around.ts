@@ -4,7 +4,7 @@
  */
 import type { Fs, FsAcquireOptions, FsCallOptions, FsEntry, FsFile, FsLock, FsSource, FsSupports } from '../contract.ts'
 import { delegateFile, delegateFs, delegateLock } from './delegate.ts'
-import type { FsOperation } from './operations.ts'
+import type { FsOperation } from '../operations.ts'
 
 export interface Around {
   readonly name: string

@@ -3,7 +3,7 @@ import { setTimeout as sleepFor } from 'node:timers/promises'
 import type { Fs } from '../contract.ts'
 import { randomOf } from '../random.ts'
 import { aroundFs } from './around.ts'
-import type { FsOperation } from './operations.ts'
+import type { FsOperation } from '../operations.ts'
 
 export interface DelayedOptions {
   /**

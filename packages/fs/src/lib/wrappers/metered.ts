@@ -2,7 +2,7 @@
 import type { Fs, FsStat } from '../contract.ts'
 import { FsError, type FsErrorCode } from '../error.ts'
 import { aroundFs, sizeOf } from './around.ts'
-import { FS_OPERATIONS, type FsOperation } from './operations.ts'
+import { FS_OPERATIONS, type FsOperation } from '../operations.ts'
 
 /** Bucket `i` counts what took less than 2 ** i microseconds and no less than half of it; the last, all that took longer. */
 export const LATENCY_BUCKETS = 28

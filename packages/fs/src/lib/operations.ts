@@ -1,4 +1,4 @@
-/** The names of what can be asked of a file system and of what is opened in it, for wrappers that treat all of it alike. */
+/** The names of what can be asked of a file system and of what is opened in it, for what treats all of it alike. */
 
 export const FS_OPERATIONS = [
   'stat',
