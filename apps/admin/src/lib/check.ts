@@ -4,27 +4,16 @@
  * Exit codes: 0 nothing is wrong (notes do not count), 1 there are findings, 2 something could not be looked at: a store that
  * cannot be opened for want of permission, a missing mount, another version; a users file that cannot be read.
  */
-import { readdirSync } from 'node:fs'
-import { join } from 'node:path'
 import { Command } from 'commander'
-import { type StoreFinding, StoreError } from '@mailstead/store'
-import { checkDataDirectory, openUserStore, STORAGE, storeDirectories } from '@mailstead/app-server'
-import { userDirectory } from '@mailstead/server'
+import { StoreError } from '@mailstead/store'
+import { openUserStore } from '@mailstead/app-server'
 import { Exit } from './exit.ts'
-import { findUser, isThere, readUsers, whereOf, type Where, type WhereFlags } from './find-user.ts'
+import type { WhereFlags } from './find-user.ts'
+import { finding, lookAt, subjects, type UserFinding, withoutIndex } from './subjects.ts'
 
 interface CheckFlags extends WhereFlags {
   readonly user?: string
   readonly json?: boolean
-}
-
-export interface UserFinding extends StoreFinding {
-  readonly user: string
-}
-
-export interface Subject {
-  readonly name: string
-  readonly home: string | undefined
 }
 
 export function checkCommand(): Command {
@@ -36,12 +25,7 @@ export function checkCommand(): Command {
     .option('--config <file>', 'configuration file')
     .option('--json', 'findings as one JSON value')
     .action(async (flags: CheckFlags) => {
-      const where = whereOf(flags)
-      try {
-        await checkDataDirectory(where.data)
-      } catch (error) {
-        throw new Exit(2, (error as Error).message)
-      }
+      const where = await lookAt(flags)
       const findings: UserFinding[] = []
       const failures: { user: string; message: string }[] = []
       let looked = 0
@@ -70,64 +54,8 @@ export function checkCommand(): Command {
     })
 }
 
-/** Users of the file who have a directory, and directories that nobody in the file has. */
-export function subjects(where: Where, only: string | undefined, notes: UserFinding[]): Subject[] {
-  const { data, users: file } = where
-  if (only !== undefined) {
-    const user = findUser(where, only) ?? { name: only, home: undefined }
-    if (!isThere(join(data, userDirectory(user)))) throw new Exit(2, `${only} has no store in ${data}`)
-    return [user]
-  }
-  const parsed = readUsers(where)
-  const users = [...(parsed?.users.values() ?? [])].map((user) => ({ user, home: userDirectory(user) }))
-  for (const { line, message } of parsed?.problems ?? [])
-    notes.push(
-      finding(
-        '-',
-        'note',
-        'users-line',
-        `${file}:${line}: ${message}; the line is disabled, and a home= in it not known`,
-      ),
-    )
-  const others: Subject[] = []
-  for (const name of directoriesOf(data)) {
-    const home = `users/${name}`
-    if (users.some((each) => each.home === home || each.home.startsWith(`${home}/`))) continue
-    others.push({ name, home })
-    if (parsed !== undefined) notes.push(finding(name, 'note', 'no-user', `nobody in ${file} has the store ${home}`))
-  }
-  return [...users.filter(({ home }) => isThere(join(data, home))).map(({ user }) => user), ...others]
-}
-
-function directoriesOf(data: string): string[] {
-  try {
-    return storeDirectories(data)
-  } catch (error) {
-    throw new Exit(2, `the directory of the stores cannot be read: ${(error as Error).message}`)
-  }
-}
-
 function isDamage(error: unknown): error is StoreError {
   return error instanceof StoreError && (error.code === 'STORE_CORRUPT' || error.code === 'STORE_DAMAGED')
-}
-
-function finding(
-  user: string,
-  severity: 'note' | 'damage',
-  kind: string,
-  message: string,
-  mailbox?: string,
-): UserFinding {
-  return { user, severity, kind, file: undefined, offset: undefined, mailbox, uid: undefined, message }
-}
-
-/** A store is made directory first: one that is empty is what a crash then left. Messages without an index are another matter. */
-export function withoutIndex(data: string, user: Subject): UserFinding {
-  const directory = join(data, userDirectory(user), STORAGE)
-  const messages = isThere(directory) && readdirSync(directory).some((name) => /^m\.\d+$/.test(name))
-  return messages
-    ? finding(user.name, 'damage', 'index-missing', 'there are messages, but no index')
-    : finding(user.name, 'note', 'store-empty', 'the directory holds no store yet')
 }
 
 function report(

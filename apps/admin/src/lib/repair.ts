@@ -6,15 +6,13 @@
  */
 import { join } from 'node:path'
 import { Command } from 'commander'
-import { checkDataDirectory, userFs } from '@mailstead/app-server'
+import { userFs } from '@mailstead/app-server'
 import { IndexError, type RepairRecord, repairIndex } from '@mailstead/index'
 import { userDirectory } from '@mailstead/server'
-import { type Subject, subjects, type UserFinding, withoutIndex } from './check.ts'
+import { INDEX_PATH } from '@mailstead/store'
 import { Exit } from './exit.ts'
-import { isThere, whereOf, type WhereFlags } from './find-user.ts'
-
-/** Where a store has its index. Must not change: on disk. */
-const INDEX = 'index'
+import { type FoundUser, isThere, type WhereFlags } from './find-user.ts'
+import { lookAt, subjects, type UserFinding, withoutIndex } from './subjects.ts'
 
 interface RepairFlags extends WhereFlags {
   readonly user?: string
@@ -36,18 +34,13 @@ export function repairCommand(): Command {
     .option('--dry-run', 'say what would be done, and change nothing')
     .option('--json', 'records as one JSON value')
     .action(async (flags: RepairFlags) => {
-      const where = whereOf(flags)
-      try {
-        await checkDataDirectory(where.data)
-      } catch (error) {
-        throw new Exit(2, (error as Error).message)
-      }
+      const where = await lookAt(flags)
       const records: UserRecord[] = []
       const failures: { user: string; message: string }[] = []
       let looked = 0
       const notes: UserFinding[] = []
       for (const user of subjects(where, flags.user, notes)) {
-        if (!isThere(join(where.data, userDirectory(user), INDEX))) {
+        if (!isThere(join(where.data, userDirectory(user), INDEX_PATH))) {
           // A store that was never used has nothing to repair; messages alone do not say whose mailboxes they were in.
           const { severity, message } = withoutIndex(where.data, user)
           if (severity === 'damage')
@@ -69,12 +62,12 @@ export function repairCommand(): Command {
 
 async function repairStore(
   data: string,
-  user: Subject,
+  user: FoundUser,
   dryRun: boolean,
   onRecord: (record: RepairRecord) => void,
 ): Promise<void> {
   await using fs = await userFs(data, user)
-  for await (const page of repairIndex(fs, INDEX, { dryRun })) for (const one of page) onRecord(one)
+  for await (const page of repairIndex(fs, INDEX_PATH, { dryRun })) for (const one of page) onRecord(one)
 }
 
 function messageOf(error: unknown): string {

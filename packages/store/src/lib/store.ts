@@ -16,7 +16,8 @@ import { INBOX } from './name.ts'
 import { addMailbox, Session } from './session.ts'
 import { BOX_TABLE, encodeNumber, KEY_BOX, KEY_ROOT, KEY_VALIDITY, KEY_VERSION, TREE_TABLE, Tree } from './tree.ts'
 
-const INDEX_PATH = 'index'
+/** Where a store has its index, in its file system. Must not change: on disk. */
+export const INDEX_PATH = 'index'
 
 /**
  * Opens a store. STORE_NOT_FOUND if the directory holds none and `create` is not given; STORE_UNAVAILABLE if the
