@@ -4,12 +4,13 @@
  * faster side, which a driver can only be by chance.
  */
 import { spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { FS_CASES, type FsCase, type Repeat } from './fs-cases.ts'
 import { human, median } from './lib/statistics.ts'
 import { countFileCalls } from './lib/syscalls.ts'
+import { readBaseline, updateBaseline, WORSE } from './lib/baseline.ts'
 
 interface Sides {
   readonly ours: number
@@ -50,8 +51,6 @@ const ALLOCATING = 20_000
 const ALLOCATION_NOISE = { share: 0.1, bytes: 4 }
 const SEMI_SPACE_MIB = 256
 
-const baselineFile = join(import.meta.dirname, 'baselines', 'fs.json')
-
 /** Measures the rows that are wanted, prints them, and returns what is worse than allowed or than the baseline. */
 export async function fsBench(options: FsBenchOptions): Promise<readonly string[]> {
   const cases = FS_CASES.filter(({ row }) => options.wanted(row))
@@ -62,7 +61,7 @@ export async function fsBench(options: FsBenchOptions): Promise<readonly string[
     const figure = await measure(one, options.rounds)
     figures.push(figure)
     process.stdout.write(`${line(figure)}\n`)
-    if (options.update) updateBaseline(figures, options)
+    if (options.update) updateBaseline('fs', figures, options)
   }
   return [...excesses(figures), ...(options.update ? [] : regressions(figures))]
 }
@@ -182,31 +181,11 @@ function excesses(figures: readonly FsFigure[]): string[] {
   })
 }
 
-interface Baseline {
-  readonly machine: string
-  readonly rounds: number
-  readonly figures: readonly FsFigure[]
-}
-
-function readBaseline(): Baseline | undefined {
-  return existsSync(baselineFile) ? (JSON.parse(readFileSync(baselineFile, 'utf8')) as Baseline) : undefined
-}
-
-/** Replaces the rows that were measured, and keeps the others. */
-function updateBaseline(figures: readonly FsFigure[], { machine, rounds }: FsBenchOptions): void {
-  const rows = new Map(readBaseline()?.figures.map((figure) => [figure.row, figure]))
-  for (const figure of figures) rows.set(figure.row, figure)
-  mkdirSync(join(import.meta.dirname, 'baselines'), { recursive: true })
-  writeFileSync(baselineFile, `${JSON.stringify({ machine, rounds, figures: [...rows.values()] }, null, 2)}\n`)
-}
-
 /** Rows that lost more than a third of their ratio since the baseline. */
 function regressions(figures: readonly FsFigure[]): string[] {
-  const ratios = new Map(readBaseline()?.figures.map(({ row, ratio }) => [row, ratio]))
+  const before = readBaseline<FsFigure>('fs')
   return figures.flatMap(({ row, ratio }) => {
-    const before = ratios.get(row)
-    return before !== undefined && before / ratio > 1.5
-      ? [`${row}: ratio ${ratio.toFixed(2)}, was ${before.toFixed(2)}`]
-      : []
+    const was = before.get(row)?.ratio
+    return was !== undefined && was / ratio > WORSE ? [`${row}: ratio ${ratio.toFixed(2)}, was ${was.toFixed(2)}`] : []
   })
 }

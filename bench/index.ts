@@ -4,7 +4,7 @@
  * Ratios are to each peer; above 1 the index is the better one, or, where less is better, below 1.
  */
 import { spawn, spawnSync } from 'node:child_process'
-import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { cpSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import {
   type CaseSizes,
@@ -23,6 +23,7 @@ import type { CountedRun, ReaderRun, WriterRun } from './index-child.ts'
 import { STORE_NAMES, type StoreName } from './index-stores.ts'
 import { human, median } from './lib/statistics.ts'
 import { countSyscalls, straceCommand, type SyscallCounts } from './lib/syscalls.ts'
+import { readBaseline, updateBaseline, WORSE } from './lib/baseline.ts'
 
 type PerStore = Partial<Record<StoreName, number>>
 
@@ -63,8 +64,6 @@ const WARM_ROUNDS = 2
 const NOISE = 0.02
 /** Commits, in hundreds, after which the log was longer than what it may be several times. */
 const AMPLIFIED_HUNDREDS = 4000
-
-const baselineFile = join(import.meta.dirname, 'baselines', 'index.json')
 
 /** Measures the rows that are wanted, prints them, and returns which targets were missed and what is worse than the baseline. */
 export async function indexBench(options: IndexBenchOptions): Promise<readonly string[]> {
@@ -257,21 +256,12 @@ class IndexBench {
     if (this.#figures.length === 0) process.stdout.write(`\n${header}\n`)
     this.#figures.push(whole)
     process.stdout.write(`${line(whole)}\n`)
-    if (this.#options.update) this.#updateBaseline()
+    if (this.#options.update) updateBaseline('index', this.#figures, this.#options)
   }
 
   complaints(): readonly string[] {
     const missed = this.#figures.flatMap((figure) => misses(figure).map((miss) => `${figure.row}: ${miss}`))
     return [...missed, ...(this.#options.update ? [] : regressions(this.#figures))]
-  }
-
-  /** Replaces the rows that were measured, and keeps the others. */
-  #updateBaseline(): void {
-    const { machine, rounds } = this.#options
-    const rows = new Map(readBaseline()?.figures.map((figure) => [figure.row, figure]))
-    for (const figure of this.#figures) rows.set(figure.row, figure)
-    mkdirSync(join(import.meta.dirname, 'baselines'), { recursive: true })
-    writeFileSync(baselineFile, `${JSON.stringify({ machine, rounds, figures: [...rows.values()] }, null, 2)}\n`)
   }
 }
 
@@ -378,24 +368,14 @@ function misses({ values, ratios, atMost, ahead, lessIsBetter, unit }: IndexFigu
   return found
 }
 
-interface Baseline {
-  readonly machine: string
-  readonly rounds: number
-  readonly figures: readonly IndexFigure[]
-}
-
-function readBaseline(): Baseline | undefined {
-  return existsSync(baselineFile) ? (JSON.parse(readFileSync(baselineFile, 'utf8')) as Baseline) : undefined
-}
-
 /** Rows that lost more than a third of a ratio since the baseline. */
 function regressions(figures: readonly IndexFigure[]): string[] {
-  const before = new Map(readBaseline()?.figures.map((figure) => [figure.row, figure.ratios]))
+  const before = readBaseline<IndexFigure>('index')
   return figures.flatMap(({ row, ratios, lessIsBetter }) =>
     PEERS.flatMap((peer) => {
-      const [was, is] = [before.get(row)?.[peer], ratios[peer]]
+      const [was, is] = [before.get(row)?.ratios[peer], ratios[peer]]
       if (was === undefined || is === undefined) return []
-      return (lessIsBetter ? is / was : was / is) > 1.5
+      return (lessIsBetter ? is / was : was / is) > WORSE
         ? [`worse than the baseline: ${row}: ratio to ${peer} ${is.toFixed(2)}, was ${was.toFixed(2)}`]
         : []
     }),

@@ -8,9 +8,8 @@
  * --only runs the rows whose name matches REGEXP. --update-baseline renews
  * the rows it measured in baselines/bench.json (--baseline NAME: another).
  */
-import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, rmSync } from 'node:fs'
 import { cpus, totalmem } from 'node:os'
-import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { cpuMs, processTree, proportionalBytes } from '../tests/interop/lib/processes.ts'
@@ -30,6 +29,7 @@ import { CheapImap } from './lib/cheap-imap.ts'
 import { appendLoad, fill, forCount, forTime, type Load, lmtpLoad, NEEDLE, type Work } from './lib/load.ts'
 import { human, median } from './lib/statistics.ts'
 import { countSyscalls, straceCommand, type TraceWindow } from './lib/syscalls.ts'
+import { readBaseline, updateBaseline, WORSE } from './lib/baseline.ts'
 
 type Name = Server['name']
 
@@ -523,41 +523,14 @@ async function memory(): Promise<void> {
   for (const server of servers) await stop(server)
 }
 
-interface Baseline {
-  readonly machine: string
-  readonly rounds: number
-  readonly figures: readonly Figure[]
-}
-
-function baselineFile(): string {
-  return join(import.meta.dirname, 'baselines', `${flags.baseline}.json`)
-}
-
-/** Replaces the rows that were measured; those that were not stay, so that `--only` renews a part. */
-function updateBaseline(): void {
-  const measured = new Set(figures.map(({ row }) => row))
-  const before = existsSync(baselineFile())
-    ? (JSON.parse(readFileSync(baselineFile(), 'utf8')) as Baseline).figures
-    : []
-  const baseline: Baseline = {
-    machine,
-    rounds: ROUNDS,
-    figures: [...before.filter(({ row }) => !measured.has(row)), ...figures],
-  }
-  mkdirSync(join(import.meta.dirname, 'baselines'), { recursive: true })
-  writeFileSync(baselineFile(), `${JSON.stringify(baseline, null, 2)}\n`)
-}
-
 /** Rows that lost more than a third of their ratio since the baseline. */
 function regressions(): readonly string[] {
-  if (!existsSync(baselineFile())) return []
-  const before = JSON.parse(readFileSync(baselineFile(), 'utf8')) as Baseline
-  const ratios = new Map(before.figures.map(({ row, ratio }) => [row, ratio]))
+  const before = readBaseline<Figure>(flags.baseline)
   return figures.flatMap(({ row, ratio, lessIsBetter }) => {
-    const old = ratios.get(row)
+    const old = before.get(row)?.ratio
     if (old === undefined || ratio === undefined) return []
     const worse = lessIsBetter ? ratio / old : old / ratio
-    return worse > 1.5 ? [`${row}: ratio ${ratio.toFixed(2)}, was ${old.toFixed(2)}`] : []
+    return worse > WORSE ? [`${row}: ratio ${ratio.toFixed(2)}, was ${old.toFixed(2)}`] : []
   })
 }
 
@@ -587,7 +560,7 @@ try {
   }
   for (const part of [deliveries, memory, reads, million]) {
     await part()
-    if (flags['update-baseline']) updateBaseline()
+    if (flags['update-baseline']) updateBaseline(flags.baseline, figures, { machine, rounds: ROUNDS })
   }
 } finally {
   for (const server of running) await stop(server)
