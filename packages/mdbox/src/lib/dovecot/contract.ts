@@ -1,0 +1,69 @@
+/**
+ * What a Dovecot store holds, as its readers give it: mdbox, sdbox and Maildir alike, read-only, from Dovecot 2.3 and 2.4.
+ *
+ * Nothing is guessed in silence: what a damaged store no longer says is undefined, and each such place is a `DovecotFault`.
+ */
+
+/** A mailbox store below a user's home directory. */
+export interface DovecotStore extends AsyncDisposable {
+  readonly kind: 'mdbox' | 'sdbox' | 'maildir'
+  /** In the order of their names; also those that hold children only (`selectable: false`). */
+  readonly mailboxes: readonly DovecotMailbox[]
+  /** Names, Unicode with `/` as delimiter, whether or not such a mailbox exists. */
+  readonly subscriptions: readonly string[]
+  /** What is wrong so far; grows while mailboxes and messages are read. */
+  readonly faults: readonly DovecotFault[]
+}
+
+export interface DovecotMailbox {
+  /** Unicode with `/` as delimiter; `INBOX` for the inbox. */
+  readonly name: string
+  readonly selectable: boolean
+  /** 16 bytes; undefined where there is none, or it is lost. */
+  readonly guid: Uint8Array | undefined
+  /** Undefined where it is lost, or nothing was ever delivered. */
+  readonly uidValidity: number | undefined
+  readonly uidNext: number | undefined
+  readonly highestModSeq: number | undefined
+  /** Ascending by UID, in pages. */
+  messages(): AsyncIterable<readonly DovecotMessage[]>
+}
+
+export interface DovecotMessage {
+  readonly uid: number
+  /** Bits of `@mailstead/index`'s system flags: see `dovecot/flags.ts`. \Recent is never among them. */
+  readonly flags: number
+  readonly keywords: readonly string[]
+  /** Undefined where Dovecot kept none for this message. */
+  readonly modSeq: number | undefined
+  /** 16 bytes; undefined where there is none (Maildir messages have a name instead). */
+  readonly guid: Uint8Array | undefined
+  /** INTERNALDATE, milliseconds since the epoch. */
+  readonly receivedMs: number | undefined
+  /** When it came into this mailbox, milliseconds since the epoch. */
+  readonly savedMs: number | undefined
+  readonly pop3Uidl: string | undefined
+  readonly pop3Order: number | undefined
+  /** Equal for messages that share their bytes (an mdbox map row); undefined where every message has its own. */
+  readonly shared: string | undefined
+  /**
+   * The bytes, verified by what Dovecot keeps of them (size, GUID, attachment hashes); decompressed, external attachments
+   * put back. Rejects with BOX_DAMAGED, naming file and offset, if they are not whole.
+   */
+  open(): AsyncIterable<Uint8Array>
+}
+
+export interface DovecotFault {
+  readonly kind: string
+  /** Relative to the directory that was opened. */
+  readonly file: string | undefined
+  readonly offset: number | undefined
+  readonly mailbox: string | undefined
+  readonly uid: number | undefined
+  readonly message: string
+}
+
+export interface OpenDovecotOptions {
+  /** `/` or `.` between the levels of a Maildir++ name. (default '.') */
+  readonly separator?: string
+}
