@@ -1,5 +1,6 @@
 /** Plans for `faultyFs`, as a few rules, which know whether they came to pass. */
 import type { Fault, FaultPlan, FaultyOperation } from './faulty.ts'
+import { FS_OPERATIONS } from './operations.ts'
 
 export interface FaultRule {
   /** (default: every operation) */
@@ -29,16 +30,20 @@ export interface PlannedFaults extends FaultPlan {
   readonly fired: readonly Firing[]
 }
 
+const FAULTY: ReadonlySet<string> = new Set(FS_OPERATIONS.filter((name) => !name.endsWith('Sync')))
 /** Most faults of one `everyFault`: a run that never ends must not run for ever. */
 const EVERY_FAULT_MAX = 100_000
 
-/** The first rule whose turn it is decides. */
+/** The first rule whose turn it is decides. TypeError for an operation that there is not: its fault would never come to pass. */
 export function faultPlan(...rules: readonly FaultRule[]): PlannedFaults {
   const counts = rules.map(() => 0)
   const fired: Firing[] = []
   let matched = 0
-  for (const { nth = 1, times = 1 } of rules)
+  for (const { nth = 1, times = 1, operation = [] } of rules) {
+    for (const name of typeof operation === 'string' ? [operation] : operation)
+      if (!FAULTY.has(name)) throw new TypeError(`no operation ${name}`)
     if (!(nth >= 1 && times >= 1)) throw new RangeError(`a fault is the 1st or later, not ${nth}, ${times} times`)
+  }
   return {
     fired,
     get matched() {

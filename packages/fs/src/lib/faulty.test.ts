@@ -1,9 +1,36 @@
 import { describe, expect, test } from 'vitest'
 import { checkPath, FsError, requireSupport } from '../index.ts'
 import { memoryFs } from '../memory.ts'
-import { crashableFs, everyFault, type FaultPlan, faultPlan, faultyFs, failNth, readOnlyFrom } from '../faults.ts'
+import {
+  crashableFs,
+  everyFault,
+  type FaultPlan,
+  type FaultyOperation,
+  faultPlan,
+  faultyFs,
+  failNth,
+  readOnlyFrom,
+} from '../faults.ts'
 
 const bytes = (text: string): Uint8Array => Buffer.from(text)
+
+describe('memoryFs', () => {
+  test('has no room for a byte that is too far away', async () => {
+    await using fs = memoryFs()
+    await using file = await fs.open('file', 'create')
+    for (const run of [() => file.write(bytes('x'), 2 ** 40), () => file.truncate(2 ** 40)])
+      await expect(run()).rejects.toMatchObject({ code: 'FS_LIMIT', retryable: false, path: 'file' })
+    expect((await file.stat()).size).toBe(0)
+  })
+})
+
+describe('faultPlan', () => {
+  test('refuses operations that there are not: their faults would never come to pass', () => {
+    for (const operation of ['unlink', 'toString', ['write', 'appendSync']])
+      expect(() => faultPlan({ operation: operation as FaultyOperation, fault: 'EIO' })).toThrow(TypeError)
+    expect(faultPlan({ operation: ['read', 'sync'], fault: 'EIO' }).fired).toEqual([])
+  })
+})
 
 describe('faultyFs', () => {
   const once = (operation: string, path: string, nth: number, fault: ReturnType<FaultPlan['fail']>): FaultPlan => ({

@@ -50,6 +50,8 @@ export interface MemoryFsOptions {
 
 /** Entries of one page of `list`. */
 const PAGE_ENTRIES = 256
+/** Largest file, in bytes (4 GiB): a byte far away asks for no memory that is not there. Above: FS_LIMIT. */
+const FILE_MAX = 2 ** 32
 const NO_METADATA: FsMetadata = Object.freeze({})
 
 /** An empty file system. Disposing it closes what is open; the content is gone with the last reference. */
@@ -164,9 +166,11 @@ export function memoryFsOn(disk: MemoryDisk | undefined, options: MemoryFsOption
       : { kind: 'file', size, modifiedMs, tag }
   }
 
-  function resize(node: FileNode, size: number): void {
+  function resize(node: FileNode, path: string, size: number): void {
+    if (size > FILE_MAX)
+      throw new FsError('FS_LIMIT', `${path} would have more than ${FILE_MAX} bytes`, { path, retryable: false })
     if (size > node.data.length) {
-      const larger = new Uint8Array(Math.max(size, 2 * node.data.length))
+      const larger = new Uint8Array(Math.max(size, Math.min(2 * node.data.length, FILE_MAX)))
       larger.set(node.data.subarray(0, node.size))
       node.data = larger
       node.shared = false
@@ -210,7 +214,7 @@ export function memoryFsOn(disk: MemoryDisk | undefined, options: MemoryFsOption
       const start = node.size
       const more = bytesIn(parts)
       if (more === 0) return start
-      resize(node, start + more)
+      resize(node, path, start + more)
       let at = start
       for (const part of parts) {
         node.data.set(part, at)
@@ -245,7 +249,7 @@ export function memoryFsOn(disk: MemoryDisk | undefined, options: MemoryFsOption
         checkBytes(data)
         checkPosition(position)
         if (data.length === 0) return
-        if (position + data.length > node.size) resize(node, position + data.length)
+        if (position + data.length > node.size) resize(node, path, position + data.length)
         unshare(node)
         node.data.set(data, position)
         touch(node, path)
@@ -254,7 +258,7 @@ export function memoryFsOn(disk: MemoryDisk | undefined, options: MemoryFsOption
       async truncate(size) {
         checkOverwrite()
         checkPosition(size)
-        resize(node, size)
+        resize(node, path, size)
         touch(node, path)
         disk?.resized(node, path, size)
       },

@@ -116,6 +116,23 @@ describe('requests that may be repeated', () => {
   })
 })
 
+describe('closing', () => {
+  test('waits for what is under way', async () => {
+    await using fake = await fakeS3()
+    for (const start of [(fs: Fs) => fs.list('')[Symbol.asyncIterator]().next(), (fs: Fs) => fs.remove('file')]) {
+      const fs = fake.fs()
+      await fs.writeFile('file', text('old'))
+      const events: string[] = []
+      const ended = start(fs).then(() => events.push('done'))
+      await fs[Symbol.asyncDispose]()
+      await new Promise(setImmediate)
+      events.push('closed')
+      await ended
+      expect(events).toEqual(['done', 'closed'])
+    }
+  })
+})
+
 describe('failures', () => {
   test('of a server that is not there are an outage', async () => {
     const fake = await fakeS3()

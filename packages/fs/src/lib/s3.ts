@@ -67,6 +67,13 @@ export function s3Fs(options: S3FsOptions): Fs {
     throw notFound(path)
   }
 
+  async function remove(path: string, call: FsCallOptions = {}): Promise<void> {
+    const there = await objects.stat(path, call)
+    if (there === undefined) throw notFound(path)
+    if (there.kind === 'directory') throw new FsError('FS_NOT_EMPTY', `${path} has entries`, { path })
+    await objects.remove(path, call)
+  }
+
   return {
     name,
     supports,
@@ -101,8 +108,11 @@ export function s3Fs(options: S3FsOptions): Fs {
     },
     async *list(directory, call) {
       enter(directory, call, true)
-      for await (const page of objects.list(directory, call)) {
-        yield page
+      const pages = objects.list(directory, call)
+      for (;;) {
+        const page = await work.add(pages.next())
+        if (page.done) return
+        yield page.value
         enter(directory, call, true)
       }
     },
@@ -121,10 +131,7 @@ export function s3Fs(options: S3FsOptions): Fs {
     },
     async remove(path, call) {
       enter(path, call)
-      const there = await work.add(objects.stat(path, call))
-      if (there === undefined) throw notFound(path)
-      if (there.kind === 'directory') throw new FsError('FS_NOT_EMPTY', `${path} has entries`, { path })
-      await work.add(objects.remove(path, call))
+      await work.add(remove(path, call))
     },
     async syncDirectory(path, call) {
       enter(path, call, true)
