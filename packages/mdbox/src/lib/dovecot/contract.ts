@@ -4,6 +4,14 @@
  * Nothing is guessed in silence: what a damaged store no longer says is undefined, and each such place is a `DovecotFault`.
  */
 
+import type { Fs } from '@mailstead/fs'
+
+/** A directory: `path` below the root of `fs`, '' for that root itself. */
+export interface DovecotRoot {
+  readonly fs: Fs
+  readonly path: string
+}
+
 /** A mailbox store below a user's home directory. */
 export interface DovecotStore extends AsyncDisposable {
   readonly kind: 'mdbox' | 'sdbox' | 'maildir'
@@ -47,8 +55,9 @@ export interface DovecotMessage {
   /** Equal for messages that share their bytes (an mdbox map row); undefined where every message has its own. */
   readonly shared: string | undefined
   /**
-   * The bytes, verified by what Dovecot keeps of them (size, GUID, attachment hashes); decompressed, external attachments
-   * put back. Rejects with BOX_DAMAGED, naming file and offset, if they are not whole.
+   * The bytes as Dovecot keeps them, verified by what it keeps of them (sizes, GUID, attachment hashes); decompressed,
+   * external attachments put back. Lines mostly end in LF: with each LF that has no CR made CRLF they are what Dovecot
+   * serves, and what RFC822.SIZE counts. Rejects with BOX_DAMAGED, naming file and offset, if they are not whole.
    */
   open(): AsyncIterable<Uint8Array>
 }
@@ -66,4 +75,10 @@ export interface DovecotFault {
 export interface OpenDovecotOptions {
   /** `/` or `.` between the levels of a Maildir++ name. (default '.') */
   readonly separator?: string
+  /** The root of alternate storage. (default: `dbox-alt-root`, or a directory `alt` beside the store) */
+  readonly alt?: DovecotRoot
+  /** The root of external attachments. (default: a directory `attachments` beside the store) */
+  readonly attachments?: DovecotRoot
+  /** The root of dbox indexes, where they are not beside the mail. (default: the store) */
+  readonly index?: DovecotRoot
 }
