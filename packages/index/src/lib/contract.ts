@@ -160,7 +160,7 @@ export interface Table extends AsyncDisposable {
   readonly id: string
   /** The newest view that may be shown: everything flushed, and lazy changes. Replaced, never changed. */
   readonly view: TableView
-  /** Called after `view` was replaced, by whatever process. */
+  /** Called after `view` was replaced, by whatever process. What it throws makes nothing fail: it is an uncaught exception. */
   watch(onChange: () => void): Disposable
   /** UIDs expunged after `modSeq` (for VANISHED (EARLIER)), or undefined if history no longer reaches back that far. */
   expungedSince(modSeq: number): UidSet | undefined
@@ -323,7 +323,7 @@ export interface IndexOptions {
   readonly now?: () => number
   /** Fills a buffer with randomness: UUIDs and salts. (default node:crypto) */
   readonly random?: (bytes: Uint8Array) => void
-  /** Told of repairs, checkpoints and failures; never needed for correctness. */
+  /** Told of repairs, checkpoints and failures; never needed for correctness. What it throws is an uncaught exception. */
   readonly onEvent?: (event: IndexEvent) => void
 }
 
@@ -348,7 +348,7 @@ export interface Index extends AsyncDisposable {
    * DROPPED_TABLES_MAX drops are remembered), or the frame is beyond the last one: then everything is to be compared.
    */
   changesSince(frame: number): IndexChanges | undefined
-  /** Called after any table changed, with the ids. */
+  /** Called after any table changed, with the ids. What it throws makes nothing fail: it is an uncaught exception. */
   watch(onChange: (tables: readonly string[]) => void): Disposable
   /** Writes snapshots of changed tables and drops log segments that are no longer needed. */
   checkpoint(): Promise<void>

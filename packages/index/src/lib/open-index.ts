@@ -46,6 +46,7 @@ import { resolveTransaction, type Resolved } from './resolve.ts'
 import { type Settings, withDefaults } from './settings.ts'
 import { Snapshots } from './snapshots.ts'
 import { Draft, type TableState } from './state.ts'
+import { tell } from './tell.ts'
 import { expungedAfter } from './tombstones.ts'
 import { type Committer, type Requested, Transaction } from './transaction.ts'
 import { makeView } from './view.ts'
@@ -1068,7 +1069,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     for (const handle of this.#handles) if (changed.has(handle.id)) handle.changed()
     if (this.#watchers.size > 0) {
       const ids = [...changed]
-      for (const onChange of this.#watchers) onChange(ids)
+      for (const onChange of this.#watchers) tell(onChange, ids)
     }
   }
 
@@ -1289,7 +1290,7 @@ class TableHandle implements Table {
   }
 
   changed(): void {
-    for (const watcher of this.#watchers) watcher()
+    for (const watcher of this.#watchers) tell(watcher)
   }
 
   expungedSince(modSeq: number): UidSet | undefined {

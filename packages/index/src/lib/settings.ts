@@ -1,6 +1,7 @@
 import { randomFillSync } from 'node:crypto'
 import type { IndexEvent, IndexOptions } from './contract.ts'
 import { CACHE_BYTES_MAX } from './limits.ts'
+import { tell } from './tell.ts'
 
 const MiB = 1024 * 1024
 
@@ -36,6 +37,6 @@ export function withDefaults(options: IndexOptions): Settings {
     cacheBytesMax,
     now,
     random,
-    onEvent,
+    onEvent: (event) => tell(onEvent, event),
   }
 }

@@ -158,6 +158,7 @@ export interface Mailbox extends AsyncDisposable {
   bodySync(view: TableView, row: number): MessageBody | undefined
   /** Computes the cache fields of a message again (the cache is disposable), keeps them, and returns them by name. */
   recompute(view: TableView, row: number): Promise<ReadonlyMap<string, Uint8Array>>
+  /** Called when the mailbox changed, by whatever process. What it throws makes nothing fail: it is an uncaught exception. */
   watch(onChange: () => void): Disposable
 }
 
@@ -179,7 +180,7 @@ export interface StoreSession {
   subscribe(name: string, on: boolean): Promise<void>
   open(name: string): Promise<Mailbox>
   save(): SaveBatch
-  /** Called when any mailbox or the tree changed. */
+  /** Called when any mailbox or the tree changed. What it throws makes nothing fail: it is an uncaught exception. */
   watch(onChange: () => void): Disposable
 }
 
