@@ -192,6 +192,14 @@ export interface AppendedRow {
 export interface NewRow {
   readonly flags?: number
   readonly keywords?: readonly string[]
+  /** For rows that come from elsewhere and keep it: at least the table's uidNext, or INDEX_CONFLICT at commit. (default: uidNext) */
+  readonly uid?: number
+  /**
+   * For rows that come from elsewhere and keep it, 1 … MODSEQ_GIVEN_MAX: the table's highestModSeq rises to it, if it is
+   * lower. Whoever asks for changes since a higher one is not told of the row: only for tables that nobody has seen
+   * yet. No other change of the table in the same transaction may give rows a modseq (TypeError). (default: the transaction's)
+   */
+  readonly modSeq?: number
   /** By column name. An `AppendedRow` of the same transaction stands for its UID. Columns not named are zero. */
   readonly columns?: Readonly<Record<string, Uint8Array | number | AppendedRow>>
 }
@@ -267,6 +275,11 @@ export interface IndexTransaction extends AsyncDisposable {
   increment(table: string, column: string, uid: number, by: number): void
   /** Sets, or with undefined removes, a table-level value (at most VALUE_MAX bytes). */
   setValue(table: string, key: string, value: Uint8Array | undefined): void
+  /**
+   * Raises, for a table whose rows come from elsewhere, what is lower. What was expunged up to this highestModSeq is not known
+   * here, and `expungedSince` says so. Not beside changes that give rows a modseq, unless those end above it (TypeError).
+   */
+  raise(table: string, counters: { readonly uidNext?: number; readonly highestModSeq?: number }): void
   /** INDEX_CONFLICT at commit unless the value of `key` is exactly this (undefined: absent). */
   expectValue(table: string, key: string, value: Uint8Array | undefined): void
   /** INDEX_CONFLICT at commit unless all these rows are there. */

@@ -199,7 +199,7 @@ function operationLine(op: Operation, columns: readonly ColumnSpec[] | undefined
       return `set of keywords ${op.members.join(' ')}`
     case 'append': {
       const values = op.columns.map(([c, each, bytes]) => `${nameOf(c)}=${shown(bytes, widthOf(c), each)}`)
-      return `append ${op.count} from UID ${op.uid}: flags ${shown(op.flags, 1, op.flags.length > 1)}, sets ${list(op.sets)}${values.length === 0 ? '' : `, ${values.join(', ')}`}`
+      return `append ${op.count} from UID ${op.uid}: flags ${shown(op.flags, 1, op.flags.length > 1)}, sets ${list(op.sets)}${op.modSeqs === undefined ? '' : `, modseqs ${list(op.modSeqs)}`}${values.length === 0 ? '' : `, ${values.join(', ')}`}`
     }
     case 'flags':
       return `flags +${op.add} -${op.remove}${op.set < 0 ? '' : ` set ${op.set}`} of ${ranges(op.ranges)}`
@@ -211,6 +211,8 @@ function operationLine(op: Operation, columns: readonly ColumnSpec[] | undefined
       return op.value === undefined
         ? `value ${JSON.stringify(op.key)} removed`
         : `value ${JSON.stringify(op.key)} = ${toHex(op.value)}`
+    case 'raise':
+      return `raise uidNext to ${op.uidNext}, expunges up to modseq ${op.horizon} are not known`
   }
 }
 

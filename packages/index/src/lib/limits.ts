@@ -8,6 +8,8 @@ export const COLUMNS_MAX = 24
 export const COLUMN_BYTES_MAX = 64
 /** Largest UID that is ever assigned. 2 ** 32 - 1 stays free, as IMAP's UIDNEXT must be a UID too. */
 export const UID_LAST: number = 2 ** 32 - 2
+/** Largest modseq that a row or table from elsewhere may bring: what is exact as a number, less as many as will ever follow. */
+export const MODSEQ_GIVEN_MAX: number = 2 ** 52
 /** Longest value of a table, in bytes. */
 export const VALUE_MAX = 65_536
 /** Longest key of a value, in bytes of UTF-8. */

@@ -26,7 +26,12 @@ export type ModelChange =
       readonly columns: Readonly<Record<string, number | Uint8Array>>
       /** So many rows alike. (default 1) */
       readonly count?: number
+      /** Of the first row; the others follow. */
+      readonly uid?: number
+      /** Of the first row; each of the others has one more. */
+      readonly modSeq?: number
     }
+  | { readonly kind: 'raise'; readonly table: string; readonly uidNext?: number; readonly highestModSeq?: number }
   | { readonly kind: 'append-from'; readonly table: string; readonly source: string; readonly uids: UidSet }
   | {
       readonly kind: 'flags'
@@ -83,6 +88,8 @@ export interface ModelTable {
   readonly values: Map<string, Uint8Array>
   /** UID to the modseq of its expunge. */
   readonly expunged: Map<number, number>
+  /** What was expunged up to this modseq is not known. */
+  horizon: number
 }
 
 class Refused extends Error {
@@ -164,6 +171,7 @@ export class Model {
           rows: new Map(),
           values: new Map(),
           expunged: new Map(),
+          horizon: 0,
         })
         return {}
       }
@@ -176,8 +184,11 @@ export class Model {
       }
       case 'append': {
         const table = this.#table(change.table)
-        const first = table.uidNext
-        for (let n = change.count ?? 1; n > 0; n--) {
+        const first = change.uid ?? table.uidNext
+        if (first < table.uidNext) throw new Refused('INDEX_CONFLICT')
+        const { count = 1, modSeq } = change
+        table.uidNext = first
+        for (let n = 0; n < count; n++) {
           const columns = new Map<string, Uint8Array>()
           for (const { name, bytes } of table.spec.columns) {
             const given = change.columns[name] ?? 0
@@ -185,9 +196,19 @@ export class Model {
           }
           use(table, columns, 1)
           const keywords = [...new Set(change.keywords.map((k) => k.toLowerCase()))].sort()
-          table.rows.set(table.uidNext++, { flags: change.flags, keywords, columns, modSeq: bump(table) })
+          const own = modSeq === undefined ? bump(table) : modSeq + n
+          table.highestModSeq = Math.max(table.highestModSeq, own)
+          table.rows.set(table.uidNext++, { flags: change.flags, keywords, columns, modSeq: own })
         }
         return { uids: UidSet.range(first, table.uidNext - 1).toString() }
+      }
+      case 'raise': {
+        const table = this.#table(change.table)
+        const { uidNext = 0, highestModSeq = 0 } = change
+        table.uidNext = Math.max(table.uidNext, uidNext)
+        table.highestModSeq = Math.max(table.highestModSeq, highestModSeq)
+        table.horizon = Math.max(table.horizon, highestModSeq)
+        return {}
       }
       case 'append-from': {
         const table = this.#table(change.table)
@@ -311,14 +332,25 @@ export function request(
         transaction.dropTable(change.table)
         return () => ({})
       case 'append': {
-        const rows = Array.from({ length: change.count ?? 1 }, () =>
+        const { flags, keywords, columns, uid, modSeq } = change
+        const rows = Array.from({ length: change.count ?? 1 }, (_, i) =>
           transaction.append(change.table, {
-            flags: change.flags,
-            keywords: change.keywords,
-            columns: change.columns,
+            flags,
+            keywords,
+            columns,
+            ...(uid === undefined ? {} : { uid: uid + i }),
+            ...(modSeq === undefined ? {} : { modSeq: modSeq + i }),
           }),
         )
         return () => ({ uids: UidSet.of(...rows.map((row) => row.uid)).toString() })
+      }
+      case 'raise': {
+        const { table, uidNext, highestModSeq } = change
+        transaction.raise(table, {
+          ...(uidNext === undefined ? {} : { uidNext }),
+          ...(highestModSeq === undefined ? {} : { highestModSeq }),
+        })
+        return () => ({})
       }
       case 'append-from': {
         const { view } = viewOf(change.source)
@@ -451,8 +483,9 @@ export function countersOf(info: Omit<TableInfo, 'id'>): Omit<TableInfo, 'id'> {
   return { uidValidity, uidNext, highestModSeq, count, unseen, deleted, bytes, digest }
 }
 
-/** UIDs that the model knows to be expunged after a modseq. */
-export function expungedInModel(table: ModelTable, modSeq: number): string {
+/** UIDs that the model knows to be expunged after a modseq; undefined where it cannot know. */
+export function expungedInModel(table: ModelTable, modSeq: number): string | undefined {
+  if (modSeq < table.horizon) return undefined
   return UidSet.of(...[...table.expunged].filter(([, at]) => at > modSeq).map(([uid]) => uid)).toString()
 }
 

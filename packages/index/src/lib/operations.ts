@@ -11,16 +11,18 @@
  *          3 keyword     name                                   the next index of the keywords
  *          4 set         count, indexes of keywords ascending   the next index of the sets
  *          5 append      first UID, count (at most 65,536), a: flags u8 (one, or one for each row if a & 1), set (one, or one for each
- *                        row if a & 2), count of columns named, and for each: index, b u8, value (one, or one for each
- *                        row if b & 1) as bytes of the column's width. Columns not named are zero.
+ *                        row if a & 2), if a & 4 a modseq for each row, count of columns named, and for each: index, b u8,
+ *                        value (one, or one for each row if b & 1) as bytes of the column's width. Columns not named are zero.
  *          6 flags       bits to add u8, bits to remove u8, set + 1 (0: sets stay), ranges
  *          7 expunge     ranges
  *          8 column      index, b u8 (1 one value for each row, else one for all; 2 rows get the frame's modseq), ranges of
  *                        exactly the rows, values
  *          9 value       key, b u8 (0 removed; 1 set, and the value follows: length and bytes)
+ *          10 raise      uidNext (0: stays), modseq up to which expunges are not known (0: stays)
  *
  * INVARIANTS
- *   1. Rows that get a new modseq get the table's modseq after the frame, which the frame's header holds.
+ *   1. Rows that get a new modseq get the table's modseq after the frame, which the frame's header holds; rows that
+ *      came with one of their own have one that is not above it.
  *   2. A section that does not fit the state it meets is damage: nothing is guessed.
  */
 import type { ByteReader, ByteWriter } from '@mailstead/bytes'
@@ -38,9 +40,11 @@ export const OP_FLAGS = 6
 export const OP_EXPUNGE = 7
 export const OP_COLUMN = 8
 export const OP_VALUE = 9
+export const OP_RAISE = 10
 
 export const EACH_FLAGS = 1
 export const EACH_SET = 2
+export const EACH_MODSEQ = 4
 export const EACH_VALUE = 1
 export const TOUCHES = 2
 /** Rows that one append may hold, so that both ends work in bounded pieces. Must not change: on disk. */
@@ -139,6 +143,8 @@ export type Operation =
       readonly count: number
       readonly flags: Uint8Array
       readonly sets: ArrayLike<number>
+      /** Those the rows came with, if they did. */
+      readonly modSeqs: Float64Array | undefined
       readonly columns: readonly (readonly [index: number, each: boolean, values: Uint8Array])[]
     }
   | {
@@ -158,6 +164,7 @@ export type Operation =
       readonly values: Uint8Array
     }
   | { readonly kind: 'value'; readonly key: string; readonly value: Uint8Array | undefined }
+  | { readonly kind: 'raise'; readonly uidNext: number; readonly horizon: number }
 
 /** Reads one operation. `width` tells the width of a column. Throws a BytesError for what is none. */
 export function readOperation(reader: ByteReader, width: (column: number) => number | undefined): Operation {
@@ -197,13 +204,19 @@ export function readOperation(reader: ByteReader, width: (column: number) => num
         for (let i = 0; i < count; i++) list[i] = reader.varint()
         sets = list
       }
+      let modSeqs: Float64Array | undefined
+      if ((bits & EACH_MODSEQ) !== 0) {
+        if (count > reader.remaining) throw reader.malformed(`${count} modseqs`)
+        modSeqs = new Float64Array(count)
+        for (let i = 0; i < count; i++) modSeqs[i] = reader.varint()
+      }
       const columns: [number, boolean, Uint8Array][] = []
       for (let n = reader.varint(); n > 0; n--) {
         const index = reader.varint()
         const each = (reader.u8() & EACH_VALUE) !== 0
         columns.push([index, each, reader.bytes(widthOf(index) * (each ? count : 1))])
       }
-      return { kind: 'append', uid, count, flags, sets, columns }
+      return { kind: 'append', uid, count, flags, sets, modSeqs, columns }
     }
     case OP_FLAGS: {
       const add = reader.u8()
@@ -227,6 +240,11 @@ export function readOperation(reader: ByteReader, width: (column: number) => num
       const key = reader.utf8()
       const value = reader.u8() === 0 ? undefined : reader.sized()
       return { kind: 'value', key, value }
+    }
+    case OP_RAISE: {
+      const uidNext = reader.varint()
+      if (uidNext > UID_LAST + 1) throw reader.malformed(`uidNext ${uidNext}`)
+      return { kind: 'raise', uidNext, horizon: reader.varint() }
     }
     default:
       reader.seek(reader.position - 1)
@@ -259,9 +277,11 @@ export function applySection(draft: Draft, reader: ByteReader, modSeq: number): 
         if (op.uid < draft.uidNext) throw reader.malformed(`UID ${op.uid} again`)
         for (let i = 0; i < op.sets.length; i++)
           if (op.sets[i]! >= draft.keywords.sets.length) throw reader.malformed(`no set ${op.sets[i]}`)
+        if (op.modSeqs?.some((each) => each === 0 || each > modSeq) === true)
+          throw reader.malformed(`a modseq that is not within 1 … ${modSeq}`)
         const values: (Uint8Array | undefined)[] = []
         for (const [index, , bytes] of op.columns) values[index] = bytes
-        draft.appendRun(op.uid, op.count, op.flags, op.sets, values, modSeq)
+        draft.appendRun(op.uid, op.count, op.flags, op.sets, values, op.modSeqs ?? modSeq)
         break
       }
       case 'flags':
@@ -287,6 +307,10 @@ export function applySection(draft: Draft, reader: ByteReader, modSeq: number): 
       case 'value':
         // The section is a view of a buffer that is used again.
         draft.setValue(op.key, op.value?.slice())
+        break
+      case 'raise':
+        if (op.horizon > modSeq) throw reader.malformed(`expunges up to modseq ${op.horizon}`)
+        draft.raise(op.uidNext, op.horizon)
         break
     }
   }

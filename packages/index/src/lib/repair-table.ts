@@ -196,7 +196,7 @@ function applyWhatFits(
           })
           const values: (Uint8Array | undefined)[] = []
           for (const [index, , bytes] of op.columns) values[index] = bytes
-          draft.appendRun(op.uid, op.count, op.flags, own, values, table.highestModSeq)
+          draft.appendRun(op.uid, op.count, op.flags, own, values, op.modSeqs ?? table.highestModSeq)
           break
         }
         case 'flags': {
@@ -233,6 +233,9 @@ function applyWhatFits(
         }
         case 'value':
           draft.setValue(op.key, op.value?.slice())
+          break
+        case 'raise':
+          draft.raise(op.uidNext, op.horizon)
           break
         default:
           // New keywords and sets: their numbers are no longer what the log takes them for.

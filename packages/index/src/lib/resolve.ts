@@ -28,6 +28,7 @@ import { KEYWORD_SETS_MAX, KEYWORDS_MAX, LAZY_MODSEQS, UID_LAST, VALUES_MAX } fr
 import {
   APPEND_ROWS_MAX,
   EACH_FLAGS,
+  EACH_MODSEQ,
   EACH_SET,
   EACH_VALUE,
   OP_APPEND,
@@ -36,6 +37,7 @@ import {
   OP_EXPUNGE,
   OP_FLAGS,
   OP_KEYWORD,
+  OP_RAISE,
   OP_SET,
   OP_VALUE,
   TOUCHES,
@@ -82,9 +84,12 @@ interface Working {
   touched: boolean
   /** Only flags changed. */
   flagsOnly: boolean
-  /** Rows appended and not yet written. */
+  /** Rows appended and not yet written, all of them with modseqs of their own, or none. */
   appendedFrom: number
   appended: number
+  appendedOwn: boolean
+  /** Highest modseq that came from elsewhere. */
+  given: number
 }
 
 interface Uses {
@@ -113,7 +118,13 @@ class Resolver {
     const changed: Working[] = []
     for (const working of this.#order) {
       this.#flushAppend(working)
-      if (working.touched) working.draft.highestModSeq = working.modSeq
+      const { draft, given, modSeq, touched } = working
+      if (touched) {
+        // Replay gives rows without one of their own the modseq of the table after the frame.
+        if (given > modSeq)
+          throw new TypeError(`rows of ${draft.meta.id} get a modseq beside one that came from elsewhere`)
+        draft.highestModSeq = modSeq
+      } else if (given > draft.highestModSeq) draft.highestModSeq = given
       if (working.out.position > 0) changed.push(working)
     }
     const settle = (): void => {
@@ -229,6 +240,9 @@ class Resolver {
         if (value !== undefined) working.out.sized(value)
         return
       }
+      case 'raise':
+        this.#raise(this.#working(request.table), request)
+        return
       case 'expect': {
         const { table, key, value } = request
         if (!sameBytes(this.#working(table).draft.values.get(key), value))
@@ -263,6 +277,8 @@ class Resolver {
       flagsOnly: true,
       appendedFrom: 0,
       appended: 0,
+      appendedOwn: false,
+      given: 0,
     }
     this.#open.set(state.meta.id, working)
     this.#order.push(working)
@@ -272,13 +288,18 @@ class Resolver {
   #append(working: Working, row: NewRow, pending: PendingRow): void {
     const { draft } = working
     const { meta } = draft
-    const uid = draft.uidNext
+    const uid = row.uid ?? draft.uidNext
     if (uid > UID_LAST) throw new IndexError('INDEX_LIMIT', `${meta.id} has no UIDs left`, { table: meta.id })
+    if (uid < draft.uidNext)
+      throw new IndexError('INDEX_CONFLICT', `UID ${uid} of ${meta.id} is below ${draft.uidNext}`, { table: meta.id })
+    const own = row.modSeq !== undefined
+    // What is written at once has UIDs that follow each other.
+    if (uid !== draft.uidNext || own !== working.appendedOwn) this.#flushAppend(working)
     const set =
       row.keywords === undefined || row.keywords.length === 0
         ? 0
         : this.#setOf(working, this.#keywords(working, row.keywords))
-    const chunk = draft.appendRow(uid, row.flags ?? 0, set, working.modSeq)
+    const chunk = draft.appendRow(uid, row.flags ?? 0, set, row.modSeq ?? working.modSeq)
     const at = chunk.rows - 1
     if (row.columns !== undefined) {
       for (const name in row.columns) {
@@ -302,14 +323,31 @@ class Resolver {
     draft.appendedRow(chunk)
     pending.assigned = uid
     this.#pending.push(pending)
-    this.#appendedRows(working, uid, 1)
+    if (own && row.modSeq > working.given) working.given = row.modSeq
+    this.#appendedRows(working, uid, 1, own)
   }
 
-  #appendedRows(working: Working, uid: number, count: number): void {
+  #appendedRows(working: Working, uid: number, count: number, own: boolean): void {
+    if (own !== working.appendedOwn) this.#flushAppend(working)
     if (working.appended === 0) working.appendedFrom = uid
     working.appended += count
-    working.touched = true
+    working.appendedOwn = own
+    if (!own) working.touched = true
     working.flagsOnly = false
+  }
+
+  #raise(working: Working, { uidNext, highestModSeq }: { uidNext: number; highestModSeq: number }): void {
+    this.#flushAppend(working)
+    const { draft } = working
+    const next = uidNext > draft.uidNext ? uidNext : 0
+    const horizon = highestModSeq > draft.tombstones.horizon ? highestModSeq : 0
+    if (highestModSeq > working.given) working.given = highestModSeq
+    if (next === 0 && horizon === 0) return
+    draft.raise(next, horizon)
+    working.flagsOnly = false
+    working.out.u8(OP_RAISE)
+    working.out.varint(next)
+    working.out.varint(horizon)
   }
 
   #appendFrom(working: Working, request: Extract<Requested, { kind: 'append-from' }>): void {
@@ -404,7 +442,7 @@ class Resolver {
       const uses = this.#usesOf(working, c)
       for (let i = 0; i < count; i++) addUse(uses, readNumber(column, i * 4, 4), 1)
     }
-    this.#appendedRows(working, uid, count)
+    this.#appendedRows(working, uid, count, false)
     this.#settle.push(() => {
       outcome.uids = UidSet.range(uid, uid + count - 1)
     })
@@ -740,16 +778,16 @@ class Resolver {
     working.appended = 0
     while (left > 0) {
       const count = Math.min(left, APPEND_ROWS_MAX)
-      writeAppend(working.out, working.draft, uid, count)
+      writeAppend(working.out, working.draft, uid, count, working.appendedOwn)
       uid += count
       left -= count
     }
   }
 }
 
-function writeAppend(out: ByteWriter, draft: Draft, uid: number, count: number): void {
+function writeAppend(out: ByteWriter, draft: Draft, uid: number, count: number, own: boolean): void {
   const { chunks, meta } = draft
-  if (count === 1) {
+  if (count === 1 && !own) {
     writeAppendOne(out, draft, uid)
     return
   }
@@ -776,11 +814,13 @@ function writeAppend(out: ByteWriter, draft: Draft, uid: number, count: number):
   out.u8(OP_APPEND)
   out.varint(uid)
   out.varint(count)
-  out.u8((eachFlags ? EACH_FLAGS : 0) | (eachSet ? EACH_SET : 0))
+  out.u8((eachFlags ? EACH_FLAGS : 0) | (eachSet ? EACH_SET : 0) | (own ? EACH_MODSEQ : 0))
   if (!eachFlags) out.u8(oneFlags)
   else for (const { chunk, from, to } of slices) out.bytes(chunk.flags.subarray(from, to))
   if (!eachSet) out.varint(oneSet)
   else for (const { chunk, from, to } of slices) for (let row = from; row < to; row++) out.varint(chunk.sets[row]!)
+  if (own)
+    for (const { chunk, from, to } of slices) for (let row = from; row < to; row++) out.varint(chunk.modSeqs[row]!)
   const named: number[] = []
   for (let c = 0; c < meta.columns.length; c++) {
     const width = meta.columns[c]!.bytes

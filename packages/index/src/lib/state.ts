@@ -280,7 +280,7 @@ export class Draft {
 
   /**
    * Appends `count` rows with consecutive UIDs. `flags`, `sets` and each column hold one element for all rows, or one
-   * for each; a column that is undefined is zero.
+   * for each; a column that is undefined is zero; `modSeq` is one for all, or those of the rows.
    */
   appendRun(
     uid: number,
@@ -288,7 +288,7 @@ export class Draft {
     flags: Uint8Array,
     sets: ArrayLike<number>,
     columns: readonly (Uint8Array | undefined)[],
-    modSeq: number,
+    modSeq: number | Float64Array,
   ): void {
     this.#moved()
     const { summed, guid } = this.meta
@@ -300,7 +300,8 @@ export class Draft {
       const n = Math.min(count - done, CHUNK_ROWS - row)
       this.#room(chunk, row + n)
       for (let i = 0; i < n; i++) chunk.uids[row + i] = uid + done + i
-      chunk.modSeqs.fill(modSeq, row, row + n)
+      if (typeof modSeq === 'number') chunk.modSeqs.fill(modSeq, row, row + n)
+      else chunk.modSeqs.set(modSeq.subarray(done, done + n), row)
       if (flags.length === 1) chunk.flags.fill(flags[0]!, row, row + n)
       else chunk.flags.set(flags.subarray(done, done + n), row)
       let low = this.#low
@@ -341,6 +342,12 @@ export class Draft {
     }
     this.count += count
     this.uidNext = uid + count
+  }
+
+  /** UIDs go on at least there; what was expunged up to the modseq `horizon` is not known. Lower values change nothing. */
+  raise(uidNext: number, horizon: number): void {
+    if (uidNext > this.uidNext) this.uidNext = uidNext
+    if (horizon > this.tombstones.horizon) this.tombstones = { ...this.tombstones, horizon }
   }
 
   /** Gives the rows of a range of UIDs new flags, and another set of keywords unless `set` is negative. */

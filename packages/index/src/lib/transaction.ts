@@ -16,7 +16,7 @@ import type {
   TableView,
 } from './contract.ts'
 import { IndexError } from './error.ts'
-import { KEYWORD_BYTES_MAX, VALUE_KEY_MAX, VALUE_MAX } from './limits.ts'
+import { KEYWORD_BYTES_MAX, MODSEQ_GIVEN_MAX, UID_LAST, VALUE_KEY_MAX, VALUE_MAX } from './limits.ts'
 import { tableMeta } from './state.ts'
 import { homeOfView } from './view.ts'
 
@@ -82,6 +82,7 @@ export type Requested =
       readonly by: number
     }
   | { readonly kind: 'value'; readonly table: string; readonly key: string; readonly value: Uint8Array | undefined }
+  | { readonly kind: 'raise'; readonly table: string; readonly uidNext: number; readonly highestModSeq: number }
   | { readonly kind: 'expect'; readonly table: string; readonly key: string; readonly value: Uint8Array | undefined }
   | { readonly kind: 'expect-rows'; readonly table: string; readonly uids: UidSet }
 
@@ -111,6 +112,8 @@ export class Transaction implements IndexTransaction {
   append(table: string, row: NewRow): AppendedRow {
     checkFlags(row.flags ?? 0)
     if (row.keywords !== undefined) checkKeywords(row.keywords)
+    if (row.uid !== undefined) checkGiven('UID', row.uid, UID_LAST)
+    if (row.modSeq !== undefined) checkGiven('modseq', row.modSeq, MODSEQ_GIVEN_MAX)
     const pending = new PendingRow()
     this.#add({ kind: 'append', table, row, pending })
     return pending
@@ -170,6 +173,13 @@ export class Transaction implements IndexTransaction {
     this.#add({ kind: 'value', table, key, value: value && new Uint8Array(value) })
   }
 
+  raise(table: string, counters: { readonly uidNext?: number; readonly highestModSeq?: number }): void {
+    const { uidNext, highestModSeq } = counters
+    if (uidNext !== undefined) checkGiven('uidNext', uidNext, UID_LAST + 1)
+    if (highestModSeq !== undefined) checkGiven('highestModSeq', highestModSeq, MODSEQ_GIVEN_MAX)
+    this.#add({ kind: 'raise', table, uidNext: uidNext ?? 0, highestModSeq: highestModSeq ?? 0 })
+  }
+
   expectValue(table: string, key: string, value: Uint8Array | undefined): void {
     this.#add({ kind: 'expect', table, key, value: value && new Uint8Array(value) })
   }
@@ -195,6 +205,11 @@ export class Transaction implements IndexTransaction {
     if (this.#state !== 'open') throw new TypeError('the transaction is done')
     this.#requested.push(requested)
   }
+}
+
+function checkGiven(what: string, value: number, most: number): void {
+  if (!(value >= 1 && value <= most && value % 1 === 0))
+    throw new RangeError(`${what} ${value} is not within 1 … ${most}`)
 }
 
 function checkFlags(flags: number): void {
