@@ -164,6 +164,22 @@ function writeFrameTable(out: ByteWriter, table: FrameTable): void {
   out.u32(table.digest.high)
 }
 
+/** What the bytes at `at` say of a frame, if they may be the beginning of a header (or trailer) that ends within them: unverified. */
+export function peekFrame(
+  bytes: Uint8Array,
+  at: number,
+  kind: 'header' | 'trailer',
+): { readonly number: number; readonly headerLength: number; readonly payloadLength: number } | undefined {
+  if (at + FRAME_FIXED + 5 > bytes.length) return undefined
+  if (readU32(bytes, at) !== (kind === 'header' ? FRAME_MAGIC : TRAILER_MAGIC)) return undefined
+  const headerLength = readU32(bytes, at + 4)
+  const payloadLength = readU32(bytes, at + 8)
+  if (headerLength < FRAME_FIXED + 5 || headerLength > FRAME_HEADER_MAX || payloadLength > FRAME_MAX) return undefined
+  const number = readU32(bytes, at + 16) + readU32(bytes, at + 20) * 0x1_0000_0000
+  if (at + headerLength > bytes.length || number > Number.MAX_SAFE_INTEGER) return undefined
+  return { number, headerLength, payloadLength }
+}
+
 /**
  * The header (or, with `trailer`, its copy) at `at`, if it is valid for this segment; undefined if there is none.
  * Its number is whatever it says: the caller compares.
@@ -174,16 +190,11 @@ export function readFrameHeader(
   salt: Uint8Array,
   kind: 'header' | 'trailer' = 'header',
 ): FrameHeader | undefined {
-  if (at + FRAME_FIXED + 5 > bytes.length) return undefined
+  const place = peekFrame(bytes, at, kind)
+  if (place === undefined) return undefined
+  const { number, headerLength, payloadLength } = place
   const view = new DataView(bytes.buffer, bytes.byteOffset + at, FRAME_FIXED)
-  if (view.getUint32(0, true) !== (kind === 'header' ? FRAME_MAGIC : TRAILER_MAGIC)) return undefined
-  const headerLength = view.getUint32(4, true)
-  const payloadLength = view.getUint32(8, true)
-  if (headerLength < FRAME_FIXED + 5 || headerLength > FRAME_HEADER_MAX || payloadLength > FRAME_MAX) return undefined
   const end = at + headerLength
-  if (end > bytes.length) return undefined
-  const number = view.getUint32(16, true) + view.getUint32(20, true) * 0x1_0000_0000
-  if (number > Number.MAX_SAFE_INTEGER) return undefined
   let checksum = readU32(bytes, end - 4)
   const seed = frameSeed(salt, number)
   if (crc32(bytes.subarray(at, end - 4), seed) !== checksum) return undefined

@@ -10,6 +10,7 @@
  *   1. Frames are returned in ascending order of numbers. A number that is missing between two of them is in `gaps`.
  *   2. A frame at or after U is returned only if header, payload and trailer are whole.
  *   3. Two readers of the same bytes find the same frames.
+ *   4. The work grows as the bytes do, whatever is in them: no byte is checksummed more than some twenty times.
  */
 import { crc32 } from '@mailstead/bytes'
 import {
@@ -20,10 +21,12 @@ import {
   frameLength,
   frameSeed,
   payloadIsValid,
+  peekFrame,
   readFrameHeader,
   readU32,
   TRAILER_MAGIC,
 } from './frame.ts'
+import { StretchChecksums } from './stretch-checksums.ts'
 
 export interface FoundFrame {
   readonly header: FrameHeader
@@ -82,19 +85,21 @@ export function scanFrames(bytes: Uint8Array, options: ScanOptions): Scan {
   let at = 0
   let unflushed = known
   let ended = false
+  let search: Search | undefined
   while (!ended && at + FRAME_MIN <= bytes.length) {
     let header = readFrameHeader(bytes, at, salt)
     if (header !== undefined && header.number === next && at + frameLength(header) <= bytes.length) {
       push(header, at, false)
       continue
     }
-    const found = findHeader(bytes, at + 1, salt, next)
+    search ??= new Search(bytes, salt)
+    const found = search.header(at + 1, next)
     // What lies between may be told by its trailers.
     const until = found?.at ?? bytes.length
     const before = frames.length
     let from = at
     for (;;) {
-      const trailer = findTrailer(bytes, from, until, salt, next)
+      const trailer = search.trailer(from, until, next)
       if (trailer === undefined) break
       const start = trailer.at - trailer.header.payloadLength - trailer.header.headerLength
       if (trailer.header.number > next) gaps.push({ first: next, last: trailer.header.number - 1, offset: base + at })
@@ -163,35 +168,49 @@ export function trailerIsValid(bytes: Uint8Array, at: number, header: FrameHeade
   return readFrameHeader(bytes, start, salt, 'trailer')?.checksum === header.checksum
 }
 
-/** Next valid header at or after `from` whose number is at least `least`. */
-function findHeader(
-  bytes: Uint8Array,
-  from: number,
-  salt: Uint8Array,
-  least: number,
-): { at: number; header: FrameHeader } | undefined {
-  const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
-  for (let at = buffer.indexOf(HEADER_MAGIC_BYTES, from); at >= 0; at = buffer.indexOf(HEADER_MAGIC_BYTES, at + 1)) {
-    const header = readFrameHeader(bytes, at, salt)
-    if (header !== undefined && header.number >= least) return { at, header }
-  }
-  return undefined
-}
+/** Looks for headers and trailers where nothing tells where they are. What that costs grows as the bytes do, whatever they are. */
+class Search {
+  readonly #bytes: Uint8Array
+  readonly #salt: Uint8Array
+  readonly #checksums: StretchChecksums
 
-/** Next valid trailer in `from` … `until` of a frame that begins there and whose number is at least `least`. */
-function findTrailer(
-  bytes: Uint8Array,
-  from: number,
-  until: number,
-  salt: Uint8Array,
-  least: number,
-): { at: number; header: FrameHeader } | undefined {
-  const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, until)
-  for (let at = buffer.indexOf(TRAILER_MAGIC_BYTES, from); at >= 0; at = buffer.indexOf(TRAILER_MAGIC_BYTES, at + 1)) {
-    const header = readFrameHeader(bytes.subarray(0, until), at, salt, 'trailer')
-    if (header === undefined || header.number < least) continue
-    if (at - header.payloadLength - header.headerLength < from) continue
-    return { at, header }
+  constructor(bytes: Uint8Array, salt: Uint8Array) {
+    this.#bytes = bytes
+    this.#salt = salt
+    this.#checksums = new StretchChecksums(bytes)
   }
-  return undefined
+
+  /** Next valid header at or after `from` whose number is at least `least`. */
+  header(from: number, least: number): { at: number; header: FrameHeader } | undefined {
+    return this.#next('header', from, this.#bytes.length, least)
+  }
+
+  /** Next valid trailer in `from` … `until` of a frame that begins there and whose number is at least `least`. */
+  trailer(from: number, until: number, least: number): { at: number; header: FrameHeader } | undefined {
+    return this.#next('trailer', from, until, least)
+  }
+
+  #next(
+    kind: 'header' | 'trailer',
+    from: number,
+    until: number,
+    least: number,
+  ): { at: number; header: FrameHeader } | undefined {
+    const bytes = this.#bytes
+    const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, until)
+    const magic = kind === 'header' ? HEADER_MAGIC_BYTES : TRAILER_MAGIC_BYTES
+    for (let at = buffer.indexOf(magic, from); at >= 0; at = buffer.indexOf(magic, at + 1)) {
+      const place = peekFrame(buffer, at, kind)
+      if (place === undefined || place.number < least) continue
+      const { number, headerLength, payloadLength } = place
+      if (kind === 'trailer' && at - payloadLength - headerLength < from) continue
+      const end = at + headerLength - 4
+      if (this.#checksums.of(at, end, frameSeed(this.#salt, number)) !== readU32(bytes, end)) continue
+      const header = readFrameHeader(bytes, at, this.#salt, kind)
+      if (header !== undefined) return { at, header }
+      // Whoever can make such a thing can make many that overlap: none of them is looked into.
+      at += headerLength - 1
+    }
+    return undefined
+  }
 }
