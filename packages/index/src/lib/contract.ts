@@ -284,7 +284,10 @@ export interface IndexTransaction extends AsyncDisposable {
   expectValue(table: string, key: string, value: Uint8Array | undefined): void
   /** INDEX_CONFLICT at commit unless all these rows are there. */
   expectRows(table: string, uids: UidSet): void
-  /** Group commit: what waits together is written and flushed together. Rejects with nothing changed. */
+  /**
+   * Group commit: what waits together is written and flushed together. Rejects with an IndexError and nothing changed; only
+   * after INDEX_UNCERTAIN it may be. What failed below is its `cause`.
+   */
   commit(options?: CommitOptions): Promise<CommitResult>
 }
 
@@ -322,6 +325,8 @@ export interface IndexOptions {
   readonly create?: boolean
   /** Never write: for `check` and `dump`. (default false) */
   readonly readOnly?: boolean
+  /** Nobody else may have it open: INDEX_LOCKED if somebody has, and for them as long as it is open here. (default false) */
+  readonly alone?: boolean
   /** How long a commit may wait for another process, in milliseconds. (default 30 000) */
   readonly lockWaitMs?: number
   /** Start a new segment once this one is longer, in bytes. (default 8 MiB) */

@@ -37,7 +37,7 @@ import type {
 } from './contract.ts'
 import { formatDigest } from './digest.ts'
 import { Entry } from './entries.ts'
-import { IndexError } from './error.ts'
+import { IndexError, refusalOf } from './error.ts'
 import { FRAME_END, FRAME_LAZY, FRAME_PART, type FrameTable, payloadIsValid, writeFrame } from './frame.ts'
 import { FRAME_MAX, TRANSACTION_MAX } from './limits.ts'
 import { FileLog, type LogFrame, type LogMedium, type LogRead, type LogTail } from './log.ts'
@@ -221,12 +221,13 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     if (fs.supports.lock && !settings.readOnly) {
       this.#presence = await fs.lock(`${this.prefix}open`)
       alone = await this.#isAlone(this.#presence)
+      if (!alone && settings.alone) throw new IndexError('INDEX_LOCKED', 'the index is open elsewhere')
     }
     // Who opens it again is to see what it saw before: a writer at work is waited for.
     await this.#readAll(settings.lockWaitMs)
     if (alone) await this.#afterCrash()
     if (this.#presence !== undefined) {
-      await this.#presence.acquire({ mode: 'shared', waitMs: settings.lockWaitMs })
+      if (!settings.alone) await this.#presence.acquire({ mode: 'shared', waitMs: settings.lockWaitMs })
       // Only who is alone seals: from here on nobody does.
       await this.log.readControl()
       this.log.unsealable = true
@@ -676,10 +677,8 @@ class StoreIndex implements Index, Committer, CheckpointHost {
         this.log.unlock()
       }
     } catch (error) {
-      for (let i = 0; i < group.length; i++) {
-        const result = results[i]
-        group[i]!.reject(result !== undefined && 'error' in result ? result.error : error)
-      }
+      const refusal = refusalOf(error)
+      for (const { reject } of group) reject(refusal)
       return
     }
     for (let i = 0; i < group.length; i++) {
@@ -745,7 +744,12 @@ class StoreIndex implements Index, Committer, CheckpointHost {
       if (kind !== 'flags' || this.#entries.get(table)?.state === undefined) return undefined
     }
     const group = [{ requested, lazy: true }]
-    const salt = this.log.lockSync()
+    let salt: Uint8Array | undefined
+    try {
+      salt = this.log.lockSync()
+    } catch {
+      // If that happens again it is told.
+    }
     if (salt === undefined) return undefined
     const batch = this.#newBatch()
     let slow: Promise<CommitResult> | undefined

@@ -312,3 +312,55 @@ test('files that are no part of an index are named and stay; damaged caches go',
   expect(await fs.stat('store/notes.txt')).toBeDefined()
   expect(await fs.stat('store/cache/inbox.cache')).toBeUndefined()
 })
+
+describe('a table that is made anew', () => {
+  const anew = (id: string): { name: string; bytes: number }[] | undefined =>
+    id === 'box' ? ['uses', 'size'].map((name) => ({ name, bytes: 4 })) : undefined
+
+  test('is empty and goes on beyond what others name of it; their names become none', async () => {
+    const fs = await store(async (index) => {
+      for (let n = 1; n <= 3; n++) await deliver(index, n)
+      await index.checkpoint()
+    })
+    await fs.remove('store/tables/box.snap')
+    await fs.remove(log)
+    for await (const _ of repairIndex(fs, 'store', { anew }));
+    await using index = await openIndex(fs, 'store')
+    await using box = (await index.open('box'))!
+    expect(box.view.count).toBe(0)
+    expect(box.view.uidNext).toBeGreaterThan(3)
+    expect((await inbox(fs)).rows.map((row) => row.replace(/.*guid/, 'guid'))).toEqual(
+      [1, 2, 3].map((n) => `guid ${n} ref 0`),
+    )
+  })
+
+  test('counts of uses are not lowered, however often it is repaired', async () => {
+    const fs = await store(async (index) => {
+      for (let n = 1; n <= 3; n++) await deliver(index, n)
+      await index.checkpoint()
+    })
+    await fs.remove('store/tables/inbox.snap')
+    await fs.remove(log)
+    const columns = [
+      { name: 'ref', bytes: 4, counts: { table: 'box', column: 'uses' } },
+      { name: 'guid', bytes: 16 },
+    ]
+    for (let round = 0; round < 2; round++)
+      for await (const _ of repairIndex(fs, 'store', { anew: (id) => (id === 'inbox' ? columns : anew(id)) }));
+    await using index = await openIndex(fs, 'store')
+    await using box = (await index.open('box'))!
+    expect(Array.from({ length: 3 }, (_, row) => box.view.extension('uses')!.number(row))).toEqual([1, 1, 1])
+    expect(index.info('inbox')).toMatchObject({ count: 0 })
+    expect(index.info('inbox')!.uidNext).toBeGreaterThanOrEqual(4)
+  })
+
+  test('nobody else may have an index open that is opened alone', async () => {
+    const fs = await store(async () => {})
+    {
+      await using _ = await openIndex(fs, 'store')
+      await expect(openIndex(fs, 'store', { alone: true })).rejects.toMatchObject({ code: 'INDEX_LOCKED' })
+    }
+    await using _ = await openIndex(fs, 'store', { alone: true })
+    await expect(openIndex(fs, 'store', { lockWaitMs: 0 })).rejects.toThrow()
+  })
+})

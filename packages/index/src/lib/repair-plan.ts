@@ -4,16 +4,18 @@
  */
 import type { Fs } from '@mailstead/fs'
 import type { DroppedTable } from './changes-since.ts'
-import { chunkAtLeast, extOf, readNumber, rowAtLeast, writeNumber } from './chunk.ts'
-import type { IndexFinding } from './contract.ts'
+import { chunkAtLeast, extOf, isZeroColumn, readNumber, rowAtLeast, writeNumber } from './chunk.ts'
+import type { ColumnSpec, IndexFinding } from './contract.ts'
 import { formatDigest } from './digest.ts'
 import { Entry } from './entries.ts'
 import { record, type RepairRecord } from './repair-record.ts'
-import { type Evidence, readIfThere } from './repair-log.ts'
+import { UID_LAST } from './limits.ts'
+import { type Evidence, readIfThere, UNKNOWN_LOSS } from './repair-log.ts'
 import { openSnapshot, type SnapshotFile } from './repair-snapshot.ts'
 import { type RecoveredTable, recoverTable, type TableFrame } from './repair-table.ts'
 import { readSnapshotHeader } from './snapshot.ts'
-import { Draft, type TableState } from './state.ts'
+import { NO_TOMBSTONES } from './tombstones.ts'
+import { Draft, emptyState, tableMeta, type TableState } from './state.ts'
 
 /** Tables that lost frames may have created: their numbers are left out. */
 const TABLES_LOST = 1_024
@@ -46,7 +48,13 @@ export async function planRepair(
   fs: Fs,
   prefix: string,
   evidence: Evidence,
-  findings: readonly IndexFinding[],
+  {
+    findings,
+    anew,
+  }: {
+    readonly findings: readonly IndexFinding[]
+    readonly anew: ((id: string) => readonly ColumnSpec[] | undefined) | undefined
+  },
   page: RepairRecord[],
 ): Promise<RepairPlan> {
   const files = await snapshotFiles(fs, prefix, evidence)
@@ -89,10 +97,10 @@ export async function planRepair(
   const counted = new Set<string>()
   for (const { state } of recovered.values())
     for (const c of state.meta.counting) counted.add(state.meta.columns[c]!.counts!.table)
-  const ruins: Entry[] = []
+  let ruins: Entry[] = []
   const removed: string[] = []
   for (const { number, id, uidValidity, created, ...entry } of lostTables) {
-    if (counted.has(id)) {
+    if (counted.has(id) || anew?.(id) !== undefined) {
       const ruin = new Entry(number, id, uidValidity)
       ruin.apply(entry, lastFrame)
       ruin.created = created
@@ -115,18 +123,22 @@ export async function planRepair(
       record('lost', path, 'table', '', 'none', 'rows of other tables name rows of it, and nothing of it is left', id),
     )
   }
+  const incomplete = anew !== undefined || [...entries.values()].some(({ number }) => !recovered.has(number))
+  ruins = ruins.filter((ruin) => {
+    const columns = anew?.(ruin.id)
+    if (columns === undefined) return true
+    const state = madeAnew(ruin, columns, recovered.values(), evidence)
+    entries.set(ruin.number, ruin)
+    recovered.set(ruin.number, { state, frame: 0, snapshotFrame: 0, losses: [NOTHING_LEFT], pages: [] })
+    return false
+  })
   const states = new Map<number, TableState>()
   for (const [number, { state }] of recovered) {
     // After a crash clients may know modseqs up to the ceiling.
     const highestModSeq = evidence.sealed ? state.highestModSeq : Math.max(state.highestModSeq, state.ceiling)
     states.set(number, { ...state, highestModSeq })
   }
-  recount(
-    states,
-    [...entries.values()].some(({ number }) => !recovered.has(number)),
-    prefix,
-    page,
-  )
+  recount(states, incomplete, prefix, page)
   const tables: PlannedTable[] = []
   const keep = new Set<number>()
   let changed = recovered.size < entries.size
@@ -171,6 +183,34 @@ export async function planRepair(
     // Whoever asks what changed since a frame before the repair's own is told that nobody knows.
     dropHorizon: changed || lost ? lastFrame + 1 : list.dropHorizon,
   }
+}
+
+/** That the table is lost is said of it already. */
+const NOTHING_LEFT = { file: '', first: 0, last: 0, message: '' }
+
+/** An empty table in place of one that is lost: no UID is given again, those that rows of others name included. */
+function madeAnew(
+  ruin: Entry,
+  columns: readonly ColumnSpec[],
+  others: Iterable<RecoveredTable>,
+  { lost }: Evidence,
+): TableState {
+  let named = 0
+  for (const { state } of others)
+    for (const c of state.meta.counting) {
+      if (state.meta.columns[c]!.counts!.table !== ruin.id) continue
+      for (const { ext, rows } of state.chunks) {
+        if (isZeroColumn(ext[c]!)) continue
+        for (let row = 0; row < rows; row++) named = Math.max(named, readNumber(ext[c]!, row * 4, 4))
+      }
+    }
+  // What is not known of it because frames are lost.
+  const uids = lost.reduce((sum, one) => sum + one.uids, 0)
+  const meta = tableMeta(ruin.number, { id: ruin.id, columns, uidValidity: ruin.uidValidity })
+  const uidNext = Math.min(UID_LAST, Math.max(ruin.uidNext, named + 1) + uids)
+  const highestModSeq = Math.max(ruin.highestModSeq, ruin.ceiling) + (uids === 0 ? 1 : UNKNOWN_LOSS)
+  const tombstones = { ...NO_TOMBSTONES, horizon: highestModSeq }
+  return { ...emptyState(meta, uidNext), highestModSeq, tombstones }
 }
 
 interface FoundFile extends SnapshotFile {
@@ -319,7 +359,8 @@ function recount(states: Map<number, TableState>, incomplete: boolean, prefix: s
         const uid = chunk.uids[row]!
         const before = readNumber(values, row * width, width)
         const after = counts.get(uid) ?? 0
-        if (before === after) continue
+        // Where rows are lost that may have named it, what nobody names any more is not for a purge to take.
+        if (before === after || (incomplete && after < before)) continue
         const why = `${after} rows name it${incomplete ? ', as far as tables are left' : ''}`
         page.push(record('changed', `${prefix}tables/${table}.snap`, column, `${before}`, `${after}`, why, table, uid))
         draft ??= new Draft(state)

@@ -24,7 +24,7 @@ import { type Fs, FsError, type FsLock, requireSupport } from '@mailstead/fs'
 import { CACHE_SUFFIX } from './check-cache.ts'
 import { checkIndex } from './check.ts'
 import { CONTROL_LENGTH, controlOffset, type Control, writeControl } from './control.ts'
-import type { IndexFinding } from './contract.ts'
+import type { ColumnSpec, IndexFinding } from './contract.ts'
 import { IndexError } from './error.ts'
 import { writeFrame } from './frame.ts'
 import { openIndex } from './open-index.ts'
@@ -39,6 +39,13 @@ import { listChecksum, writeTableList } from './table-list.ts'
 export interface RepairOptions {
   /** Say what would be done, and write nothing. (default false) */
   readonly dryRun?: boolean
+  /**
+   * Columns of a table of which nothing is left, asked by its id: it is made anew, empty, and goes on beyond every UID and
+   * modseq that is known of it. Names of its rows in other tables become 0, and counts of uses are raised only: who gave this
+   * looks for the rows that are lost, and counts when they are back. (default, or undefined: a table that others count in
+   * stays a ruin, which cannot be opened; others are dropped)
+   */
+  readonly anew?: (id: string) => readonly ColumnSpec[] | undefined
   /** The clock, in milliseconds since the epoch. (default Date.now) */
   readonly now?: () => number
   /** Fills a buffer with randomness: salts. (default node:crypto) */
@@ -59,7 +66,7 @@ export async function* repairIndex(
   options: RepairOptions = {},
 ): AsyncGenerator<readonly RepairRecord[], void, undefined> {
   requireSupport(fs, ['append', 'overwrite', 'rename', 'lock'])
-  const { dryRun = false, now, random } = options
+  const { dryRun = false, now, random, anew } = options
   const settings = withDefaults({ ...(now === undefined ? {} : { now }), ...(random === undefined ? {} : { random }) })
   const prefix = path === '' ? '' : `${path}/`
   if (!(await isIndex(fs, prefix))) throw new IndexError('INDEX_NOT_FOUND', `there is no index in ${fs.name}/${path}`)
@@ -81,7 +88,7 @@ export async function* repairIndex(
       )
     const work = new Work(fs, prefix, settings, dryRun)
     if (rest) {
-      const plan = await planRepair(fs, prefix, evidence, findings, page)
+      const plan = await planRepair(fs, prefix, evidence, { findings, anew }, page)
       while (page.length > 0) yield page.splice(0, PAGE)
       if (!isDone(plan, findings, prefix)) await work.renew(plan, page)
     } else {

@@ -12,6 +12,7 @@ export function withDefaults(options: IndexOptions): Settings {
   const {
     create = false,
     readOnly = false,
+    alone = false,
     lockWaitMs = 30_000,
     segmentBytes = 8 * MiB,
     checkpointBytes = 16 * MiB,
@@ -30,6 +31,7 @@ export function withDefaults(options: IndexOptions): Settings {
   return {
     create,
     readOnly,
+    alone,
     lockWaitMs,
     segmentBytes,
     checkpointBytes,
