@@ -1,3 +1,4 @@
+import { FsError } from '@mailstead/fs'
 import {
   type CrashableFs,
   crashableFs,
@@ -11,6 +12,7 @@ import {
 import { UidSet } from '@mailstead/uidset'
 import { afterAll, describe, expect, test } from 'vitest'
 import { FLAG_FLAGGED, type Index } from './contract.ts'
+import { IndexError, type IndexErrorCode } from './error.ts'
 import { openIndex } from './open-index.ts'
 import { type Medium, mediumOptions } from '../../test/crash-workload.ts'
 import { createBoxAndInbox } from '../../test/schema.ts'
@@ -19,11 +21,14 @@ const depth = process.env['MAILSTEAD_DEPTH']
 /** Without a depth, every so manieth operation fails. */
 const STRIDE = depth === undefined ? 17 : 1
 const COMMITS = 8
-const counted = { runs: 0, rejected: 0, acknowledged: 0, crashed: 0, codes: new Map<string, number>() }
+const counted = { runs: 0, acknowledged: 0, crashed: 0 }
+/** What commits were refused with, and opening and checkpoints, how often. */
+const refusals = new Map<string, number>()
+const failures = new Map<string, number>()
 afterAll(() => {
-  const codes = [...counted.codes].map(([code, n]) => `${code} ${n}`).join(', ')
+  const list = (codes: ReadonlyMap<string, number>): string => [...codes].map(([code, n]) => `${n} ${code}`).join(', ')
   console.log(
-    `faults: ${counted.runs} runs, ${counted.acknowledged} commits acknowledged, ${counted.rejected} rejected (${codes}), ${counted.crashed} power cuts after`,
+    `faults: ${counted.runs} runs, ${counted.acknowledged} commits acknowledged, refused: ${list(refusals)}; of opening and checkpoints: ${list(failures)}; ${counted.crashed} power cuts after`,
   )
 })
 
@@ -78,17 +83,28 @@ async function run(plan: PlannedFaults, nth: number, medium: Medium): Promise<vo
     await tx.commit()
     await index[Symbol.asyncDispose]()
   }
-  const refused = (error: unknown): string => {
-    const { code = String(error) } = error as { code?: string }
-    counted.codes.set(code, (counted.codes.get(code) ?? 0) + 1)
-    expect(code).toMatch(/^(INDEX|FS)_/)
-    return code
+  const told = (codes: Map<string, number>, { code }: FsError | IndexError, cause?: FsError): void => {
+    const why = cause === undefined ? code : `${code} for ${cause.code}`
+    codes.set(why, (codes.get(why) ?? 0) + 1)
+  }
+  /** What a commit is refused with says what became of it, and its cause why. */
+  const refused = (error: unknown, codes = refusals): IndexErrorCode => {
+    if (!(error instanceof IndexError)) throw error
+    expect(error.code).toMatch(/^INDEX_(WRITE_FAILED|UNCERTAIN)$/)
+    expect(error.cause).toBeInstanceOf(FsError)
+    told(codes, error, error.cause as FsError)
+    return error.code
+  }
+  /** Whatever else is asked of an index passes on what the file system says. */
+  const failed = (error: unknown): void => {
+    if (error instanceof FsError) told(failures, error)
+    else refused(error, failures)
   }
   let index: Index
   try {
     index = await openIndex(fs, 'store', settings)
   } catch (error) {
-    refused(error)
+    failed(error)
     failing = false
     index = await openIndex(fs, 'store', settings)
   }
@@ -100,7 +116,6 @@ async function run(plan: PlannedFaults, nth: number, medium: Medium): Promise<vo
       acknowledged.push(n)
       counted.acknowledged++
     } catch (error) {
-      counted.rejected++
       // Nobody knows of what is uncertain; of everything else it is known that it did not happen.
       if (refused(error) === 'INDEX_UNCERTAIN') doubtful.add(n)
       // There is space again, and what was there before can be read.
@@ -115,9 +130,14 @@ async function run(plan: PlannedFaults, nth: number, medium: Medium): Promise<vo
         await using tx = index.begin()
         tx.changeFlags('inbox', UidSet.of(1), { add: FLAG_FLAGGED, remove: n === 6 ? FLAG_FLAGGED : 0 })
         await tx.commit({ durability: 'lazy' })
-        await index.checkpoint()
       } catch (error) {
         refused(error)
+        failing = false
+      }
+      try {
+        await index.checkpoint()
+      } catch (error) {
+        failed(error)
         failing = false
       }
     }

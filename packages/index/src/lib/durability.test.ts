@@ -363,9 +363,9 @@ describe('a flush that failed', () => {
       (operation, path) => operation === 'sync' && path === 's/control' && --failing >= 0,
     )
     const index = await openIndex(fs, 's')
-    await expect(add(index, 'inbox')).rejects.toMatchObject({ code: 'FS_IO' })
+    await expect(add(index, 'inbox')).rejects.toMatchObject({ code: 'INDEX_WRITE_FAILED', cause: { code: 'FS_IO' } })
     // What another process reads there says "open", and so would this one.
-    await expect(add(index, 'inbox')).rejects.toMatchObject({ code: 'FS_IO' })
+    await expect(add(index, 'inbox')).rejects.toMatchObject({ code: 'INDEX_WRITE_FAILED', cause: { code: 'FS_IO' } })
     expect(done.filter((one) => one.startsWith('append'))).toEqual([])
     done.length = 0
     await add(index, 'inbox')

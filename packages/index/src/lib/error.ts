@@ -1,3 +1,5 @@
+import { FsError } from '@mailstead/fs'
+
 /** The closed set of failures. Branch on the code; the message is for people and may change. */
 export type IndexErrorCode =
   /** The directory holds no index (and `create` was not given). */
@@ -12,7 +14,10 @@ export type IndexErrorCode =
   | 'INDEX_LOCKED'
   /** A named limit was reached. Nothing was changed. */
   | 'INDEX_LIMIT'
-  /** The write or the flush failed; the group was taken back and nothing was changed. `cause` is the FsError. */
+  /**
+   * The storage failed somewhere between the lock and the flush (it is full, away, refuses or is broken): what was begun was
+   * taken back, and nothing was changed. `cause` is the FsError, whose code says why and whether it may pass; commit again then.
+   */
   | 'INDEX_WRITE_FAILED'
   /** The flush failed and so did taking it back: reopen to learn which it is. */
   | 'INDEX_UNCERTAIN'
@@ -21,7 +26,10 @@ export type IndexErrorCode =
   /** The index is closed. */
   | 'INDEX_CLOSED'
 
-/** Every failure of this package, except FsError, which passes through when the storage itself is the subject. */
+/**
+ * Every failure of this package, except FsError, which passes through where the storage itself is the subject: of opening,
+ * refreshing, checkpoints, checks and repairs. A commit never rejects with one: it has to say what became of the change.
+ */
 export class IndexError extends Error {
   override readonly name = 'IndexError'
   readonly code: IndexErrorCode
@@ -31,4 +39,11 @@ export class IndexError extends Error {
     this.code = code
     this.table = details.table
   }
+}
+
+/** What a commit is refused with because of `error`, which came from below before anything was acknowledged. */
+export function refusalOf(error: unknown): unknown {
+  if (!(error instanceof FsError)) return error
+  const code = error.code === 'FS_CORRUPT' ? 'INDEX_CORRUPT' : 'INDEX_WRITE_FAILED'
+  return new IndexError(code, `nothing was changed: ${error.message}`, { cause: error })
 }
