@@ -224,7 +224,6 @@ export class FileLog implements LogMedium {
     const bytes = new Uint8Array(CONTROL_LENGTH)
     bytes.set(writeControl(control), 0)
     bytes.set(writeControl({ ...control, sequence: 1 }), CONTROL_SLOT)
-  /** Never fails: what was done under the lock is done. */
     await fs.writeFile(`${prefix}control`, bytes, { ifAbsent: true })
     await fs.syncDirectory(prefix.slice(0, -1))
   }
@@ -450,18 +449,26 @@ export class FileLog implements LogMedium {
     }
   }
 
+  /** Never fails: what was done under the lock is done. */
   unlock(): void {
-    this.#lock?.release()
-  }
-
-  /** Reads the control file again: another process may have sealed the log, or opened it. */
-  async readControl(): Promise<Control | undefined> {
+    const lock = this.#lock
     try {
       lock?.release()
     } catch {
       // Closing its file lets go of it too. It is opened anew when it is needed.
       this.#lock = undefined
       lock?.[Symbol.asyncDispose]().then(undefined, () => {})
+    }
+  }
+
+  /** Reads the control file again: another process may have sealed the log, or opened it. */
+  async readControl(): Promise<Control | undefined> {
+    try {
+      this.#controlFile ??= await this.#fs.open(`${this.#prefix}control`, this.#options.readOnly ? 'read' : 'write')
+    } catch (error) {
+      // Only a writer makes it anew.
+      if (this.#options.readOnly && error instanceof FsError && error.code === 'FS_NOT_FOUND') return this.#control
+      throw error
     }
     const found = readControl(await readBytes(this.#controlFile, 0, CONTROL_LENGTH))
     this.#controlLost = found === undefined
