@@ -1,7 +1,8 @@
 /**
  * The contract of a message format: where the immutable bytes of messages live.
  *
- * A box never hears of UIDs or mailboxes except as an `origin` it writes down for rebuilds. It is handed a table (in
+ * A box finds messages by reference alone. It hears of UIDs and mailboxes only to write them down for rebuilds: as the `origin`
+ * of a message, or (`BoxNaming`) as the names of its files. It is handed a table (in
  * the store's index) where it keeps the place of each message; the store counts the uses of each row there, in the
  * same frame as its own rows. This package imports nothing: the shapes of tables and transactions below are structural
  * and an index satisfies them.
@@ -36,7 +37,8 @@ export interface BoxPending {
 /** What a box needs of a transaction. `IndexTransaction` satisfies it. */
 export interface BoxTransaction {
   append(table: string, row: { readonly columns: Readonly<Record<string, Uint8Array | number>> }): BoxPending
-  setColumn(table: string, column: string, uid: number, value: Uint8Array | number): void
+  /** A row that this transaction appended before stands for its UID, as the row that is meant and as a value. */
+  setColumn(table: string, column: string, uid: number | BoxPending, value: Uint8Array | number | BoxPending): void
 }
 
 export interface BoxColumnSpec {
@@ -47,6 +49,15 @@ export interface BoxColumnSpec {
 /** Columns every box table has beside the format's own: `uses` (4 bytes), kept by the index. */
 export const BOX_USES_COLUMN = 'uses'
 
+/** Which mailbox a message was first saved to; for rebuilds only, when the index that knows better is lost. */
+export interface BoxOrigin {
+  /** GUID of the mailbox, 16 bytes. */
+  readonly mailbox: Uint8Array
+  /** Where the format knows the message's UID, and the mailbox's UIDVALIDITY: both, or neither. */
+  readonly uidValidity?: number
+  readonly uid?: number
+}
+
 /** What the store knows of a message when it is saved; written into the message's own metadata for rebuilds. */
 export interface BoxMetadata {
   /** 16 bytes. */
@@ -55,6 +66,8 @@ export interface BoxMetadata {
   readonly receivedMs: number
   /** Name of the mailbox it is first saved to, UTF-8; for rebuilds only. */
   readonly mailbox?: string
+  /** Without UID: that is given when the message has its row. */
+  readonly origin?: BoxOrigin
 }
 
 export interface BoxSaved {
@@ -92,14 +105,36 @@ export interface BoxMessage extends AsyncDisposable, Disposable {
   readSync?(into: Uint8Array, position: number): number
 }
 
+/** Which message of which mailbox a file is, as it says itself, without any index. */
+export interface BoxScannedOrigin {
+  /** GUID of the mailbox, 32 lower-case hex digits. */
+  readonly mailbox: string
+  /** Undefined if nothing says it any more. */
+  readonly uidValidity: number | undefined
+  /** Undefined while the message has no name in its mailbox. */
+  readonly uid: number | undefined
+  /** It was expunged, or its mailbox removed, and what is here waits for a purge. */
+  readonly expunged: boolean
+}
+
 export interface BoxScanned {
   readonly file: string
   readonly offset: number
   readonly guid: Uint8Array | undefined
   readonly receivedMs: number
   readonly physicalSize: number
+  /** Bytes in canonical form. */
+  readonly size?: number
   readonly mailbox: string | undefined
+  readonly origin?: BoxOrigin
   readonly damage: string | undefined
+  /**
+   * The columns (`BoxFormat.columns`) of the row that names these bytes, whether or not the table has one: with it a rebuild
+   * finds the row, or makes it. Undefined for what is damaged.
+   */
+  readonly row?: Readonly<Record<string, Uint8Array | number>> | undefined
+  /** The expunge journal says that no mailbox has this message any more. */
+  readonly expunged?: boolean
 }
 
 export interface BoxFinding {
@@ -126,6 +161,59 @@ export interface BoxHost {
   transact(body: (tx: BoxTransaction & BoxPurgeTransaction) => void): Promise<void>
   /** Takes in what other processes changed. */
   refresh(): Promise<void>
+  /** The mailboxes whose rows name messages of this box. Absent where there are none. */
+  readonly mailboxes?: BoxMailboxes
+}
+
+/** A mailbox, as formats know it whose files are named by mailbox and UID. */
+export interface BoxMailbox {
+  /** 32 lower-case hex digits; survives rename. */
+  readonly guid: string
+  readonly uidValidity: number
+  /** UTF-8, as it is now; for rebuilds only. */
+  readonly name: string
+}
+/** Column of a mailbox's rows that holds the BoxRef. */
+export const BOX_REF_COLUMN = 'box'
+/** Rows of a mailbox, as far as a box looks at them: UID and `BOX_REF_COLUMN`. */
+export interface BoxMailboxView extends BoxTableView {
+  readonly uidNext: number
+}
+/** What a box is shown of mailboxes, so that names which disagree with the log after a crash can be set right. */
+export interface BoxMailboxes {
+  /** The mailbox, as of the last refresh. */
+  find(guid: string): BoxMailbox | undefined
+  /** All of them, with their numbers of messages. */
+  list(): readonly (BoxMailbox & { readonly count: number })[]
+  /** The rows; undefined if there is no such mailbox. `view` is the newest whenever it is asked for. */
+  open(guid: string): Promise<({ readonly view: BoxMailboxView } & AsyncDisposable) | undefined>
+}
+
+/** What a format needs of a transaction that changes mailboxes. `IndexTransaction` satisfies it. */
+export interface BoxNamingTransaction extends BoxTransaction {
+  setValue(table: string, key: string, value: Uint8Array | undefined): void
+}
+/**
+ * Of formats whose files are named by mailbox and UID. The UID of a message is decided at commit, so files get their names
+ * after it: the host says before each commit which mailboxes it will change, and after it what has changed.
+ */
+export interface BoxNaming {
+  /** Adds to the transaction what lets a later opener finish the names of these mailboxes, should this one not come to it. */
+  begin(tx: BoxNamingTransaction, mailboxes: readonly BoxMailbox[]): Promise<BoxNames>
+}
+/** The names of one transaction. Dropped if it does not commit. */
+export interface BoxNames {
+  /** Before the commit: `row`, of the mailbox that was the `origin`, is the first use of the message `pending`. */
+  first(pending: BoxPending, row: BoxPending): void
+  /** After the commit, in the order of the changes. */
+  appended(mailbox: BoxMailbox, uid: number, ref: BoxRef): void
+  expunged(mailbox: BoxMailbox, uids: Iterable<number>): void
+  removed(mailbox: BoxMailbox): void
+  /**
+   * After those: resolves once files have the names that were told. Nothing depends on it: a message is found under its
+   * reference all the while, and what could not be done is done by a later opener or purge. Never rejects.
+   */
+  settle(): Promise<void>
 }
 /** What purge needs beyond `BoxTransaction`. */
 export interface BoxPurgeTransaction {
@@ -142,10 +230,14 @@ export interface BoxFormat {
   readonly refBytes: 4
   readonly columns: readonly BoxColumnSpec[]
   open(host: BoxHost): Promise<Box>
+  /** Whether there are messages on disk, whatever the index says: then a store is not new, however little there is of its index. */
+  hasMessages?(): Promise<boolean>
 }
 
 export interface Box extends AsyncDisposable {
   readonly name: string
+  /** Present in formats whose files are named by mailbox and UID, where the host has mailboxes. */
+  readonly naming?: BoxNaming
   begin(): BoxBatch
   /** BOX_NOT_FOUND if no row has this ref; BOX_DAMAGED if the file or the message is missing; FsError if the storage is away. */
   open(ref: BoxRef): Promise<BoxMessage>
@@ -156,7 +248,12 @@ export interface Box extends AsyncDisposable {
   openSync?(ref: BoxRef): BoxMessage | undefined
   /** When `signal` is aborted, what is under way is finished, and the rest left for another time. */
   purge(options?: { readonly signal?: AbortSignal }): Promise<PurgeReport>
-  /** Everything on disk, whatever the index says. */
+  /**
+   * Writes down, beside the messages and whatever becomes of the index, which of them no mailbox has any more (`BoxScanned.expunged`).
+   * Durable when resolved. `purge` does it by itself.
+   */
+  journal?(): Promise<void>
+  /** Everything on disk, every byte verified, whatever the index says. */
   scan(): AsyncIterable<readonly BoxScanned[]>
   /** Reads and verifies every byte; also that every row's place holds its message. Read-only. */
   check(): AsyncIterable<readonly BoxFinding[]>
