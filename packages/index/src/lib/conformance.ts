@@ -485,6 +485,23 @@ export function indexConformance({ describe, it }: Runner, subject: IndexUnderTe
       )
       assert.deepEqual(await uses(index), [0, 2])
     })
+    test('a row appended in the same transaction stands for its UID, in both directions', async (index) => {
+      await append(index, 2)
+      await transact(index, (tx) => {
+        const message = tx.append('box', {})
+        const row = tx.append('inbox', { columns: { ref: message } })
+        tx.setColumn('box', 'size', message, row)
+      })
+      const [inbox, box] = [await opened(index, 'inbox'), await opened(index, 'box')]
+      const last = box.view.count - 1
+      assert.equal(inbox.view.extension('ref')!.number(2), box.view.uid(last))
+      assert.equal(box.view.extension('size')!.number(last), inbox.view.uid(2))
+      assert.deepEqual((await uses(index)).at(-1), 1)
+      await assert.rejects(
+        transact(index, (tx) => tx.setColumn('box', 'size', { uid: 0 }, 1)),
+        TypeError,
+      )
+    })
     test('a row that names one that is gone is INDEX_CONFLICT, whoever was first', async (index, place) => {
       await append(index, 1)
       await using other = await place.open()

@@ -269,8 +269,11 @@ export interface IndexTransaction extends AsyncDisposable {
     options?: { readonly unchangedSince?: number },
   ): FlagOutcome
   expunge(table: string, uids: UidSet, options?: ExpungeOptions): ExpungeOutcome
-  /** The row gets the transaction's modseq. INDEX_CONFLICT at commit if it is gone. */
-  setColumn(table: string, column: string, uid: number, value: Uint8Array | number): void
+  /**
+   * The row gets the transaction's modseq. INDEX_CONFLICT at commit if it is gone. A row appended before in the same
+   * transaction stands for its UID, as the row that is meant and as the value.
+   */
+  setColumn(table: string, column: string, uid: number | AppendedRow, value: Uint8Array | number | AppendedRow): void
   /** Adds to an unsigned column, decided under the lock. The row keeps its modseq: counts of uses are nobody's news. */
   increment(table: string, column: string, uid: number, by: number): void
   /** Sets, or with undefined removes, a table-level value (at most VALUE_MAX bytes). */

@@ -20,7 +20,7 @@ import {
   writeNumber,
   ZERO_SETS,
 } from './chunk.ts'
-import { FLAG_DELETED, type NewRow } from './contract.ts'
+import { type AppendedRow, FLAG_DELETED, type NewRow } from './contract.ts'
 import { IndexError } from './error.ts'
 import type { FrameTable } from './frame.ts'
 import { findKeyword, findSet } from './keywords.ts'
@@ -219,7 +219,12 @@ class Resolver {
         this.#expunge(this.#working(request.table), request)
         return
       case 'column':
-        this.#column(this.#working(request.table), request.column, request.uid, request.value)
+        this.#column(
+          this.#working(request.table),
+          request.column,
+          uidOf(request.uid, request.column),
+          request.value instanceof Uint8Array ? request.value : uidOf(request.value, request.column),
+        )
         return
       case 'increment':
         this.#increment(this.#working(request.table), request.column, request.uid, request.by)
@@ -312,11 +317,7 @@ class Resolver {
         else if (value instanceof Uint8Array) {
           if (value.length !== width) throw new RangeError(`${value.length} bytes for column ${name} of ${width}`)
           column.set(value, at * width)
-        } else {
-          const assigned = value instanceof PendingRow ? value.assigned : value.uid
-          if (assigned === 0) throw new TypeError(`column ${name} names a row that is not appended before`)
-          writeNumber(column, at * width, width, assigned)
-        }
+        } else writeNumber(column, at * width, width, uidOf(value, name))
       }
       for (const c of meta.counting) this.#useRows(working, c, chunk, at, at + 1, 1)
     }
@@ -911,4 +912,12 @@ function countOf({ draft }: Working, uids: UidSet): number {
     }
   }
   return count
+}
+
+/** A number as it is; for a row, the UID that it has got in this transaction. */
+function uidOf(row: number | AppendedRow, column: string): number {
+  if (typeof row === 'number') return row
+  const assigned = row instanceof PendingRow ? row.assigned : row.uid
+  if (assigned === 0) throw new TypeError(`column ${column} names a row that is not appended before`)
+  return assigned
 }

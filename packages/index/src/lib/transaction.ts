@@ -71,8 +71,8 @@ export type Requested =
       readonly kind: 'column'
       readonly table: string
       readonly column: string
-      readonly uid: number
-      readonly value: Uint8Array | number
+      readonly uid: number | AppendedRow
+      readonly value: Uint8Array | number | AppendedRow
     }
   | {
       readonly kind: 'increment'
@@ -156,8 +156,9 @@ export class Transaction implements IndexTransaction {
     return outcome
   }
 
-  setColumn(table: string, column: string, uid: number, value: Uint8Array | number): void {
-    this.#add({ kind: 'column', table, column, uid, value: typeof value === 'number' ? value : new Uint8Array(value) })
+  setColumn(table: string, column: string, uid: number | AppendedRow, value: Uint8Array | number | AppendedRow): void {
+    const kept = value instanceof Uint8Array ? new Uint8Array(value) : value
+    this.#add({ kind: 'column', table, column, uid, value: kept })
   }
 
   increment(table: string, column: string, uid: number, by: number): void {
