@@ -2,6 +2,7 @@
 import type { Fs } from '@mailstead/fs'
 import { type CrashState, faultyFs } from '@mailstead/fs/faults'
 import { type Index, openIndex } from '../src/index.ts'
+import { isSealedTwice } from '../src/lib/control.ts'
 import { type Recovered, recoveredOf } from './crash-history.ts'
 import {
   type Medium,
@@ -128,6 +129,8 @@ async function recover(state: CrashState, { medium, mutation, seed, onward, duri
   if (onward) found = await goOn(index)
   scene.phase = 'closing'
   await index[Symbol.asyncDispose]()
+  if (onward && medium === 'file' && !isSealedTwice(await disk.readFile(`${PATH}/control`)))
+    return { objection: 'the log was closed, and not both slots say so' }
   volatile = disk.volatile().length
   const again = await openIndex(fs, PATH, options)
   const later = await recoveredOf(again, SPECS)

@@ -277,6 +277,21 @@ export const mutations: readonly Mutation[] = [
     lies: (scene) => (operation, path) => operation === 'sync' && isLog(path) && scene.phase === 'closing',
   },
   {
+    name: 'the log is sealed in one slot only',
+    soon: true,
+    ...wrap(() => {
+      let sealed = false
+      return {
+        write: (file, data, position) => {
+          if (!isControl(file.path)) return file.write(data, position)
+          const again = sealed
+          sealed = slotIn(data) === 'sealed'
+          return sealed && again ? Promise.resolve() : file.write(data, position)
+        },
+      }
+    }),
+  },
+  {
     name: 'the newer slot of the control file is written over',
     ...wrap(() => ({
       write: (file, data, position) => file.write(data, isControl(file.path) ? 512 - position : position),

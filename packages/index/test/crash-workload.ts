@@ -5,18 +5,10 @@ import { UidSet } from '@mailstead/uidset'
 import { type Index, type IndexOptions, openIndex, type TableSpec } from '../src/index.ts'
 import type { ModelChange } from '../src/lib/model.ts'
 import { History } from './crash-history.ts'
+import { OBJECTS } from './image-fs.ts'
 
 /** What the log is kept in. */
 export type Medium = 'file' | 'objects'
-
-/** What a file system of objects lacks. */
-const OBJECTS: Partial<CrashableFsOptions> = {
-  append: false,
-  overwrite: false,
-  rename: false,
-  link: false,
-  lock: false,
-}
 
 export function mediumOptions(medium: Medium): Partial<CrashableFsOptions> {
   return medium === 'objects' ? OBJECTS : {}

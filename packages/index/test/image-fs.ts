@@ -7,7 +7,10 @@ import { type Fs, type FsEntry, FsError, type FsFile, type FsLock, type FsStat }
 /** Files by path. */
 export type Image = ReadonlyMap<string, Uint8Array>
 
-export function imageFs(image: Image): Fs {
+/** What a file system of objects lacks. */
+export const OBJECTS = { append: false, overwrite: false, rename: false, link: false, lock: false } as const
+
+export function imageFs(image: Image, supports: Partial<Fs['supports']> = {}): Fs {
   const directories = new Map<string, FsEntry[]>()
   for (const path of image.keys()) {
     const parts = path.split('/')
@@ -64,6 +67,8 @@ export function imageFs(image: Image): Fs {
       syncRead: true,
       watch: false,
       metadata: false,
+      ...supports,
+      ...(supports.append === false ? { conditional: true } : {}),
     },
     async stat(path) {
       const bytes = image.get(path)

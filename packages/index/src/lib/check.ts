@@ -5,7 +5,7 @@
  * Damage is what costs something or could: a reader may be able to repair it from redundant bytes. A note is what a
  * crash leaves: a torn tail, the bytes of a checkpoint that was not finished. Caches: `check-cache.ts`.
  */
-import { crc32 } from '@mailstead/bytes'
+import { crc32, toHex } from '@mailstead/bytes'
 import { type Fs, FsError } from '@mailstead/fs'
 import { CACHE_SUFFIX, checkCacheFile } from './check-cache.ts'
 import { EXT } from './chunk.ts'
@@ -13,8 +13,11 @@ import { CONTROL_LENGTH, CONTROL_SLOT, type Control, readControl, readControlSlo
 import type { Index, IndexFinding, Table, TableView } from './contract.ts'
 import { FLAG_DELETED, FLAG_SEEN } from './contract.ts'
 import { digestOf, formatDigest, sameDigest } from './digest.ts'
+import type { SnapshotPlace } from './entries.ts'
 import { IndexError } from './error.ts'
 import { frameLength, payloadIsValid } from './frame.ts'
+import { keepsObjects } from './object-log.ts'
+import { ROOT_FILE, readRoot } from './root.ts'
 import { scanFrames, trailerIsValid } from './scan.ts'
 import {
   damagedCopies,
@@ -40,6 +43,7 @@ import type { TableMeta } from './state.ts'
 import { listChecksum, readTableList, type TableList } from './table-list.ts'
 import { stateOfView } from './view.ts'
 
+const NOWHERE = { offset: 0, table: undefined, uid: undefined }
 /** Findings of one page. */
 const PAGE = 64
 /** How long the check waits for a writer at work before it looks at the end of the log. */
@@ -75,17 +79,21 @@ class Checker {
   readonly pending: IndexFinding[] = []
   readonly #fs: Fs
   readonly #prefix: string
+  /** Everything is written as a whole, and nothing torn. */
+  readonly #objects: boolean
   /** First segment that the log must have, by the newest list. */
   #firstSegment = 1
 
   constructor(fs: Fs, prefix: string) {
     this.#fs = fs
     this.#prefix = prefix
+    this.#objects = keepsObjects(fs.supports)
   }
 
   async *run(
     open: (onEvent: (kind: string, message: string) => void) => Promise<Index>,
   ): AsyncGenerator<IndexFinding | undefined> {
+    await this.#root()
     const control = await this.#control()
     yield undefined
     const list = await this.#lists(control)
@@ -94,8 +102,7 @@ class Checker {
     for (const table of list?.tables ?? []) {
       const { snapshot } = table
       // A table that was damaged before its first snapshot has none.
-      if (snapshot !== undefined)
-        await this.#snapshot(table.id, table.number, snapshot.length, snapshot.salt, list!.nextTable)
+      if (snapshot !== undefined) await this.#snapshot(table.id, table.number, snapshot, list!.nextTable, control)
       yield undefined
     }
     await this.#strays(list)
@@ -115,7 +122,24 @@ class Checker {
     this.pending.push({ severity, kind, file: `${this.#prefix}${file}`, offset, table, uid, message })
   }
 
-  // ---- control and lists
+  // ---- root marker, control and lists
+
+  /** An index need not be in a marked root; but a marker that is there has to be whole. */
+  async #root(): Promise<void> {
+    try {
+      await readRoot(this.#fs)
+    } catch (error) {
+      if (!(error instanceof IndexError)) throw error
+      const { message } = error
+      this.pending.push({ ...NOWHERE, severity: 'damage', kind: 'root-marker', file: ROOT_FILE, message })
+    }
+  }
+
+  /** Files that name another index than the control file does. */
+  #own(file: string, control: Control | undefined, uuid: Uint8Array, table?: string): void {
+    if (control !== undefined && Buffer.compare(control.uuid, uuid) !== 0)
+      this.#find('damage', 'other-index', file, 0, `this belongs to index ${toHex(uuid)}`, table)
+  }
 
   async #control(): Promise<Control | undefined> {
     const bytes = await this.#read('control')
@@ -130,7 +154,7 @@ class Checker {
       if (readControlSlot(bytes, at) === undefined)
         // A crash may tear the slot that is being written; the other one then counts, and the next writer mends this one.
         this.#find(
-          control === undefined ? 'damage' : 'note',
+          control === undefined || this.#objects ? 'damage' : 'note',
           'control-checksum',
           'control',
           at,
@@ -145,7 +169,9 @@ class Checker {
       const bytes = await this.#read(name)
       const sealed = name === 'tables/directory' && control?.state === 'sealed' ? control.directory : 0
       if (bytes === undefined) {
-        if (sealed !== 0 || (newest?.generation ?? 0) > 1)
+        // The list before is kept only where there is a newer one.
+        const other = name === 'tables/directory' && (await this.#read('tables/directory.old')) !== undefined
+        if (sealed !== 0 || other || (newest?.generation ?? 0) > 1)
           this.#find('damage', 'directory-missing', name, 0, 'the list of tables is missing')
         continue
       }
@@ -165,6 +191,7 @@ class Checker {
             'the list of tables is not the one the control file names',
           )
       }
+      if (list !== undefined) this.#own(name, control, list.uuid)
       if (newest !== undefined || list === undefined) continue
       newest = list
       // The list before tells what was kept before the newest checkpoint dropped some of it.
@@ -202,7 +229,9 @@ class Checker {
       }
       const { header } = found
       if (before !== undefined && segment === before.header.segment + 1) {
-        if (
+        if (header.lengthBefore === 0)
+          this.#find('damage', 'repair-unfinished', file, 0, 'a repair began the log anew here, and did not end')
+        else if (
           header.firstFrame !== before.next ||
           header.chainBefore !== before.chain ||
           header.lengthBefore !== before.length
@@ -215,7 +244,9 @@ class Checker {
       this.#find('damage', 'segment-missing', 'log', 0, `segment ${this.#firstSegment} is missing`)
     if (control?.state === 'sealed' && before !== undefined) {
       const { header, length, next, chain } = before
-      if (next > control.lastFrame + 1)
+      if (next > control.lastFrame + 1) {
+        // Among objects it says how far the log had come at least.
+        if (this.#objects) return
         this.#find(
           'note',
           'log-after-seal',
@@ -223,7 +254,7 @@ class Checker {
           length,
           `the log was sealed after frame ${control.lastFrame} and goes on to frame ${next - 1}: a flush of the control file failed`,
         )
-      else if (
+      } else if (
         header.segment !== control.segment ||
         length !== control.length ||
         next !== control.lastFrame + 1 ||
@@ -258,19 +289,21 @@ class Checker {
       bytes = await this.#read(file)
     }
     if (bytes === undefined) return undefined
+    const mayBeTorn = last && !sealed && !this.#objects
     const header = readSegmentHeader(bytes)
     for (const at of damagedCopies(bytes))
       this.#find('damage', 'segment-header', file, at, 'a copy of the header of the segment is damaged')
     if (header === undefined) return undefined
     if (header.segment !== segment)
       this.#find('damage', 'segment-misplaced', file, 0, `this is segment ${header.segment}`)
+    this.#own(file, control, header.uuid)
     const { salt } = header
     const frames = bytes.subarray(SEGMENT_HEADER)
     const scan = scanFrames(frames, {
       base: SEGMENT_HEADER,
       salt,
       next: header.firstFrame,
-      unflushed: last && !sealed ? header.firstFrame : Number.POSITIVE_INFINITY,
+      unflushed: mayBeTorn ? header.firstFrame : Number.POSITIVE_INFINITY,
     })
     for (const gap of scan.gaps)
       this.#find('damage', 'frame-missing', file, gap.offset, `frames ${gap.first} to ${gap.last} are unreadable`)
@@ -302,17 +335,16 @@ class Checker {
       chain = frame.header.checksum
       next = number + 1
     }
-    if (scan.rest > 0) {
-      const torn = last && !sealed
+    if (scan.rest > 0)
       this.#find(
-        torn ? 'note' : 'damage',
-        torn ? 'torn-tail' : 'log-rest',
+        mayBeTorn ? 'note' : 'damage',
+        mayBeTorn ? 'torn-tail' : 'log-rest',
         file,
         scan.end,
         `${scan.rest} bytes after frame ${next - 1} are no frame`,
       )
-    }
-    if (!last && !scan.ended) this.#find('damage', 'segment-end', file, scan.end, 'the segment has no end')
+    if ((!last || this.#objects) && !scan.ended)
+      this.#find('damage', 'segment-end', file, scan.end, 'the segment has no end')
     const lastFrame = scan.frames[scan.frames.length - 1]
     const length = lastFrame === undefined ? SEGMENT_HEADER : lastFrame.offset + frameLength(lastFrame.header)
     return { header, length, chain, next }
@@ -323,9 +355,9 @@ class Checker {
   async #snapshot(
     id: string,
     number: number,
-    listed: number,
-    salt: string | undefined,
+    { length: listed, salt }: SnapshotPlace,
     nextTable: number,
+    control: Control | undefined,
   ): Promise<void> {
     const file = `tables/${id}.snap`
     const bytes = await this.#read(file)
@@ -337,6 +369,7 @@ class Checker {
       this.#find('damage', 'snapshot-header', file, at, 'a copy of the header is damaged', id)
     const header = readSnapshotHeader(bytes)
     if (header === undefined) return
+    this.#own(file, control, header.uuid, id)
     // Made anew under the same name since the list was written, by a checkpoint that was not finished.
     if (header.table >= nextTable) number = header.table
     if (header.table !== number)

@@ -19,8 +19,10 @@
  *   1. Only the holder of the commit lock writes, the older slot only, and flushes it before it goes on.
  *   2. `open` is flushed before the first append after a seal; `sealed` is written after the log was flushed.
  *      So if the newer slot says sealed, whatever the log lacks was lost, not torn.
+ *   3. `sealed` is written to both slots, one after the other: damage to one leaves the seal.
  */
 import { crc32 } from '@mailstead/bytes'
+import type { LogTail } from './log-medium.ts'
 import { readU64, writeU64 } from './segment.ts'
 
 // must not change: on disk
@@ -88,4 +90,38 @@ export function readControl(bytes: Uint8Array): Control | undefined {
   const b = readControlSlot(bytes, CONTROL_SLOT)
   if (a === undefined || b === undefined) return a ?? b
   return a.sequence > b.sequence ? a : b
+}
+
+/** Whether both slots are valid and say the same of where the log was sealed. */
+export function isSealedTwice(bytes: Uint8Array): boolean {
+  const a = readControlSlot(bytes, 0)
+  const b = readControlSlot(bytes, CONTROL_SLOT)
+  return (
+    a?.state === 'sealed' &&
+    b?.state === 'sealed' &&
+    a.lastFrame === b.lastFrame &&
+    a.chain === b.chain &&
+    a.directory === b.directory
+  )
+}
+
+/** What is said of a log that is not sealed. */
+export function openControl(uuid: Uint8Array): Control {
+  return { state: 'open', sequence: 0, uuid, segment: 0, length: 0, lastFrame: 0, chain: 0, directory: 0 }
+}
+
+/** What is said of a log that ends at `tail`. `directory` is the checksum of its list of tables. */
+export function sealedControl(uuid: Uint8Array, tail: LogTail, directory: number): Control {
+  const { segment, offset, next, chain } = tail
+  return { state: 'sealed', sequence: 0, uuid, segment, length: offset, lastFrame: next - 1, chain, directory }
+}
+
+/** A whole control file whose two slots say this. */
+export function writeControlFile(control: Control): Uint8Array {
+  const bytes = new Uint8Array(CONTROL_LENGTH)
+  for (const more of [0, 1]) {
+    const slot = { ...control, sequence: control.sequence + more }
+    bytes.set(writeControl(slot), controlOffset(slot))
+  }
+  return bytes
 }

@@ -6,119 +6,118 @@
  *   1. Whoever creates segment n + 1 has read segment n: a group is decided against everything before it. Who comes second
  *      is told so (`conflict`), reads what the other wrote, and decides again.
  *   2. A segment is durable when its creation has resolved, and never changes. Nothing is ever torn: whatever is no frame
- *      is damage. There are no lazy frames, and nothing to flush, lock or seal.
+ *      is damage. There are no lazy frames, and nothing to flush or lock.
  *   3. The last frame of a segment is its end; the first segment holds nothing but an end.
+ *   4. Who closes after it wrote records how far the log had come. Others may go on from there; a log that ends before is
+ *      damaged, and nobody writes to it.
+ *   5. A number is used once: who created segment n + 1 sees that n is still there, so that nobody can have removed another
+ *      n + 1 before.
+ *   6. A segment that a repair began anew ends what was read before: who has the log open reads everything anew, and while the
+ *      repair has not written its list, nobody writes.
  */
 import { ByteWriter } from '@mailstead/bytes'
-import { type Fs, FsError } from '@mailstead/fs'
-import { type Control, CONTROL_LENGTH, CONTROL_SLOT, controlOffset, writeControl } from './control.ts'
+import { type Fs, FsError, type FsSupports } from '@mailstead/fs'
+import { type Control, openControl, readControl, sealedControl, writeControlFile } from './control.ts'
 import { IndexError } from './error.ts'
 import { FRAME_END, writeFrame } from './frame.ts'
-import { FileLog, type LogMedium, type LogOptions, type LogRead, type LogReader, type LogTail } from './log.ts'
+import type { LogMedium, LogOptions, LogRead, LogTail } from './log-medium.ts'
+import type { LogReader } from './log-reader.ts'
+import { LogSegments } from './log-segments.ts'
 import { SEGMENT_HEADER, segmentName, writeSegmentHeader } from './segment.ts'
+import { readTableList } from './table-list.ts'
 
 /** What one object counts for when it is decided whether a checkpoint is due, in bytes: opening it costs a request. */
 const OBJECT_BYTES = 64 * 1024
+/** How often the control file is written again because somebody else was first. */
+const SEAL_ATTEMPTS = 16
+
+/** Whether an index on such a file system keeps its log in numbered objects. */
+export function keepsObjects({ append, overwrite, lock, conditional }: FsSupports): boolean {
+  return !(append && overwrite && lock) && conditional
+}
 
 export class ObjectLog implements LogMedium {
   readonly endsGroups = true
   readonly lazy = false
+  unsealable = false
   readonly #fs: Fs
   readonly #prefix: string
   readonly #options: LogOptions
-  /** Reads segments, which are the same in both media. */
-  readonly #files: FileLog
+  readonly #segments: LogSegments
   /** Salt and header of the segment that is being prepared. */
   #salt: Uint8Array = new Uint8Array(8)
   #header: Uint8Array = new Uint8Array(0)
+  /** What was read goes through the segment that a repair began, and the list does not know of it. */
+  #repairUnfinished = false
 
-  private constructor(fs: Fs, prefix: string, options: LogOptions, files: FileLog) {
+  private constructor(fs: Fs, prefix: string, options: LogOptions, segments: LogSegments) {
     this.#fs = fs
     this.#prefix = prefix
     this.#options = options
-    this.#files = files
+    this.#segments = segments
   }
 
   /** Creates what is missing of an empty index. */
   static async create(fs: Fs, prefix: string, options: LogOptions): Promise<void> {
     const uuid = new Uint8Array(16)
     options.random(uuid)
-    const control: Control = {
-      state: 'open',
-      sequence: 0,
-      uuid,
-      segment: 0,
-      length: 0,
-      lastFrame: 0,
-      chain: 0,
-      directory: 0,
+    const bytes = writeControlFile(openControl(uuid))
+    try {
+      await fs.writeFile(`${prefix}control`, bytes, { ifAbsent: true })
+    } catch (error) {
+      if (!lost(error)) throw error
     }
-    const bytes = new Uint8Array(CONTROL_LENGTH)
-    bytes.set(writeControl(control), 0)
-    bytes.set(writeControl({ ...control, sequence: 1 }), CONTROL_SLOT - controlOffset(control))
-    await ignoring('FS_EXISTS', fs.writeFile(`${prefix}control`, bytes, { ifAbsent: true }))
   }
 
+  /** Undefined if there is no index. */
   static async open(fs: Fs, prefix: string, options: LogOptions): Promise<ObjectLog | undefined> {
-    const files = await FileLog.open(fs, prefix, { ...options, readOnly: true })
-    if (files === undefined) return undefined
-    const log = new ObjectLog(fs, prefix, options, files)
-    if (!options.readOnly && (await log.segments()).length === 0) {
-      // Whoever created the index may not have come this far. Without a checkpoint no segment was ever removed.
-      if ((await fs.stat(`${prefix}tables/directory`)) === undefined) {
-        const { tail, salt } = await log.prepare({
-          segment: 0,
-          offset: 0,
-          next: 1,
-          chain: 0,
-          unflushed: 1,
-          ended: true,
-        })
-        const out = new ByteWriter()
-        writeFrame(
-          out,
-          { salt, number: 1 },
-          { unflushed: 1, bits: FRAME_END, parts: 0, before: 0, tables: [], payload: [] },
-        )
-        await log.append(tail, out.finish())
-      }
-    }
+    const segments = await LogSegments.open(fs, prefix, { whole: true, onEvent: options.onEvent })
+    if (segments === undefined) return undefined
+    const log = new ObjectLog(fs, prefix, options, segments)
+    if (!options.readOnly && (await log.segments()).length === 0) await log.#begin()
     return log
   }
 
-  get uuid(): Uint8Array {
-    return this.#files.uuid
+  /** The first segment, which whoever created the index may not have come to. Before a checkpoint none is ever removed. */
+  async #begin(): Promise<void> {
+    if (this.control.state === 'sealed' || (await this.#fs.stat(`${this.#prefix}tables/directory`)) !== undefined)
+      return
+    const before = { segment: 0, offset: 0, next: 1, chain: 0, unflushed: 1, ended: true }
+    const { tail, salt } = await this.prepare(before)
+    const out = new ByteWriter()
+    const frame = { unflushed: 1, bits: FRAME_END, parts: 0, before: 0, tables: [], payload: [] }
+    writeFrame(out, { salt, number: 1 }, frame)
+    await this.append(tail, out.finish())
   }
-  get control(): Control | undefined {
-    return this.#files.control
+
+  get uuid(): Uint8Array {
+    return this.#segments.uuid
+  }
+  get control(): Control {
+    return this.#segments.control
   }
   get tail(): LogTail {
-    return this.#files.tail
+    return this.#segments.tail
   }
   set tail(tail: LogTail) {
-    this.#files.tail = tail
+    this.#segments.tail = tail
   }
 
   segments(): Promise<number[]> {
-    return this.#files.segments()
+    return this.#segments.numbers()
   }
   startOf(segment: number): Promise<LogTail | undefined> {
-    return this.#files.startOf(segment)
-  }
-  read(from: LogTail): Promise<LogRead> {
-    return this.#files.read(from)
+    return this.#segments.startOf(segment)
   }
   hasMoreSync(): undefined {
     return undefined
   }
   reader(): LogReader {
-    return this.#files.reader()
+    return this.#segments.reader()
   }
-  readControl(): Promise<Control | undefined> {
-    return this.#files.readControl()
+  drop(first: number): Promise<number> {
+    return this.#segments.drop(first)
   }
-
-  unsealable = false
   async lock(): Promise<void> {}
   lockSync(): undefined {
     return undefined
@@ -130,11 +129,63 @@ export class ObjectLog implements LogMedium {
   async flush(): Promise<void> {}
   async sync(): Promise<void> {}
   async mend(): Promise<void> {}
+  /** Whoever makes a checkpoint may not be the last: the list is told from another by what it says. */
   async relist(): Promise<void> {}
-  async seal(): Promise<void> {}
+
+  async read(from: LogTail): Promise<LogRead> {
+    const read = await this.#segments.read(from)
+    const anew = this.#segments.begunAnew
+    // What is known up to here may not be what the repair made of it.
+    if (anew > 0 && from.segment === this.tail.segment && from.next === this.tail.next)
+      throw new IndexError('INDEX_CORRUPT', `a repair began the log anew with segment ${anew}: open the index again`)
+    this.#repairUnfinished = anew > 0
+    return read
+  }
+
+  async readControl(): Promise<Control> {
+    await this.#controlTag()
+    return this.control
+  }
+
+  /** Reads the control file; says what it may be replaced by. */
+  async #controlTag(): Promise<string | undefined> {
+    const path = `${this.#prefix}control`
+    const stat = await this.#fs.stat(path)
+    if (stat === undefined) return undefined
+    try {
+      this.#segments.control = readControl(await this.#fs.readFile(path)) ?? this.control
+    } catch (error) {
+      if (!(error instanceof FsError) || error.code !== 'FS_NOT_FOUND') throw error
+    }
+    return stat.tag
+  }
+
+  /** Records how far the log has come, unless somebody recorded more. */
+  async seal(tail: LogTail): Promise<void> {
+    for (let attempt = 1; ; attempt++) {
+      const tag = await this.#controlTag()
+      const { control } = this
+      if (control.state === 'sealed' && control.lastFrame >= tail.next - 1) return
+      const sealed = { ...sealedControl(this.uuid, tail, 0), sequence: control.sequence + 1 }
+      const condition = tag === undefined ? { ifAbsent: true } : { ifMatch: tag }
+      try {
+        await this.#fs.writeFile(`${this.#prefix}control`, writeControlFile(sealed), condition)
+        this.#segments.control = sealed
+        return
+      } catch (error) {
+        if (!lost(error) || attempt === SEAL_ATTEMPTS) throw error
+      }
+    }
+  }
 
   async prepare(tail: LogTail): Promise<{ tail: LogTail; salt: Uint8Array }> {
     if (!tail.ended) throw new IndexError('INDEX_CORRUPT', `segment ${tail.segment} of the log has no end`)
+    this.#segments.expectWhole(tail)
+    if (this.#repairUnfinished)
+      throw new IndexError(
+        'INDEX_LOCKED',
+        'a repair of the index is at work or was stopped: let it end, or repair again',
+      )
     const segment = tail.segment + 1
     this.#salt = new Uint8Array(8)
     this.#options.random(this.#salt)
@@ -158,12 +209,14 @@ export class ObjectLog implements LogMedium {
     const whole = Buffer.concat([this.#header, bytes])
     try {
       await this.#fs.writeFile(path, whole, { ifAbsent: true })
-      return 'done'
     } catch (error) {
-      if (error instanceof FsError && (error.code === 'FS_EXISTS' || error.code === 'FS_CONFLICT')) return 'conflict'
-      if (error instanceof FsError && error.code === 'FS_UNCERTAIN') return this.#resolve(path, whole, error)
-      throw new IndexError('INDEX_WRITE_FAILED', 'the object was not created', { cause: error })
+      if (lost(error)) return 'conflict'
+      if (!(error instanceof FsError) || error.code !== 'FS_UNCERTAIN')
+        throw new IndexError('INDEX_WRITE_FAILED', 'the object was not created', { cause: error })
+      if ((await this.#resolve(path, whole, error)) === 'conflict') return 'conflict'
     }
+    await this.#expectCurrent(tail.segment)
+    return 'done'
   }
 
   /** It may have been created or not: what is there tells, unless there is nothing yet. */
@@ -177,8 +230,23 @@ export class ObjectLog implements LogMedium {
     }
   }
 
-  drop(first: number): Promise<number> {
-    return this.#files.drop(first)
+  /**
+   * A segment that was created may stand where others made theirs, and checkpoints removed it, since the one before was read.
+   * They remove in ascending order, and nothing after the position of the list before: if either still needs this number, or
+   * the one before it is there, there was none.
+   */
+  async #expectCurrent(segment: number): Promise<void> {
+    if (segment === 1) return
+    let cause: unknown
+    try {
+      if ((await this.#fs.stat(`${this.#prefix}log/${segmentName(segment - 1)}`)) !== undefined) return
+      const old = readTableList(await this.#fs.readFile(`${this.#prefix}tables/directory.old`))
+      if (old !== undefined && old.segment <= segment) return
+    } catch (error) {
+      cause = error
+    }
+    const why = `segment ${segment} of the log was created, and may be one that others have done with`
+    throw new IndexError('INDEX_UNCERTAIN', why, { cause })
   }
 
   bytesBetween(from: LogTail, to: LogTail): number {
@@ -186,14 +254,11 @@ export class ObjectLog implements LogMedium {
   }
 
   [Symbol.asyncDispose](): Promise<void> {
-    return this.#files[Symbol.asyncDispose]()
+    return this.#segments[Symbol.asyncDispose]()
   }
 }
 
-async function ignoring(code: string, promise: Promise<unknown>): Promise<void> {
-  try {
-    await promise
-  } catch (error) {
-    if (!(error instanceof FsError) || error.code !== code) throw error
-  }
+/** Somebody else was first. */
+function lost(error: unknown): boolean {
+  return error instanceof FsError && (error.code === 'FS_EXISTS' || error.code === 'FS_CONFLICT')
 }

@@ -1,0 +1,112 @@
+/** What is told of the log in numbered objects that no other log does. */
+import type { Fs } from '@mailstead/fs'
+import { memoryFs } from '@mailstead/fs/memory'
+import { describe, expect, test } from 'vitest'
+import { OBJECTS } from '../../test/image-fs.ts'
+import { intercepted } from '../../test/intercept.ts'
+import { type Index, openIndex } from '../index.ts'
+import { segmentName } from './segment.ts'
+
+const path = 'index'
+const STEP = process.env['MAILSTEAD_DEPTH'] === undefined ? 3 : 1
+
+async function create(fs: Fs): Promise<Index> {
+  const index = await openIndex(fs, path, { create: true })
+  await using tx = index.begin()
+  tx.createTable({ id: 'box', uidValidity: 1, columns: [] })
+  await tx.commit()
+  return index
+}
+
+async function deliver(index: Index): Promise<number> {
+  await using tx = index.begin()
+  const row = tx.append('box', {})
+  await tx.commit()
+  return row.uid
+}
+
+async function damagesOf(index: Index): Promise<string[]> {
+  const all = (await Array.fromAsync(index.check())).flat()
+  return all.filter(({ severity }) => severity === 'damage').map(({ kind, file }) => `${kind} ${file}`)
+}
+
+describe('an object that is created late', () => {
+  /** An index whose next object is created only after others did `meanwhile`. */
+  async function late(fs: Fs, meanwhile: () => Promise<void>): Promise<Index> {
+    let waiting = true
+    const slow = intercepted(fs, {
+      writeFile: async (disk, name, data, options) => {
+        if (waiting && name.endsWith('.log')) {
+          waiting = false
+          await meanwhile()
+        }
+        return disk.writeFile(name, data, options)
+      },
+    })
+    return openIndex(slow, path)
+  }
+
+  test('in place of one that others made, and removed since, is not acknowledged', async () => {
+    const fs = memoryFs(OBJECTS)
+    await using other = await create(fs)
+    const index = await late(fs, async () => {
+      for (let n = 0; n < 3; n++) {
+        await deliver(other)
+        await other.checkpoint()
+      }
+      expect(await fs.stat(`${path}/log/${segmentName(3)}`)).toBeUndefined()
+    })
+    await expect(deliver(index)).rejects.toMatchObject({ code: 'INDEX_UNCERTAIN' })
+    expect(other.info('box')!.count).toBe(3)
+  })
+
+  test('is acknowledged where the number is still to come, though the one before is gone', async () => {
+    const fs = memoryFs(OBJECTS)
+    await using other = await create(fs)
+    await deliver(other)
+    const index = await late(fs, async () => {
+      for (let n = 0; n < 3; n++) await other.checkpoint()
+    })
+    expect(await deliver(index)).toBe(2)
+    await other.refresh()
+    expect(other.info('box')!.count).toBe(2)
+  })
+
+  test('in place of one that is there is decided again', async () => {
+    const fs = memoryFs(OBJECTS)
+    await using other = await create(fs)
+    const index = await late(fs, async () => void (await deliver(other)))
+    expect(await deliver(index)).toBe(2)
+    expect(await damagesOf(index)).toEqual([])
+  })
+})
+
+describe('an object that is damaged', () => {
+  test('is damage at the end of the log as anywhere: its tables are refused, and nobody writes', async () => {
+    const fs = memoryFs(OBJECTS)
+    {
+      const index = await create(fs)
+      for (let n = 0; n < 3; n++) await deliver(index)
+      // Killed: nothing says where the log ends.
+      await (index as Index & { abandon(): Promise<void> }).abandon()
+    }
+    const last = `${path}/log/${segmentName(5)}`
+    const whole = await fs.readFile(last)
+    for (let at = 256; at < whole.length; at += STEP) {
+      const bytes = Uint8Array.from(whole)
+      bytes[at]! ^= 16
+      await fs.writeFile(last, bytes)
+      await using index = await openIndex(fs, path, { readOnly: true })
+      expect(await damagesOf(index)).toContainEqual(expect.stringContaining(last))
+      await using table = await index.open('box').catch((error: unknown) => {
+        expect(error).toMatchObject({ code: 'INDEX_CORRUPT' })
+        return undefined
+      })
+      // Its header or trailer may be damaged alone.
+      if (table !== undefined) expect(table.view.count, `byte ${at}`).toBe(3)
+    }
+    await fs.writeFile(last, whole.subarray(0, 300))
+    const index = await openIndex(fs, path)
+    await expect(deliver(index)).rejects.toMatchObject({ code: 'INDEX_CORRUPT' })
+  })
+})
