@@ -176,7 +176,7 @@ function changeOf(model: Model, { op, table: t, a, b, n, bits }: Rough): ModelCh
   // From elsewhere: with UIDs, most of them after a gap, some too low; and with modseqs, of which some are higher than all others.
   if (op === 28 || op === 29) {
     const count = 1 + (n % 5)
-    const uid = table.uidNext + (n % 4) - (bits === 0 ? 1 : 0)
+    const uid = Math.max(1, table.uidNext + (n % 4) - (bits === 0 ? 1 : 0))
     const modSeq = op === 28 ? {} : { modSeq: 1 + Math.floor(2 * b * table.highestModSeq) }
     return { kind: 'append', table: spec.id, flags: bits, keywords, columns, count, uid, ...modSeq }
   }
