@@ -3,6 +3,7 @@ import { type Fs, requireSupport } from '@mailstead/fs'
 import { MdboxBox } from './box.ts'
 import { type MdboxOptions, withDefaults } from './options.ts'
 import { COLUMNS } from './place.ts'
+import { listFiles } from './scan.ts'
 
 /**
  * Message files `<path>/m.<n>` on `fs`, for a store to open. Nothing is created before the first message is flushed.
@@ -20,5 +21,6 @@ export function mdbox(fs: Fs, path: string, options?: MdboxOptions): BoxFormat {
       requireSupport(fs, ['append', 'overwrite', 'lock'])
       return new MdboxBox(fs, path, host, complete)
     },
+    hasMessages: async () => (await listFiles(fs, path)).length > 0,
   }
 }

@@ -2,17 +2,20 @@
 import type { BoxScanned } from '@mailstead/box'
 import { type Fs, FsError } from '@mailstead/fs'
 import { fileId } from './append.ts'
-import { walkFile } from './walk.ts'
+import { FLAG_ALT, FLAG_CANONICAL } from './place.ts'
+import { fileName } from './read.ts'
+import { type Walked, walkFile } from './walk.ts'
 import { Window } from './window.ts'
 
 /** Messages handed over at a time. */
 const PAGE = 256
 
-export async function* scanBox(fs: Fs, directory: string): AsyncGenerator<readonly BoxScanned[]> {
+/** `alt`: it is the second tier that is in this directory. */
+export async function* scanBox(fs: Fs, directory: string, alt = false): AsyncGenerator<readonly BoxScanned[]> {
   for (const id of await listFiles(fs, directory)) {
-    const file = `m.${id}`
+    const file = fileName(alt, id)
     // A purge may have removed it since it was listed.
-    await using opened = await fs.open(`${directory}/${file}`, 'read').catch(gone)
+    await using opened = await fs.open(`${directory}/m.${id}`, 'read').catch(gone)
     if (opened === undefined) continue
     const { size } = await opened.stat()
     // Begun, and never flushed.
@@ -23,8 +26,9 @@ export async function* scanBox(fs: Fs, directory: string): AsyncGenerator<readon
         if (found.damage === undefined) continue
         page.push({ file, offset: 0, ...NOTHING, damage: found.damage })
       } else {
-        const { offset, guid, receivedMs, physicalSize, mailbox, damage } = found
-        page.push({ file, offset, guid, receivedMs, physicalSize, mailbox, damage })
+        const { offset, guid, receivedMs, physicalSize, size, mailbox, damage } = found
+        const row = damage === undefined ? rowOf(alt, id, found) : undefined
+        page.push({ file, offset, guid, receivedMs, physicalSize, size, mailbox, damage, row })
       }
       if (page.length < PAGE) continue
       yield page
@@ -35,6 +39,10 @@ export async function* scanBox(fs: Fs, directory: string): AsyncGenerator<readon
 }
 
 const NOTHING = { guid: undefined, receivedMs: 0, physicalSize: 0, mailbox: undefined }
+
+function rowOf(alt: boolean, file: number, { offset, length, sum, size, physicalSize }: Walked): Record<string, number> {
+  return { file, offset, length, sum, flags: (size === physicalSize ? FLAG_CANONICAL : 0) | (alt ? FLAG_ALT : 0) }
+}
 
 function gone(error: unknown): undefined {
   if (!(error instanceof FsError && error.code === 'FS_NOT_FOUND')) throw error
