@@ -105,18 +105,6 @@ export interface BoxMessage extends AsyncDisposable, Disposable {
   readSync?(into: Uint8Array, position: number): number
 }
 
-/** Which message of which mailbox a file is, as it says itself, without any index. */
-export interface BoxScannedOrigin {
-  /** GUID of the mailbox, 32 lower-case hex digits. */
-  readonly mailbox: string
-  /** Undefined if nothing says it any more. */
-  readonly uidValidity: number | undefined
-  /** Undefined while the message has no name in its mailbox. */
-  readonly uid: number | undefined
-  /** It was expunged, or its mailbox removed, and what is here waits for a purge. */
-  readonly expunged: boolean
-}
-
 export interface BoxScanned {
   readonly file: string
   readonly offset: number
@@ -146,12 +134,47 @@ export interface BoxFinding {
   readonly message: string
 }
 
+/** How much work may be done in the background. The work is what is copied; the rest is small. */
+export interface BoxBudget {
+  /** When it is aborted, what is under way is finished, and the rest left for another time. */
+  readonly signal?: AbortSignal
+  /** Most bytes copied by this call; one file or message more than that if it is the first. (default: all that there is to do) */
+  readonly copyMaxBytes?: number
+  /** Nothing is begun after this time, in milliseconds. (default: no limit) */
+  readonly timeMaxMs?: number
+  /** Pauses keep what is copied at this rate, in bytes per second. (default: as fast as it goes) */
+  readonly bytesPerSecond?: number
+}
+
 export interface PurgeReport {
   readonly files: number
   readonly messages: number
   readonly bytesReclaimed: number
   /** Files worth purging that were left: another process may append to them, a batch is not disposed yet, or a message in them is damaged. */
   readonly skipped: number
+  /** What the budget left for another call: files worth purging, and their bytes that are dead. Absent if nothing. */
+  readonly left?: { readonly files: number; readonly bytes: number }
+  /** Why a second tier could not be looked at: nothing in it was touched. */
+  readonly unavailable?: unknown
+}
+
+/** Where a message is: as it came in, or in the second tier. */
+export type BoxTier = 'primary' | 'alt'
+
+export interface AltmoveOptions extends BoxBudget {
+  readonly to: BoxTier
+}
+
+export interface AltmoveReport {
+  /** Messages that are in the other tier now, and their bytes there. */
+  readonly messages: number
+  readonly bytes: number
+  /** Those that cannot be moved since they are damaged. They stay where they are. */
+  readonly damaged: number
+  /** What the budget left for another call. */
+  readonly left: number
+  /** Bytes given back in the tier that was left. */
+  readonly bytesReclaimed: number
 }
 
 export interface BoxHost {
@@ -246,8 +269,14 @@ export interface Box extends AsyncDisposable {
    * now (its file is not open yet) or something is not as expected: `box.openSync?.(ref) ?? (await box.open(ref))`.
    */
   openSync?(ref: BoxRef): BoxMessage | undefined
-  /** When `signal` is aborted, what is under way is finished, and the rest left for another time. */
-  purge(options?: { readonly signal?: AbortSignal }): Promise<PurgeReport>
+  /** Gives back the space of messages without uses, where most is to be had first. */
+  purge(budget?: BoxBudget): Promise<PurgeReport>
+  /**
+   * Moves messages to the other tier, each durably there before it leaves where it was; those that are there already, and
+   * references that no row has, are passed over. FsError (FS_UNAVAILABLE) if that tier is away: nothing is changed then. Absent
+   * where a format knows no second tier.
+   */
+  altmove?(refs: Uint32Array, options: AltmoveOptions): Promise<AltmoveReport>
   /**
    * Writes down, beside the messages and whatever becomes of the index, which of them no mailbox has any more (`BoxScanned.expunged`).
    * Durable when resolved. `purge` does it by itself.

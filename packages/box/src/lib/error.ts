@@ -6,6 +6,8 @@ export type BoxErrorCode =
   | 'BOX_DAMAGED'
   /** Stored bytes fail their checksum. Nothing was returned. */
   | 'BOX_CORRUPT'
+  /** Stored in a way that is not read here (a codec, another's attachments), which the message names. The bytes are left as they are. */
+  | 'BOX_UNSUPPORTED'
   /** A named limit was reached (message size). Nothing was kept. */
   | 'BOX_LIMIT'
   /** Writing or flushing failed; nothing was kept. `cause` is the FsError. */

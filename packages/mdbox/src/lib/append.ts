@@ -2,8 +2,8 @@
  * Appending: which file is written to, and by whom; group commit.
  *
  * HOW      A process that appends takes one of SLOTS kernel locks beside the files and keeps it. File numbers are dealt
- *          out by slot (number - 1 modulo SLOTS), so no two processes ever append to, roll back in, or purge the same
- *          file. Within the process there is one current file for small messages; a message too large for memory
+ *          out by slot (number - 1 modulo SLOTS), to both tiers from one sequence, so no two processes ever append to, roll back
+ *          in, or purge the same file. Each tier has its appender. Within the process there is one current file for small messages; a message too large for memory
  *          streams into a spool, a file that is nobody else's until its batch is flushed.
  *          Flushes queue up: while one group is written and flushed the next one gathers. There are no timers.
  *
@@ -22,8 +22,8 @@ import { BoxError, type BoxHost } from '@mailstead/box'
 import { type Fs, FsError, type FsFile, type FsLock } from '@mailstead/fs'
 import { close } from './files.ts'
 import { HEADER_BYTES, readFileLine, writeFileLine } from './format.ts'
-import type { MdboxOptions } from './options.ts'
-import type { PlaceTable } from './place.ts'
+import type { MdboxSettings } from './options.ts'
+import { FLAG_ALT, type PlaceTable, readCondemned } from './place.ts'
 
 /** Processes that may append to one box at the same time. must not change: on disk, it deals out file numbers */
 export const SLOTS = 16
@@ -64,35 +64,122 @@ interface WriteFile {
   named: boolean
 }
 
-export class Appender {
+/** The slot of this process, for the life of its box, and the numbers that it deals. */
+export class Slot implements AsyncDisposable {
   readonly #fs: Fs
   readonly #directory: string
   readonly #host: BoxHost
   readonly #places: PlaceTable
-  readonly #options: Required<MdboxOptions>
+  #slot: { readonly lock: FsLock; readonly number: number } | undefined
+  #taking: Promise<void> | undefined
+  #next = 0
+
+  /** `directory`: of the first tier, where the locks are. */
+  constructor(fs: Fs, directory: string, host: BoxHost, places: PlaceTable) {
+    this.#fs = fs
+    this.#directory = directory
+    this.#host = host
+    this.#places = places
+  }
+
+  /** Undefined until it is taken. */
+  get number(): number | undefined {
+    return this.#slot?.number
+  }
+
+  /** The next number for a file. */
+  deal(): number {
+    const id = this.#next
+    if (id > FILE_ID_MAX) throw new FsError('FS_LIMIT', `${this.#directory} has no file numbers left`)
+    this.#next += SLOTS
+    return id
+  }
+
+  /** Takes a lock and finds out which numbers are free. FS_LOCKED if SLOTS processes have one. */
+  async take(): Promise<void> {
+    if (this.#slot !== undefined) return
+    this.#taking ??= this.#find().finally(() => {
+      this.#taking = undefined
+    })
+    await this.#taking
+  }
+
+  async #find(): Promise<void> {
+    await this.#fs.makeDirectory(this.#directory)
+    for (let number = 0; number < SLOTS; number++) {
+      const lock = await lockSlot(this.#fs, this.#directory, number)
+      if (lock === undefined) continue
+      try {
+        await this.#survey(number)
+      } catch (error) {
+        await lock[Symbol.asyncDispose]()
+        throw error
+      }
+      this.#slot = { lock, number }
+      return
+    }
+    throw new FsError('FS_LOCKED', `${SLOTS} processes are appending to ${this.#directory} already`, {
+      path: this.#directory,
+    })
+  }
+
+  async #survey(slot: number): Promise<void> {
+    let highest = 0
+    for await (const page of this.#fs.list(this.#directory))
+      for (const { name } of page) highest = Math.max(highest, fileId(name))
+    await this.#host.refresh()
+    const { view, file } = await this.#places.loaded()
+    for (let row = 0; row < view.count; row++) highest = Math.max(highest, file.number(row))
+    // What waits to be removed may be out of sight.
+    for (const id of readCondemned(this.#host)) highest = Math.max(highest, id)
+    // The first free number of this slot above every number in sight.
+    this.#next = highest + 1 + ((((slot - highest) % SLOTS) + SLOTS) % SLOTS)
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#taking?.catch(() => {})
+    const slot = this.#slot
+    this.#slot = undefined
+    await slot?.lock[Symbol.asyncDispose]()
+  }
+}
+
+/** Where an appender writes. */
+export interface AppenderOptions {
+  readonly fs: Fs
+  readonly directory: string
+  /** Which of the tables' rows are of this tier: FLAG_ALT, or 0 for the first. */
+  readonly tier: number
+  readonly slot: Slot
+  readonly places: PlaceTable
+  readonly settings: MdboxSettings
+}
+
+export class Appender {
+  readonly #fs: Fs
+  readonly #directory: string
+  readonly #tier: number
+  readonly #slot: Slot
+  readonly #places: PlaceTable
+  readonly #options: MdboxSettings
   readonly #pins = new Map<number, number>()
   /** Files made by this appender: what no row names in them was never committed. */
   readonly #made = new Set<number>()
   #queue: Group[] = []
   #pumping: Promise<void> | undefined
-  #slot: { readonly lock: FsLock; readonly number: number } | undefined
-  #taking: Promise<void> | undefined
-  #nextId = 0
+  #surveyed = false
+  #surveying: Promise<void> | undefined
   #current: WriteFile | undefined
   #spools: WriteFile[] = []
   #closed = false
 
-  constructor(fs: Fs, directory: string, host: BoxHost, places: PlaceTable, options: Required<MdboxOptions>) {
+  constructor({ fs, directory, tier, slot, places, settings }: AppenderOptions) {
     this.#fs = fs
     this.#directory = directory
-    this.#host = host
+    this.#tier = tier
+    this.#slot = slot
     this.#places = places
-    this.#options = options
-  }
-
-  /** Number of the slot, once there was something to append. */
-  get slot(): number | undefined {
-    return this.#slot?.number
+    this.#options = settings
   }
 
   /**
@@ -157,14 +244,11 @@ export class Appender {
   async dispose(): Promise<void> {
     this.#closed = true
     await this.#pumping
-    await this.#taking?.catch(() => {})
+    await this.#surveying?.catch(() => {})
     if (this.#current !== undefined) close(this.#current.file)
     for (const spool of this.#spools) close(spool.file)
     this.#current = undefined
     this.#spools = []
-    const slot = this.#slot
-    this.#slot = undefined
-    await slot?.lock[Symbol.asyncDispose]()
   }
 
   async #pump(): Promise<void> {
@@ -277,9 +361,7 @@ export class Appender {
   async #create(): Promise<WriteFile> {
     await this.takeSlot()
     for (;;) {
-      const id = this.#nextId
-      if (id > FILE_ID_MAX) throw new FsError('FS_LIMIT', `${this.#directory} has no file numbers left`)
-      this.#nextId += SLOTS
+      const id = this.#slot.deal()
       try {
         const file = await this.#fs.open(`${this.#directory}/m.${id}`, 'create')
         this.#made.add(id)
@@ -291,55 +373,31 @@ export class Appender {
     }
   }
 
-  /** Takes a lock for the life of this box, finds out which numbers are free, and maybe a file to continue. */
+  /** Has the slot taken, and maybe finds a file to continue. */
   async takeSlot(): Promise<void> {
-    if (this.#slot !== undefined) return
-    this.#taking ??= this.#findSlot().finally(() => {
-      this.#taking = undefined
+    if (this.#surveyed) return
+    this.#surveying ??= this.#survey().finally(() => {
+      this.#surveying = undefined
     })
-    await this.#taking
+    await this.#surveying
   }
 
-  async #findSlot(): Promise<void> {
+  async #survey(): Promise<void> {
+    await this.#slot.take()
     await this.#fs.makeDirectory(this.#directory)
-    for (let number = 0; number < SLOTS; number++) {
-      const lock = await lockSlot(this.#fs, this.#directory, number)
-      if (lock === undefined) continue
-      try {
-        await this.#survey(number)
-      } catch (error) {
-        await lock[Symbol.asyncDispose]()
-        throw error
-      }
-      this.#slot = { lock, number }
-      return
-    }
-    throw new FsError('FS_LOCKED', `${SLOTS} processes are appending to ${this.#directory} already`, {
-      path: this.#directory,
-    })
-  }
-
-  async #survey(slot: number): Promise<void> {
-    let highest = 0
     let mine = 0
     for await (const page of this.#fs.list(this.#directory))
       for (const { name } of page) {
         const id = fileId(name)
-        if (id > highest) highest = id
-        if (id > mine && slotOf(id) === slot) mine = id
+        if (id > mine && slotOf(id) === this.#slot.number) mine = id
       }
-    await this.#host.refresh()
-    const places = await this.#places.loaded()
-    const { view, file, offset, length } = places
+    const { view, file, offset, length, flags } = await this.#places.loaded()
     let end = 0
-    for (let row = 0; row < view.count; row++) {
-      const id = file.number(row)
-      if (id > highest) highest = id
-      if (id === mine) end = Math.max(end, offset.number(row) + length.number(row))
-    }
-    // The first free number of this slot above every number in sight.
-    this.#nextId = highest + 1 + ((((slot - highest) % SLOTS) + SLOTS) % SLOTS)
+    for (let row = 0; row < view.count; row++)
+      if (file.number(row) === mine && (flags.number(row) & FLAG_ALT) === this.#tier)
+        end = Math.max(end, offset.number(row) + length.number(row))
     if (end > 0) this.#current = await this.#continue(mine, end)
+    this.#surveyed = true
   }
 
   async #continue(id: number, end: number): Promise<WriteFile | undefined> {

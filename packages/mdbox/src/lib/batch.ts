@@ -3,7 +3,7 @@
  *
  * A small one becomes a frame (header and metadata) around its body, which stays where the caller has it until the
  * group is written. A long stream, and whatever comes once the batch holds BATCH_MEMORY_MAX, goes to a spool as it comes;
- * its frame is made last.
+ * its frame is made last. Where compression is on, a body becomes its frames (compress.ts) on the way.
  */
 import { crc32 } from '@mailstead/bytes'
 import {
@@ -15,10 +15,11 @@ import {
   type BoxTransaction,
 } from '@mailstead/box'
 import { type Appender, type Pending, pendingRecord, type Spool, writeFailed } from './append.ts'
+import { type Compressor, compressAll, compressing } from './compress.ts'
 import { countLoneLf } from './count.ts'
 import { CHUNK_BYTES, HEADER_BYTES, sumOf, writeFrame } from './format.ts'
 import { writeMailboxName } from './mailbox-name.ts'
-import { BATCH_MEMORY_MAX, type MdboxOptions, SMALL_MAX, SPOOLS_OPEN_MAX } from './options.ts'
+import { BATCH_MEMORY_MAX, type MdboxSettings, SMALL_MAX, SPOOLS_OPEN_MAX } from './options.ts'
 import { FLAG_CANONICAL } from './place.ts'
 
 /** Pieces of a long stream are gathered to this many bytes before they are written. */
@@ -28,7 +29,7 @@ const SPOOL_WRITE_BYTES: number = 256 * 1024
 export interface BatchHost {
   readonly appender: Appender
   readonly table: string
-  readonly options: Required<MdboxOptions>
+  readonly options: MdboxSettings
   readonly closed: boolean
   forget(batch: Batch): void
 }
@@ -86,8 +87,10 @@ export class Batch implements BoxBatch {
     this.#mustBeOpen()
     if (metadata.guid.length !== 16) throw new TypeError(`a GUID has 16 bytes, not ${metadata.guid.length}`)
     if (source instanceof Uint8Array) {
-      if (source.length <= Math.max(SMALL_MAX, this.#host.options.rotateBytes) && this.#fits(source.length))
-        return this.#keep([source], source.length, metadata)
+      const { compression, rotateBytes } = this.#host.options
+      // Compressing much at once would keep everybody waiting.
+      const most = compression === 'off' ? Math.max(SMALL_MAX, rotateBytes) : SMALL_MAX
+      if (source.length <= most && this.#fits(source.length)) return this.#keep([source], source.length, metadata)
       return this.#spoolAll([], oneOf(source), metadata)
     }
     const chunks: Uint8Array[] = []
@@ -163,11 +166,15 @@ export class Batch implements BoxBatch {
 
   #keep(chunks: readonly Uint8Array[], bytes: number, metadata: BoxMetadata): Saved {
     this.#tooLarge(bytes)
+    const lines = new Lines()
+    for (const chunk of chunks) lines.add(chunk)
+    const compressed = compressAll(this.#host.options.compression, chunks, bytes)
+    const body = compressed?.parts ?? chunks
     const digest = new Digest()
-    for (const chunk of chunks) digest.add(chunk)
-    const frame = digest.frame(metadata)
-    const record = pendingRecord(frame, chunks, bytes)
-    const saved = new Saved(this.#host, bytes, digest.size, record, sumOf(frame))
+    for (const part of body) digest.add(part)
+    const frame = digest.frame(metadata, lines.size, compressed?.compressor)
+    const record = pendingRecord(frame, body, digest.size)
+    const saved = new Saved(this.#host, bytes, lines.size, record, sumOf(frame))
     this.#small.push(saved)
     this.#smallBytes += record.length
     return saved
@@ -175,17 +182,25 @@ export class Batch implements BoxBatch {
 
   async #spoolAll(head: readonly Uint8Array[], rest: AsyncIterable<Uint8Array>, metadata: BoxMetadata): Promise<Saved> {
     const spool = await this.#takeSpool()
+    const lines = new Lines()
     const digest = new Digest()
+    let compressor: Compressor | undefined
     try {
-      const offset = await spool.begin([new Uint8Array(HEADER_BYTES), ...head])
-      for (const chunk of head) digest.add(chunk)
+      const offset = await spool.begin([new Uint8Array(HEADER_BYTES)])
+      const plain = this.#counted(head, rest, lines)
+      const { compression } = this.#host.options
+      const stored =
+        compression === 'off'
+          ? plain
+          : compressing(compression, plain, (began) => {
+              compressor = began
+            })
       let waiting: Uint8Array[] = []
       let waitingBytes = 0
-      for await (const chunk of rest) {
-        digest.add(chunk)
-        this.#tooLarge(digest.physicalSize)
-        waiting.push(chunk)
-        waitingBytes += chunk.length
+      for await (const part of stored) {
+        digest.add(part)
+        waiting.push(part)
+        waitingBytes += part.length
         if (waitingBytes < SPOOL_WRITE_BYTES) continue
         await spool.append(waiting)
         waiting = []
@@ -193,10 +208,10 @@ export class Batch implements BoxBatch {
       }
       this.#mustBeOpen()
       if (waitingBytes > 0) await spool.append(waiting)
-      const frame = digest.frame(metadata)
+      const frame = digest.frame(metadata, lines.size, compressor)
       const length = await spool.finish(frame)
       const record: Pending = { parts: [], length, file: spool.id, offset }
-      const saved = new Saved(this.#host, digest.physicalSize, digest.size, record, sumOf(frame))
+      const saved = new Saved(this.#host, lines.bytes, lines.size, record, sumOf(frame))
       this.#large.push(saved)
       return saved
     } catch (error) {
@@ -205,6 +220,23 @@ export class Batch implements BoxBatch {
     } finally {
       this.#busy.delete(spool)
       if (this.#over) await this.#giveBack(spool)
+    }
+  }
+
+  /** What comes, once it is counted. */
+  async *#counted(
+    head: readonly Uint8Array[],
+    rest: AsyncIterable<Uint8Array>,
+    lines: Lines,
+  ): AsyncGenerator<Uint8Array, void, undefined> {
+    for (const chunk of head) {
+      lines.add(chunk)
+      yield chunk
+    }
+    for await (const chunk of rest) {
+      lines.add(chunk)
+      this.#tooLarge(lines.bytes)
+      yield chunk
     }
   }
 
@@ -278,43 +310,58 @@ export class Batch implements BoxBatch {
   }
 }
 
-/** What is computed while the bytes of a message go by. */
-class Digest {
-  physicalSize = 0
+/** Counted while the bytes of a message come in. */
+export class Lines {
+  bytes = 0
   #lone = 0
   #before = 0
-  #crc = 0
-  readonly #chunks: number[] = []
 
-  add(bytes: Uint8Array): void {
-    if (bytes.length === 0) return
-    this.#lone += countLoneLf(bytes, this.#before)
-    this.#before = bytes[bytes.length - 1]!
-    let at = 0
-    while (at < bytes.length) {
-      const filled = this.physicalSize % CHUNK_BYTES
-      const take = Math.min(CHUNK_BYTES - filled, bytes.length - at)
-      const piece = at === 0 && take === bytes.length ? bytes : bytes.subarray(at, at + take)
-      this.#crc = crc32(piece, filled === 0 ? 0 : this.#crc)
-      at += take
-      this.physicalSize += take
-      if (filled + take === CHUNK_BYTES) this.#chunks.push(this.#crc)
-    }
+  add(chunk: Uint8Array): void {
+    if (chunk.length === 0) return
+    this.#lone += countLoneLf(chunk, this.#before)
+    this.#before = chunk[chunk.length - 1]!
+    this.bytes += chunk.length
   }
 
   /** Size in canonical form. */
   get size(): number {
-    return this.physicalSize + this.#lone
+    return this.bytes + this.#lone
+  }
+}
+
+/** Computed while the bytes of a message go to where they are stored. */
+export class Digest {
+  size = 0
+  #crc = 0
+  readonly #chunks: number[] = []
+
+  add(bytes: Uint8Array): void {
+    let at = 0
+    while (at < bytes.length) {
+      const filled = this.size % CHUNK_BYTES
+      const take = Math.min(CHUNK_BYTES - filled, bytes.length - at)
+      const piece = at === 0 && take === bytes.length ? bytes : bytes.subarray(at, at + take)
+      this.#crc = crc32(piece, filled === 0 ? 0 : this.#crc)
+      at += take
+      this.size += take
+      if (filled + take === CHUNK_BYTES) this.#chunks.push(this.#crc)
+    }
   }
 
-  frame({ guid, receivedMs, mailbox }: BoxMetadata): Buffer {
-    const chunks = this.physicalSize % CHUNK_BYTES === 0 ? this.#chunks : [...this.#chunks, this.#crc]
-    return writeFrame(this.physicalSize, {
-      size: this.size,
+  frame(
+    { guid, receivedMs, mailbox }: BoxMetadata,
+    canonicalSize: number,
+    compressor: Compressor | undefined,
+    origin?: string,
+  ): Buffer {
+    return writeFrame(this.size, {
+      size: canonicalSize,
       receivedMs,
       guid,
       mailbox: mailbox === undefined ? '' : encodedName(mailbox),
-      chunks,
+      origin,
+      chunks: this.size % CHUNK_BYTES === 0 ? this.#chunks : [...this.#chunks, this.#crc],
+      compressed: compressor?.fields,
     })
   }
 }

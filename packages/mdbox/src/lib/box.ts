@@ -1,7 +1,10 @@
 /** The box: what a store opens. Ties together appending, reading, purge, scan and check. */
 import {
+  type AltmoveOptions,
+  type AltmoveReport,
   type Box,
   type BoxBatch,
+  type BoxBudget,
   BoxError,
   type BoxFinding,
   type BoxHost,
@@ -11,15 +14,28 @@ import {
   type PurgeReport,
 } from '@mailstead/box'
 import { type Fs, FsError } from '@mailstead/fs'
-import { Appender } from './append.ts'
+import { altmoveBox } from './altmove.ts'
+import { readPlace } from './altmove-copy.ts'
+import { AltTier, Tier } from './altmove-tier.ts'
+import { type Appender, Slot } from './append.ts'
 import { Batch, type BatchHost } from './batch.ts'
 import { checkBox } from './check.ts'
-import { FileCache, type OpenFile } from './files.ts'
+import type { OpenFile } from './files.ts'
 import { POST_BYTES } from './format.ts'
-import { type MdboxOptions, WHOLE_MAX } from './options.ts'
-import { type Places, PlaceTable } from './place.ts'
-import { purgeBox } from './purge.ts'
-import { ChunkedMessage, damaged, frameOf, frameSize, type Place, recordMemory, wholeMessage } from './read.ts'
+import { type MdboxSettings, WHOLE_MAX } from './options.ts'
+import { PLACE_COLUMNS, PlaceTable } from './place.ts'
+import { type PurgeContext, purgeBox } from './purge.ts'
+import {
+  ChunkedMessage,
+  damaged,
+  frameOf,
+  frameSize,
+  type Place,
+  recordMemory,
+  unpacked,
+  unpackedSync,
+  wholeMessage,
+} from './read.ts'
 import { ReadAhead } from './read-ahead.ts'
 import { scanBox } from './scan.ts'
 
@@ -28,31 +44,36 @@ const WHOLE_RECORD_MAX: number = WHOLE_MAX + 4096
 
 export class MdboxBox implements Box, BatchHost {
   readonly name = 'mdbox'
-  readonly options: Required<MdboxOptions>
+  readonly options: MdboxSettings
   readonly appender: Appender
   readonly table: string
   readonly openSync?: (ref: BoxRef) => BoxMessage | undefined
-  readonly #fs: Fs
-  readonly #directory: string
   readonly #host: BoxHost
   readonly #places: PlaceTable
-  readonly #files: FileCache
+  readonly #slot: Slot
+  readonly #primary: Tier
+  readonly #alt: AltTier
+  readonly #context: PurgeContext
   readonly #batches = new Set<Batch>()
   /** For synchronous reads, which are over before the next begins. */
-  readonly #place: Place = { ref: 0, file: 0, offset: 0, length: 0, sum: 0 }
+  readonly #place: Place = { ref: 0, alt: false, flags: 0, file: 0, offset: 0, length: 0, sum: 0 }
   readonly #ahead = new ReadAhead()
   #purging: Promise<PurgeReport> | undefined
+  /** Purges and altmoves, one after the other. */
+  #moving: Promise<unknown> = Promise.resolve()
   #closing: Promise<void> | undefined
 
-  constructor(fs: Fs, directory: string, host: BoxHost, options: Required<MdboxOptions>) {
+  constructor(fs: Fs, directory: string, host: BoxHost, options: MdboxSettings) {
     this.options = options
     this.table = host.table.id
-    this.#fs = fs
-    this.#directory = directory
     this.#host = host
     this.#places = new PlaceTable(host.table)
-    this.#files = new FileCache(fs, (id) => `${directory}/m.${id}`, options.openFiles)
-    this.appender = new Appender(fs, directory, host, this.#places, options)
+    this.#slot = new Slot(fs, directory, host, this.#places)
+    const tiers = { host, places: this.#places, slot: this.#slot, settings: options }
+    this.#primary = new Tier(false, fs, directory, tiers)
+    this.#alt = new AltTier(options.alt, tiers)
+    this.#context = { ...tiers, primary: this.#primary, alt: this.#alt }
+    this.appender = this.#primary.appender
     if (fs.supports.syncRead) this.openSync = (ref) => this.#openSync(ref)
   }
 
@@ -83,13 +104,34 @@ export class MdboxBox implements Box, BatchHost {
     await this.#host.refresh()
     place = await this.#find(ref)
     if (place === undefined) throw new BoxError('BOX_NOT_FOUND', `no message ${ref}`, { ref })
-    this.#files.drop(place.file)
+    this.#drop(place)
     try {
       return await this.#openAt(place)
     } catch (error) {
-      if (error instanceof FsError && error.code === 'FS_NOT_FOUND') throw damaged(place, 'its file is missing', error)
-      throw error
+      if (!maybeMoved(error)) throw error
+      // What is in a tier that is away, or what is mounted in its place, says nothing of the message.
+      if (place.alt) await this.#alt.verify()
+      if (!(error instanceof FsError)) throw error
+      return this.#openElsewhere(place, error)
     }
+  }
+
+  /** Its file is missing where the row has it: somebody else (Dovecot has an altmove too) may have moved it to the other tier. */
+  async #openElsewhere(place: Place, missing: FsError): Promise<BoxMessage> {
+    if (this.#alt.isKnown)
+      try {
+        const other = place.alt ? this.#primary : await this.#alt.reach()
+        return await this.#openAt(place, other)
+      } catch (error) {
+        if (!maybeMoved(error)) throw error
+        if (!place.alt) await this.#alt.verify()
+      }
+    throw damaged(place, 'its file is missing', missing)
+  }
+
+  #drop({ alt, file }: Place): void {
+    const tier = alt ? this.#alt.reached : this.#primary
+    tier?.files.drop(file)
   }
 
   #openSync(ref: BoxRef): BoxMessage | undefined {
@@ -98,14 +140,19 @@ export class MdboxBox implements Box, BatchHost {
     const places = this.#places.newest
     const row = places.view.rowOf(ref)
     if (row < 0) return undefined
-    readPlace(places, row, ref, place)
-    const open = this.#files.get(place.file)
+    readPlace(places, row, place)
+    checkPlace(place)
+    const open = (place.alt ? this.#alt.reached : this.#primary)?.files.get(place.file)
     if (open === undefined) return undefined
     const { file, headerBytes } = open
+    if (file.readSync === undefined) {
+      open.release()
+      return undefined
+    }
     let kept = false
     try {
       if (place.length <= WHOLE_RECORD_MAX) {
-        const ahead = this.#ahead.record(file, place)
+        const ahead = place.alt ? undefined : this.#ahead.record(file, place)
         if (ahead !== undefined) {
           try {
             return wholeMessage(ahead, ahead.length, place, headerBytes, this.#ahead.lender)
@@ -115,15 +162,17 @@ export class MdboxBox implements Box, BatchHost {
           }
         }
         const record = recordMemory(place.length)
-        return wholeMessage(record, file.readSync!(record, place.offset), place, headerBytes)
+        return wholeMessage(record, file.readSync(record, place.offset), place, headerBytes)
       }
       const header = Buffer.allocUnsafe(headerBytes)
-      const size = frameSize(header, file.readSync!(header, place.offset), place, headerBytes)
+      const size = frameSize(header, file.readSync(header, place.offset), place, headerBytes)
       const tail = Buffer.allocUnsafe(place.length - headerBytes - size)
-      const count = file.readSync!(tail, place.offset + headerBytes + size)
+      const count = file.readSync(tail, place.offset + headerBytes + size)
       const frame = frameOf(header, tail, count, size, place)
-      kept = true
-      return new ChunkedMessage(open, { ...place }, frame)
+      const stored = new ChunkedMessage(open, { ...place }, frame)
+      const message = unpackedSync(stored, frame.packing, place)
+      kept = message !== undefined
+      return message
     } catch (error) {
       if (maybeMoved(error)) return undefined
       throw error
@@ -136,14 +185,16 @@ export class MdboxBox implements Box, BatchHost {
     const places = this.#places.newest
     const row = places.view.rowOf(ref)
     if (row < 0) return undefined
-    await places.view.load?.(['file', 'offset', 'length', 'sum'], row, row + 1)
-    const place: Place = { ref: 0, file: 0, offset: 0, length: 0, sum: 0 }
-    readPlace(places, row, ref, place)
+    await places.view.load?.(PLACE_COLUMNS, row, row + 1)
+    const place: Place = { ref: 0, alt: false, flags: 0, file: 0, offset: 0, length: 0, sum: 0 }
+    readPlace(places, row, place)
+    checkPlace(place)
     return place
   }
 
-  async #openAt(place: Place): Promise<BoxMessage> {
-    const open = await this.#files.open(place.file)
+  async #openAt(place: Place, from?: Tier): Promise<BoxMessage> {
+    const tier = from ?? (place.alt ? await this.#alt.reach() : this.#primary)
+    const open = await tier.files.open(place.file)
     const { headerBytes } = open
     let kept = false
     try {
@@ -157,37 +208,43 @@ export class MdboxBox implements Box, BatchHost {
       const count = await read(open, tail, place.offset + headerBytes + size)
       const frame = frameOf(header, tail, count, size, place)
       kept = true
-      return new ChunkedMessage(open, place, frame)
+      return await unpacked(new ChunkedMessage(open, place, frame), frame.packing, place)
     } finally {
       if (!kept) open.release()
     }
   }
 
-  async purge({ signal }: { readonly signal?: AbortSignal } = {}): Promise<PurgeReport> {
+  /** Whoever asks while one is under way has its report. */
+  async purge(budget: BoxBudget = {}): Promise<PurgeReport> {
     this.#mustBeOpen()
-    this.#purging ??= purgeBox({
-      signal,
-      fs: this.#fs,
-      directory: this.#directory,
-      host: this.#host,
-      places: this.#places,
-      appender: this.appender,
-      files: this.#files,
-      options: this.options,
-    }).finally(() => {
+    this.#purging ??= this.#inTurn(async () => purgeBox(this.#context, budget)).finally(() => {
       this.#purging = undefined
     })
     return this.#purging
   }
 
-  scan(): AsyncIterable<readonly BoxScanned[]> {
+  async altmove(refs: Uint32Array, options: AltmoveOptions): Promise<AltmoveReport> {
     this.#mustBeOpen()
-    return scanBox(this.#fs, this.#directory)
+    return this.#inTurn(async () => altmoveBox(this.#context, refs, options))
+  }
+
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const run = this.#moving.then(work)
+    this.#moving = run.catch(() => {})
+    return run
+  }
+
+  async *scan(): AsyncGenerator<readonly BoxScanned[]> {
+    this.#mustBeOpen()
+    // First, since what is away must not look like what is not there.
+    const alt = await this.#alt.present()
+    yield* scanBox(this.#primary.fs, this.#primary.directory)
+    if (alt !== undefined) yield* scanBox(alt.fs, alt.directory, true)
   }
 
   check(): AsyncIterable<readonly BoxFinding[]> {
     this.#mustBeOpen()
-    return checkBox(this.#fs, this.#directory, this.#host, this.#places)
+    return checkBox(this.#context)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -196,10 +253,11 @@ export class MdboxBox implements Box, BatchHost {
   }
 
   async #close(): Promise<void> {
-    await this.#purging?.catch(() => {})
+    await this.#moving
     for (const batch of this.#batches) await batch[Symbol.asyncDispose]()
-    await this.appender.dispose()
-    this.#files.dropAll()
+    await this.#primary[Symbol.asyncDispose]()
+    await this.#alt[Symbol.asyncDispose]()
+    await this.#slot[Symbol.asyncDispose]()
   }
 
   #mustBeOpen(): void {
@@ -212,12 +270,7 @@ function read(open: OpenFile, into: Uint8Array, position: number): number | Prom
   return open.file.readSync === undefined ? open.file.read(into, position) : open.file.readSync(into, position)
 }
 
-function readPlace({ file, offset, length, sum }: Places, row: number, ref: BoxRef, place: Place): void {
-  place.ref = ref
-  place.file = file.number(row)
-  place.offset = offset.number(row)
-  place.length = length.number(row)
-  place.sum = sum.number(row)
+function checkPlace(place: Place): void {
   if (place.length < POST_BYTES || place.length > Number.MAX_SAFE_INTEGER)
     throw damaged(place, 'the row holds no place')
 }

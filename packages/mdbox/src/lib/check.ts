@@ -1,11 +1,15 @@
 /**
  * The consistency check: every byte of every file is read and verified, and every row's place holds its message.
- * Reads only. Damage is named by file, offset and message; bytes that no row names are a note.
+ * Reads only. Damage is named by file, offset and message; bytes that no row names are a note. While the second tier
+ * is away nothing is said of it: once the first is checked, the pass fails as reaching it does.
  */
 import type { BoxFinding, BoxHost } from '@mailstead/box'
-import { type Fs, FsError, type FsFile } from '@mailstead/fs'
+import { FsError, type FsFile } from '@mailstead/fs'
+import type { Tier } from './altmove-tier.ts'
 import { LINE_MAX, readFileLine } from './format.ts'
-import { FLAG_CANONICAL, type Places, type PlaceTable } from './place.ts'
+import { FLAG_ALT, FLAG_CANONICAL, type Places, type PlaceTable } from './place.ts'
+import type { PurgeContext } from './purge.ts'
+import { fileName } from './read.ts'
 import { listFiles } from './scan.ts'
 import { verifyRecord } from './walk.ts'
 import { Window } from './window.ts'
@@ -13,25 +17,27 @@ import { Window } from './window.ts'
 /** Findings handed over at a time. */
 const PAGE = 256
 
-export async function* checkBox(
-  fs: Fs,
-  directory: string,
-  host: BoxHost,
-  table: PlaceTable,
-): AsyncGenerator<readonly BoxFinding[]> {
+export async function* checkBox({ host, places, primary, alt }: PurgeContext): AsyncGenerator<readonly BoxFinding[]> {
+  yield* checkTier(primary, host, places)
+  const second = await alt.present()
+  if (second !== undefined) yield* checkTier(second, host, places)
+}
+
+async function* checkTier(tier: Tier, host: BoxHost, table: PlaceTable): AsyncGenerator<readonly BoxFinding[]> {
   const places = await table.loaded()
   const rowsOf = new Map<number, number[]>()
   for (let row = 0; row < places.view.count; row++) {
+    if (((places.flags.number(row) & FLAG_ALT) !== 0) !== tier.alt) continue
     const id = places.file.number(row)
     const rows = rowsOf.get(id)
     if (rows === undefined) rowsOf.set(id, [row])
     else rows.push(row)
   }
-  const ids = new Set(await listFiles(fs, directory))
+  const ids = new Set(await listFiles(tier.fs, tier.directory))
   for (const id of rowsOf.keys()) ids.add(id)
   for (const id of [...ids].sort((a, b) => a - b)) {
     let page: BoxFinding[] = []
-    for await (const finding of checkFile(fs, directory, id, places, rowsOf.get(id) ?? [])) {
+    for await (const finding of checkFile(tier, id, places, rowsOf.get(id) ?? [])) {
       page.push(finding)
       if (page.length < PAGE) continue
       yield await stillTrue(page, host, table, places)
@@ -58,19 +64,14 @@ async function stillTrue(
     if (now < 0) return false
     return (
       newest.file.number(now) === places.file.number(before) &&
+      newest.flags.number(now) === places.flags.number(before) &&
       newest.offset.number(now) === places.offset.number(before)
     )
   })
 }
 
-async function* checkFile(
-  fs: Fs,
-  directory: string,
-  id: number,
-  places: Places,
-  rows: number[],
-): AsyncGenerator<BoxFinding> {
-  const name = `m.${id}`
+async function* checkFile(tier: Tier, id: number, places: Places, rows: number[]): AsyncGenerator<BoxFinding> {
+  const name = fileName(tier.alt, id)
   const finding = (
     severity: BoxFinding['severity'],
     kind: string,
@@ -81,7 +82,7 @@ async function* checkFile(
 
   let opened: FsFile
   try {
-    opened = await fs.open(`${directory}/${name}`, 'read')
+    opened = await tier.fs.open(`${tier.directory}/m.${id}`, 'read')
   } catch (error) {
     if (!(error instanceof FsError && error.code === 'FS_NOT_FOUND')) throw error
     for (const row of rows)

@@ -15,11 +15,11 @@ function firstLine({ createdMs, verified, length, damage }: WalkedLine): string 
 }
 
 function record(found: Walked): string {
-  const { offset, length, physicalSize, size, guid, receivedMs, mailbox, sum, checksummed, damage } = found
+  const { offset, length, physicalSize, storedSize, size, guid, receivedMs, mailbox, sum, checksummed, damage } = found
   if (guid === undefined) return `${offset} DAMAGED ${length} bytes: ${damage ?? ''}`
   const parts = [
     `${offset} message of ${length} bytes`,
-    `body ${physicalSize}${size === physicalSize ? ' canonical' : ` (${size} with CRLF)`}`,
+    `body ${physicalSize}${size === physicalSize ? ' canonical' : ` (${size} with CRLF)`}${storedSize === physicalSize ? '' : ` stored in ${storedSize}`}`,
     `guid ${toHex(guid)}`,
     `received ${date(receivedMs)}`,
   ]

@@ -5,21 +5,24 @@
  *   1. A file in use (`users` above 0) is never closed; when it leaves the cache it closes with its last user.
  *   2. At most `limit` idle files stay open. Files in use may exceed it: their users decide how many those are.
  */
-import type { Fs, FsFile } from '@mailstead/fs'
-import { HEADER_BYTES, LINE_MAX, readFileLine } from './format.ts'
+import type { FsFile } from '@mailstead/fs'
+import { type FileLine, HEADER_BYTES, LINE_MAX, readFileLine } from './format.ts'
 
 export class OpenFile {
   readonly id: number
   readonly file: FsFile
   /** Size of record headers in this file. A damaged first line says nothing: then as everybody writes them. */
   readonly headerBytes: number
+  /** Bytes of the first line; -1 if it is damaged. */
+  readonly lineBytes: number
   users = 0
   cached = true
 
-  constructor(id: number, file: FsFile, headerBytes: number) {
+  constructor(id: number, file: FsFile, line: FileLine | undefined) {
     this.id = id
     this.file = file
-    this.headerBytes = headerBytes
+    this.headerBytes = line?.headerBytes ?? HEADER_BYTES
+    this.lineBytes = line?.length ?? -1
   }
 
   /** Gives up one use. */
@@ -30,16 +33,14 @@ export class OpenFile {
 }
 
 export class FileCache {
-  readonly #fs: Fs
-  readonly #pathOf: (id: number) => string
+  readonly #openFile: (id: number) => Promise<FsFile>
   readonly #limit: number
   readonly #files = new Map<number, OpenFile>()
   readonly #opening = new Map<number, Promise<OpenFile>>()
   #newest: OpenFile | undefined
 
-  constructor(fs: Fs, pathOf: (id: number) => string, limit: number) {
-    this.#fs = fs
-    this.#pathOf = pathOf
+  constructor(open: (id: number) => Promise<FsFile>, limit: number) {
+    this.#openFile = open
     this.#limit = limit
   }
 
@@ -56,7 +57,7 @@ export class FileCache {
     return found
   }
 
-  /** With one use more. Fails as `Fs.open` does. */
+  /** With one use more. Fails as opening it does. */
   async open(id: number): Promise<OpenFile> {
     for (;;) {
       const known = this.get(id)
@@ -89,17 +90,7 @@ export class FileCache {
   }
 
   async #open(id: number): Promise<OpenFile> {
-    const file = await this.#fs.open(this.#pathOf(id), 'read')
-    const bytes = new Uint8Array(LINE_MAX)
-    let count: number
-    try {
-      count = await file.read(bytes, 0)
-    } catch (error) {
-      close(file)
-      throw error
-    }
-    const line = readFileLine(bytes.subarray(0, count))
-    const opened = new OpenFile(id, file, line?.headerBytes ?? HEADER_BYTES)
+    const opened = await openFile(id, await this.#openFile(id))
     this.#files.set(id, opened)
     this.#newest = opened
     for (const old of this.#files.values()) {
@@ -107,6 +98,18 @@ export class FileCache {
       if (old !== opened) this.drop(old.id)
     }
     return opened
+  }
+}
+
+/** Reads the first line; closes the file if that fails. */
+export async function openFile(id: number, file: FsFile): Promise<OpenFile> {
+  const bytes = new Uint8Array(LINE_MAX)
+  try {
+    const count = file.readSync === undefined ? await file.read(bytes, 0) : file.readSync(bytes, 0)
+    return new OpenFile(id, file, readFileLine(bytes.subarray(0, count)))
+  } catch (error) {
+    close(file)
+    throw error
   }
 }
 

@@ -5,15 +5,18 @@
  *          line     := "2 M1e C" hex [ " H" crc ] LF           C: creation, unix time; H: ours, over all before " H"
  *          record   := header body post metadata
  *          header   := 01 02 "N" SP 8*SP SP size LF             30 bytes; size: stored bytes, 16 upper-case hex digits
- *          body     := size bytes, exactly as they came
+ *          body     := size bytes, exactly as they came, or compressed
  *          post     := LF 01 03 LF
  *          metadata := ( key value LF )* LF                     key: one letter A–Z; value: anything but LF
  *
  *          Keys we write, in this order:
- *          V  hex      size with every lone LF as CRLF; Dovecot's repair rewrites it
+ *          V  hex      size with every lone LF as CRLF, before compression; Dovecot's repair rewrites it
+ *          Z  hex      size before compression; only in a record whose body is compressed
  *          R  hex      received, unix time
  *          G  32 hex   GUID
  *          B  text     mailbox it was first saved to (modified UTF-7), for rebuilds; may be absent
+ *          M  40 hex   the same mailbox's GUID (32 digits) and UIDVALIDITY (8), lower-case; sdbox only
+ *          C  text     how the body is compressed (compress.ts); absent if it is not
  *          H  "0" crc* sum   our checksum: CRC-32 of each 64 KiB of the body, then `sum`
  *          crc and sum are CRC-32 (as in zlib) in 8 lower-case hex digits.
  *          sum covers the header and every metadata line with its LF, except V lines, and the last 8 digits and the LF
@@ -47,8 +50,10 @@ export const LINE_MAX = 256
 const LF = 0x0a
 const KEY_A = 0x41
 const KEY_B = 0x42
+const KEY_C = 0x43
 const KEY_G = 0x47
 const KEY_H = 0x48
+const KEY_M = 0x4d
 const KEY_R = 0x52
 const KEY_V = 0x56
 const KEY_Z = 0x5a
@@ -124,8 +129,12 @@ export interface TrailerFields {
   readonly guid: Uint8Array
   /** Modified UTF-7, without control characters; '' for none. */
   readonly mailbox: string
-  /** CRC-32 of each 64 KiB of the body. */
+  /** GUID and UIDVALIDITY of the mailbox, 40 hex digits; absent for none. */
+  readonly origin?: string | undefined
+  /** CRC-32 of each 64 KiB of the body as it is stored. */
   readonly chunks: readonly number[]
+  /** Of a compressed body: its size before that, and the value of C. */
+  readonly compressed?: { readonly plainSize: number; readonly codec: string } | undefined
 }
 
 /**
@@ -134,8 +143,11 @@ export interface TrailerFields {
  */
 export function writeFrame(physicalSize: number, fields: TrailerFields): Buffer {
   const virtual = `V${fields.size.toString(16)}\n`
-  let text = `R${Math.max(0, Math.floor(fields.receivedMs / 1000)).toString(16)}\nG${guidText(fields.guid)}\n`
+  let text = fields.compressed === undefined ? '' : `Z${fields.compressed.plainSize.toString(16)}\n`
+  text += `R${Math.max(0, Math.floor(fields.receivedMs / 1000)).toString(16)}\nG${guidText(fields.guid)}\n`
   if (fields.mailbox !== '') text += `B${fields.mailbox}\n`
+  if (fields.origin !== undefined) text += `M${fields.origin}\n`
+  if (fields.compressed !== undefined) text += `C${fields.compressed.codec}\n`
   text += 'H0'
   for (const crc of fields.chunks) text += hex8(crc)
   const covered = HEADER_BYTES + POST_BYTES + virtual.length
@@ -175,6 +187,12 @@ export class Trailer {
   plainSize = -1
   mailboxAt = -1
   mailboxEnd = -1
+  /** M; -1 without. */
+  originAt = -1
+  originEnd = -1
+  /** C; -1 without. */
+  codecAt = -1
+  codecEnd = -1
 }
 
 /** A V that is no lower-case hex number: since no sum covers V, nothing but the exact text is believed. */
@@ -200,6 +218,10 @@ export function readTrailer(bytes: Uint8Array, at: number, end: number, headerSu
   out.plainSize = -1
   out.mailboxAt = -1
   out.mailboxEnd = -1
+  out.originAt = -1
+  out.originEnd = -1
+  out.codecAt = -1
+  out.codecEnd = -1
   if (at + POST_BYTES > end) return TRAILER_CUT
   if (!isPost(bytes, at)) return TRAILER_BAD
   let sum = headerSum
@@ -237,6 +259,12 @@ export function readTrailer(bytes: Uint8Array, at: number, end: number, headerSu
     else if (key === KEY_B && out.mailboxAt < 0) {
       out.mailboxAt = value
       out.mailboxEnd = stop
+    } else if (key === KEY_M && out.originAt < 0) {
+      out.originAt = value
+      out.originEnd = stop
+    } else if (key === KEY_C && out.codecAt < 0) {
+      out.codecAt = value
+      out.codecEnd = stop
     } else if (key === KEY_Z && out.plainSize < 0) out.plainSize = readHex(bytes, value, stop)
     line = stop + 1
   }

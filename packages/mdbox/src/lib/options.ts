@@ -1,3 +1,7 @@
+import { setTimeout } from 'node:timers/promises'
+import type { Fs } from '@mailstead/fs'
+import { type Compression, LEVEL_MAX } from './compress.ts'
+
 const MiB = 1024 * 1024
 
 /** Largest message that is kept. */
@@ -22,18 +26,49 @@ export interface MdboxOptions {
   readonly purgeShare?: number
   /** Most files kept open for reading. (default 16) */
   readonly openFiles?: number
+  /**
+   * Keep bodies compressed (zstd): none; those of which it saves enough; or, at a level of 1 to 19, all but the shortest. A message
+   * stays as it was saved, whatever is set later. (default 'off')
+   */
+  readonly compression?: Compression
+  /**
+   * A second tier, for messages that are seldom read: `altmove` moves them there and back. Given once it has messages, always:
+   * without it they are unavailable. (default: none)
+   */
+  readonly alt?: AltOptions
+  /** Waits, for `bytesPerSecond`. (default: a timer) */
+  readonly pause?: (ms: number, signal?: AbortSignal) => Promise<void>
   /** The clock, in milliseconds since the epoch. (default `Date.now`) */
   readonly now?: () => number
 }
 
+/** Where the second tier is. */
+export interface AltOptions {
+  /**
+   * Needs `append`. A function is called when the tier is first needed, and again after it failed (with an FsError, such as
+   * FS_UNAVAILABLE); the box disposes what it gave.
+   */
+  readonly fs: Fs | (() => Promise<Fs>)
+  /** The box's own directory in it. */
+  readonly path: string
+}
+
+/** Options with their defaults. */
+export type MdboxSettings = Required<Omit<MdboxOptions, 'alt'>> & { readonly alt: AltOptions | undefined }
+
 /** Fills in defaults and rejects nonsense once, at the door. */
-export function withDefaults(options: MdboxOptions = {}): Required<MdboxOptions> {
+export function withDefaults(options: MdboxOptions = {}): MdboxSettings {
   const {
     rotateBytes = 10 * MiB,
     rotateAgeMs = Infinity,
     messageMax = MESSAGE_MAX,
     purgeShare = 0.2,
     openFiles = 16,
+    compression = 'off',
+    alt,
+    pause = async (ms, signal) => {
+      await setTimeout(ms, undefined, signal === undefined ? {} : { signal }).catch(() => {})
+    },
     now = Date.now,
   } = options
   if (!(rotateBytes > 0)) throw new TypeError(`rotateBytes must be a positive number of bytes, not ${rotateBytes}`)
@@ -43,5 +78,12 @@ export function withDefaults(options: MdboxOptions = {}): Required<MdboxOptions>
     throw new TypeError(`messageMax must be 1 to ${MESSAGE_MAX} bytes, not ${messageMax}`)
   if (!(purgeShare >= 0 && purgeShare <= 1)) throw new TypeError(`purgeShare must be 0 to 1, not ${purgeShare}`)
   if (!(openFiles >= 1)) throw new TypeError(`openFiles must be at least 1, not ${openFiles}`)
-  return { rotateBytes, rotateAgeMs, messageMax, purgeShare, openFiles, now }
+  if (
+    typeof compression === 'number' &&
+    !(Number.isInteger(compression) && compression >= 1 && compression <= LEVEL_MAX)
+  )
+    throw new TypeError(`compression must be 'off', 'auto' or a level of 1 to ${LEVEL_MAX}, not ${compression}`)
+  if (alt?.path === '')
+    throw new TypeError('the second tier needs a directory of its own, not the root of its file system')
+  return { rotateBytes, rotateAgeMs, messageMax, purgeShare, openFiles, compression, alt, pause, now }
 }

@@ -6,12 +6,13 @@
  *          offset   6      of the record's header
  *          length   6      of the record: header, body, metadata
  *          sum      4      the record's own sum (format.ts): binds the row to its message
- *          flags    1      bit 0: the stored bytes are the canonical form
+ *          flags    1      bit 0: the bytes are the canonical form; bit 1: the file is in the second tier
  * must not change: on disk
  */
-import type { BoxColumn, BoxColumnSpec, BoxTable, BoxTableView } from '@mailstead/box'
+import type { BoxColumn, BoxColumnSpec, BoxHost, BoxTable, BoxTableView } from '@mailstead/box'
 
 export const FLAG_CANONICAL = 1
+export const FLAG_ALT = 2
 
 export const COLUMNS: readonly BoxColumnSpec[] = [
   { name: 'file', bytes: 4 },
@@ -64,9 +65,34 @@ export class PlaceTable {
   }
 }
 
-function column(view: BoxTableView, name: string): BoxColumn {
+export function column(view: BoxTableView, name: string): BoxColumn {
   const found = view.extension(name)
   if (found === undefined)
     throw new TypeError(`the box's table has no column "${name}": create it with BoxFormat.columns`)
   return found
+}
+
+/** Table-level value: numbers (4 bytes, little-endian) of files that a transaction emptied and that are to be removed. must not change: on disk */
+export const CONDEMNED = 'condemned'
+
+export function readCondemned({ table }: BoxHost): Set<number> {
+  const value = table.view.values?.get(CONDEMNED)
+  const ids = new Set<number>()
+  if (value === undefined) return ids
+  const view = new DataView(value.buffer, value.byteOffset, value.byteLength)
+  for (let at = 0; at + 4 <= value.length; at += 4) ids.add(view.getUint32(at, true))
+  return ids
+}
+
+/** Undefined for none. */
+export function writeCondemned(ids: ReadonlySet<number>): Uint8Array | undefined {
+  if (ids.size === 0) return undefined
+  const value = new Uint8Array(4 * ids.size)
+  const view = new DataView(value.buffer)
+  let at = 0
+  for (const id of ids) {
+    view.setUint32(at, id, true)
+    at += 4
+  }
+  return value
 }

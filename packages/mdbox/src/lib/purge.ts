@@ -1,9 +1,9 @@
 /**
  * Giving back the space of dead messages.
  *
- * HOW      Files that are dead to a share worth the work are emptied one by one: their live records are copied raw, and
- *          verified, to the current file and flushed; one transaction then moves the rows and drops those without uses
- *          (decided under the lock); only when that is durable is the file removed.
+ * HOW      Files that are dead to a share worth the work are emptied one by one, those of which most is dead first: their
+ *          live records are copied raw, and verified, to the current file of their tier and flushed; one transaction then moves
+ *          the rows and drops those without uses (decided under the lock); only when that is durable is the file removed.
  *          A file is touched only by the process that has its slot's lock, with nothing pinned in it: so no record in
  *          it can be waiting for its row, and nobody appends to it.
  *
@@ -12,130 +12,162 @@
  * names and nobody wrote down is left alone: with a lost or older index it may be the only copy. Unless all it holds is
  * a message that was never finished.
  *
- * A file with a damaged message is left as it is.
+ * A file with a damaged message is left as it is. A second tier that is away is left as it is, and what is condemned in it stays
+ * condemned.
+ *
+ * MEMORY   a number for each row that is in a file worth purging, an object for each file, and what is in the file at hand.
  */
 import {
   BOX_USES_COLUMN,
+  type BoxBudget,
   BoxError,
   type BoxHost,
   type BoxPurgeTransaction,
-  type BoxRef,
   type PurgeReport,
 } from '@mailstead/box'
-import { type Fs, FsError, type FsLock } from '@mailstead/fs'
-import { type Appender, lockSlot, type Pending, slotOf } from './append.ts'
-import type { FileCache, OpenFile } from './files.ts'
+import { FsError, type FsLock } from '@mailstead/fs'
+import type { AltTier, Tier, TierContext } from './altmove-tier.ts'
+import { Moves, openPlaces } from './altmove-copy.ts'
+import { lockSlot, slotOf } from './append.ts'
 import { HEADER_BYTES, LINE_MAX, readFileLine } from './format.ts'
-import { type MdboxOptions, SMALL_MAX } from './options.ts'
-import type { Places, PlaceTable } from './place.ts'
-import { damaged, type Place, wholeMessage } from './read.ts'
+import { Pace } from './pace.ts'
+import { CONDEMNED, FLAG_ALT, type Places, readCondemned, writeCondemned } from './place.ts'
 import { listFiles } from './scan.ts'
-import { findHeader, verifyRecord } from './walk.ts'
+import { findHeader } from './walk.ts'
 import { Window } from './window.ts'
 
-/** Table-level value: numbers (4 bytes, little-endian) of files that a transaction emptied and that are to be removed. must not change: on disk */
-export const CONDEMNED = 'condemned'
 /** Files removed between two flushes of the directory. */
 const CONDEMNED_MAX = 16
-/** Bytes copied in one group. */
-const COPY_GROUP: number = 4 * 1024 * 1024
-const COPY_PIECE: number = 256 * 1024
 
-export interface PurgeContext {
-  readonly fs: Fs
-  readonly directory: string
-  readonly host: BoxHost
-  readonly places: PlaceTable
-  readonly appender: Appender
-  readonly files: FileCache
-  readonly options: Required<MdboxOptions>
-  /** Aborted: no further file is begun. */
-  readonly signal: AbortSignal | undefined
+export interface PurgeContext extends TierContext {
+  readonly primary: Tier
+  readonly alt: AltTier
 }
 
-/** What is in one file, by the table. */
+/** Of one file, by the table. */
 interface Content {
+  readonly tier: Tier
   readonly id: number
   readonly size: number
   liveBytes: number
-  readonly live: Place[]
-  readonly unused: BoxRef[]
+  live: number
+  unused: number
 }
 
-export async function purgeBox(context: PurgeContext): Promise<PurgeReport> {
-  const { fs, directory, host, places, appender, options, signal } = context
-  const report = { files: 0, messages: 0, bytesReclaimed: 0, skipped: 0 }
-  if ((await listFiles(fs, directory)).length === 0) return report
-  await appender.takeSlot()
-  await using locks = new SlotLocks(fs, directory, appender.slot!)
-  const sizes = new Map<number, number>()
-  for (const id of await listFiles(fs, directory)) {
-    const stat = await fs.stat(`${directory}/m.${id}`)
-    if (stat !== undefined) sizes.set(id, stat.size)
+/** Files, by tier and number. */
+type Contents = ReadonlyMap<Tier, Map<number, Content>>
+
+/** `only`: of one tier, these files. */
+export async function purgeBox(
+  context: PurgeContext,
+  budget: BoxBudget,
+  only?: { readonly tier: Tier; readonly ids: ReadonlySet<number> },
+): Promise<PurgeReport> {
+  const { host, primary, settings } = context
+  const pace = new Pace(budget, settings)
+  let unavailable: unknown
+  let alt: Tier | undefined
+  try {
+    alt = await context.alt.present()
+  } catch (error) {
+    if (!(error instanceof FsError)) throw error
+    unavailable = error
   }
+  const tiers = alt === undefined ? [primary] : [primary, alt]
+  const report = { files: 0, messages: 0, bytesReclaimed: 0, skipped: 0 }
+  const left = { files: 0, bytes: 0 }
+  const result = (): PurgeReport => ({
+    ...report,
+    ...(left.files > 0 ? { left } : {}),
+    ...(unavailable === undefined ? {} : { unavailable }),
+  })
+  const before = await sizesOf(tiers)
+  if ([...before.values()].every((files) => files.size === 0)) return result()
+  await context.slot.take()
+  await using locks = new SlotLocks(primary, context.slot.number!)
+  // Listed again: what others made before we had a slot is there now.
+  const sizes = await sizesOf(tiers)
   await host.refresh()
   const condemned = readCondemned(host)
-  const isOurs = (id: number): boolean => condemned.has(id) || appender.isMade(id)
-  const settled = new Map<number, number>()
-  for (const content of (await survey(places, sizes)).values()) {
-    const { id } = content
-    if (signal?.aborted === true) break
-    if (!isWorthIt(content, options.purgeShare, isOurs) && !(isOrphan(content) && (await isUnfinished(context, id))))
-      continue
-    if (await locks.has(slotOf(id))) {
-      await appender.retire(id)
-      if (appender.isSettled(id)) {
-        const stat = await fs.stat(`${directory}/m.${id}`)
-        if (stat !== undefined) settled.set(id, stat.size)
+  const settled: Map<Tier, Map<number, Content>> = new Map(tiers.map((tier) => [tier, new Map()]))
+  for (const [tier, files] of await survey(context, sizes))
+    for (const content of files.values()) {
+      const { id } = content
+      if (pace.signal?.aborted === true) break
+      if (only !== undefined && !(only.tier === tier && only.ids.has(id))) continue
+      const isOurs = condemned.has(id) || tier.appender.isMade(id)
+      if (!isWorthIt(content, settings.purgeShare, isOurs) && !(isOrphan(content) && (await isUnfinished(content))))
         continue
+      if (await locks.has(slotOf(id))) {
+        await tier.appender.takeSlot()
+        await tier.appender.retire(id)
+        if (tier.appender.isSettled(id)) {
+          const stat = await tier.fs.stat(`${tier.directory}/m.${id}`)
+          if (stat !== undefined) settled.get(tier)!.set(id, empty(tier, id, stat.size))
+          continue
+        }
       }
+      report.skipped++
     }
-    report.skipped++
-  }
   // Nothing more comes to these files, and what came has its row by now: from here on the plan holds.
   await host.refresh()
-  /** Files removed since the directory was last flushed, and those removed for good. */
-  const removed: number[] = []
-  const gone = new Set<number>()
-  const flush = async (): Promise<void> => {
-    await fs.syncDirectory(directory)
-    for (const id of removed) gone.add(id)
-    removed.length = 0
-  }
-  for (const content of (await survey(places, settled)).values()) {
-    if (signal?.aborted === true) break
-    const emptied = await empty(context, content, removed, gone)
-    if (!emptied) {
+  const plan = await survey(context, settled)
+  const rows = await rowsByFile(context, plan)
+  const removals = new Removals(context)
+  for (const { content, refs } of rows) {
+    const { tier, id, size, liveBytes } = content
+    if (pace.isOver || !pace.allows(liveBytes)) {
+      left.files++
+      left.bytes += size - liveBytes
+      continue
+    }
+    const dropped = await emptyFile(context, content, refs, removals, pace)
+    if (dropped === undefined) {
       report.skipped++
       continue
     }
-    await remove(context, content.id)
-    removed.push(content.id)
-    if (removed.length === CONDEMNED_MAX) await flush()
+    await removals.remove(tier, id)
     report.files++
-    report.messages += content.unused.length
-    report.bytesReclaimed += content.size - content.liveBytes
+    report.messages += dropped
+    report.bytesReclaimed += size - liveBytes
   }
-  if (removed.length > 0) await flush()
-  if (gone.size > 0) await host.transact((tx) => condemn(context, tx, [], gone))
-  return report
+  if (unavailable === undefined && (context.alt.isKnown ? alt !== undefined : true))
+    // What is condemned and nowhere any more was removed by somebody who could not say so.
+    for (const id of condemned) if (!tiers.some((tier) => sizes.get(tier)!.has(id))) removals.gone.add(id)
+  await removals.finish()
+  return result()
+}
+
+async function sizesOf(tiers: readonly Tier[]): Promise<Map<Tier, Map<number, Content>>> {
+  const sizes = new Map<Tier, Map<number, Content>>()
+  for (const tier of tiers) {
+    const files = new Map<number, Content>()
+    for (const id of await listFiles(tier.fs, tier.directory)) {
+      const stat = await tier.fs.stat(`${tier.directory}/m.${id}`)
+      if (stat !== undefined) files.set(id, empty(tier, id, stat.size))
+    }
+    sizes.set(tier, files)
+  }
+  return sizes
+}
+
+function empty(tier: Tier, id: number, size: number): Content {
+  return { tier, id, size, liveBytes: 0, live: 0, unused: 0 }
 }
 
 /** The locks of slots that are not ours, taken as they are needed, given back at the end. */
 class SlotLocks implements AsyncDisposable {
-  readonly #fs: Fs
-  readonly #directory: string
+  readonly #tier: Tier
   readonly #own: number
   readonly #locks = new Map<number, FsLock | undefined>()
 
-  constructor(fs: Fs, directory: string, own: number) {
-    this.#fs = fs
-    this.#directory = directory
+  constructor(tier: Tier, own: number) {
+    this.#tier = tier
     this.#own = own
   }
   async has(slot: number): Promise<boolean> {
     if (slot === this.#own) return true
-    if (!this.#locks.has(slot)) this.#locks.set(slot, await lockSlot(this.#fs, this.#directory, slot))
+    if (!this.#locks.has(slot)) this.#locks.set(slot, await lockSlot(this.#tier.fs, this.#tier.directory, slot))
     return this.#locks.get(slot) !== undefined
   }
   async [Symbol.asyncDispose](): Promise<void> {
@@ -144,36 +176,63 @@ class SlotLocks implements AsyncDisposable {
   }
 }
 
-async function survey(table: PlaceTable, sizes: ReadonlyMap<number, number>): Promise<Map<number, Content>> {
-  const contents = new Map<number, Content>()
-  for (const [id, size] of sizes) contents.set(id, { id, size, liveBytes: 0, live: [], unused: [] })
-  const places: Places = await table.loaded()
-  const { view, file, offset, length, sum } = places
-  await view.load?.([BOX_USES_COLUMN])
-  const uses = view.extension(BOX_USES_COLUMN)
-  if (uses === undefined) throw new TypeError(`the box's table has no column "${BOX_USES_COLUMN}"`)
+/** Finds the tier that a row is in among those at hand. */
+function tierOf(contents: Contents, { flags }: Places, row: number): Map<number, Content> | undefined {
+  const alt = (flags.number(row) & FLAG_ALT) !== 0
+  for (const [tier, files] of contents) if (tier.alt === alt) return files
+  return undefined
+}
+
+/** Counts what is in each file. */
+async function survey({ places: table }: PurgeContext, contents: Contents): Promise<Contents> {
+  const places = await table.loaded()
+  const { view, file, length } = places
+  const uses = await usesOf(places)
   for (let row = 0; row < view.count; row++) {
-    const content = contents.get(file.number(row))
+    const content = tierOf(contents, places, row)?.get(file.number(row))
     if (content === undefined) continue
-    const ref = view.uid(row)
-    if (uses.number(row) === 0) content.unused.push(ref)
+    if (uses.number(row) === 0) content.unused++
     else {
+      content.live++
       content.liveBytes += length.number(row)
-      content.live.push({
-        ref,
-        file: content.id,
-        offset: offset.number(row),
-        length: length.number(row),
-        sum: sum.number(row),
-      })
     }
   }
-  for (const { live } of contents.values()) live.sort((a, b) => a.offset - b.offset)
   return contents
 }
 
-function isWorthIt({ id, size, liveBytes, live, unused }: Content, share: number, isOurs: (id: number) => boolean) {
-  if (live.length === 0) return unused.length > 0 || isOurs(id)
+async function usesOf({ view }: Places): Promise<{ number(row: number): number }> {
+  await view.load?.([BOX_USES_COLUMN])
+  const uses = view.extension(BOX_USES_COLUMN)
+  if (uses === undefined) throw new TypeError(`the box's table has no column "${BOX_USES_COLUMN}"`)
+  return uses
+}
+
+/** References of the rows of each file, the file of which most is dead first. */
+async function rowsByFile(
+  { places: table }: PurgeContext,
+  contents: Contents,
+): Promise<{ readonly content: Content; readonly refs: Uint32Array }[]> {
+  const places = await table.loaded()
+  const { view, file } = places
+  const found = new Map<Content, { content: Content; refs: Uint32Array; end: number }>()
+  for (const files of contents.values())
+    for (const content of files.values())
+      found.set(content, { content, refs: new Uint32Array(content.live + content.unused), end: 0 })
+  for (let row = 0; row < view.count; row++) {
+    const content = tierOf(contents, places, row)?.get(file.number(row))
+    if (content === undefined) continue
+    const entry = found.get(content)!
+    if (entry.end < entry.refs.length) entry.refs[entry.end++] = view.uid(row)
+  }
+  return [...found.values()].sort((a, b) => deadShare(b.content) - deadShare(a.content))
+}
+
+function deadShare({ size, liveBytes }: Content): number {
+  return size === 0 ? 1 : (size - liveBytes) / size
+}
+
+function isWorthIt({ size, liveBytes, live, unused }: Content, share: number, isOurs: boolean): boolean {
+  if (live === 0) return unused > 0 || isOurs
   const dead = size - liveBytes
   // A file that is all alive has nothing but its first line besides.
   return dead > LINE_ALLOWANCE && dead >= share * size
@@ -181,15 +240,15 @@ function isWorthIt({ id, size, liveBytes, live, unused }: Content, share: number
 const LINE_ALLOWANCE = 64
 
 function isOrphan({ live, unused }: Content): boolean {
-  return live.length === 0 && unused.length === 0
+  return live === 0 && unused === 0
 }
 
 /**
  * Whether a file holds nothing but a message that was never finished, as a process leaves it that dies while it spools
  * one. Such a message was never flushed, so no row ever named it, whatever became of the index.
  */
-async function isUnfinished({ fs, directory }: PurgeContext, id: number): Promise<boolean> {
-  await using file = await fs.open(`${directory}/m.${id}`, 'read')
+async function isUnfinished({ tier, id }: Content): Promise<boolean> {
+  await using file = await tier.fs.open(`${tier.directory}/m.${id}`, 'read')
   const { size } = await file.stat()
   const window = new Window(file, size)
   const first = await window.bytes(0, Math.min(LINE_MAX, size))
@@ -199,146 +258,101 @@ async function isUnfinished({ fs, directory }: PurgeContext, id: number): Promis
   return (await window.run(findHeader(start, size))) < 0
 }
 
-/** Moves what is alive out of a file and drops the rest. False: the file must stay. */
-async function empty(
+/** Moves what is alive out of a file and drops the rest. Resolves to how many were dropped; undefined: the file must stay. */
+async function emptyFile(
   context: PurgeContext,
-  content: Content,
-  removed: readonly number[],
-  gone: ReadonlySet<number>,
-): Promise<boolean> {
-  const { host, places, appender, files } = context
-  const pins: number[] = []
-  try {
-    const moved: { readonly ref: BoxRef; readonly file: number; readonly offset: number }[] = []
-    if (content.live.length > 0) {
-      let open: OpenFile
-      try {
-        open = await files.open(content.id)
-        try {
-          await copyAll(context, open, content.live, moved, pins)
-        } finally {
-          open.release()
-        }
-      } catch (error) {
-        if (error instanceof BoxError && (error.code === 'BOX_DAMAGED' || error.code === 'BOX_CORRUPT')) return false
-        throw error
-      }
-    }
-    const table = host.table.id
-    await host.transact((tx) => {
-      for (const { ref, file, offset } of moved) {
-        tx.setColumn(table, 'file', ref, file)
-        tx.setColumn(table, 'offset', ref, offset)
-      }
-      if (content.unused.length > 0) tx.dropUnused(table, content.unused)
-      condemn(context, tx, [...removed, content.id], gone)
-    })
-  } finally {
-    for (const id of pins) appender.unpin(id)
-  }
-  // A message that got a use again meanwhile is still there, and so is its place.
-  const { view, file } = await places.loaded()
-  return content.unused.every((ref) => {
+  { tier, id }: Content,
+  refs: Uint32Array,
+  removals: Removals,
+  pace: Pace,
+): Promise<number | undefined> {
+  const { host, places: table } = context
+  const places = await table.loaded()
+  const uses = await usesOf(places)
+  const isHere = ({ view, file, flags }: Places, ref: number): number => {
     const row = view.rowOf(ref)
-    return row < 0 || file.number(row) !== content.id
-  })
-}
-
-async function copyAll(
-  { appender }: PurgeContext,
-  open: OpenFile,
-  live: readonly Place[],
-  moved: { ref: BoxRef; file: number; offset: number }[],
-  pins: number[],
-): Promise<void> {
-  let group: Pending[] = []
-  let refs: BoxRef[] = []
-  let bytes = 0
-  const flush = async (): Promise<void> => {
-    if (group.length === 0) return
-    pins.push(await appender.append(group, bytes))
-    for (const [i, { file, offset }] of group.entries()) moved.push({ ref: refs[i]!, file, offset })
-    group = []
-    refs = []
-    bytes = 0
+    const here = row >= 0 && file.number(row) === id && ((flags.number(row) & FLAG_ALT) !== 0) === tier.alt
+    return here ? row : -1
   }
-  for (const place of live) {
-    if (place.length > SMALL_MAX) {
-      await copyLarge(appender, open, place, moved, pins)
-      continue
-    }
-    const record = Buffer.allocUnsafeSlow(place.length)
-    wholeMessage(record, await open.file.read(record, place.offset), place, open.headerBytes)
-    group.push({ parts: [record], length: record.length, file: 0, offset: 0 })
-    refs.push(place.ref)
-    bytes += record.length
-    if (bytes >= COPY_GROUP) await flush()
+  const unused: number[] = []
+  const live: number[] = []
+  for (const ref of refs) {
+    const row = isHere(places, ref)
+    if (row < 0) continue
+    if (uses.number(row) === 0) unused.push(ref)
+    else live.push(row)
   }
-  await flush()
-}
-
-async function copyLarge(
-  appender: Appender,
-  open: OpenFile,
-  place: Place,
-  moved: { ref: BoxRef; file: number; offset: number }[],
-  pins: number[],
-): Promise<void> {
-  const { offset, length } = place
-  const window = new Window(open.file, length)
-  const found = await window.run(verifyRecord(offset, offset + length, open.headerBytes))
-  if (found.damage !== undefined || found.length !== length || found.sum !== place.sum)
-    throw damaged(place, found.damage ?? 'this is not the message of the row')
-  const spool = await appender.takeSpool()
-  appender.pin(spool.id)
-  pins.push(spool.id)
+  live.sort((a, b) => places.offset.number(a) - places.offset.number(b))
+  await using moves = new Moves(tier, context, pace)
   try {
-    const at = await spool.begin([])
-    for (let done = 0; done < length; done += COPY_PIECE)
-      await spool.append([await window.bytes(offset + done, Math.min(COPY_PIECE, length - done))])
-    spool.complete()
-    await spool.sync()
-    moved.push({ ref: place.ref, file: spool.id, offset: at })
-  } finally {
-    await spool.rollback()
-    appender.giveSpool(spool)
-  }
-}
-
-async function remove({ fs, directory, files }: PurgeContext, id: number): Promise<void> {
-  files.drop(id)
-  try {
-    await fs.remove(`${directory}/m.${id}`)
+    for (const place of openPlaces(places, live)) await moves.copy(tier, place)
+    await moves.flush()
   } catch (error) {
-    if (!(error instanceof FsError && error.code === 'FS_NOT_FOUND')) throw error
+    if (error instanceof BoxError && (error.code === 'BOX_DAMAGED' || error.code === 'BOX_CORRUPT')) return undefined
+    throw error
   }
+  // What was created since it was looked at last may be on a bare mount point.
+  if (tier.alt) await context.alt.verify()
+  await host.transact((tx) => {
+    moves.apply(tx)
+    if (unused.length > 0) tx.dropUnused(host.table.id, unused)
+    removals.condemn(tx, [id])
+  })
+  // A message that got a use again meanwhile is still there, and so is its place.
+  const now = await table.loaded()
+  return unused.some((ref) => isHere(now, ref) >= 0) ? undefined : unused.length
 }
 
-function readCondemned({ table }: BoxHost): Set<number> {
-  const value = table.view.values?.get(CONDEMNED)
-  const ids = new Set<number>()
-  if (value === undefined) return ids
-  const view = new DataView(value.buffer, value.byteOffset, value.byteLength)
-  for (let at = 0; at + 4 <= value.length; at += 4) ids.add(view.getUint32(at, true))
-  return ids
+/** Removes files that the last transaction emptied, and keeps account of those that are to be. */
+class Removals {
+  readonly #context: PurgeContext
+  /** Removed since the directory was flushed. */
+  readonly #removed: { readonly tier: Tier; readonly id: number }[] = []
+  /** Removed for good, and still written down. */
+  readonly gone = new Set<number>()
+
+  constructor(context: PurgeContext) {
+    this.#context = context
+  }
+
+  /** Writes down that these are to be removed, those still to be, and no more those that are. */
+  condemn(tx: BoxPurgeTransaction, ids: readonly number[]): void {
+    condemn(this.#context.host, tx, [...this.#removed.map(({ id }) => id), ...ids], this.gone)
+  }
+
+  async remove(tier: Tier, id: number): Promise<void> {
+    tier.files.drop(id)
+    try {
+      await tier.fs.remove(`${tier.directory}/m.${id}`)
+    } catch (error) {
+      if (!(error instanceof FsError && error.code === 'FS_NOT_FOUND')) throw error
+    }
+    this.#removed.push({ tier, id })
+    if (this.#removed.length >= CONDEMNED_MAX) await this.#flush()
+  }
+
+  async finish(): Promise<void> {
+    await this.#flush()
+    if (this.gone.size > 0) await this.#context.host.transact((tx) => this.condemn(tx, []))
+  }
+
+  async #flush(): Promise<void> {
+    for (const tier of new Set(this.#removed.map((removed) => removed.tier)))
+      await tier.fs.syncDirectory(tier.directory)
+    for (const { id } of this.#removed) this.gone.add(id)
+    this.#removed.length = 0
+  }
 }
 
 /** Adds to the files that are to be removed, and takes from them those that are. What earlier purges left stays there. */
-function condemn(
-  { host }: PurgeContext,
+export function condemn(
+  host: BoxHost,
   tx: BoxPurgeTransaction,
-  ids: readonly number[],
-  gone: ReadonlySet<number>,
+  ids: Iterable<number>,
+  gone: ReadonlySet<number> = new Set(),
 ): void {
   const all = readCondemned(host)
-  for (const id of ids) all.add(id)
   for (const id of gone) all.delete(id)
-  tx.setValue?.(host.table.id, CONDEMNED, all.size === 0 ? undefined : writeCondemned([...all]))
-}
-
-function writeCondemned(ids: readonly number[]): Uint8Array {
-  const value = new Uint8Array(4 * ids.length)
-  const view = new DataView(value.buffer)
-  for (const [i, id] of ids.entries()) view.setUint32(4 * i, id, true)
-  return value
+  for (const id of ids) all.add(id)
+  tx.setValue?.(host.table.id, CONDEMNED, writeCondemned(all))
 }

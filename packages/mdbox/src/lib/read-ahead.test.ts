@@ -26,7 +26,7 @@ test('what is read ahead is what is in the file, and stays so while a message is
       for (const { start, lengths, keep } of runs) {
         let offset = start
         for (const length of lengths) {
-          const record = ahead.record(file, { ref: 1, file: 1, offset, length, sum: 0 })
+          const record = ahead.record(file, { ref: 1, alt: false, flags: 0, file: 1, offset, length, sum: 0 })
           if (record !== undefined) {
             served++
             expect(record.equals(bytes.subarray(offset, offset + length))).toBe(true)
@@ -56,7 +56,7 @@ test('records in order are served from one reading; the first two, and any out o
   await file.write(Buffer.alloc(100_000, 1), 0)
   const ahead = new ReadAhead()
   const served = (offset: number): boolean =>
-    ahead.record(file, { ref: 1, file: 1, offset, length: 1000, sum: 0 }) !== undefined
+    ahead.record(file, { ref: 1, alt: false, flags: 0, file: 1, offset, length: 1000, sum: 0 }) !== undefined
   expect([0, 1000, 2000, 3000, 4000].map(served)).toEqual([false, false, true, true, true])
   expect(served(50_000)).toBe(true)
   ahead.drop()

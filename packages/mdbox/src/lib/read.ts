@@ -2,17 +2,26 @@
  * Open messages. A small one is read at once, verified and kept in memory; of a larger one header and metadata are
  * verified when it is opened, and each 64 KiB of its body when somebody reads from it.
  *
+ * A body that is compressed is read through such a message: its frames are checked as they are stored, then decompressed.
+ *
  * Nothing that fails its checksum is returned. Bytes of a record without checksums (somebody else's) are returned as
  * they are.
  */
 import { BoxError, type BoxMessage, type BoxRef } from '@mailstead/box'
 import { crc32 } from '@mailstead/bytes'
+import { expandFrame, type Frames, magicOf, readFrames } from './compress.ts'
+import { FramedMessage, StreamedMessage } from './compress-message.ts'
 import type { OpenFile } from './files.ts'
 import { CHUNK_BYTES, chunkCount, chunkSum, readGuid, readHeader, readTrailer, Trailer } from './format.ts'
+import { WHOLE_MAX } from './options.ts'
 
 /** Where a record is, and what its row says of it. One is reused for all synchronous reads. */
 export interface Place {
   ref: BoxRef
+  /** In the second tier. */
+  alt: boolean
+  /** All flags of the row. */
+  flags: number
   file: number
   offset: number
   length: number
@@ -45,14 +54,8 @@ export interface Lender {
   giveBack(): void
 }
 
-/** The message in `record`, the whole of it, verified. `lender` hears of its end. */
-export function wholeMessage(
-  record: Uint8Array,
-  count: number,
-  place: Place,
-  headerBytes: number,
-  lender?: Lender,
-): BoxMessage {
+/** Verifies the record of which `record` is the whole; returns where its body ends. What its metadata says is in `trailerOf`. */
+function verifiedEnd(record: Uint8Array, count: number, place: Place, headerBytes: number): number {
   if (count !== place.length) throw damaged(place, 'the file ends within the message')
   const size = readHeader(record, 0, headerBytes)
   if (size < 0) throw damaged(place, 'no message header')
@@ -72,7 +75,91 @@ export function wholeMessage(
         if (crc32(body.subarray(i * CHUNK_BYTES, (i + 1) * CHUNK_BYTES)) !== chunkSum(record, trailer, i))
           throw corrupt(place, i)
   }
-  return new WholeMessage(body, readGuid(record, trailer) ?? NO_GUID, trailer.receivedMs, lender)
+  return bodyEnd
+}
+
+/** Verifies a whole record without looking into its body. */
+export function verifyWhole(record: Uint8Array, count: number, place: Place, headerBytes: number): void {
+  verifiedEnd(record, count, place, headerBytes)
+}
+
+/** The message in `record`, the whole of it, verified. `lender` hears of its end. */
+export function wholeMessage(
+  record: Uint8Array,
+  count: number,
+  place: Place,
+  headerBytes: number,
+  lender?: Lender,
+): BoxMessage {
+  const bodyEnd = verifiedEnd(record, count, place, headerBytes)
+  const body = record.subarray(headerBytes, bodyEnd)
+  const guid = readGuid(record, trailerOf) ?? NO_GUID
+  const { receivedMs } = trailerOf
+  const packing = packingOf(record, trailerOf, body.length, place)
+  if (packing === undefined) return new WholeMessage(body, guid, receivedMs, lender)
+  if ('frames' in packing) {
+    const { frames } = packing
+    if (frames.ends.length === 1 && frames.plainSize <= WHOLE_MAX) {
+      const plain = expandFrame(body, frames.plainSize)
+      if (plain === undefined) throw damaged(place, 'the body does not decompress')
+      return new WholeMessage(plain, guid, receivedMs, undefined)
+    }
+    return new FramedMessage(new WholeMessage(body, guid, receivedMs, lender), frames, failOf(place))
+  }
+  mustKnow(body, place)
+  return new StreamedMessage(new WholeMessage(body, guid, receivedMs, lender), packing.plainSize, failOf(place))
+}
+
+/** How a body is stored that is not stored as it came. */
+export type Packing = { readonly frames: Frames } | { readonly plainSize: number }
+
+/** What the metadata says of the body's form. A record of somebody else says no more than that the size was another (Z). */
+function packingOf(bytes: Uint8Array, trailer: Trailer, storedSize: number, place: Place): Packing | undefined {
+  if (trailer.hasHash) {
+    const frames = readFrames(bytes, trailer, storedSize)
+    if (typeof frames === 'string') throw damaged(place, frames)
+    return frames === undefined ? undefined : { frames }
+  }
+  const { plainSize } = trailer
+  return plainSize < 0 || plainSize === storedSize ? undefined : { plainSize }
+}
+
+/** Bytes of a body that tell its codec. */
+const MAGIC_BYTES = 16
+
+/** BOX_UNSUPPORTED unless a body of another writer that begins so can be decompressed. */
+function mustKnow(head: Uint8Array, place: Place): void {
+  const magic = magicOf(head)
+  if (magic === 'gz' || magic === 'bz2' || magic === 'zstd') return
+  const what = magic === undefined ? 'parts of it are kept elsewhere' : `it is compressed with ${magic}`
+  throw boxError('BOX_UNSUPPORTED', place, `somebody else stored it, and ${what}, which is not read`)
+}
+
+/** The message in `stored`, which stays on disk, by what its frame says; takes over `stored`. */
+export async function unpacked(stored: BoxMessage, packing: Packing | undefined, place: Place): Promise<BoxMessage> {
+  if (packing === undefined) return stored
+  if ('frames' in packing) return new FramedMessage(stored, packing.frames, failOf(place))
+  try {
+    const head = new Uint8Array(MAGIC_BYTES)
+    await stored.read(head, 0)
+    mustKnow(head, place)
+    return new StreamedMessage(stored, packing.plainSize, failOf(place))
+  } catch (error) {
+    stored[Symbol.dispose]()
+    throw error
+  }
+}
+
+/** The same at once; undefined where that cannot be: then `stored` is as it was. */
+export function unpackedSync(stored: BoxMessage, packing: Packing | undefined, place: Place): BoxMessage | undefined {
+  if (packing === undefined) return stored
+  return 'frames' in packing ? new FramedMessage(stored, packing.frames, failOf(place)) : undefined
+}
+
+function failOf(place: Place): (what: string, cause?: unknown) => BoxError {
+  // Places of synchronous reads are used again.
+  const kept = { ...place }
+  return (what, cause) => damaged(kept, what, cause)
 }
 
 const NO_GUID = new Uint8Array(16)
@@ -129,6 +216,8 @@ export interface Frame {
   readonly receivedMs: number
   /** CRC-32 of each 64 KiB; undefined in a record without checksums. */
   readonly chunks: Uint32Array | undefined
+  /** Undefined if the body is stored as it came. */
+  readonly packing: Packing | undefined
 }
 
 /** What the header says the body's size is; BOX_DAMAGED if there is no header, or the size does not fit the place. */
@@ -148,10 +237,11 @@ export function frameOf(header: Uint8Array, tail: Uint8Array, count: number, siz
   verifyFrame(trailer, size, place)
   const { receivedMs } = trailer
   const guid = readGuid(tail, trailer) ?? NO_GUID
-  if (trailer.chunksAt < 0) return { size, guid, receivedMs, chunks: undefined }
+  const packing = packingOf(tail, trailer, size, place)
+  if (trailer.chunksAt < 0) return { size, guid, receivedMs, chunks: undefined, packing }
   const chunks = new Uint32Array(trailer.chunks)
   for (let i = 0; i < chunks.length; i++) chunks[i] = chunkSum(tail, trailer, i)
-  return { size, guid, receivedMs, chunks }
+  return { size, guid, receivedMs, chunks, packing }
 }
 
 /** A message that is read from its file as somebody asks. Keeps its file open, and one chunk in memory. */
@@ -271,6 +361,11 @@ function checkPosition(position: number): void {
   if (!(position >= 0 && Number.isInteger(position))) throw new RangeError(`position ${position}`)
 }
 
+/** As errors and findings call it. */
+export function fileName(alt: boolean, id: number): string {
+  return `${alt ? 'alt/' : ''}m.${id}`
+}
+
 export function damaged(place: Place, what: string, cause?: unknown): BoxError {
   return boxError('BOX_DAMAGED', place, what, cause)
 }
@@ -279,8 +374,13 @@ function corrupt(place: Place, chunk: number): BoxError {
   return boxError('BOX_CORRUPT', place, `the 64 KiB from byte ${chunk * CHUNK_BYTES} of the body fail their checksum`)
 }
 
-function boxError(code: 'BOX_CORRUPT' | 'BOX_DAMAGED', place: Place, what: string, cause?: unknown): BoxError {
-  const { ref, file, offset } = place
-  const name = `m.${file}`
+function boxError(
+  code: 'BOX_CORRUPT' | 'BOX_DAMAGED' | 'BOX_UNSUPPORTED',
+  place: Place,
+  what: string,
+  cause?: unknown,
+): BoxError {
+  const { ref, alt, file, offset } = place
+  const name = fileName(alt, file)
   return new BoxError(code, `message ${ref} at ${name}:${offset}: ${what}`, { ref, file: name, offset, cause })
 }

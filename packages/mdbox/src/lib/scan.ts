@@ -40,7 +40,11 @@ export async function* scanBox(fs: Fs, directory: string, alt = false): AsyncGen
 
 const NOTHING = { guid: undefined, receivedMs: 0, physicalSize: 0, mailbox: undefined }
 
-function rowOf(alt: boolean, file: number, { offset, length, sum, size, physicalSize }: Walked): Record<string, number> {
+function rowOf(
+  alt: boolean,
+  file: number,
+  { offset, length, sum, size, physicalSize }: Walked,
+): Record<string, number> {
   return { file, offset, length, sum, flags: (size === physicalSize ? FLAG_CANONICAL : 0) | (alt ? FLAG_ALT : 0) }
 }
 

@@ -4,9 +4,12 @@
  * What a store does for a box is done here in the simplest way: each message has one use until it is removed.
  */
 import {
+  type AltmoveOptions,
+  type AltmoveReport,
   BOX_USES_COLUMN,
   type Box,
   type BoxBatch,
+  type BoxBudget,
   BoxError,
   type BoxFinding,
   type BoxHost,
@@ -46,6 +49,7 @@ export interface Mdbox extends Box {
   /** References of all messages that are kept, ascending. */
   readonly refs: Uint32Array
   begin(): MdboxBatch
+  altmove(refs: Uint32Array, options: AltmoveOptions): Promise<AltmoveReport>
   /** Removes messages, durably when resolved; those that are not there are passed over. `purge` gives back their space. */
   remove(refs: readonly BoxRef[]): Promise<void>
 }
@@ -160,8 +164,12 @@ class Standalone implements Mdbox {
     await tx.commit()
   }
 
-  async purge(): Promise<PurgeReport> {
-    return this.#box.purge()
+  async purge(budget?: BoxBudget): Promise<PurgeReport> {
+    return this.#box.purge(budget)
+  }
+
+  async altmove(refs: Uint32Array, options: AltmoveOptions): Promise<AltmoveReport> {
+    return this.#box.altmove!(refs, options)
   }
 
   scan(): AsyncIterable<readonly BoxScanned[]> {

@@ -6,6 +6,7 @@
  * window in window.ts); memory is bounded by the largest range asked for, METADATA_MAX.
  */
 import { crc32 } from '@mailstead/bytes'
+import { expandFrame, type Frames, frameLength, readFrames } from './compress.ts'
 import { countLoneLf } from './count.ts'
 import {
   CHUNK_BYTES,
@@ -40,8 +41,10 @@ export interface Walked {
   readonly offset: number
   /** Bytes from header to the empty line; what could be told, if damaged. */
   readonly length: number
+  /** Bytes of the body as it came; as they are stored in `storedSize`. */
   readonly physicalSize: number
-  /** The body's size in canonical form, counted. */
+  readonly storedSize: number
+  /** The body's size in canonical form, counted; if somebody else compressed it, as Z and V say. */
   readonly size: number
   readonly guid: Uint8Array | undefined
   readonly receivedMs: number
@@ -89,38 +92,39 @@ export function* verifyRecord(
     ...none,
     length,
     physicalSize,
+    storedSize: physicalSize,
     size: physicalSize,
     checksummed: false,
     damage,
   })
   let bytes = yield ask(offset, Math.min(headerBytes, end - offset))
   if (bytes.length < headerBytes) return bad('the file ends within a message header', 0, 0)
-  const physicalSize = readHeader(bytes, 0, headerBytes)
-  if (physicalSize < 0) {
+  const storedSize = readHeader(bytes, 0, headerBytes)
+  if (storedSize < 0) {
     const empty = bytes.every((byte) => byte === 0)
     return bad(empty ? 'a message was begun here and never finished' : 'no message header', 0, 0)
   }
   const headerSum = crc32(bytes.subarray(0, headerBytes))
   const bodyAt = offset + headerBytes
-  const postAt = bodyAt + physicalSize
-  if (postAt + POST_BYTES > end) return bad('the file ends within the message', 0, physicalSize)
+  const postAt = bodyAt + storedSize
+  if (postAt + POST_BYTES > end) return bad('the file ends within the message', 0, storedSize)
 
   // The trailer first: without the right one the size is not believed, and the body is not read in vain.
   const trailer = new Trailer()
   let stop = TRAILER_CUT
-  let wanted = FIRST_METADATA_READ + 8 * chunkCount(physicalSize)
+  let wanted = FIRST_METADATA_READ + 8 * chunkCount(storedSize)
   // All of a small record at once, so that a window moves forward only.
-  const whole = headerBytes + physicalSize + wanted
+  const whole = headerBytes + storedSize + wanted
   if (whole <= WHOLE_BYTES) yield ask(offset, Math.min(whole, end - offset))
   while (stop === TRAILER_CUT) {
     bytes = yield ask(postAt, Math.min(wanted, end - postAt))
     stop = readTrailer(bytes, 0, bytes.length, headerSum, trailer)
     if (stop !== TRAILER_CUT) break
-    if (bytes.length < wanted || wanted >= METADATA_MAX) return bad('the metadata does not end', 0, physicalSize)
+    if (bytes.length < wanted || wanted >= METADATA_MAX) return bad('the metadata does not end', 0, storedSize)
     wanted = Math.min(wanted * 4, METADATA_MAX)
   }
-  if (stop === TRAILER_BAD) return bad('no metadata where the message must end', 0, physicalSize)
-  const length = headerBytes + physicalSize + stop
+  if (stop === TRAILER_BAD) return bad('no metadata where the message must end', 0, storedSize)
+  const length = headerBytes + storedSize + stop
   const guid = readGuid(bytes, trailer)
   const name = trailer.mailboxAt < 0 ? undefined : latin1(bytes, trailer.mailboxAt, trailer.mailboxEnd)
   const mailbox = name === undefined ? undefined : readMailboxName(name)
@@ -129,27 +133,42 @@ export function* verifyRecord(
   if (trailer.hasHash) {
     if (trailer.stated < 0) damage = 'the checksum line is unreadable'
     else if (trailer.stated !== trailer.sum) damage = 'header or metadata fail their checksum'
-    else if (trailer.chunks !== chunkCount(physicalSize)) damage = 'the checksum line does not fit the size'
+    else if (trailer.chunks !== chunkCount(storedSize)) damage = 'the checksum line does not fit the size'
     else for (let i = 0; i < trailer.chunks; i++) sums.push(chunkSum(bytes, trailer, i))
   }
   if (trailer.guidAt < 0) damage ??= 'the message has no GUID'
 
+  let frames: Frames | undefined
+  if (trailer.hasHash) {
+    const found = readFrames(bytes, trailer, storedSize)
+    if (typeof found === 'string') damage ??= found
+    else frames = found
+  }
+
+  const text = new Text(frames)
   let lone = 0
   let before = 0
   let broken = -1
-  for (let at = 0, i = 0; at < physicalSize; at += CHUNK_BYTES, i++) {
-    const wantedBytes = Math.min(CHUNK_BYTES, physicalSize - at)
+  for (let at = 0, i = 0; at < storedSize; at += CHUNK_BYTES, i++) {
+    const wantedBytes = Math.min(CHUNK_BYTES, storedSize - at)
     const chunk = yield ask(bodyAt + at, wantedBytes)
-    if (chunk.length !== wantedBytes) return bad('the file ends within the message', 0, physicalSize)
+    if (chunk.length !== wantedBytes) return bad('the file ends within the message', 0, storedSize)
     lone += countLoneLf(chunk, before)
     before = chunk[chunk.length - 1]!
     if (sums.length > 0 && broken < 0 && crc32(chunk) !== sums[i]) broken = i
+    if (broken < 0) text.add(chunk)
   }
   if (broken >= 0) damage ??= `body bytes ${broken * CHUNK_BYTES} … fail their checksum`
-  const size = physicalSize + lone
-  // V counts what Dovecot serves. Where it moved bytes out or compressed them (Z), that cannot be counted here.
+  if (frames !== undefined && broken < 0 && text.bytes !== frames.plainSize) damage ??= 'the body does not decompress'
+  const counted = storedSize + lone
+  // Where somebody else moved bytes out or compressed them (Z), nothing can be counted here: what they say is all there is.
+  const unknown = !trailer.hasHash && trailer.plainSize >= 0 && trailer.plainSize !== storedSize
+  const physicalSize = frames?.plainSize ?? (unknown ? trailer.plainSize : storedSize)
+  let size = frames === undefined ? counted : text.bytes + text.lone
+  if (unknown) size = Math.max(physicalSize, trailer.size)
   if (trailer.size === SIZE_BAD) damage ??= 'the virtual size is unreadable'
-  else if (trailer.size >= 0 && trailer.plainSize < 0 && trailer.size !== size)
+  // V counts what Dovecot serves; its repair counts what is stored, whatever that is.
+  else if (trailer.size >= 0 && trailer.size !== size && (frames === undefined || trailer.size !== counted))
     damage ??= `the virtual size is ${trailer.size}, counted ${size}`
   const { receivedMs, sum } = trailer
   return {
@@ -157,6 +176,7 @@ export function* verifyRecord(
     offset,
     length,
     physicalSize,
+    storedSize,
     size,
     guid,
     receivedMs,
@@ -164,6 +184,47 @@ export function* verifyRecord(
     sum,
     checksummed: trailer.stated >= 0,
     damage,
+  }
+}
+
+/** Decompresses a body that goes by, and counts what it holds. */
+class Text {
+  bytes = 0
+  lone = 0
+  readonly #frames: Frames | undefined
+  #before = 0
+  #index = 0
+  #waiting: Uint8Array[] = []
+  #waitingBytes = 0
+  #taken = 0
+
+  constructor(frames: Frames | undefined) {
+    this.#frames = frames
+  }
+
+  /** `chunk` may change afterwards. */
+  add(chunk: Uint8Array): void {
+    const frames = this.#frames
+    if (frames === undefined || this.#index < 0) return
+    this.#waiting.push(Uint8Array.from(chunk))
+    this.#waitingBytes += chunk.length
+    while (this.#index < frames.ends.length) {
+      const length = frames.ends[this.#index]! - this.#taken
+      if (this.#waitingBytes < length) return
+      const all = this.#waiting.length === 1 ? this.#waiting[0]! : Buffer.concat(this.#waiting)
+      const plain = expandFrame(all.subarray(0, length), frameLength(frames, this.#index))
+      if (plain === undefined) {
+        this.#index = -1
+        return
+      }
+      this.lone += countLoneLf(plain, this.#before)
+      this.#before = plain[plain.length - 1] ?? this.#before
+      this.bytes += plain.length
+      this.#waiting = [all.subarray(length)]
+      this.#waitingBytes -= length
+      this.#taken += length
+      this.#index++
+    }
   }
 }
 

@@ -44,6 +44,7 @@ function codeOf(error: unknown): StoreErrorCode | undefined {
       case 'BOX_NOT_FOUND':
       case 'BOX_DAMAGED':
       case 'BOX_CORRUPT':
+      case 'BOX_UNSUPPORTED':
         return 'STORE_DAMAGED'
       case 'BOX_LIMIT':
         return 'STORE_LIMIT'
