@@ -1,4 +1,7 @@
 export * from './lib/contract.ts'
 export { StoreError, type StoreErrorCode } from './lib/error.ts'
 export { checkName, DELIMITER, INBOX, NAME_DEPTH_MAX, NAME_LEVEL_MAX, NAME_MAX } from './lib/name.ts'
-export { INDEX_PATH, openStore } from './lib/store.ts'
+export { INDEX_PATH } from './lib/path.ts'
+export { type RebuildOptions, rebuildStore } from './lib/rebuild.ts'
+export type { RebuildRecord } from './lib/rebuild-record.ts'
+export { openStore } from './lib/store.ts'

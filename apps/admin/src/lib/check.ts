@@ -4,11 +4,13 @@
  * Exit codes: 0 nothing is wrong (notes do not count), 1 there are findings, 2 something could not be looked at: a store that
  * cannot be opened for want of permission, a missing mount, another version; a users file that cannot be read.
  */
+import { join } from 'node:path'
 import { Command } from 'commander'
-import { StoreError } from '@mailstead/store'
 import { openUserStore } from '@mailstead/app-server'
+import { userDirectory } from '@mailstead/server'
+import { INDEX_PATH, StoreError } from '@mailstead/store'
 import { Exit } from './exit.ts'
-import type { WhereFlags } from './find-user.ts'
+import { isThere, type WhereFlags } from './find-user.ts'
 import { finding, lookAt, subjects, type UserFinding, withoutIndex } from './subjects.ts'
 
 interface CheckFlags extends WhereFlags {
@@ -41,7 +43,8 @@ export function checkCommand(): Command {
             else failures.push({ user: user.name, message: `not all was looked at: ${(error as Error).message}` })
           }
         } catch (error) {
-          if (error instanceof StoreError && error.code === 'STORE_NOT_FOUND' && flags.user === undefined)
+          const isGone = !isThere(join(where.data, userDirectory(user), INDEX_PATH))
+          if (isGone && error instanceof StoreError && (error.code === 'STORE_CORRUPT' || flags.user === undefined))
             findings.push(withoutIndex(where.data, user))
           else if (isDamage(error))
             findings.push(finding(user.name, 'damage', 'store-unopenable', error.message, error.mailbox))

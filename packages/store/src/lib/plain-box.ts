@@ -42,6 +42,7 @@ export function plainBox(fs: Fs, path: string): BoxFormat {
       { name: 'length', bytes: 4 },
     ],
     open: (host) => Promise.resolve(new PlainBox(fs, `${path}/plain`, host)),
+    hasMessages: async () => (await fs.stat(`${path}/plain`)) !== undefined,
   }
 }
 
@@ -166,8 +167,10 @@ class PlainBox implements Box {
           guid: found?.guid,
           receivedMs: found?.receivedMs ?? 0,
           physicalSize: found?.physicalSize ?? 0,
+          size: found === undefined ? 0 : canonicalBytes(found.whole!).length,
           mailbox: undefined,
           damage: found === undefined ? 'the record fails its checksum' : undefined,
+          row: found === undefined ? undefined : { offset: at, length: end - at },
         },
       ]
       if (found === undefined) return

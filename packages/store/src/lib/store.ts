@@ -4,25 +4,41 @@
  * DIRECTORY   index/     the log, snapshots and caches (`@mailstead/index`)
  *             storage/   messages (the box's)
  */
-import { BOX_USES_COLUMN, type BoxHost, type BoxPurgeTransaction, type BoxTransaction } from '@mailstead/box'
-import { type Index, IndexError, openIndex, type Table } from '@mailstead/index'
+import {
+  BOX_USES_COLUMN,
+  type BoxFormat,
+  type BoxHost,
+  type BoxPurgeTransaction,
+  type BoxTransaction,
+} from '@mailstead/box'
+import type { Fs } from '@mailstead/fs'
+import { type Index, IndexError, type IndexOptions, openIndex, type Table } from '@mailstead/index'
 import { UidSet } from '@mailstead/uidset'
 import { checkStore } from './check.ts'
 import type { Store, StoreFinding, StoreOptions, StoreSession, Subject } from './contract.ts'
 import { ATTEMPTS_MAX, Core, type Settings, withDefaults } from './core.ts'
 import { StoreError } from './error.ts'
 import { storeError } from './failure.ts'
+import { INDEX_PATH } from './path.ts'
+import { needsRebuild } from './rebuild.ts'
 import { INBOX } from './name.ts'
 import { addMailbox, Session } from './session.ts'
-import { BOX_TABLE, encodeNumber, KEY_BOX, KEY_ROOT, KEY_VALIDITY, KEY_VERSION, TREE_TABLE, Tree } from './tree.ts'
-
-/** Where a store has its index, in its file system. Must not change: on disk. */
-export const INDEX_PATH = 'index'
+import {
+  BOX_TABLE,
+  encodeNumber,
+  KEY_BOX,
+  KEY_REBUILT,
+  KEY_ROOT,
+  KEY_VALIDITY,
+  KEY_VERSION,
+  TREE_TABLE,
+  Tree,
+} from './tree.ts'
 
 /**
  * Opens a store. STORE_NOT_FOUND if the directory holds none and `create` is not given; STORE_UNAVAILABLE if the
- * storage cannot be used or is another root's; STORE_CORRUPT if it cannot be made sense of. A store is created with
- * INBOX in one frame, or not.
+ * storage cannot be used or is another root's; STORE_CORRUPT if it cannot be made sense of, or there are messages and no
+ * index, with `create` too (`rebuildStore`). A store is created with INBOX in one frame, or not.
  */
 export async function openStore(options: StoreOptions): Promise<Store> {
   const settings = withDefaults(options)
@@ -32,12 +48,13 @@ export async function openStore(options: StoreOptions): Promise<Store> {
   try {
     const { now, random, onEvent, readOnly } = settings
     const cacheFields = Object.fromEntries(settings.cacheFields.map(({ name, decision = 'yes' }) => [name, decision]))
-    const index = await openIndex(fs, INDEX_PATH, { create, readOnly, now, random, onEvent, cacheFields })
-    opened.use(index)
     const format = options.box(fs)
+    const index = await openStoreIndex(options, format, { readOnly, now, random, onEvent, cacheFields })
+    opened.use(index)
     const [tree, boxTable] = await openTables(index, settings, create, format)
     const values = (): ReadonlyMap<string, Uint8Array> => tree.view.values
     const name = Buffer.from(values().get(KEY_BOX) ?? []).toString()
+    if (name === '') throw indexLost('the tree of mailboxes is empty')
     if (name !== format.name)
       throw new StoreError('STORE_UNAVAILABLE', `the store's messages are in the format ${name}, not ${format.name}`)
     if (options.rootUuid !== undefined) await checkRoot(index, values, options.rootUuid, readOnly)
@@ -59,10 +76,35 @@ export async function openStore(options: StoreOptions): Promise<Store> {
       syncRead: fs.supports.syncRead,
     })
     opened.move()
-    return new OpenedStore(core, boxTable)
+    return new OpenedStore(core, boxTable, fs)
   } catch (error) {
     throw storeError(error)
   }
+}
+
+/** Makes an index only where there are no messages either. */
+async function openStoreIndex(
+  { fs, create = false }: StoreOptions,
+  format: BoxFormat,
+  options: IndexOptions,
+): Promise<Index> {
+  try {
+    return await openIndex(fs, INDEX_PATH, options)
+  } catch (error) {
+    if (!(error instanceof IndexError && error.code === 'INDEX_NOT_FOUND')) throw error
+    await mustBeNew(format)
+    if (!create) throw error
+  }
+  return openIndex(fs, INDEX_PATH, { ...options, create })
+}
+
+/** Messages without mailboxes are no empty store: what named them is lost, or not mounted. */
+async function mustBeNew(format: BoxFormat): Promise<void> {
+  if ((await format.hasMessages?.()) === true) throw indexLost('there are messages')
+}
+
+function indexLost(what: string): StoreError {
+  return new StoreError('STORE_CORRUPT', `${what}, and the index that knows the mailboxes is lost: rebuild the store`)
 }
 
 /** The tree and the box's table; made, with INBOX, where there is none yet. */
@@ -70,9 +112,10 @@ async function openTables(
   index: Index,
   settings: Settings,
   create: boolean,
-  format: { readonly name: string; readonly columns: readonly { readonly name: string; readonly bytes: number }[] },
+  format: BoxFormat,
 ): Promise<[tree: Table, box: Table]> {
   for (let attempt = 1; index.info(TREE_TABLE) === undefined; attempt++) {
+    await mustBeNew(format)
     if (!create) throw new StoreError('STORE_NOT_FOUND', 'the directory holds no store')
     try {
       await using tx = index.begin()
@@ -154,9 +197,11 @@ function purging(tx: ReturnType<Index['begin']>): BoxTransaction & BoxPurgeTrans
 class OpenedStore implements Store {
   readonly #core: Core
   readonly #boxTable: Table
+  readonly #fs: Fs
 
-  constructor(core: Core, boxTable: Table) {
+  constructor(core: Core, boxTable: Table, fs: Fs) {
     this.#core = core
+    this.#fs = fs
     this.#boxTable = boxTable
   }
 
@@ -181,6 +226,12 @@ class OpenedStore implements Store {
   ): Promise<{ readonly messages: number; readonly bytesReclaimed: number }> {
     this.#core.mustBeWritable()
     return this.#core.work(async () => {
+      // What no row names may be mail that the index lost: a rebuild brings it back, a purge would not.
+      if (await needsRebuild(this.#fs, this.#core.tree.state.values.get(KEY_REBUILT))) {
+        const message = 'the index was repaired: nothing is purged until the store is rebuilt'
+        this.#core.settings.onEvent({ kind: 'rebuild-needed', message })
+        return { messages: 0, bytesReclaimed: 0 }
+      }
       const { messages, bytesReclaimed } = await this.#core.box.purge(options)
       return { messages, bytesReclaimed }
     })
@@ -188,7 +239,10 @@ class OpenedStore implements Store {
 
   async checkpoint(): Promise<void> {
     this.#core.mustBeWritable()
-    await this.#core.work(() => this.#core.index.checkpoint())
+    await this.#core.work(async () => {
+      await this.#core.index.checkpoint()
+      await this.#core.box.journal?.()
+    })
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

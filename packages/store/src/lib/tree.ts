@@ -9,6 +9,8 @@
  *          validity     u32, the last UIDVALIDITY given
  *          box          name of the box's format, UTF-8
  *          root         UUID of the root the store was made in, 16 bytes (absent: none was given)
+ *          rebuilt      what repairs of the index had left when the store was last rebuilt: the name of the newest of their
+ *                       directories, UTF-8 (absent: none)
  *          must not change: on disk
  *
  * INVARIANTS
@@ -32,6 +34,7 @@ export const KEY_VERSION = 'version'
 export const KEY_VALIDITY = 'validity'
 export const KEY_BOX = 'box'
 export const KEY_ROOT = 'root'
+export const KEY_REBUILT = 'rebuilt'
 const MAILBOX = 'm/'
 const SUBSCRIPTION = 's/'
 const TABLE = 'mailbox-'
@@ -111,12 +114,12 @@ export interface TreeState {
 
 /** Decodes the tree when it has changed, and of it only what has. */
 export class Tree {
-  readonly #view: () => TableView
+  readonly #view: () => Pick<TableView, 'values'>
   #state: TreeState | undefined
   #entries = new Map<string, { readonly value: Uint8Array; readonly entry: Entry | undefined }>()
   #sorted: readonly Entry[] | undefined
 
-  constructor(view: () => TableView) {
+  constructor(view: () => Pick<TableView, 'values'>) {
     this.#view = view
   }
 

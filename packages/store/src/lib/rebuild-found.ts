@@ -1,0 +1,185 @@
+/**
+ * Every message that lies on disk, intact, as a rebuild needs it: columns, so that tens of thousands take a few megabytes.
+ *
+ * A message is known by its place (the bytes of the box row that names it) and by its GUID, which copies of the same bytes
+ * share: a purge that was cut short leaves two.
+ */
+import type { Box, BoxColumnSpec, BoxOrigin, BoxScanned, BoxTableView } from '@mailstead/box'
+import { record, type RebuildRecord } from './rebuild-record.ts'
+
+const NONE = -1
+
+/** Where a message was first saved. */
+export interface FoundOrigin {
+  readonly name: string | undefined
+  /** 32 hex digits. */
+  readonly guid: string | undefined
+  /** 0 if it is not known. */
+  readonly uidValidity: number
+}
+
+export class FoundMessages {
+  readonly #columns: readonly BoxColumnSpec[]
+  readonly #rowBytes: number
+  readonly #byRow = new Map<string, number>()
+  readonly #byGuid = new Map<string, number>()
+  readonly #origins: FoundOrigin[] = []
+  readonly #originIds = new Map<string, number>()
+  readonly #files: string[] = []
+  #capacity = 0
+  #guids: Uint8Array = new Uint8Array(0)
+  #rows: Uint8Array = new Uint8Array(0)
+  #received: Float64Array = new Float64Array(0)
+  #size: Float64Array = new Float64Array(0)
+  #offset: Float64Array = new Float64Array(0)
+  #file: Uint32Array = new Uint32Array(0)
+  #origin: Uint32Array = new Uint32Array(0)
+  #uid: Uint32Array = new Uint32Array(0)
+  /** The next message of the same GUID. */
+  #next: Int32Array = new Int32Array(0)
+  /** 1: stored bytes are canonical; 2: the journal says it was expunged. */
+  #bits: Uint8Array = new Uint8Array(0)
+  count = 0
+
+  constructor(columns: readonly BoxColumnSpec[]) {
+    this.#columns = columns
+    this.#rowBytes = columns.reduce((sum, { bytes }) => sum + bytes, 0)
+  }
+
+  /** Reads everything; what is damaged is said. */
+  async *read(box: Box): AsyncGenerator<readonly RebuildRecord[], void, undefined> {
+    for await (const page of box.scan()) {
+      const damaged: RebuildRecord[] = []
+      for (const one of page) {
+        if (one.damage === undefined && one.row !== undefined && one.guid !== undefined)
+          this.#add(one, one.row, one.guid)
+        else
+          damaged.push(
+            record('note', 'bytes', '', '', `${one.damage ?? 'no message'} at offset ${one.offset}`, {
+              file: one.file,
+            }),
+          )
+      }
+      if (damaged.length > 0) yield damaged
+    }
+  }
+
+  #add(one: BoxScanned, row: NonNullable<BoxScanned['row']>, guid: Uint8Array): void {
+    const at = this.count
+    if (at === this.#capacity) this.#grow()
+    const bytes = Buffer.from(this.#rows.buffer, at * this.#rowBytes, this.#rowBytes)
+    this.#encode(row, bytes)
+    const key = bytes.toString('latin1')
+    if (this.#byRow.has(key)) return
+    this.count++
+    this.#byRow.set(key, at)
+    this.#guids.set(guid, at * 16)
+    this.#received[at] = one.receivedMs
+    this.#size[at] = one.size ?? one.physicalSize
+    this.#offset[at] = one.offset
+    if (this.#files.at(-1) !== one.file) this.#files.push(one.file)
+    this.#file[at] = this.#files.length - 1
+    this.#origin[at] = this.#originOf(one.mailbox, one.origin)
+    this.#uid[at] = one.origin?.uid ?? 0
+    this.#bits[at] = (this.#size[at] === one.physicalSize ? 1 : 0) | (one.expunged === true ? 2 : 0)
+    const guidKey = Buffer.from(guid).toString('latin1')
+    this.#next[at] = this.#byGuid.get(guidKey) ?? NONE
+    this.#byGuid.set(guidKey, at)
+  }
+
+  #encode(row: NonNullable<BoxScanned['row']>, out: Buffer): void {
+    let at = 0
+    out.fill(0)
+    for (const { name, bytes } of this.#columns) {
+      const value = row[name] ?? 0
+      if (typeof value === 'number') out.writeUIntLE(value, at, Math.min(bytes, 6))
+      else out.set(value, at)
+      at += bytes
+    }
+  }
+
+  #originOf(name: string | undefined, origin: BoxOrigin | undefined): number {
+    const guid = origin === undefined ? undefined : Buffer.from(origin.mailbox).toString('hex')
+    const uidValidity = origin?.uid === undefined ? 0 : (origin.uidValidity ?? 0)
+    const key = JSON.stringify([name, guid, uidValidity])
+    let id = this.#originIds.get(key)
+    if (id === undefined) {
+      id = this.#origins.push({ name, guid, uidValidity }) - 1
+      this.#originIds.set(key, id)
+    }
+    return id
+  }
+
+  #grow(): void {
+    const capacity = (this.#capacity = Math.max(256, this.#capacity * 2))
+    const grown = <T extends { set(from: T): void }>(to: T, from: T): T => {
+      to.set(from)
+      return to
+    }
+    this.#guids = grown(new Uint8Array(capacity * 16), this.#guids)
+    this.#rows = grown(new Uint8Array(capacity * this.#rowBytes), this.#rows)
+    this.#received = grown(new Float64Array(capacity), this.#received)
+    this.#size = grown(new Float64Array(capacity), this.#size)
+    this.#offset = grown(new Float64Array(capacity), this.#offset)
+    this.#file = grown(new Uint32Array(capacity), this.#file)
+    this.#origin = grown(new Uint32Array(capacity), this.#origin)
+    this.#uid = grown(new Uint32Array(capacity), this.#uid)
+    this.#next = grown(new Int32Array(capacity), this.#next)
+    this.#bits = grown(new Uint8Array(capacity), this.#bits)
+  }
+
+  /** The message that a row of the box names, or -1. */
+  atRow(view: BoxTableView, row: number): number {
+    const bytes = Buffer.allocUnsafe(this.#rowBytes)
+    let at = 0
+    for (const { name, bytes: width } of this.#columns) {
+      bytes.set(view.extension(name)!.value(row), at)
+      at += width
+    }
+    return this.#byRow.get(bytes.toString('latin1')) ?? NONE
+  }
+
+  /** The last of the messages that have this GUID, or -1; `nextOf` gives the others. */
+  withGuid(guid: Uint8Array): number {
+    return this.#byGuid.get(Buffer.from(guid.buffer, guid.byteOffset, guid.length).toString('latin1')) ?? NONE
+  }
+  nextOf(message: number): number {
+    return this.#next[message]!
+  }
+
+  guid(message: number): Uint8Array {
+    return this.#guids.subarray(message * 16, message * 16 + 16)
+  }
+  /** The columns of the row that names it. */
+  row(message: number): Record<string, Uint8Array> {
+    const columns: Record<string, Uint8Array> = {}
+    let at = message * this.#rowBytes
+    for (const { name, bytes } of this.#columns) {
+      columns[name] = this.#rows.subarray(at, at + bytes)
+      at += bytes
+    }
+    return columns
+  }
+  receivedMs(message: number): number {
+    return this.#received[message]!
+  }
+  size(message: number): number {
+    return this.#size[message]!
+  }
+  isCanonical(message: number): boolean {
+    return (this.#bits[message]! & 1) !== 0
+  }
+  isExpunged(message: number): boolean {
+    return (this.#bits[message]! & 2) !== 0
+  }
+  origin(message: number): FoundOrigin {
+    return this.#origins[this.#origin[message]!]!
+  }
+  /** 0 if it is not known. */
+  uid(message: number): number {
+    return this.#uid[message]!
+  }
+  file(message: number): string {
+    return this.#files[this.#file[message]!]!
+  }
+}

@@ -1,0 +1,371 @@
+/**
+ * What becomes of every row and every message when a store is rebuilt: one transaction, all of it or nothing.
+ *
+ * ORDER    1. Rows of mailboxes. One whose message is where its box row says stays as it is. One whose message is elsewhere
+ *             (known by its GUID) is led there. One whose message is nowhere stays, damaged, until its bytes come back.
+ *             Where frames of the index are lost, one whose message the journal calls expunged goes.
+ *          2. Messages that no row names. Those that a box row without uses or the journal calls expunged, copies of others, and
+ *             those that were never acknowledged (the index is whole and does not know them) stay where they are, for purge.
+ *             The others come to the mailbox that they were first saved to, under new UIDs, or their own where they know them.
+ *          3. Uses are what the rows are.
+ *
+ * INVARIANTS
+ *   1. No row goes because its bytes are missing.
+ *   2. A rebuild of what a rebuild left changes nothing.
+ */
+import { BOX_USES_COLUMN } from '@mailstead/box'
+import type { AppendedRow, IndexTransaction, Table } from '@mailstead/index'
+import { UidSet } from '@mailstead/uidset'
+import { FORM_CANONICAL } from './contract.ts'
+import type { FoundMessages } from './rebuild-found.ts'
+import type { Mailboxes, Mailroom } from './rebuild-mailboxes.ts'
+import { record, type RebuildRecord } from './rebuild-record.ts'
+import { BOX_TABLE } from './tree.ts'
+
+const NONE = -1
+const NO_GUID = new Uint8Array(16)
+
+export interface Evidence {
+  /** Frames of the index are lost, or were: what it does not know may be what it forgot. */
+  readonly isLossy: boolean
+  /** Rows of mailboxes are lost, or were. */
+  readonly lostRows: boolean
+}
+
+export class Plan {
+  readonly #tx: IndexTransaction
+  readonly #found: FoundMessages
+  readonly #mailboxes: Mailboxes
+  readonly #evidence: Evidence
+  readonly #now: number
+  readonly #records: RebuildRecord[]
+  readonly #later: (() => RebuildRecord)[] = []
+  readonly #box: Table | undefined
+  /** Of each message: the row of the box that names it, a new one included; 0 if there is none. */
+  readonly #refs: Uint32Array
+  /** Of each message: 1 a mailbox has it, 2 it is expunged. */
+  readonly #fate: Uint8Array
+  /** Of each row of the box: the message that lies there, or -1. */
+  readonly #messages: Int32Array
+  /** Of each row of the box: rows of mailboxes that name it, before and after. */
+  readonly #named: Uint32Array
+  readonly #naming: Uint32Array
+  readonly #appended: { readonly row: AppendedRow; readonly ref: number }[] = []
+  /** Rows of the box that were in some mailbox, and whose bytes are missing too. */
+  readonly #orphans: number[] = []
+  #nextRef: number
+
+  constructor(parts: {
+    readonly tx: IndexTransaction
+    readonly found: FoundMessages
+    readonly mailboxes: Mailboxes
+    readonly box: Table | undefined
+    readonly evidence: Evidence
+    readonly now: number
+    readonly records: RebuildRecord[]
+  }) {
+    const { found, box } = parts
+    this.#tx = parts.tx
+    this.#found = found
+    this.#mailboxes = parts.mailboxes
+    this.#box = box
+    this.#evidence = parts.evidence
+    this.#now = parts.now
+    this.#records = parts.records
+    this.#refs = new Uint32Array(found.count)
+    this.#fate = new Uint8Array(found.count)
+    const rows = box?.view.count ?? 0
+    this.#messages = new Int32Array(rows).fill(NONE)
+    this.#named = new Uint32Array(rows)
+    this.#naming = new Uint32Array(rows)
+    this.#nextRef = box?.view.uidNext ?? 1
+  }
+
+  decide(): void {
+    this.#placeBoxRows()
+    for (const room of this.#mailboxes.all) if (room.view !== undefined) this.#rowsOf(room)
+    this.#countAgain()
+    this.#adopt()
+  }
+
+  /** After the commit: what is known only then. */
+  settle(): RebuildRecord[] {
+    for (const { row, ref } of this.#appended)
+      if (row.uid !== ref) throw new Error(`the box gave the row ${row.uid} and not ${ref}`)
+    return this.#later.map((say) => say())
+  }
+
+  #placeBoxRows(): void {
+    const view = this.#box?.view
+    if (view === undefined) return
+    for (let row = 0; row < view.count; row++) {
+      const message = this.#found.atRow(view, row)
+      this.#messages[row] = message
+      if (message !== NONE && this.#refs[message] === 0) this.#refs[message] = view.uid(row)
+    }
+  }
+
+  #rowsOf(room: Mailroom): void {
+    const view = room.view!
+    const { name } = room.entry
+    const column = (of: string) => view.extension(of)!
+    const [boxes, guids, received, sizes, forms] = [
+      column('box'),
+      column('guid'),
+      column('received'),
+      column('size'),
+      column('form'),
+    ] as const
+    const box = this.#box?.view
+    const expunged: number[] = []
+    for (let row = 0; row < view.count; row++) {
+      const uid = view.uid(row)
+      const ref = boxes.number(row)
+      const at = ref === 0 || box === undefined ? NONE : box.rowOf(ref)
+      if (at !== NONE) this.#named[at]!++
+      const guid = guids.value(row)
+      const isNameless = Buffer.compare(guid, NO_GUID) === 0
+      let message = at === NONE ? NONE : this.#messages[at]!
+      if (message !== NONE && !isNameless && Buffer.compare(guid, this.#found.guid(message)) !== 0) message = NONE
+      if (message === NONE && !isNameless) message = this.#best(guid)
+      if (message === NONE) {
+        if (at !== NONE) this.#naming[at]!++
+        const why = 'its bytes are missing or damaged; it stays until they are back'
+        this.#records.push(record('damaged', 'message', '', '', why, { mailbox: name, uid }))
+        continue
+      }
+      if (this.#isDead(message)) {
+        expunged.push(uid)
+        const why = 'the journal says that no mailbox has it any more'
+        this.#records.push(record('changed', 'row', `${uid}`, 'none', why, { mailbox: name, uid }))
+        continue
+      }
+      this.#fate[message] = 1
+      this.#lead(room, uid, ref, at, message)
+      const set = (field: string, before: string, value: Uint8Array | number, after: string): void => {
+        this.#tx.setColumn(room.table, field, uid, value)
+        const why = 'what the message itself says'
+        this.#records.push(record('changed', field, before, after, why, { mailbox: name, uid }))
+      }
+      if (isNameless) set('guid', 'none', this.#found.guid(message), hex(this.#found.guid(message)))
+      const size = this.#found.size(message)
+      if (sizes.number(row) !== size) set('size', `${sizes.number(row)}`, size, `${size}`)
+      const form = this.#found.isCanonical(message) ? FORM_CANONICAL : 0
+      if ((forms.number(row) & FORM_CANONICAL) !== form) set('form', `${forms.number(row)}`, form, `${form}`)
+      const receivedMs = this.#found.receivedMs(message)
+      if (received.number(row) === 0 && receivedMs > 0) set('received', '0', receivedMs, `${receivedMs}`)
+    }
+    if (expunged.length > 0) this.#tx.expunge(room.table, UidSet.fromSorted(Uint32Array.from(expunged)))
+  }
+
+  /** Lets the row name the message, wherever it lies. */
+  #lead(room: Mailroom, uid: number, ref: number, at: number, message: number): void {
+    const { name } = room.entry
+    const known = this.#refs[message]!
+    if (known === ref && ref !== 0) {
+      this.#naming[at]!++
+      return
+    }
+    if (known === 0 && at !== NONE && this.#messages[at] === NONE) {
+      // The box's row names a place where the message is not, or not whole, and no other row names the one where it is.
+      const columns = this.#found.row(message)
+      for (const [column, value] of Object.entries(columns)) this.#tx.setColumn(BOX_TABLE, column, ref, value)
+      this.#messages[at] = message
+      this.#refs[message] = ref
+      this.#naming[at]!++
+      const file = this.#found.file(message)
+      this.#records.push(
+        record('changed', 'place', 'damaged', file, 'it lies whole elsewhere', { mailbox: name, uid, file }),
+      )
+      return
+    }
+    const to = known === 0 ? this.#newRow(message) : known
+    this.#use(to)
+    this.#tx.setColumn(room.table, 'box', uid, to)
+    const why = 'the message was found by its GUID'
+    this.#records.push(record('changed', 'box', `${ref}`, `${to}`, why, { mailbox: name, uid }))
+  }
+
+  #use(ref: number): void {
+    const at = this.#box?.view.rowOf(ref) ?? NONE
+    if (at >= 0) this.#naming[at]!++
+  }
+
+  /** The message of this GUID that a row is led to: one that the box knows, if there is one. */
+  #best(guid: Uint8Array): number {
+    let best = NONE
+    for (let one = this.#found.withGuid(guid); one !== NONE; one = this.#found.nextOf(one))
+      if (best === NONE || (this.#refs[best] === 0 && (this.#refs[one] !== 0 || !this.#found.isExpunged(one))))
+        best = one
+    return best
+  }
+
+  #isDead(message: number): boolean {
+    if (!this.#evidence.isLossy || !this.#found.isExpunged(message)) return false
+    this.#fate[message] = 2
+    return true
+  }
+
+  /** A row for a message that the box does not know. */
+  #newRow(message: number): number {
+    const ref = this.#nextRef++
+    const row = this.#tx.append(BOX_TABLE, { columns: this.#found.row(message) })
+    this.#appended.push({ row, ref })
+    this.#refs[message] = ref
+    return ref
+  }
+
+  /** The index changes uses by what this transaction does: they have to begin with what the rows are. */
+  #countAgain(): void {
+    const view = this.#box?.view
+    const uses = view?.extension(BOX_USES_COLUMN)
+    // Rows that cannot be read may name anything.
+    if (view === undefined || uses === undefined || this.#mailboxes.areIncomplete) return
+    for (let row = 0; row < view.count; row++) {
+      const before = uses.number(row)
+      const named = this.#named[row]!
+      const message = this.#messages[row]!
+      if (named === 0 && (message === NONE || this.#fate[message] === 0)) {
+        // Rows that named it are lost, or were expunged where this table has forgotten it.
+        const isOrphan = before > 0 && (this.#evidence.lostRows || !this.#evidence.isLossy)
+        if (message !== NONE && !(isOrphan && !this.#isDead(message))) this.#fate[message] = 2
+        if (message === NONE && isOrphan) this.#orphans.push(view.uid(row))
+      }
+      if (before === named) continue
+      this.#tx.setColumn(BOX_TABLE, BOX_USES_COLUMN, view.uid(row), named)
+      const why = `${named} rows name message ${view.uid(row)}`
+      this.#records.push(record('changed', 'uses', `${before}`, `${named}`, why))
+    }
+  }
+
+  /** Messages that no row names. */
+  #adopt(): void {
+    const found = this.#found
+    const adopted = new Map<Mailroom, number[]>()
+    let copies = 0
+    let unknown = 0
+    for (let message = 0; message < found.count; message++) {
+      if (this.#fate[message] !== 0) continue
+      if (this.#refs[message] === 0 && !this.#evidence.isLossy) {
+        unknown++
+        continue
+      }
+      // With unreadable rows, a message that the box knows may have one.
+      if (this.#refs[message] !== 0 && this.#mailboxes.areIncomplete) continue
+      if (this.#isDead(message)) {
+        if (this.#refs[message] === 0) this.#newRow(message)
+        continue
+      }
+      if (this.#hasTwin(message)) {
+        copies++
+        continue
+      }
+      if (this.#refs[message] === 0 && !this.#evidence.lostRows) {
+        // Every row there was is there: none named it.
+        this.#fate[message] = 2
+        this.#newRow(message)
+        continue
+      }
+      this.#fate[message] = 1
+      const room = this.#mailboxes.placeOf(found.origin(message))
+      const list = adopted.get(room)
+      if (list === undefined) adopted.set(room, [message])
+      else list.push(message)
+    }
+    if (unknown > 0)
+      this.#records.push(
+        record(
+          'note',
+          'message',
+          '',
+          '',
+          `${unknown} messages were never acknowledged: the index is whole and has none of them`,
+        ),
+      )
+    if (copies > 0)
+      this.#records.push(
+        record('note', 'message', '', '', `${copies} messages are copies of others, for a purge to take`),
+      )
+    for (const [room, list] of adopted) this.#append(room, list)
+    if (this.#orphans.length > 0)
+      this.#quarantine(this.#mailboxes.placeOf({ name: undefined, guid: undefined, uidValidity: 0 }))
+  }
+
+  /** Of these nothing is left but that they were: they are listed until their bytes come back and say what they are. */
+  #quarantine({ entry, table }: Mailroom): void {
+    for (const ref of this.#orphans) {
+      const row = this.#tx.append(table, { columns: { box: ref, saved: this.#now } })
+      this.#later.push(() => {
+        const why = 'its bytes are missing or damaged, and the rows that named it are lost'
+        return record('damaged', 'message', '', '', why, { mailbox: entry.name, uid: row.uid })
+      })
+    }
+  }
+
+  /** Another message of this GUID is in a mailbox, or was expunged: this one was left by a purge that was cut short. */
+  #hasTwin(message: number): boolean {
+    for (let one = this.#found.withGuid(this.#found.guid(message)); one !== NONE; one = this.#found.nextOf(one)) {
+      if (one === message) continue
+      if (this.#fate[one] !== 0 || (this.#evidence.isLossy && this.#found.isExpunged(one))) {
+        // It takes part in the other's fate.
+        this.#fate[message] = 2
+        return true
+      }
+    }
+    return false
+  }
+
+  #append(room: Mailroom, list: number[]): void {
+    const found = this.#found
+    const { entry, table, view } = room
+    const own = (message: number): number =>
+      found.origin(message).uidValidity === entry.uidValidity ? found.uid(message) : 0
+    // An empty mailbox whose messages know their UIDs gets them back, whatever UIDNEXT has become.
+    let next = view?.uidNext ?? 1
+    if (view !== undefined && view.count === 0 && next > 1 && list.some((message) => own(message) > 0)) next = 1
+    const isAnew = view !== undefined && next === 1 && view.uidNext > 1
+    if (isAnew) {
+      this.#tx.dropTable(table)
+      this.#tx.createTable({ id: table, columns: this.#mailboxes.columns, uidValidity: entry.uidValidity })
+    }
+    list.sort((a, b) => {
+      const [first, second] = [own(a), own(b)]
+      if (first !== 0 && second !== 0) return first - second
+      if (first !== 0 || second !== 0) return first === 0 ? 1 : -1
+      return found.receivedMs(a) - found.receivedMs(b) || a - b
+    })
+    for (const message of list) {
+      const uid = own(message) >= next ? own(message) : 0
+      if (uid > 0) next = uid + 1
+      else next++
+      const ref = this.#refs[message] === 0 ? this.#newRow(message) : this.#refs[message]!
+      const row = this.#tx.append(table, {
+        ...(uid > 0 ? { uid } : {}),
+        columns: {
+          box: ref,
+          guid: found.guid(message),
+          received: found.receivedMs(message),
+          saved: this.#now,
+          size: found.size(message),
+          form: found.isCanonical(message) ? FORM_CANONICAL : 0,
+        },
+      })
+      this.#later.push(() => {
+        const why = uid > 0 ? 'it knows its UID; flags and keywords are lost' : 'UID, flags and keywords are lost'
+        const where = { mailbox: entry.name, uid: row.uid, file: found.file(message) }
+        return record('changed', 'row', 'none', `${row.uid}`, `no mailbox had the message; ${why}`, where)
+      })
+    }
+    // Above what was given there may have been others, which are expunged.
+    if (isAnew) this.#tx.raise(table, { uidNext: view.uidNext, highestModSeq: view.highestModSeq })
+    else if (room.isNew && list.some((message) => own(message) > 0))
+      this.#tx.raise(table, { uidNext: next + UIDS_LOST })
+  }
+}
+
+/** UIDs that are left out where nothing tells how many were given and expunged. */
+const UIDS_LOST: number = 1 << 20
+
+function hex(bytes: Uint8Array): string {
+  return Buffer.from(bytes).toString('hex')
+}

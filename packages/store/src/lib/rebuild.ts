@@ -1,0 +1,332 @@
+/**
+ * The rebuild of a closed store from everything that is left of it: the index's own evidence first (`repairIndex`), then the
+ * message files, then the box's expunge journal. What each of them decides: `rebuild-plan.ts`.
+ *
+ * HOW   1. The index is repaired; tables of which nothing is left are made anew, empty. What it replaces it copies first. Before
+ *          it writes, the store's file `rebuilding` says what is known to be lost, so that whoever goes on after a crash
+ *          knows it too.
+ *       2. Every message file is read and verified.
+ *       3. One transaction makes rows and messages fit each other.
+ *       4. `rebuilding` is removed.
+ *
+ * What a crash leaves, so that the rebuild is made again, with the same end: 1. what the repair of the index leaves; after it,
+ * an index whose lost tables are empty: a store that has lost its tree cannot be opened, and none is purged while
+ * `rebuilding` is there; 3. all of it or nothing.
+ *
+ * FORMAT   rebuilding   lines of text: `lossy`, `rows`, each present if it holds (`Evidence`)
+ *          must not change: on disk
+ *
+ * MEMORY   some 100 bytes for each message and row; bodies are read through a window.
+ */
+import { randomFillSync } from 'node:crypto'
+import { BOX_USES_COLUMN, type BoxFormat, type BoxHost, type BoxTableView } from '@mailstead/box'
+import { type Fs, FsError } from '@mailstead/fs'
+import {
+  type ColumnSpec,
+  type Index,
+  IndexError,
+  openIndex,
+  type RepairOptions,
+  repairIndex,
+  type Table,
+} from '@mailstead/index'
+import { MAILBOX_COLUMNS } from './contract.ts'
+import { StoreError } from './error.ts'
+import { storeError } from './failure.ts'
+import { FoundMessages } from './rebuild-found.ts'
+import { Mailboxes } from './rebuild-mailboxes.ts'
+import { type Evidence, Plan } from './rebuild-plan.ts'
+import { ofRepair, record, type RebuildRecord } from './rebuild-record.ts'
+import { INDEX_PATH } from './path.ts'
+import { BOX_TABLE, guidOfTable, KEY_BOX, KEY_REBUILT, TREE_TABLE } from './tree.ts'
+
+export interface RebuildOptions {
+  /** Rooted at the store's own directory. Needs locks. */
+  readonly fs: Fs
+  readonly box: (fs: Fs) => BoxFormat
+  /**
+   * Say what would be done, and leave the store as it is: the index is copied to this empty file system (one in memory) and
+   * rebuilt there. (default: the store is rebuilt)
+   */
+  readonly dryRunIn?: Fs
+  /** The clock, in milliseconds since the epoch. (default Date.now) */
+  readonly now?: () => number
+  /** Fills a buffer with randomness: GUIDs and salts. (default node:crypto) */
+  readonly random?: (bytes: Uint8Array) => void
+}
+
+/** Records of one page. */
+const PAGE = 64
+const PENDING = 'rebuilding'
+const REPAIR_DIRECTORY = /^repair-/
+const LOSSY = 'lossy'
+const LOST_ROWS = 'rows'
+
+/**
+ * Rebuilds a store that nobody may have open (STORE_UNAVAILABLE if somebody has). Gives what it changes, what cannot be
+ * restored, and every message whose bytes are missing or damaged: those stay listed. It is done when the iteration ends; a
+ * second one changes nothing. STORE_NOT_FOUND if there is neither an index nor a message.
+ */
+export async function* rebuildStore(
+  options: RebuildOptions,
+): AsyncGenerator<readonly RebuildRecord[], void, undefined> {
+  const { fs, dryRunIn, now = Date.now, random = (bytes: Uint8Array) => void randomFillSync(bytes) } = options
+  const format = options.box(fs)
+  try {
+    await using held = new AsyncDisposableStack()
+    const isThere = await isIndex(fs)
+    if (!isThere && (await format.hasMessages?.()) !== true)
+      throw new StoreError('STORE_NOT_FOUND', 'the directory holds neither an index nor messages')
+    if (dryRunIn !== undefined && isThere) {
+      held.use(await exclusive(fs))
+      await copyIndex(fs, dryRunIn)
+    }
+    yield* paged(
+      new Rebuild(dryRunIn ?? fs, format, { now: wholeMs(now), random, isDryRun: dryRunIn !== undefined }).run(),
+    )
+  } catch (error) {
+    throw storeError(error)
+  }
+}
+
+/** Whether a rebuild was begun and not finished, or the index was repaired since the last one: what no row names may be mail. */
+export async function needsRebuild(fs: Fs, rebuilt: Uint8Array | undefined): Promise<boolean> {
+  if ((await fs.stat(PENDING)) !== undefined) return true
+  const newest = await newestRepair(fs)
+  return newest !== undefined && newest > Buffer.from(rebuilt ?? []).toString()
+}
+
+function wholeMs(now: () => number): () => number {
+  return () => Math.max(0, Math.floor(now()))
+}
+
+async function* paged(records: AsyncIterable<readonly RebuildRecord[]>): AsyncGenerator<readonly RebuildRecord[]> {
+  for await (const list of records) for (let at = 0; at < list.length; at += PAGE) yield list.slice(at, at + PAGE)
+}
+
+async function isIndex(fs: Fs): Promise<boolean> {
+  if ((await fs.stat(`${INDEX_PATH}/control`)) !== undefined) return true
+  for (const name of ['log', 'tables'])
+    for await (const page of fs.list(`${INDEX_PATH}/${name}`)) if (page.length > 0) return true
+  return false
+}
+
+async function exclusive(fs: Fs): Promise<AsyncDisposable> {
+  const lock = await fs.lock(`${INDEX_PATH}/open`)
+  if (lock.tryAcquire('exclusive')) return lock
+  await lock[Symbol.asyncDispose]()
+  throw new IndexError('INDEX_LOCKED', 'the store is open: it can be rebuilt only when nobody uses it')
+}
+
+/** All that counts: caches and what earlier repairs replaced do not, but for their names. */
+async function copyIndex(from: Fs, to: Fs): Promise<void> {
+  const pending = await readIfThere(from, PENDING)
+  if (pending !== undefined) await to.writeFile(PENDING, pending)
+  const files: string[] = [`${INDEX_PATH}/control`]
+  for (const name of ['log', 'tables'])
+    for await (const page of from.list(`${INDEX_PATH}/${name}`))
+      for (const entry of page) files.push(`${INDEX_PATH}/${name}/${entry.name}`)
+  for (const file of files) {
+    const bytes = await readIfThere(from, file)
+    if (bytes !== undefined) await to.writeFile(file, bytes)
+  }
+  const newest = await newestRepair(from)
+  if (newest !== undefined) await to.writeFile(`${INDEX_PATH}/${newest}/tables/copied`, new Uint8Array(0))
+}
+
+async function readIfThere(fs: Fs, path: string): Promise<Uint8Array | undefined> {
+  try {
+    return await fs.readFile(path)
+  } catch (error) {
+    if (error instanceof FsError && error.code === 'FS_NOT_FOUND') return undefined
+    throw error
+  }
+}
+
+/** Name of the newest directory of replaced files: of those that had more than a control file. */
+async function newestRepair(fs: Fs): Promise<string | undefined> {
+  const names: string[] = []
+  for await (const page of fs.list(INDEX_PATH))
+    for (const { name, kind } of page) if (kind === 'directory' && REPAIR_DIRECTORY.test(name)) names.push(name)
+  for (const name of names.sort().reverse())
+    for (const part of ['tables', 'log'])
+      for await (const page of fs.list(`${INDEX_PATH}/${name}/${part}`)) if (page.length > 0) return name
+  return undefined
+}
+
+interface Settings {
+  readonly now: () => number
+  readonly random: (bytes: Uint8Array) => void
+  readonly isDryRun: boolean
+}
+
+class Rebuild {
+  readonly #fs: Fs
+  readonly #format: BoxFormat
+  readonly #settings: Settings
+  #evidence: Evidence = { isLossy: false, lostRows: false }
+  /** What a repair replaced that was not part of a rebuild. */
+  #untold: string | undefined
+
+  constructor(fs: Fs, format: BoxFormat, settings: Settings) {
+    this.#fs = fs
+    this.#format = format
+    this.#settings = settings
+  }
+
+  async *run(): AsyncGenerator<readonly RebuildRecord[]> {
+    const pending = await readIfThere(this.#fs, PENDING)
+    const left = Buffer.from(pending ?? []).toString()
+    this.#learn({ isLossy: left.includes(LOSSY), lostRows: left.includes(LOST_ROWS) })
+    if (pending === undefined) this.#untold = await newestRepair(this.#fs)
+    yield* this.#repairIndex()
+    const { now, random } = this.#settings
+    await using index = await openIndex(this.#fs, INDEX_PATH, { create: true, alone: true, now, random })
+    yield* this.#fit(index)
+    // A file of which nothing is known is none that somebody else needs.
+    await this.#forget()
+  }
+
+  #learn({ isLossy, lostRows }: Evidence): void {
+    const before = this.#evidence
+    this.#evidence = { isLossy: before.isLossy || isLossy, lostRows: before.lostRows || lostRows }
+  }
+
+  /** What the index knows by itself. */
+  async *#repairIndex(): AsyncGenerator<readonly RebuildRecord[]> {
+    const { now, random } = this.#settings
+    const repair: RepairOptions = { now, random, anew: (id) => this.#columnsOf(id) }
+    if (!(await isIndex(this.#fs))) {
+      this.#learn({ isLossy: true, lostRows: true })
+      await this.#note()
+      yield [record('lost', 'index', 'missing', 'none', 'made anew from the messages', { file: INDEX_PATH })]
+      return
+    }
+    let isDamaged = false
+    try {
+      for await (const page of repairIndex(this.#fs, INDEX_PATH, { ...repair, dryRun: true }))
+        for (const { kind, table, field } of page) {
+          if (kind === 'note' || field === 'cache') continue
+          isDamaged = true
+          if (kind !== 'lost') continue
+          const isMailbox = table !== undefined && guidOfTable(table) !== undefined
+          this.#learn({ isLossy: true, lostRows: isMailbox || table === TREE_TABLE || table === undefined })
+        }
+    } catch (error) {
+      if (!(error instanceof IndexError && error.code === 'INDEX_CORRUPT')) throw error
+      this.#learn({ isLossy: true, lostRows: true })
+      await this.#note()
+      yield [record('lost', 'index', 'damaged', 'none', `${error.message}; made anew`, { file: INDEX_PATH })]
+      await this.#setAside()
+      return
+    }
+    if (isDamaged) await this.#note()
+    for await (const page of repairIndex(this.#fs, INDEX_PATH, isDamaged ? repair : { ...repair, dryRun: true }))
+      yield page.map(ofRepair)
+  }
+
+  #columnsOf(id: string): readonly ColumnSpec[] | undefined {
+    if (id === TREE_TABLE) return []
+    if (id === BOX_TABLE) return [...this.#format.columns, { name: BOX_USES_COLUMN, bytes: 4 }]
+    return guidOfTable(id) === undefined ? undefined : MAILBOX_COLUMNS
+  }
+
+  /** Says what is lost, for whoever goes on if this rebuild does not. */
+  async #note(): Promise<void> {
+    const { isLossy, lostRows } = this.#evidence
+    const lines = [isLossy ? LOSSY : '', lostRows ? LOST_ROWS : ''].filter((line) => line !== '')
+    await this.#fs.writeFile(PENDING, Buffer.from(lines.map((line) => `${line}\n`).join('')))
+  }
+
+  async #forget(): Promise<void> {
+    if ((await this.#fs.stat(PENDING)) === undefined) return
+    await this.#fs.remove(PENDING)
+    await this.#fs.syncDirectory('')
+  }
+
+  /** Files of an index that nothing names: kept, out of the way. */
+  async #setAside(): Promise<void> {
+    const fs = this.#fs
+    const stamp = new Date(this.#settings.now()).toISOString().replace(/[:.]/g, '-')
+    for (const name of ['log', 'tables']) {
+      const files: string[] = []
+      for await (const page of fs.list(`${INDEX_PATH}/${name}`)) for (const entry of page) files.push(entry.name)
+      for (const file of files) {
+        const from = `${INDEX_PATH}/${name}/${file}`
+        await fs.writeFile(`${INDEX_PATH}/repair-${stamp}/${name}/${file}`, await fs.readFile(from))
+        await fs.remove(from)
+      }
+      await fs.syncDirectory(`${INDEX_PATH}/${name}`)
+    }
+    const control = `${INDEX_PATH}/control`
+    if ((await fs.stat(control)) !== undefined) await fs.remove(control)
+    await fs.syncDirectory(INDEX_PATH)
+  }
+
+  /** Makes rows and messages fit. */
+  async *#fit(index: Index): AsyncGenerator<readonly RebuildRecord[]> {
+    const { now, random } = this.#settings
+    const records: RebuildRecord[] = []
+    await using opened = new AsyncDisposableStack()
+    const tree = index.info(TREE_TABLE) === undefined ? undefined : await index.open(TREE_TABLE)
+    const boxTable = index.info(BOX_TABLE) === undefined ? undefined : await index.open(BOX_TABLE)
+    if (tree !== undefined) opened.use(tree)
+    if (boxTable !== undefined) {
+      opened.use(boxTable)
+      await boxTable.view.load([...this.#format.columns.map(({ name }) => name), BOX_USES_COLUMN])
+    }
+    const known = tree?.view.values.get(KEY_BOX)
+    if (known !== undefined && Buffer.from(known).toString() !== this.#format.name)
+      throw new StoreError(
+        'STORE_UNAVAILABLE',
+        `the store's messages are in the format ${Buffer.from(known).toString()}, not ${this.#format.name}`,
+      )
+    const rebuilt = Buffer.from(tree?.view.values.get(KEY_REBUILT) ?? []).toString()
+    // Somebody repaired the index and told nobody what was lost.
+    if (this.#untold !== undefined && this.#untold > rebuilt) this.#learn({ isLossy: true, lostRows: true })
+    if (tree === undefined || boxTable === undefined) this.#learn({ isLossy: true, lostRows: tree === undefined })
+
+    await using box = await this.#format.open(readingHost(index, boxTable))
+    const found = new FoundMessages(this.#format.columns)
+    yield* found.read(box)
+
+    await using tx = index.begin()
+    const uidValidity = Math.max(1, Math.floor(now() / 1000))
+    if (tree === undefined) tx.createTable({ id: TREE_TABLE, columns: [], uidValidity })
+    if (boxTable === undefined) tx.createTable({ id: BOX_TABLE, columns: this.#columnsOf(BOX_TABLE)!, uidValidity })
+    const guid = (): string => {
+      const bytes = new Uint8Array(16)
+      random(bytes)
+      return Buffer.from(bytes).toString('hex')
+    }
+    await using mailboxes = new Mailboxes(index, tx, records, { now, guid })
+    await mailboxes.open(tree)
+    mailboxes.nameTables(found)
+    if (mailboxes.lostTable || mailboxes.wereLost) this.#learn({ isLossy: true, lostRows: true })
+    const plan = new Plan({ tx, found, mailboxes, box: boxTable, evidence: this.#evidence, now: now(), records })
+    plan.decide()
+    const values = new Map([[KEY_BOX, Buffer.from(this.#format.name)]])
+    const repaired = await newestRepair(this.#fs)
+    if (repaired !== undefined && repaired > rebuilt) values.set(KEY_REBUILT, Buffer.from(repaired))
+    mailboxes.finish(values)
+    await tx.commit()
+    yield [...records, ...plan.settle()]
+    if (!this.#settings.isDryRun && boxTable !== undefined) await box.journal?.()
+  }
+}
+
+/** What the box sees while it only reads. */
+function readingHost(index: Index, table: Table | undefined): BoxHost {
+  return {
+    table: table ?? { id: BOX_TABLE, view: NO_ROWS },
+    transact: () => Promise.reject(new TypeError('a box changes nothing while its store is rebuilt')),
+    refresh: () => index.refresh(),
+  }
+}
+
+const NO_ROWS: BoxTableView = {
+  count: 0,
+  uid: () => 0,
+  rowOf: () => -1,
+  extension: () => ({ number: () => 0, value: () => new Uint8Array(0) }),
+}
