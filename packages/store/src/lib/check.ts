@@ -86,7 +86,7 @@ function ofBox({ severity, kind, file, offset, message }: BoxFinding): StoreFind
 /** Names, tables, UIDVALIDITY. */
 function* checkTree(core: Core): Generator<readonly StoreFinding[], void, undefined> {
   const { index, tree } = core
-  const { byGuid, byName, damaged } = tree.state
+  const { byGuid, byName, damaged, imports } = tree.state
   const found: StoreFinding[] = []
   for (const key of damaged)
     found.push(finding('tree-entry', `the entry ${key} cannot be read, or its name is another mailbox's too`))
@@ -102,12 +102,24 @@ function* checkTree(core: Core): Generator<readonly StoreFinding[], void, undefi
         }),
       )
     const other = validities.get(uidValidity)
+    // Of two that were imported it may be so; their names should not be exchanged, then.
     if (other !== undefined)
-      found.push(finding('uidvalidity', `UIDVALIDITY ${uidValidity} is that of ${other} too`, { mailbox: name }))
+      found.push(
+        finding('uidvalidity', `UIDVALIDITY ${uidValidity} is that of ${other} too`, {
+          severity: 'note',
+          mailbox: name,
+        }),
+      )
     validities.set(uidValidity, name)
+  }
+  for (const { guid, name } of imports.values()) {
+    const count = index.info(mailboxTable(guid))?.count ?? 0
+    const message = `an import of ${name} is not finished (${count} messages): the same import goes on with it`
+    found.push(finding('import-unfinished', message, { severity: 'note', mailbox: name }))
   }
   for (const { id } of index.tables) {
     const guid = guidOfTable(id)
+    if (guid !== undefined && imports.has(guid)) continue
     if (guid === undefined ? id !== TREE_TABLE && id !== BOX_TABLE : !byGuid.has(guid))
       found.push(finding('dangling-table', `no mailbox has the table ${id}`))
   }
@@ -132,10 +144,12 @@ async function viewsOf(
   page: StoreFinding[],
 ): Promise<Views> {
   for (let attempt = 1; ; attempt++) {
-    const { state, sorted } = core.tree
+    const { state } = core.tree
+    // Rows of mailboxes that are being imported name messages too.
+    const all = [...core.tree.sorted, ...state.imports.values()]
     const found: StoreFinding[] = []
     const opened: { entry: Entry; table: Table }[] = []
-    for (const entry of sorted) {
+    for (const entry of all) {
       const lease = await acquire(core, entry, found)
       if (lease !== undefined) opened.push({ entry, table: leases.use(lease).table })
     }
@@ -146,7 +160,7 @@ async function viewsOf(
     return {
       box: boxTable.view,
       mailboxes: opened.map(({ entry, table }) => ({ entry, table, view: table.view })),
-      complete: same && opened.length === sorted.length,
+      complete: same && opened.length === all.length,
     }
   }
 }

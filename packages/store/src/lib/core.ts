@@ -21,6 +21,8 @@ import {
 const MiB = 1024 * 1024
 /** Times a change is decided again because another process was faster. */
 export const ATTEMPTS_MAX = 32
+/** Higher ones from elsewhere leave no room for those that follow, and are not followed. */
+const VALIDITY_KEPT_MAX = 2 ** 32 - 2 ** 24
 /** Random bytes drawn at once: 256 GUIDs. */
 const RANDOM_BYTES = 4096
 
@@ -66,6 +68,8 @@ export interface TreeChange {
   readonly state: TreeState
   /** A UIDVALIDITY that no mailbox of this store ever had. */
   nextValidity(): number
+  /** A mailbox from elsewhere keeps this one: none that is made later gets it. */
+  keepValidity(uidValidity: number): void
 }
 
 export class Core {
@@ -194,7 +198,10 @@ export class Core {
           validity = Math.max(validity + 1, Math.floor(this.settings.now() / 1000))
           return validity
         }
-        const result = await decide({ tx, state, nextValidity })
+        const keepValidity = (given: number): void => {
+          if (given <= VALIDITY_KEPT_MAX) validity = Math.max(validity, given)
+        }
+        const result = await decide({ tx, state, nextValidity, keepValidity })
         if (validity !== last) tx.setValue(TREE_TABLE, KEY_VALIDITY, encodeNumber(validity, 4))
         await tx.commit()
         return result

@@ -8,7 +8,7 @@
  *
  * A failure anywhere before the frame is durable leaves bytes that no row names: purge reclaims them.
  */
-import type { BoxBatch, BoxSaved } from '@mailstead/box'
+import type { BoxBatch, BoxMetadata, BoxSaved } from '@mailstead/box'
 import type { AppendedRow, CacheEntry } from '@mailstead/index'
 import { MessageScanner, type MessageStructure, scanMessage } from '@mailstead/message'
 import {
@@ -62,6 +62,71 @@ export function computeFields(
   return fields
 }
 
+export interface Kept {
+  readonly saved: BoxSaved
+  readonly structure: MessageStructure
+}
+
+/**
+ * Hands a message to a box and scans it meanwhile. STORE_LIMIT if it is too large: what the box has of it is placed nowhere, dead
+ * bytes. What the source throws is the caller's own.
+ */
+export async function keep(
+  core: Core,
+  box: BoxBatch,
+  source: Uint8Array | AsyncIterable<Uint8Array>,
+  metadata: BoxMetadata,
+): Promise<Kept> {
+  const { messageMax } = core.settings
+  let structure: MessageStructure
+  let saved: BoxSaved
+  if (source instanceof Uint8Array) {
+    if (source.length > messageMax) throw tooLarge(messageMax)
+    structure = scanMessage(source)
+    if (structure.size > messageMax) throw tooLarge(messageMax)
+    saved = await save(box, source, metadata)
+  } else {
+    const scanner = new MessageScanner()
+    let failure: { readonly error: unknown } | undefined
+    const scanned = async function* (): AsyncGenerator<Uint8Array, void, undefined> {
+      let size = 0
+      try {
+        for await (const chunk of source) {
+          size += chunk.length
+          if (size > messageMax) throw tooLarge(messageMax)
+          scanner.push(chunk)
+          yield chunk
+        }
+      } catch (error) {
+        failure = { error }
+        throw error
+      }
+    }
+    try {
+      saved = await save(box, scanned(), metadata)
+    } catch (error) {
+      // However the box passes it on.
+      throw failure === undefined ? error : failure.error
+    }
+    structure = scanner.finish()
+    if (structure.size > messageMax) throw tooLarge(messageMax)
+  }
+  if (saved.size !== structure.size) throw new Error(`box and scanner count ${saved.size} and ${structure.size} bytes`)
+  return { saved, structure }
+}
+
+async function save(
+  box: BoxBatch,
+  source: Uint8Array | AsyncIterable<Uint8Array>,
+  metadata: BoxMetadata,
+): Promise<BoxSaved> {
+  try {
+    return await box.save(source, metadata)
+  } catch (error) {
+    throw storeError(error, metadata.mailbox)
+  }
+}
+
 export class Batch implements SaveBatch {
   readonly #core: Core
   readonly #box: BoxBatch
@@ -84,7 +149,6 @@ export class Batch implements SaveBatch {
     core.mustBeOpen()
     if (this.#state !== 'open') throw new TypeError('add() after commit() or disposal')
     if (into.length === 0) throw new TypeError('a message without a mailbox to go to')
-    const { messageMax } = core.settings
     const targets: { entry: Entry; target: SaveTarget }[] = []
     for (const target of into) {
       let entry = core.tree.find(target.mailbox)
@@ -103,41 +167,7 @@ export class Batch implements SaveBatch {
     const guid = core.guid()
     const receivedMs = Math.max(0, Math.floor(options.receivedMs ?? core.settings.now()))
     const metadata = { guid, receivedMs, mailbox: targets[0]!.entry.name }
-    let structure: MessageStructure
-    let saved: BoxSaved
-    if (source instanceof Uint8Array) {
-      if (source.length > messageMax) throw tooLarge(messageMax)
-      structure = scanMessage(source)
-      if (structure.size > messageMax) throw tooLarge(messageMax)
-      saved = await this.#keep(source, metadata)
-    } else {
-      const scanner = new MessageScanner()
-      let failure: { readonly error: unknown } | undefined
-      const scanned = async function* (): AsyncGenerator<Uint8Array, void, undefined> {
-        let size = 0
-        try {
-          for await (const chunk of source) {
-            size += chunk.length
-            if (size > messageMax) throw tooLarge(messageMax)
-            scanner.push(chunk)
-            yield chunk
-          }
-        } catch (error) {
-          failure = { error }
-          throw error
-        }
-      }
-      try {
-        saved = await this.#keep(scanned(), metadata)
-      } catch (error) {
-        // What the source throws is the caller's own, however the box passes it on.
-        throw failure === undefined ? error : failure.error
-      }
-      structure = scanner.finish()
-      if (structure.size > messageMax) throw tooLarge(messageMax)
-    }
-    if (saved.size !== structure.size)
-      throw new Error(`box and scanner count ${saved.size} and ${structure.size} bytes`)
+    const { saved, structure } = await keep(core, this.#box, source, metadata)
     // Those that were refused after the box had them are not placed: dead bytes.
     this.#computeFields()
     this.#pending.push({ saved, guid, receivedMs, structure, fields: [], targets })
@@ -156,17 +186,6 @@ export class Batch implements SaveBatch {
     const fields = computeFields(this.#core, structure, isWanted)
     for (const [, value] of fields) this.#fieldBytes += value.length
     if (this.#fieldBytes <= BATCH_FIELDS_MAX) last.fields = fields
-  }
-
-  async #keep(
-    source: Uint8Array | AsyncIterable<Uint8Array>,
-    metadata: { guid: Uint8Array; receivedMs: number; mailbox: string },
-  ): Promise<BoxSaved> {
-    try {
-      return await this.#box.save(source, metadata)
-    } catch (error) {
-      throw storeError(error, metadata.mailbox)
-    }
   }
 
   async commit(): Promise<readonly Saved[]> {

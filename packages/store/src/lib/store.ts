@@ -129,6 +129,7 @@ async function openTables(
         values: new Map(),
         byName: new Map(),
         byGuid: new Map(),
+        imports: new Map(),
         subscriptions: new Set<string>(),
         damaged: [],
       }
@@ -137,7 +138,7 @@ async function openTables(
         settings.random(bytes)
         return bytes
       }
-      addMailbox({ guid, settings }, { tx, state, nextValidity: () => uidValidity }, INBOX)
+      addMailbox({ guid, settings }, { tx, state, nextValidity: () => uidValidity, keepValidity: () => {} }, INBOX)
       await tx.commit()
     } catch (error) {
       // Another process makes it at the same time.

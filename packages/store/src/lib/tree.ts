@@ -4,6 +4,7 @@
  * FORMAT   key          value (integers little-endian; text: varint length, UTF-8)
  *          m/<GUID>     a mailbox, GUID as 32 hex digits: version u8 (0), uidValidity u32, created u48 (milliseconds
  *                       since the epoch), name text, special use text (empty: none)
+ *          i/<GUID>     a mailbox that is being imported, in the same form: it has a table already, and no name yet
  *          s/<name>     a subscription: no bytes
  *          version      u48, one more with each change of mailboxes
  *          validity     u32, the last UIDVALIDITY given
@@ -36,6 +37,7 @@ export const KEY_BOX = 'box'
 export const KEY_ROOT = 'root'
 export const KEY_REBUILT = 'rebuilt'
 const MAILBOX = 'm/'
+const IMPORT = 'i/'
 const SUBSCRIPTION = 's/'
 const TABLE = 'mailbox-'
 const ENTRY_VERSION = 0
@@ -53,6 +55,9 @@ export interface Entry {
 
 export function mailboxKey(guid: string): string {
   return MAILBOX + guid
+}
+export function importKey(guid: string): string {
+  return IMPORT + guid
 }
 export function subscriptionKey(name: string): string {
   return SUBSCRIPTION + name
@@ -107,6 +112,8 @@ export interface TreeState {
   readonly values: ReadonlyMap<string, Uint8Array>
   readonly byName: ReadonlyMap<string, Entry>
   readonly byGuid: ReadonlyMap<string, Entry>
+  /** Mailboxes that are being imported, and that nobody sees yet, by GUID. */
+  readonly imports: ReadonlyMap<string, Entry>
   readonly subscriptions: ReadonlySet<string>
   /** Keys whose values cannot be read, and mailboxes whose name another has too. */
   readonly damaged: readonly string[]
@@ -149,17 +156,23 @@ export class Tree {
   #decode(values: ReadonlyMap<string, Uint8Array>): TreeState {
     const byName = new Map<string, Entry>()
     const byGuid = new Map<string, Entry>()
+    const imports = new Map<string, Entry>()
     const subscriptions = new Set<string>()
     const damaged: string[] = []
     const before = this.#entries
     this.#entries = new Map()
     for (const [key, value] of values) {
       if (key.startsWith(SUBSCRIPTION)) subscriptions.add(key.slice(SUBSCRIPTION.length))
-      if (!key.startsWith(MAILBOX)) continue
+      const imported = key.startsWith(IMPORT)
+      if (!imported && !key.startsWith(MAILBOX)) continue
       let known = before.get(key)
       if (known?.value !== value) known = { value, entry: decodeEntry(key.slice(MAILBOX.length), value) }
       this.#entries.set(key, known)
       const { entry } = known
+      if (imported && entry !== undefined) {
+        imports.set(entry.guid, entry)
+        continue
+      }
       if (entry === undefined || byName.has(entry.name)) {
         damaged.push(key)
         continue
@@ -167,6 +180,6 @@ export class Tree {
       byName.set(entry.name, entry)
       byGuid.set(entry.guid, entry)
     }
-    return { values, byName, byGuid, subscriptions, damaged }
+    return { values, byName, byGuid, imports, subscriptions, damaged }
   }
 }
