@@ -5,15 +5,17 @@
  * ended by CRLF (V). Parts in files are checked by their size and, where it is one, by the hash in their names.
  */
 import { BoxError } from '@mailstead/box'
+import { magicOf } from '../compress.ts'
+import { expanded } from '../compress-foreign.ts'
 import { countLoneLf } from '../count.ts'
 import { type AttachmentPlace, externalPart } from './attachment.ts'
 import type { DboxRecord } from './dbox-record.ts'
-import { decompressed, compressionOf, MAGIC_BYTES } from './decompress.ts'
+import { compressionOf } from './decompress.ts'
 import { type OpenedFile, readAt } from './root.ts'
 
 const PIECE_BYTES: number = 64 * 1024
-const XZ_MAGIC = Buffer.from('\xfd7zXZ\0', 'latin1')
-const LZ4_MAGIC = Buffer.from('Dovecot-LZ4\x0d\x2a\x9b\xc5', 'latin1')
+/** As many bytes as the longest beginning of a compressed or encrypted body. */
+const MAGIC_BYTES = 16
 const CRYPT_MAGIC = Buffer.from('CRYPTED\x03\x07', 'latin1')
 
 /** Where a message is, and where its external parts are. */
@@ -99,49 +101,35 @@ async function* connected(place: BodyPlace, stored: Counter, fail: Fail): AsyncG
 
 /** What is stored in the file itself, decompressed. */
 async function* inlineBytes(
-  { file, record }: BodyPlace,
+  place: BodyPlace,
   stored: Counter,
   fail: Fail,
 ): AsyncGenerator<Uint8Array, void, undefined> {
+  const { file, record } = place
   const { bodyAt, storedSize, plainSize, parts } = record
   // Without Z the size did not change, so nothing was compressed, whatever a message may begin with.
-  const first =
-    plainSize === storedSize ? EMPTY : await readAt(file.file, bodyAt, Math.min(LZ4_MAGIC.length, storedSize))
-  const unknown = unsupported(first)
-  if (unknown !== undefined)
-    throw new BoxError('BOX_DAMAGED', `${unknown} is not read: ${file.shown} at ${record.offset}`, {
-      file: file.shown,
-      offset: record.offset,
-    })
-  const compression = compressionOf(first.subarray(0, Math.max(MAGIC_BYTES, first.length)))
-  if (compression === undefined) {
-    yield* storedBytes(file, bodyAt, storedSize, stored, fail)
+  const first = plainSize === storedSize ? EMPTY : await readAt(file.file, bodyAt, Math.min(MAGIC_BYTES, storedSize))
+  const source = storedBytes(file, bodyAt, storedSize, stored, fail)
+  if (Buffer.compare(first.subarray(0, CRYPT_MAGIC.length), CRYPT_MAGIC) === 0)
+    throw unsupported(place, 'it is encrypted')
+  const magic = magicOf(first)
+  if (magic === undefined) {
+    yield* source
     return
   }
+  if (compressionOf(first) === undefined) throw unsupported(place, `it is compressed with ${magic}`)
   let external = 0
   for (const part of parts!) external += part.size
-  let bytes = 0
-  try {
-    for await (const piece of decompressed(storedBytes(file, bodyAt, storedSize, stored, fail))) {
-      bytes += piece.length
-      if (bytes > plainSize - external) throw fail('it decompresses to more than was compressed')
-      yield piece
-    }
-  } catch (error) {
-    if (error instanceof BoxError && error.file === undefined)
-      throw fail(`${error.message}: it does not decompress`, error)
-    throw error
-  }
+  yield* expanded(source, plainSize - external, fail)
 }
 
 const EMPTY = new Uint8Array(0)
 
-function unsupported(first: Uint8Array): string | undefined {
-  const begins = (magic: Uint8Array): boolean => Buffer.compare(first.subarray(0, magic.length), magic) === 0
-  if (begins(XZ_MAGIC)) return 'a message compressed with xz'
-  if (begins(LZ4_MAGIC)) return 'a message compressed with lz4'
-  if (begins(CRYPT_MAGIC)) return 'an encrypted message'
-  return undefined
+function unsupported({ file, record }: BodyPlace, what: string): BoxError {
+  return new BoxError('BOX_UNSUPPORTED', `${what}, which is not read: ${file.shown} at ${record.offset}`, {
+    file: file.shown,
+    offset: record.offset,
+  })
 }
 
 async function* storedBytes(

@@ -28,20 +28,38 @@ export class FilePool implements AsyncDisposable {
 
   /** Runs `use` with the file, or with undefined if there is none. */
   async with<T>(root: NamedRoot, name: string, use: (file: PooledFile | undefined) => Promise<T>): Promise<T> {
+    const lent = await this.lend(root, name)
+    try {
+      return await use(lent.file)
+    } finally {
+      await lent.release()
+    }
+  }
+
+  /** The file, or undefined if there is none, until it is released. */
+  async lend(
+    root: NamedRoot,
+    name: string,
+  ): Promise<{ readonly file: PooledFile | undefined; release(): Promise<void> }> {
     const key = join(root.shown, name)
     if (this.#closed) throw new TypeError('the store is closed')
-    let entry = this.#entries.get(key)
-    if (entry === undefined) {
-      entry = { opened: this.#open(root, name), users: 0 }
-    } else this.#entries.delete(key)
+    const entry = this.#entries.get(key) ?? { opened: this.#open(root, name), users: 0 }
     // The newest is the last to go.
+    this.#entries.delete(key)
     this.#entries.set(key, entry)
     entry.users++
-    try {
-      return await use(await entry.opened)
-    } finally {
+    const release = async (): Promise<void> => {
       entry.users--
       await this.#trim()
+    }
+    try {
+      const file = await entry.opened
+      // What is not there may be there the next time.
+      if (file === undefined) this.#entries.delete(key)
+      return { file, release }
+    } catch (error) {
+      this.#entries.delete(key)
+      throw error
     }
   }
 

@@ -1,0 +1,168 @@
+/**
+ * Which mailboxes a dbox store has: its directories, and what the index of the list of mailboxes says of them.
+ *
+ * A mailbox is a directory with a `dbox-Mails` in it, below `mailboxes`, named in modified UTF-7; a directory without one only
+ * holds others. Where the list index is the list (`mailbox_list_layout=index`), directories are named by GUID.
+ */
+import { storedName } from './stored-name.ts'
+import { u32 } from './binary.ts'
+import type { Faults } from './fault.ts'
+import type { MailIndex } from './mail-index.ts'
+import { readIndex } from './read-index.ts'
+import { below, join, type NamedRoot, namesIn } from './root.ts'
+
+export const MAILBOXES = 'mailboxes'
+export const MAILS = 'dbox-Mails'
+const LIST_INDEX = 'dovecot.list.index'
+const DEPTH_MAX = 64
+/** Most mailboxes of one store. */
+export const MAILBOXES_MAX = 100_000
+const NONEXISTENT = 0x04
+const NO_SELECT = 0x10
+
+/** What the list index says of a mailbox. */
+export interface ListedMailbox {
+  /** As on disk, parts joined by `/`. */
+  readonly storageName: string
+  readonly selectable: boolean
+  readonly guid: Uint8Array | undefined
+  readonly uidValidity: number | undefined
+  /** Size of its log when it was last looked at, and when that was (seconds); 0 if unknown. */
+  readonly logSize: number
+  readonly logTime: number
+}
+
+export interface FoundMailbox {
+  readonly storageName: string
+  /** Below `mailboxes`. */
+  readonly directory: string
+  readonly selectable: boolean
+  readonly listed: ListedMailbox | undefined
+  /** False for one that only the list knows. */
+  readonly exists: boolean
+}
+
+/** All mailboxes. `roots`: every root that may have directories of mailboxes, the store first. */
+export async function findMailboxes(
+  roots: readonly NamedRoot[],
+  index: NamedRoot,
+  faults: Faults,
+): Promise<readonly FoundMailbox[]> {
+  const directories = new Map<string, boolean>()
+  for (const root of roots) await walk(below(root, MAILBOXES), '', directories, faults, 0)
+  const read = await readIndex(index, LIST_INDEX, faults)
+  const listed = read === undefined ? [] : readList(read.index, faults, join(index.shown, LIST_INDEX))
+  const byName = new Map(listed.map((mailbox) => [mailbox.storageName, mailbox]))
+  const byGuid = new Map(
+    listed.flatMap((mailbox) => (mailbox.guid === undefined ? [] : [[hex(mailbox.guid), mailbox] as const])),
+  )
+  const found = new Map<string, FoundMailbox>()
+  for (const [directory, selectable] of directories) {
+    const known = byName.get(directory) ?? (/^[0-9a-f]{32}$/.test(directory) ? byGuid.get(directory) : undefined)
+    const storageName = known?.storageName ?? directory
+    found.set(storageName, { storageName, directory, selectable, listed: known, exists: true })
+  }
+  for (const mailbox of listed) {
+    if (found.has(mailbox.storageName)) continue
+    const { storageName, selectable } = mailbox
+    if (selectable)
+      faults.add('mailbox-lost', 'the list knows this mailbox, but it has no directory', {
+        mailbox: mailboxName(storageName),
+      })
+    found.set(storageName, { storageName, directory: storageName, selectable, listed: mailbox, exists: false })
+  }
+  return [...found.values()]
+}
+
+/** A name on disk in Unicode; what is no modified UTF-7 is taken as it is. */
+export function mailboxName(storageName: string): string {
+  return storageName
+    .split('/')
+    .map((part) => storedName(part).name)
+    .join('/')
+}
+
+/** Collects directories with (true) and above (false) a `dbox-Mails`. Resolves to whether there is one at or below this one. */
+async function walk(
+  directory: NamedRoot,
+  path: string,
+  found: Map<string, boolean>,
+  faults: Faults,
+  depth: number,
+): Promise<boolean> {
+  if (depth > DEPTH_MAX || found.size >= MAILBOXES_MAX) {
+    faults.add('too-many', 'directories this deep, or this many, are not read', { file: directory.shown })
+    return false
+  }
+  let any = false
+  let selectable = false
+  for (const name of await namesIn(directory, 'directory', faults)) {
+    if (name === MAILS && path !== '') selectable = true
+    else if (await walk(below(directory, name), join(path, name), found, faults, depth + 1)) any = true
+  }
+  if (path !== '' && (selectable || any)) found.set(path, selectable || found.get(path) === true)
+  return selectable || any
+}
+
+/** Nodes of the list: name, parent, GUID and UIDVALIDITY of each. */
+function readList(index: MailIndex, faults: Faults, file: string): readonly ListedMailbox[] {
+  const list = index.extension('list')
+  if (list === undefined || list.stride !== 28) return []
+  const names = readNames(list.header, index.little)
+  const sync = index.extension('index sync')
+  const found: ListedMailbox[] = []
+  for (let row = 0; row < index.count && found.length < MAILBOXES_MAX; row++) {
+    if (index.gone[row] !== 0) continue
+    const storageName = pathOf(index, row, names)
+    if (storageName === undefined) {
+      faults.add('list-damaged', `a mailbox of the list has no name`, { file, uid: index.uids[row]! })
+      continue
+    }
+    const data = index.data(list, row)
+    const guid = data.subarray(8, 24)
+    const uidValidity = data.length < 28 ? 0 : u32(data, 24, index.little)
+    const synced = sync === undefined ? new Uint8Array(0) : index.data(sync, row)
+    found.push({
+      storageName,
+      selectable: (index.flags[row]! & (NONEXISTENT | NO_SELECT)) === 0,
+      guid: guid.length < 16 || guid.every((byte) => byte === 0) ? undefined : Uint8Array.from(guid),
+      uidValidity: uidValidity === 0 ? undefined : uidValidity,
+      logSize: synced.length < 8 ? 0 : u32(synced, 0, index.little),
+      logTime: synced.length < 8 ? 0 : u32(synced, 4, index.little),
+    })
+  }
+  return found
+}
+
+/** A byte, then {u32 id, name, NUL} until an id of 0. */
+function readNames(header: Uint8Array, little: boolean): ReadonlyMap<number, string> {
+  const names = new Map<number, string>()
+  for (let at = 1; at + 5 <= header.length; ) {
+    const id = u32(header, at, little)
+    const end = header.indexOf(0, at + 4)
+    if (id === 0 || end < 0) break
+    names.set(id, Buffer.from(header.subarray(at + 4, end)).toString())
+    at = end + 1
+  }
+  return names
+}
+
+function pathOf(index: MailIndex, start: number, names: ReadonlyMap<number, string>): string | undefined {
+  const list = index.extension('list')!
+  const parts: string[] = []
+  for (let row = start; parts.length < DEPTH_MAX; ) {
+    const data = index.data(list, row)
+    const name = data.length < 28 ? undefined : names.get(u32(data, 0, index.little))
+    if (name === undefined || name === '' || name === '.' || name === '..' || name.includes('/')) return undefined
+    parts.unshift(name)
+    const parent = u32(data, 4, index.little)
+    if (parent === 0) return parts.join('/')
+    row = index.rowOf(parent)
+    if (row < 0) return undefined
+  }
+  return undefined
+}
+
+function hex(bytes: Uint8Array): string {
+  return Buffer.from(bytes).toString('hex')
+}
