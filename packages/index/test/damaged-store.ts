@@ -14,9 +14,25 @@ import { IndexError } from '../src/lib/error.ts'
 import { openIndex } from '../src/lib/open-index.ts'
 import { repairIndex, type RepairOptions } from '../src/lib/repair.ts'
 import type { RepairRecord } from '../src/lib/repair-record.ts'
+import { OBJECTS } from './image-fs.ts'
 import { createBoxAndInbox } from './schema.ts'
 
 export const path = 'store'
+
+/** What the log is kept in. */
+export const media = ['file', 'objects'] as const
+
+/** An empty file system for one of them. */
+export function emptyFs(medium: (typeof media)[number]): Fs {
+  return memoryFs(medium === 'objects' ? OBJECTS : {})
+}
+
+/** Of a log in objects, which are many, some segments, and the last; and every other file. */
+export function someOf(files: readonly string[], random: (below: number) => number): string[] {
+  const logs = files.filter((file) => file.endsWith('.log'))
+  const some = new Set([...Array.from({ length: 5 }, () => logs[random(logs.length)]!), logs.at(-1)!])
+  return files.filter((file) => !file.endsWith('.log') || some.has(file))
+}
 
 export function randomOf(seed: number): (below: number) => number {
   let state = seed * 7919 + 1
@@ -156,8 +172,9 @@ export async function filesOf(fs: Fs, directory: string = path): Promise<string[
   return files.sort()
 }
 
+/** Files of a file system on another of the same kind. */
 export async function copyTo(from: Fs, files: readonly string[]): Promise<Fs> {
-  const fs = memoryFs()
+  const fs = memoryFs(from.supports)
   for (const file of files) {
     await fs.makeDirectory(file.slice(0, file.lastIndexOf('/')))
     await fs.writeFile(file, await from.readFile(file))

@@ -111,7 +111,11 @@ export function openControl(uuid: Uint8Array): Control {
 }
 
 /** What is said of a log that ends at `tail`. `directory` is the checksum of its list of tables. */
-export function sealedControl(uuid: Uint8Array, tail: LogTail, directory: number): Control {
+export function sealedControl(
+  uuid: Uint8Array,
+  tail: Pick<LogTail, 'segment' | 'offset' | 'next' | 'chain'>,
+  directory: number,
+): Control {
   const { segment, offset, next, chain } = tail
   return { state: 'sealed', sequence: 0, uuid, segment, length: offset, lastFrame: next - 1, chain, directory }
 }

@@ -65,7 +65,7 @@ export class ObjectLog implements LogMedium {
     try {
       await fs.writeFile(`${prefix}control`, bytes, { ifAbsent: true })
     } catch (error) {
-      if (!lost(error)) throw error
+      if (!cameSecond(error)) throw error
     }
   }
 
@@ -135,10 +135,11 @@ export class ObjectLog implements LogMedium {
   async read(from: LogTail): Promise<LogRead> {
     const read = await this.#segments.read(from)
     const anew = this.#segments.begunAnew
+    const goesOn = from.segment === this.tail.segment && from.next === this.tail.next
     // What is known up to here may not be what the repair made of it.
-    if (anew > 0 && from.segment === this.tail.segment && from.next === this.tail.next)
+    if (goesOn && anew > 0)
       throw new IndexError('INDEX_CORRUPT', `a repair began the log anew with segment ${anew}: open the index again`)
-    this.#repairUnfinished = anew > 0
+    if (!goesOn) this.#repairUnfinished = anew > 0
     return read
   }
 
@@ -173,7 +174,7 @@ export class ObjectLog implements LogMedium {
         this.#segments.control = sealed
         return
       } catch (error) {
-        if (!lost(error) || attempt === SEAL_ATTEMPTS) throw error
+        if (!cameSecond(error) || attempt === SEAL_ATTEMPTS) throw error
       }
     }
   }
@@ -210,7 +211,7 @@ export class ObjectLog implements LogMedium {
     try {
       await this.#fs.writeFile(path, whole, { ifAbsent: true })
     } catch (error) {
-      if (lost(error)) return 'conflict'
+      if (cameSecond(error)) return 'conflict'
       if (!(error instanceof FsError) || error.code !== 'FS_UNCERTAIN')
         throw new IndexError('INDEX_WRITE_FAILED', 'the object was not created', { cause: error })
       if ((await this.#resolve(path, whole, error)) === 'conflict') return 'conflict'
@@ -258,7 +259,7 @@ export class ObjectLog implements LogMedium {
   }
 }
 
-/** Somebody else was first. */
-function lost(error: unknown): boolean {
+/** Somebody else was first, or wrote since. */
+export function cameSecond(error: unknown): boolean {
   return error instanceof FsError && (error.code === 'FS_EXISTS' || error.code === 'FS_CONFLICT')
 }

@@ -8,11 +8,13 @@ import {
   faultyFs,
   imageOf,
 } from '@mailstead/fs/faults'
-import { memoryFs } from '@mailstead/fs/memory'
 import { describe, expect, test } from 'vitest'
 import { IndexError } from './error.ts'
 import { repairIndex } from './repair.ts'
+import { mediumOptions } from '../../test/crash-workload.ts'
 import {
+  emptyFs,
+  media,
   path,
   randomOf,
   build,
@@ -29,11 +31,11 @@ const depth = process.env['MAILSTEAD_DEPTH']
 const rounds = depth === 'soak' ? 10_000 : depth === 'ci' ? 4 : 1
 const secondEvery = depth === undefined ? 40 : 15
 
-describe('a repair on storage that fails', () => {
+describe.each(media)('a repair of a log in %s on storage that fails', (medium) => {
   test.each(['EIO', 'ENOSPC'] as const)(
     'says so (%s), at whatever call, and ends the same when it is made again',
     async (fault) => {
-      const whole = memoryFs()
+      const whole = emptyFs(medium)
       await build(whole, 3)
       const files = await filesOf(whole)
       const harmed = await copyTo(whole, files)
@@ -62,17 +64,17 @@ describe('a repair on storage that fails', () => {
         expect(await readAll(fs), `${fault} ${nth}`).toEqual(end)
       }
       expect(told).toBeGreaterThan(0)
-      console.log(`${fault}: ${faults} calls failed, ${told} repairs said so`)
+      console.log(`${medium}, ${fault}: ${faults} calls failed, ${told} repairs said so`)
     },
   )
 })
 
-describe('a repair that is killed', () => {
+describe.each(media)('a repair of a log in %s that is killed', (medium) => {
   test('ends the same when it is made again, at whatever step it was, and if that one is killed too', async () => {
     let states = 0
     let second = 0
     for (let seed = 1; seed <= rounds; seed++) {
-      const whole = memoryFs()
+      const whole = emptyFs(medium)
       await build(whole, seed)
       const files = await filesOf(whole)
       const random = randomOf(seed + 2000)
@@ -85,27 +87,27 @@ describe('a repair that is killed', () => {
         const expected = await copyTo(harmed, await filesOf(harmed))
         await repair(expected)
         const end = await readAll(expected)
-        const during = await statesWhile(image, seed, 2)
+        const during = await statesWhile(medium, image, seed, 2)
         for (const [n, state] of during.entries()) {
           const where = `seed ${seed}, ${kind}, ${state.description}`
           states++
           if (n % secondEvery === 0) {
-            for (const next of await statesWhile(state.image(), seed, 1)) {
+            for (const next of await statesWhile(medium, state.image(), seed, 1)) {
               second++
-              await expectEnd(next.image(), end, `${where}, then ${next.description}`)
+              await expectEnd(medium, next.image(), end, `${where}, then ${next.description}`)
             }
           }
-          await expectEnd(state.image(), end, where)
+          await expectEnd(medium, state.image(), end, where)
         }
       }
     }
-    console.log(`repairs killed ${states} times, and ${second} times again`)
+    console.log(`repairs of ${medium} killed ${states} times, and ${second} times again`)
   })
 
   test.each(['.snap', 'directory'])('on a disk that does not flush %s loses something, and is caught', async (name) => {
     let caught = 0
     for (let seed = 1; seed <= 6 && caught === 0; seed++) {
-      const whole = memoryFs()
+      const whole = emptyFs(medium)
       await build(whole, seed)
       const files = await filesOf(whole)
       const harmed = await copyTo(whole, files)
@@ -116,8 +118,8 @@ describe('a repair that is killed', () => {
       const end = await readAll(harmed)
       const lies: CrashableFsOptions['lies'] = (_, path) => path.endsWith(name) && !path.includes('/repair-')
       // The last states first: what was not flushed is then needed.
-      for (const state of (await statesWhile(image, seed, 3, lies)).toReversed()) {
-        await expectEnd(state.image(), end, 'a lie').catch(() => caught++)
+      for (const state of (await statesWhile(medium, image, seed, 3, lies)).toReversed()) {
+        await expectEnd(medium, state.image(), end, 'a lie').catch(() => caught++)
         if (caught > 0) break
       }
     }
@@ -126,6 +128,7 @@ describe('a repair that is killed', () => {
 })
 
 async function statesWhile(
+  medium: (typeof media)[number],
   image: CrashImage,
   seed: number,
   maxStates: number,
@@ -134,6 +137,7 @@ async function statesWhile(
   const during: CrashState[] = []
   let watching = true
   const fs = crashableFs({
+    ...mediumOptions(medium),
     image,
     lies,
     onChange: (now) => {
@@ -145,8 +149,13 @@ async function statesWhile(
   return during
 }
 
-async function expectEnd(image: CrashImage, end: ReadonlyMap<string, Readable>, where: string): Promise<void> {
-  const fs = crashableFs({ image })
+async function expectEnd(
+  medium: (typeof media)[number],
+  image: CrashImage,
+  end: ReadonlyMap<string, Readable>,
+  where: string,
+): Promise<void> {
+  const fs = crashableFs({ ...mediumOptions(medium), image })
   const records = await repair(fs)
   if (!records.some((one) => one.kind === 'remains')) expect(await damageOf(fs), where).toEqual([])
   expect(await readAll(fs), where).toEqual(end)

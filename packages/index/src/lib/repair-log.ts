@@ -5,10 +5,11 @@
  * Frames are taken as a reader of the log takes them: what may be torn is torn, what was flushed and cannot be read is
  * lost. Headers and trailers of frames whose payload is damaged still say what the tables were afterwards.
  */
-import type { Fs } from '@mailstead/fs'
-import { FsError } from '@mailstead/fs'
+import { toHex } from '@mailstead/bytes'
+import { type Fs, FsError } from '@mailstead/fs'
 import { type Control, readControl } from './control.ts'
-import { FRAME_PART, type FrameTable, payloadIsValid } from './frame.ts'
+import { FRAME_MIN, FRAME_PART, type FrameTable, payloadIsValid } from './frame.ts'
+import { keepsObjects } from './object-log.ts'
 import { scanFrames } from './scan.ts'
 import { readSegmentHeader, SEGMENT_HEADER, type SegmentHeader, segmentName, segmentOfName } from './segment.ts'
 import { readSnapshotHeader, SNAPSHOT_HEADER } from './snapshot.ts'
@@ -57,6 +58,21 @@ export interface Evidence {
   readonly lastFrame: number
 }
 
+interface FoundSegment {
+  readonly segment: number
+  readonly bytes: Uint8Array
+  readonly header: SegmentHeader
+}
+
+/** A segment that a repair began anew, before it wrote the list that names it; nothing was written after its one frame. */
+function isUnfinished({ segment, bytes, header }: FoundSegment, list: TableList | undefined): boolean {
+  if (segment === 1 || header.lengthBefore > 0 || (list !== undefined && list.segment >= segment)) return false
+  const options = { base: 0, salt: header.salt, next: header.firstFrame }
+  return scanFrames(bytes.subarray(SEGMENT_HEADER), options).frames.every(
+    ({ header: { tables } }) => tables.length === 0,
+  )
+}
+
 /** Undefined if nothing says which index this is. */
 export async function gatherEvidence(fs: Fs, prefix: string): Promise<Evidence | undefined> {
   const controlBytes = await readIfThere(fs, `${prefix}control`)
@@ -65,7 +81,7 @@ export async function gatherEvidence(fs: Fs, prefix: string): Promise<Evidence |
   for await (const page of fs.list(`${prefix}log`))
     for (const { name } of page) if (segmentOfName(name) > 0) segments.push(segmentOfName(name))
   segments.sort((a, b) => a - b)
-  const found: { segment: number; bytes: Uint8Array; header: SegmentHeader }[] = []
+  const found: FoundSegment[] = []
   const named: { uuid: Uint8Array }[] = control === undefined ? [] : [control]
   for (const segment of segments) {
     const bytes = await fs.readFile(`${prefix}log/${segmentName(segment)}`)
@@ -82,25 +98,42 @@ export async function gatherEvidence(fs: Fs, prefix: string): Promise<Evidence |
   }
   named.push(...lists)
   if (named.length === 0) named.push(...(await snapshotHeaders(fs, prefix)))
-  const uuid = named[0]?.uuid
+  const uuid = mostNamed(named)
   if (uuid === undefined) return undefined
   const mine = (one: { readonly uuid: Uint8Array }): boolean => Buffer.compare(one.uuid, uuid) === 0
   return readLog(
     prefix,
-    { uuid, control },
+    { uuid, control: control !== undefined && mine(control) ? control : undefined, objects: keepsObjects(fs.supports) },
     lists.filter(mine),
     segments,
     found.filter((one) => mine(one.header)),
   )
 }
 
+/** The index that most files name, the first of them in doubt: one that was put there from elsewhere does not decide. */
+function mostNamed(named: readonly { readonly uuid: Uint8Array }[]): Uint8Array | undefined {
+  const times = new Map<string, number>()
+  for (const { uuid } of named) times.set(toHex(uuid), (times.get(toHex(uuid)) ?? 0) + 1)
+  const most = Math.max(...times.values())
+  return named.find(({ uuid }) => times.get(toHex(uuid)) === most)?.uuid
+}
+
 function readLog(
   prefix: string,
-  { uuid, control }: { readonly uuid: Uint8Array; readonly control: Control | undefined },
-  lists: readonly TableList[],
-  segments: readonly number[],
-  found: readonly { segment: number; bytes: Uint8Array; header: SegmentHeader }[],
+  {
+    uuid,
+    control,
+    objects,
+  }: { readonly uuid: Uint8Array; readonly control: Control | undefined; readonly objects: boolean },
+  allLists: readonly TableList[],
+  allSegments: readonly number[],
+  all: readonly FoundSegment[],
 ): Evidence {
+  // What a repair that was stopped began anew says nothing, and hides nothing of what is before it.
+  const found = all.filter((one) => !isUnfinished(one, allLists[0]))
+  const unfinished = all.filter((one) => !found.includes(one)).map(({ header }) => header)
+  const segments = allSegments.filter((segment) => !unfinished.some((header) => header.segment === segment))
+  const lists = allLists.filter(({ segment }) => !unfinished.some((header) => header.segment === segment))
   const sealedAt = control?.state === 'sealed' ? control : undefined
   const transactions: FoundTransaction[] = []
   const lost: LostFrames[] = []
@@ -108,7 +141,7 @@ function readLog(
   const firstFrame = found[0]?.header.firstFrame ?? Number.POSITIVE_INFINITY
   /** Number of the next frame. */
   let next = found[0]?.header.firstFrame ?? place?.next ?? 1
-  let lastSegment = Math.max(0, ...segments, sealedAt?.segment ?? 0, place?.segment ?? 0)
+  let lastSegment = Math.max(0, ...allSegments, sealedAt?.segment ?? 0, place?.segment ?? 0)
   let parts: Uint8Array[] | undefined = []
   let ended = false
   for (const [i, { segment, bytes, header }] of found.entries()) {
@@ -158,6 +191,11 @@ function readLog(
     }
     next = Math.max(next, before + 1)
     ended = scan.ended
+    if (objects && !ended) {
+      // Whatever is there was of frames.
+      const frames = Math.max(1, Math.floor(scan.rest / FRAME_MIN))
+      lost.push({ first: next, last: next + frames - 1, uids: Math.max(UIDS_LOST_MIN, scan.rest), file })
+    }
   }
   // What the log had at its end.
   const known = Math.max(sealedAt?.lastFrame ?? 0, ...lists.map((list) => list.next - 1))
@@ -169,7 +207,8 @@ function readLog(
     lost.push({
       first: next,
       last: open ? Number.POSITIVE_INFINITY : known,
-      uids: open ? UNKNOWN_LOSS : Math.max(UIDS_LOST_MIN, sealedAt.length),
+      // Nor does the length of the last of several objects.
+      uids: open || objects ? UNKNOWN_LOSS : Math.max(UIDS_LOST_MIN, sealedAt.length),
       file,
     })
   } else if (sealedAt === undefined && (found.length === 0 || endIsMissing()))
@@ -181,25 +220,36 @@ function readLog(
     // The frame of a repair that was stopped changes nothing.
     sealed: sealedAt !== undefined && transactions.every(({ number }) => number <= sealedAt.lastFrame),
     lists,
-    segments,
+    segments: allSegments,
     lastSegment,
     transactions: transactions.sort((a, b) => a.number - b.number),
     lost,
     firstFrame,
-    lastFrame: Math.max(known, inTheLog, ...lists.flatMap((list) => list.tables.map((table) => table.frame))),
+    lastFrame: Math.max(
+      known,
+      inTheLog,
+      ...lost.map(({ last }) => (Number.isFinite(last) ? last : 0)),
+      ...unfinished.map(({ firstFrame }) => firstFrame),
+      ...lists.flatMap((list) => list.tables.map((table) => table.frame)),
+    ),
   }
 
-  /** Nothing may be torn in a segment that another follows, nor in a sealed log. */
+  /** Nothing may be torn among objects, in a segment that another follows, nor in a sealed log. */
   function isWhole(i: number, segment: number): boolean {
-    return i < found.length - 1 || segments.at(-1)! > segment || (sealedAt !== undefined && segment <= sealedAt.segment)
+    return (
+      objects ||
+      i < found.length - 1 ||
+      segments.at(-1)! > segment ||
+      (sealedAt !== undefined && segment <= sealedAt.segment)
+    )
   }
 
   /**
-   * The last segment that can be read is not the last there is; or it has ended: then a crash came before the next one, or
-   * that is gone, and only a seal would tell.
+   * The last segment that can be read is not the last there is; or it has ended, as every object has, but a file only if a
+   * crash came before the next one, or that is gone, and only a seal would tell.
    */
   function endIsMissing(): boolean {
-    return ended || found.at(-1)!.segment < Math.max(segments.at(-1) ?? 0, place?.segment ?? 0)
+    return (ended && !objects) || found.at(-1)!.segment < Math.max(segments.at(-1) ?? 0, place?.segment ?? 0)
   }
 }
 
