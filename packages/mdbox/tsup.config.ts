@@ -1,4 +1,4 @@
 import { defineConfig } from 'tsup'
 import { base } from '../../tsup.config.base.ts'
 
-export default defineConfig({ ...base, entry: ['src/index.ts', 'src/format.ts', 'src/dovecot.ts'] })
+export default defineConfig({ ...base, entry: ['src/index.ts', 'src/format.ts', 'src/dovecot.ts', 'src/sdbox.ts'] })

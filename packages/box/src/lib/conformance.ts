@@ -393,7 +393,7 @@ export function boxConformance({ describe, it }: Runner, { create }: BoxUnderTes
       with_(async ({ box, process }) => {
         {
           await using batch = box.begin()
-          await batch.save(Buffer.alloc(50_000), metadata(1))
+          await batch.save(pattern(7, 50_000), metadata(1))
           await batch.save(patterned(2_000_000), metadata(2))
           await batch.flush()
         }
@@ -458,6 +458,113 @@ export function boxConformance({ describe, it }: Runner, { create }: BoxUnderTes
       await two.host.refresh()
       await assert.rejects(reader.open(refs[0]!), hasCode('BOX_NOT_FOUND'))
     })
+    it('what mailboxes do to messages: they are found by reference all the while, and their space is given back', async () => {
+      await using created = await create()
+      const table = memoryTable(created.format.columns)
+      const { host, mail } = table.process()
+      const [inbox, work, old] = [guidText(1), guidText(2), guidText(3)]
+      for (const guid of [inbox, work, old]) await mail.create(guid)
+      const bodies = new Map<BoxRef, Buffer>()
+      const keep = async (box: Box, into: readonly string[], ...list: readonly Buffer[]): Promise<void> => {
+        await using batch = box.begin()
+        const saved = []
+        const origin = { mailbox: Buffer.from(into[0]!, 'hex'), uidValidity: 1000 }
+        for (const [i, body] of list.entries()) saved.push(await batch.save(body, { ...metadata(i), origin }))
+        await batch.flush()
+        const before = new Set(mail.rows(into[0]!).values())
+        await mail.keep(box, saved, into)
+        const refs = [...mail.rows(into[0]!).values()].filter((ref) => !before.has(ref))
+        for (const [i, ref] of refs.entries()) bodies.set(ref, list[i]!)
+      }
+      const look = async (box: Box): Promise<void> => {
+        const kept = new Set([inbox, work, old].flatMap((guid) => [...mail.rows(guid).values()]))
+        for (const [ref, body] of bodies) {
+          if (!kept.has(ref)) continue
+          await using message = await box.open(ref)
+          assert.deepEqual(await readAll(message), body)
+        }
+        assert.deepEqual(await damages(box), [])
+      }
+      {
+        await using box = await created.format.open(host)
+        await keep(box, [inbox], bytes('one'), bytes('two'), Buffer.from(pattern(0, 300_000)))
+        await keep(box, [work, inbox, old], bytes('to all'))
+        await mail.copy(box, inbox, [1, 3], work)
+        await look(box)
+        await mail.move(box, inbox, [1, 2], old)
+        await look(box)
+        await mail.expunge(box, work, [1])
+        await mail.expunge(box, inbox, [3])
+        await look(box)
+        assert.equal((await box.purge()).messages, 0, 'every message has a mailbox')
+        await look(box)
+        await mail.move(box, work, [2], work)
+        await mail.copy(box, old, [1, 2], inbox)
+        await look(box)
+      }
+      await using box = await created.format.open(host)
+      await look(box)
+      await mail.remove(box, old)
+      await look(box)
+      const left = new Set([inbox, work].flatMap((guid) => [...mail.rows(guid).values()]))
+      // Fewer where it is not worth the work.
+      assert.ok((await box.purge()).messages <= bodies.size - left.size)
+      await look(box)
+      await mail.expunge(box, inbox, [...mail.rows(inbox).keys()])
+      await mail.expunge(box, work, [...mail.rows(work).keys()])
+      await box.purge()
+      await box.purge()
+      assert.deepEqual(await scanned(box), [])
+      await assert.rejects(box.open([...bodies.keys()][0]!), hasCode('BOX_NOT_FOUND'))
+    })
+    it('processes that share mailboxes: each finds what the others saved, copied and expunged', async () => {
+      await using created = await create()
+      const table = memoryTable(created.format.columns)
+      const [one, two] = [table.process(), table.process()]
+      await using first = await created.format.open(one.host)
+      await using second = await created.format.open(two.host)
+      const [inbox, work] = [guidText(1), guidText(2)]
+      for (const guid of [inbox, work]) await one.mail.create(guid)
+      const save = async (box: Box, { mail }: MemoryProcess, body: string): Promise<void> => {
+        await using batch = box.begin()
+        const origin = { mailbox: Buffer.from(inbox, 'hex'), uidValidity: 1000 }
+        const saved = await batch.save(bytes(body), { ...metadata(1), origin })
+        await batch.flush()
+        await mail.keep(box, [saved], [inbox])
+      }
+      for (let round = 0; round < 4; round++) {
+        await two.host.refresh()
+        await save(first, one, `first ${round}`)
+        await two.host.refresh()
+        await save(second, two, `second ${round}`)
+        await one.host.refresh()
+        const last = Math.max(...one.mail.rows(inbox).keys())
+        await one.mail.move(first, inbox, [last], work)
+        await two.host.refresh()
+        const ref = [...two.mail.rows(work).values()].at(-1)!
+        await using message = await second.open(ref)
+        assert.equal((await readAll(message)).toString(), `second ${round}`)
+        await two.mail.copy(second, work, [Math.max(...two.mail.rows(work).keys())], inbox)
+        await one.host.refresh()
+        if (round === 2) await first.purge()
+      }
+      for (const [box, { host, mail }] of [
+        [first, one],
+        [second, two],
+      ] as const) {
+        await host.refresh()
+        const found = []
+        for (const ref of new Set(mail.rows(inbox).values())) {
+          await using message = await box.open(ref)
+          found.push((await readAll(message)).toString())
+        }
+        assert.deepEqual(
+          found.toSorted(),
+          [0, 1, 2, 3].flatMap((round) => [`first ${round}`, `second ${round}`]).toSorted(),
+        )
+        assert.deepEqual(await damages(box), [])
+      }
+    })
     it('a closed box is BOX_CLOSED, and so are its batches', async () => {
       await using created = await create()
       const process = memoryTable(created.format.columns).process()
@@ -484,6 +591,8 @@ interface Subject {
 
 const bytes = (text: string): Buffer => Buffer.from(text, 'latin1')
 const guid = (i: number): Uint8Array => new Uint8Array(GUID_BYTES).fill(i)
+/** Of a mailbox. */
+const guidText = (i: number): string => Buffer.from(guid(i)).toString('hex')
 /** Whole seconds, since formats may keep no more. */
 const received = (i: number): number => 1_700_000_000_000 + i * 1000
 const metadata = (i: number): BoxMetadata => ({ guid: guid(i), receivedMs: received(i), mailbox: 'Büro/Q&A' })
@@ -529,14 +638,17 @@ async function* chunks(...parts: string[]): AsyncGenerator<Uint8Array> {
   for (const part of parts) yield bytes(part)
 }
 
-/** `size` bytes that differ from place to place, in odd pieces. */
+/** `size` bytes that differ from place to place and cannot be compressed, in odd pieces. */
 async function* patterned(size: number): AsyncGenerator<Uint8Array> {
   for (let at = 0; at < size; at += 60_001) yield pattern(at, Math.min(60_001, size - at))
 }
 
 function pattern(start: number, length: number): Uint8Array {
   const out = new Uint8Array(length)
-  for (let i = 0; i < length; i++) out[i] = ((start + i) * 2_654_435_761) >>> 13
+  for (let i = 0; i < length; i++) {
+    const mixed = Math.imul((start + i) ^ ((start + i) >>> 15), 0x2c1b_3c6d)
+    out[i] = Math.imul(mixed ^ (mixed >>> 12), 0x297a_2d39) >>> 15
+  }
   return out
 }
 

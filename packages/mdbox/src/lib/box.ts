@@ -20,27 +20,14 @@ import { AltTier, Tier } from './altmove-tier.ts'
 import { type Appender, Slot } from './append.ts'
 import { Batch, type BatchHost } from './batch.ts'
 import { checkBox } from './check.ts'
-import type { OpenFile } from './files.ts'
 import { POST_BYTES } from './format.ts'
-import { type MdboxSettings, WHOLE_MAX } from './options.ts'
+import type { MdboxSettings } from './options.ts'
 import { PLACE_COLUMNS, PlaceTable } from './place.ts'
 import { type PurgeContext, purgeBox } from './purge.ts'
-import {
-  ChunkedMessage,
-  damaged,
-  frameOf,
-  frameSize,
-  type Place,
-  recordMemory,
-  unpacked,
-  unpackedSync,
-  wholeMessage,
-} from './read.ts'
+import { damaged, type Place, wholeMessage } from './read.ts'
+import { maybeMoved, readMessage, readMessageSync, WHOLE_RECORD_MAX } from './read-message.ts'
 import { ReadAhead } from './read-ahead.ts'
 import { scanBox } from './scan.ts'
-
-/** Above this a record is not read whole when its message is opened. */
-const WHOLE_RECORD_MAX: number = WHOLE_MAX + 4096
 
 export class MdboxBox implements Box, BatchHost {
   readonly name = 'mdbox'
@@ -144,35 +131,21 @@ export class MdboxBox implements Box, BatchHost {
     checkPlace(place)
     const open = (place.alt ? this.#alt.reached : this.#primary)?.files.get(place.file)
     if (open === undefined) return undefined
-    const { file, headerBytes } = open
-    if (file.readSync === undefined) {
-      open.release()
-      return undefined
-    }
     let kept = false
     try {
-      if (place.length <= WHOLE_RECORD_MAX) {
-        const ahead = place.alt ? undefined : this.#ahead.record(file, place)
+      if (place.length <= WHOLE_RECORD_MAX && !place.alt && open.file.readSync !== undefined) {
+        const ahead = this.#ahead.record(open.file, place)
         if (ahead !== undefined) {
           try {
-            return wholeMessage(ahead, ahead.length, place, headerBytes, this.#ahead.lender)
+            return wholeMessage(ahead, ahead.length, place, open.headerBytes, this.#ahead.lender)
           } catch {
             // Read before it was all there, perhaps: what the file says now is what counts.
             this.#ahead.drop()
           }
         }
-        const record = recordMemory(place.length)
-        return wholeMessage(record, file.readSync(record, place.offset), place, headerBytes)
       }
-      const header = Buffer.allocUnsafe(headerBytes)
-      const size = frameSize(header, file.readSync(header, place.offset), place, headerBytes)
-      const tail = Buffer.allocUnsafe(place.length - headerBytes - size)
-      const count = file.readSync(tail, place.offset + headerBytes + size)
-      const frame = frameOf(header, tail, count, size, place)
-      const stored = new ChunkedMessage(open, { ...place }, frame)
-      const message = unpackedSync(stored, frame.packing, place)
-      kept = message !== undefined
-      return message
+      kept = true
+      return readMessageSync(open, place)
     } catch (error) {
       if (maybeMoved(error)) return undefined
       throw error
@@ -194,24 +167,7 @@ export class MdboxBox implements Box, BatchHost {
 
   async #openAt(place: Place, from?: Tier): Promise<BoxMessage> {
     const tier = from ?? (place.alt ? await this.#alt.reach() : this.#primary)
-    const open = await tier.files.open(place.file)
-    const { headerBytes } = open
-    let kept = false
-    try {
-      if (place.length <= WHOLE_RECORD_MAX) {
-        const record = recordMemory(place.length)
-        return wholeMessage(record, await read(open, record, place.offset), place, headerBytes)
-      }
-      const header = Buffer.allocUnsafe(headerBytes)
-      const size = frameSize(header, await read(open, header, place.offset), place, headerBytes)
-      const tail = Buffer.allocUnsafe(place.length - headerBytes - size)
-      const count = await read(open, tail, place.offset + headerBytes + size)
-      const frame = frameOf(header, tail, count, size, place)
-      kept = true
-      return await unpacked(new ChunkedMessage(open, place, frame), frame.packing, place)
-    } finally {
-      if (!kept) open.release()
-    }
+    return readMessage(await tier.files.open(place.file), place)
   }
 
   /** Whoever asks while one is under way has its report. */
@@ -265,18 +221,7 @@ export class MdboxBox implements Box, BatchHost {
   }
 }
 
-/** Reads, without a turn of the event loop where that costs microseconds. */
-function read(open: OpenFile, into: Uint8Array, position: number): number | Promise<number> {
-  return open.file.readSync === undefined ? open.file.read(into, position) : open.file.readSync(into, position)
-}
-
 function checkPlace(place: Place): void {
   if (place.length < POST_BYTES || place.length > Number.MAX_SAFE_INTEGER)
     throw damaged(place, 'the row holds no place')
-}
-
-/** What a purge in another process looks like from here; it is damage only if it is still so after a refresh. */
-function maybeMoved(error: unknown): boolean {
-  if (error instanceof FsError) return error.code === 'FS_NOT_FOUND'
-  return error instanceof BoxError && (error.code === 'BOX_DAMAGED' || error.code === 'BOX_CORRUPT')
 }

@@ -23,6 +23,8 @@ export interface Place {
   /** All flags of the row. */
   flags: number
   file: number
+  /** The file's name, where it is not of a number. */
+  name?: string
   offset: number
   length: number
   sum: number
@@ -381,6 +383,6 @@ function boxError(
   cause?: unknown,
 ): BoxError {
   const { ref, alt, file, offset } = place
-  const name = fileName(alt, file)
+  const name = place.name ?? fileName(alt, file)
   return new BoxError(code, `message ${ref} at ${name}:${offset}: ${what}`, { ref, file: name, offset, cause })
 }

@@ -49,6 +49,8 @@ export interface Walked {
   readonly guid: Uint8Array | undefined
   readonly receivedMs: number
   readonly mailbox: string | undefined
+  /** M, as it is written. */
+  readonly origin: string | undefined
   /** CRC-32 that a row must hold. */
   readonly sum: number
   /** Whether the record has checksums, which were verified. */
@@ -87,7 +89,15 @@ export function* verifyRecord(
   end: number,
   headerBytes: number = HEADER_BYTES,
 ): Generator<Need, Walked, Uint8Array> {
-  const none = { need: false, offset, guid: undefined, receivedMs: 0, mailbox: undefined, sum: 0 } as const
+  const none = {
+    need: false,
+    offset,
+    guid: undefined,
+    receivedMs: 0,
+    mailbox: undefined,
+    origin: undefined,
+    sum: 0,
+  } as const
   const bad = (damage: string, length: number, physicalSize: number): Walked => ({
     ...none,
     length,
@@ -181,6 +191,7 @@ export function* verifyRecord(
     guid,
     receivedMs,
     mailbox,
+    origin: trailer.originAt < 0 ? undefined : latin1(bytes, trailer.originAt, trailer.originEnd),
     sum,
     checksummed: trailer.stated >= 0,
     damage,

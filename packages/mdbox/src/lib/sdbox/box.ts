@@ -1,0 +1,290 @@
+/** The box: what a store opens. Ties together writing, naming, reading, purge, scan and check. */
+import {
+  type Box,
+  type BoxBatch,
+  type BoxBudget,
+  BoxError,
+  type BoxFinding,
+  type BoxHost,
+  type BoxMessage,
+  type BoxNaming,
+  type BoxRef,
+  type BoxScanned,
+  type PurgeReport,
+} from '@mailstead/box'
+import { type Fs, FsError, type FsFile, type FsLock } from '@mailstead/fs'
+import { FileCache, type OpenFile, openFile } from '../files.ts'
+import { POST_BYTES } from '../format.ts'
+import { damaged, type Place } from '../read.ts'
+import { maybeMoved, readMessage, readMessageSync } from '../read-message.ts'
+import { Batch, type BatchHost } from './batch.ts'
+import { checkBox } from './check.ts'
+import { DirectorySync } from './directory-sync.ts'
+import { finishMailbox, type NamesContext } from './finish.ts'
+import { Namer } from './naming.ts'
+import type { SdboxOptions } from './options.ts'
+import { purgeBox } from './purge.ts'
+import { primariesOf, type Row, RowTable } from './row.ts'
+import { scanBox } from './scan.ts'
+import { lockSlot, readTodo, takeSlot, todoKey } from './slots.ts'
+import { Writer } from './writer.ts'
+
+export class SdboxBox implements Box, BatchHost {
+  readonly name = 'sdbox'
+  readonly options: Required<SdboxOptions>
+  readonly writer: Writer
+  readonly table: string
+  readonly naming?: BoxNaming
+  readonly openSync?: (ref: BoxRef) => BoxMessage | undefined
+  readonly #fs: Fs
+  readonly #directory: string
+  readonly #host: BoxHost
+  readonly #rows: RowTable
+  readonly #files: FileCache
+  readonly #context: NamesContext
+  readonly #namer: Namer
+  readonly #batches = new Set<Batch>()
+  #slot: { readonly slot: number; readonly lock: FsLock } | undefined
+  #taking: Promise<number> | undefined
+  #purging: Promise<PurgeReport> | undefined
+  #closing: Promise<void> | undefined
+
+  constructor(fs: Fs, directory: string, host: BoxHost, options: Required<SdboxOptions>) {
+    this.options = options
+    this.table = host.table.id
+    this.#fs = fs
+    this.#directory = directory
+    this.#host = host
+    this.#rows = new RowTable(host.table)
+    this.#files = new FileCache(async (ref) => this.#openPrimary(ref), options.openFiles)
+    this.#context = { fs, directory, host, rows: this.#rows }
+    const syncs = new DirectorySync(fs)
+    const slot = async (): Promise<number> => this.#takeSlot()
+    this.writer = new Writer(fs, directory, syncs, options, slot)
+    this.#namer = new Namer(this.#context, syncs, this.writer, slot)
+    if (host.mailboxes !== undefined) this.naming = this.#namer
+    if (fs.supports.syncRead) this.openSync = (ref) => this.#openSync(ref)
+  }
+
+  get closed(): boolean {
+    return this.#closing !== undefined
+  }
+
+  begin(): BoxBatch {
+    this.#mustBeOpen()
+    const batch = new Batch(this)
+    this.#batches.add(batch)
+    return batch
+  }
+
+  forget(batch: Batch): void {
+    this.#batches.delete(batch)
+  }
+
+  async open(ref: BoxRef): Promise<BoxMessage> {
+    this.#mustBeOpen()
+    const before = await this.#rows.find(ref)
+    try {
+      if (before !== undefined) return await this.#openRow(before)
+    } catch (error) {
+      if (!maybeMoved(error)) throw error
+    }
+    // Another process may have given it another home, or taken it away, since: only what is still so in the newest state is true.
+    await this.#host.refresh()
+    const row = await this.#rows.find(ref)
+    if (row === undefined) throw new BoxError('BOX_NOT_FOUND', `no message ${ref}`, { ref })
+    this.#files.drop(ref)
+    return this.#openRow(row)
+  }
+
+  async #openRow(row: Row): Promise<BoxMessage> {
+    if (row.length < POST_BYTES) throw damaged(placeOf(row, row.id, 0), 'the row holds no message')
+    let open: OpenFile
+    try {
+      open = await this.#files.open(row.ref)
+    } catch (error) {
+      if (!(error instanceof FsError && error.code === 'FS_NOT_FOUND')) throw error
+      throw damaged(placeOf(row, primariesOf(row)[0]!, 0), 'its file is missing', error)
+    }
+    try {
+      return await this.#read(open, row)
+    } catch (error) {
+      if (!maybeMoved(error)) throw error
+      this.#files.drop(row.ref)
+      const other = await this.#openOther(row, open.file.path)
+      if (other !== undefined) return other
+      throw error
+    }
+  }
+
+  /** A file of somebody else's may have the name that this message should have; then it kept another. */
+  async #openOther(row: Row, not: string): Promise<BoxMessage | undefined> {
+    for (const name of new Set(primariesOf(row))) {
+      const path = `${this.#directory}/${name}`
+      if (path === not) continue
+      try {
+        const open = await openFile(row.ref, await this.#fs.open(path, 'read'))
+        open.cached = false
+        open.users++
+        return await this.#read(open, row)
+      } catch (error) {
+        if (!maybeMoved(error)) throw error
+      }
+    }
+    return undefined
+  }
+
+  /** Takes over one use of `open`. */
+  async #read(open: OpenFile, row: Row): Promise<BoxMessage> {
+    let kept = false
+    try {
+      const offset = open.lineBytes >= 0 ? open.lineBytes : (await open.file.stat()).size - row.length
+      const place = placeOf(row, this.#nameOf(open), offset)
+      if (offset < 0) throw damaged(place, 'its file is too short')
+      kept = true
+      return await readMessage(open, place)
+    } finally {
+      if (!kept) open.release()
+    }
+  }
+
+  #openSync(ref: BoxRef): BoxMessage | undefined {
+    this.#mustBeOpen()
+    const rows = this.#rows.newest
+    const at = rows.view.rowOf(ref)
+    if (at < 0) return undefined
+    const open = this.#files.get(ref)
+    if (open === undefined) return undefined
+    if (open.lineBytes < 0) {
+      open.release()
+      return undefined
+    }
+    try {
+      return readMessageSync(open, placeOf(rows.at(at), this.#nameOf(open), open.lineBytes))
+    } catch (error) {
+      if (maybeMoved(error)) return undefined
+      throw error
+    }
+  }
+
+  #nameOf({ file }: OpenFile): string {
+    return file.path.slice(this.#directory.length + 1)
+  }
+
+  async #openPrimary(ref: BoxRef): Promise<FsFile> {
+    const row = await this.#rows.find(ref)
+    let missing: unknown
+    for (const name of row === undefined ? [] : primariesOf(row))
+      try {
+        return await this.#fs.open(`${this.#directory}/${name}`, 'read')
+      } catch (error) {
+        if (!(error instanceof FsError && error.code === 'FS_NOT_FOUND')) throw error
+        missing ??= error
+      }
+    throw missing ?? new BoxError('BOX_NOT_FOUND', `no message ${ref}`, { ref })
+  }
+
+  async purge({ signal }: BoxBudget = {}): Promise<PurgeReport> {
+    this.#mustBeOpen()
+    this.#purging ??= this.#purge(signal).finally(() => {
+      this.#purging = undefined
+    })
+    return this.#purging
+  }
+
+  async #purge(signal: AbortSignal | undefined): Promise<PurgeReport> {
+    if ((await this.#fs.stat(this.#directory)) === undefined)
+      return { files: 0, messages: 0, bytesReclaimed: 0, skipped: 0 }
+    await this.#takeSlot()
+    await this.#namer.drain()
+    await this.#namer.finish()
+    const drop = (ref: BoxRef): void => this.#files.drop(ref)
+    return purgeBox({ ...this.#context, made: this.writer.made, drop, signal })
+  }
+
+  scan(): AsyncIterable<readonly BoxScanned[]> {
+    this.#mustBeOpen()
+    return scanBox(this.#fs, this.#directory)
+  }
+
+  check(): AsyncIterable<readonly BoxFinding[]> {
+    this.#mustBeOpen()
+    return checkBox(this.#context)
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#closing ??= this.#close()
+    await this.#closing
+  }
+
+  async #close(): Promise<void> {
+    await this.#purging?.catch(() => {})
+    for (const batch of this.#batches) await batch[Symbol.asyncDispose]()
+    await this.#taking?.catch(() => {})
+    await this.#namer.drain()
+    // What could not be done stays noted: whoever takes the slot next does it.
+    const { noted, unfinished } = this.#namer
+    const slot = this.#slot
+    if (slot !== undefined)
+      await this.#forget(
+        slot.slot,
+        [...noted].filter((guid) => !unfinished.has(guid)),
+      ).catch(() => {})
+    this.#slot = undefined
+    await slot?.lock[Symbol.asyncDispose]()
+    this.#files.dropAll()
+  }
+
+  /** Takes a lock for the life of this box, the first time, and finishes what those left who died holding one. */
+  async #takeSlot(): Promise<number> {
+    if (this.#slot !== undefined) return this.#slot.slot
+    this.#taking ??= this.#findSlot().finally(() => {
+      this.#taking = undefined
+    })
+    return this.#taking
+  }
+
+  async #findSlot(): Promise<number> {
+    await this.#fs.makeDirectory(this.#directory)
+    const taken = await takeSlot(this.#fs, this.#directory)
+    this.#slot = taken
+    await this.#host.refresh()
+    for (const [slot, guids] of readTodo(this.#host)) {
+      await using lock = slot === taken.slot ? undefined : await lockSlot(this.#fs, this.#directory, slot)
+      if (slot === taken.slot || lock !== undefined) await this.#finish(slot, guids)
+    }
+    return taken.slot
+  }
+
+  /** What fails stays noted. */
+  async #finish(slot: number, guids: readonly string[]): Promise<void> {
+    const done: string[] = []
+    for (const guid of guids)
+      try {
+        await finishMailbox(this.#context, guid)
+        done.push(guid)
+      } catch (error) {
+        if (!(error instanceof FsError)) throw error
+        if (slot === this.#slot?.slot) this.#namer.unfinished.add(guid)
+      }
+    await this.#forget(slot, done)
+  }
+
+  async #forget(slot: number, guids: readonly string[]): Promise<void> {
+    const keys = guids
+      .map((guid) => todoKey(slot, guid))
+      .filter((key) => this.#host.table.view.values?.has(key) === true)
+    if (keys.length === 0) return
+    await this.#host.transact((tx) => {
+      for (const key of keys) tx.setValue?.(this.table, key, undefined)
+    })
+  }
+
+  #mustBeOpen(): void {
+    if (this.#closing !== undefined) throw new BoxError('BOX_CLOSED', 'the box is closed')
+  }
+}
+
+function placeOf({ ref, length, sum, flags }: Row, name: string, offset: number): Place {
+  return { ref, name, alt: false, flags, file: 0, offset, length, sum }
+}

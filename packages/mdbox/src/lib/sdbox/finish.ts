@@ -1,0 +1,128 @@
+/**
+ * Making the names in a mailbox's directory what the log says, after a crash or a failure: nothing is read but names, and
+ * nothing is decided but from the newest rows. Files that the log knows nothing of are left alone.
+ *
+ * ORDER    The directory is listed first, the rows are refreshed then: so a name that is there and has no row was expunged, and
+ *          is not on its way. Others may give the same names at the same time; who comes second finds them given.
+ */
+import { BOX_REF_COLUMN, type BoxHost, type BoxMailbox, type BoxRef } from '@mailstead/box'
+import { type Fs, FsError } from '@mailstead/fs'
+import { identify, identityOf, listMailbox, renameFile } from './directory.ts'
+import { IDENTITY } from './names.ts'
+import { isHome, primariesOf, type Row, type RowTable } from './row.ts'
+
+/** Bytes of a message copied at a time, where it cannot be linked. */
+const COPY_BYTES: number = 256 * 1024
+
+export interface NamesContext {
+  readonly fs: Fs
+  readonly directory: string
+  readonly host: BoxHost
+  readonly rows: RowTable
+}
+
+/** Names the message of a row as UID `uid` of `mailbox`. False if it is nowhere to be found. */
+export async function nameMessage(context: NamesContext, row: Row, mailbox: string, uid: number): Promise<boolean> {
+  const { fs, directory } = context
+  const to = `${directory}/${mailbox}/u.${uid}`
+  const [, unnamed, expunged] = primariesOf(row)
+  if (isHome(row, mailbox, uid)) {
+    for (const from of [unnamed!, expunged!]) if (await renameFile(fs, `${directory}/${from}`, to)) return true
+    return (await fs.stat(to)) !== undefined
+  }
+  for (const from of primariesOf(row)) if (await copyName(fs, `${directory}/${from}`, to)) return true
+  return false
+}
+
+/** A second name for a file or, where that cannot be, a second file. False if there is none. */
+export async function copyName(fs: Fs, from: string, to: string): Promise<boolean> {
+  try {
+    if (fs.supports.link) {
+      await fs.link(from, to)
+      return true
+    }
+  } catch (error) {
+    if (!(error instanceof FsError)) throw error
+    if (error.code === 'FS_EXISTS') return true
+    if (error.code === 'FS_NOT_FOUND') return false
+    // Too many names for one file, or names that may not cross a border.
+    if (error.code !== 'FS_LIMIT' && error.code !== 'FS_UNSUPPORTED') throw error
+  }
+  try {
+    await using file = await fs.open(from, 'read')
+    const pieces = async function* (): AsyncGenerator<Uint8Array, void, undefined> {
+      for (let at = 0; ; ) {
+        const piece = new Uint8Array(COPY_BYTES)
+        const count = await file.read(piece, at)
+        if (count > 0) yield piece.subarray(0, count)
+        if (count < piece.length) return
+        at += count
+      }
+    }
+    await fs.writeFile(to, pieces(), { ifAbsent: true })
+    return true
+  } catch (error) {
+    if (error instanceof FsError && error.code === 'FS_EXISTS') return true
+    if (error instanceof FsError && error.code === 'FS_NOT_FOUND') return false
+    throw error
+  }
+}
+
+/** Takes a message out of its mailbox: what is left is known as expunged, and goes with the next purge. */
+export async function expungeName(fs: Fs, directory: string, mailbox: string, uid: number): Promise<void> {
+  try {
+    await fs.rename(`${directory}/${mailbox}/u.${uid}`, `${directory}/${mailbox}/x.${uid}`)
+  } catch (error) {
+    // It has not been given its name yet, or somebody else was faster.
+    if (!(error instanceof FsError && error.code === 'FS_NOT_FOUND')) throw error
+  }
+}
+
+/** Makes the names of a mailbox what the log says, durably. */
+export async function finishMailbox(context: NamesContext, guid: string): Promise<void> {
+  const { fs, directory, host, rows } = context
+  const { mailboxes } = host
+  if (mailboxes === undefined) return
+  const listing = await listMailbox(fs, directory, guid)
+  await host.refresh()
+  const mailbox = mailboxes.find(guid)
+  await using opened = await mailboxes.open(guid)
+  if (mailbox === undefined || opened === undefined) {
+    if (!listing.empty) await markRemoved(fs, directory, guid)
+    return
+  }
+  const { view } = opened
+  await view.load?.([BOX_REF_COLUMN])
+  const refs = view.extension(BOX_REF_COLUMN)!
+  if (view.count > 0 || !listing.empty) await identify(fs, directory, mailbox, false)
+  for (let at = 0; at < view.count; at++) {
+    const uid = view.uid(at)
+    if (listing.named.delete(uid)) continue
+    const ref: BoxRef = refs.number(at)
+    const row = await rows.find(ref)
+    if (row !== undefined) await nameMessage(context, row, guid, uid)
+  }
+  // UIDs that the log has not given are not its business: it may be an older one than these files are of.
+  for (const uid of listing.named) if (uid < view.uidNext) await expungeName(fs, directory, guid, uid)
+  if (view.count > 0 || !listing.empty) await fs.syncDirectory(`${directory}/${guid}`)
+}
+
+/** The mailbox was removed: what is in its directory waits for a purge. */
+export async function markRemoved(fs: Fs, directory: string, guid: string, known?: BoxMailbox): Promise<void> {
+  const identity = await identityOf(fs, directory, guid)
+  if (identity === undefined && (await fs.stat(`${directory}/${guid}`)) === undefined) return
+  const mailbox = typeof identity === 'object' ? { ...identity, name: identity.name ?? '' } : known
+  if (mailbox === undefined) return
+  await identify(fs, directory, { ...mailbox, name: mailbox.name }, true)
+}
+
+/** Of a directory that holds no more than its identity. */
+export async function removeDirectory(fs: Fs, directory: string, guid: string): Promise<void> {
+  try {
+    await fs.remove(`${directory}/${guid}/${IDENTITY}`)
+    await fs.remove(`${directory}/${guid}`)
+  } catch (error) {
+    // Somebody else's files are in it.
+    if (!(error instanceof FsError && (error.code === 'FS_NOT_EMPTY' || error.code === 'FS_NOT_FOUND'))) throw error
+  }
+}

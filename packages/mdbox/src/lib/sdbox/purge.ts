@@ -1,0 +1,310 @@
+/**
+ * Giving back the space of messages that no mailbox has.
+ *
+ * HOW      1. Names that disagree with the log are set right first, mailbox by mailbox: those that are noted (slots.ts), and those
+ *             with another number of names than of messages.
+ *          2. Whatever was expunged (`x.<UID>`), or lies in the directory of a mailbox that was removed, is listed; then the rows.
+ *          3. A message whose home is among that and that other mailboxes still have gets one of those for its home: its name there
+ *             is verified, byte for byte, and flushed before a frame says so.
+ *          4. The same frames drop the rows without uses (decided under the lock).
+ *          5. What no row has for its home any more is removed.
+ *
+ * A crash leaves: before a frame, more names than needed; after it, files that no row names, expunged by their name, or noted
+ * (CONDEMNED) if they never had one, which the next purge removes. A file that no row names and nobody wrote down is left
+ * alone: with a lost or older index it may be the only copy.
+ */
+import {
+  BOX_REF_COLUMN,
+  BOX_USES_COLUMN,
+  type BoxMailbox,
+  type BoxPurgeTransaction,
+  type BoxRef,
+  type BoxTransaction,
+  type PurgeReport,
+} from '@mailstead/box'
+import type { FsFile } from '@mailstead/fs'
+import { LINE_MAX, readFileLine } from '../format.ts'
+import { verifyRecord } from '../walk.ts'
+import { Window } from '../window.ts'
+import { identityOf, listMailbox, listMailboxes, listUnnamed, removeFile } from './directory.ts'
+import { finishMailbox, type NamesContext, nameMessage, removeDirectory } from './finish.ts'
+import { ID_BYTES, UNNAMED } from './names.ts'
+import { PURGE_ROWS } from './options.ts'
+import { hex, type Row } from './row.ts'
+import { tryLock } from './slots.ts'
+
+/** Table-level value: ids of unnamed messages whose rows a transaction dropped, and that are to be removed. must not change: on disk */
+export const CONDEMNED = 'condemned'
+
+export interface PurgeContext extends NamesContext {
+  /** Messages written by this process: true, once their batch is over. */
+  readonly made: Map<string, boolean>
+  /** Forgets an open file. */
+  readonly drop: (ref: BoxRef) => void
+  readonly signal: AbortSignal | undefined
+}
+
+type Tx = BoxTransaction & BoxPurgeTransaction
+
+interface Report {
+  files: number
+  messages: number
+  bytesReclaimed: number
+  skipped: number
+}
+
+export async function purgeBox(context: PurgeContext): Promise<PurgeReport> {
+  const { fs, directory, host } = context
+  const report: Report = { files: 0, messages: 0, bytesReclaimed: 0, skipped: 0 }
+  if ((await fs.stat(directory)) === undefined) return report
+  await using lock = await tryLock(fs, `${directory}/purge.lock`)
+  if (lock === undefined) return { ...report, skipped: 1 }
+  await finishAll(context)
+  const dead = await listDead(context)
+  const unnamed = await listUnnamed(fs, directory)
+  // Those of ours whose batch is over have their row by now, or never will.
+  const over = [...context.made].filter(([, isOver]) => isOver).map(([id]) => id)
+  await host.refresh()
+  const { unused, homeless } = await survey(context, dead)
+  await removeUnnamed(context, over, unnamed, report)
+  await dropUnused(context, unused, unnamed, report)
+  if (homeless.length > 0) await rehome(context, homeless, report)
+  await removeExpunged(context, dead, report)
+  return report
+}
+
+async function finishAll(context: PurgeContext): Promise<void> {
+  const { fs, directory, host, signal } = context
+  await host.refresh()
+  const { mailboxes } = host
+  const noted = new Set<string>()
+  for (const key of host.table.view.values?.keys() ?? []) {
+    const guid = /^todo\.\d+\.([0-9a-f]{32})$/.exec(key)?.[1]
+    if (guid !== undefined) noted.add(guid)
+  }
+  for (const { guid, count } of mailboxes?.list() ?? []) {
+    if (signal?.aborted === true) return
+    const { named } = await listMailbox(fs, directory, guid)
+    if (named.size !== count) await finishMailbox(context, guid)
+    noted.delete(guid)
+  }
+  // What is left of them has no mailbox any more.
+  for (const guid of noted) await finishMailbox(context, guid)
+}
+
+/** Files that may go, by mailbox: expunged UIDs, and all UIDs of one that was removed. */
+interface Dead {
+  readonly removed: boolean
+  readonly expunged: Set<number>
+  readonly named: Set<number>
+}
+
+async function listDead({ fs, directory }: PurgeContext): Promise<Map<string, Dead>> {
+  const dead = new Map<string, Dead>()
+  for (const guid of await listMailboxes(fs, directory)) {
+    const { named, expunged, hasIdentity } = await listMailbox(fs, directory, guid)
+    const identity = hasIdentity ? await identityOf(fs, directory, guid) : undefined
+    const removed = typeof identity === 'object' && identity.removed
+    if (removed || expunged.size > 0) dead.set(guid, { removed, expunged, named: removed ? named : new Set() })
+  }
+  return dead
+}
+
+function isDead(dead: ReadonlyMap<string, Dead>, mailbox: string, uid: number): boolean {
+  const found = dead.get(mailbox)
+  return found !== undefined && (found.expunged.has(uid) || found.named.has(uid))
+}
+
+async function survey(
+  { rows }: PurgeContext,
+  dead: ReadonlyMap<string, Dead>,
+): Promise<{ readonly unused: readonly Row[]; readonly homeless: Row[] }> {
+  const all = await rows.loaded()
+  const { view } = all
+  await view.load?.([BOX_USES_COLUMN])
+  const uses = view.extension(BOX_USES_COLUMN)
+  if (uses === undefined) throw new TypeError(`the box's table has no column "${BOX_USES_COLUMN}"`)
+  const unused: Row[] = []
+  const homeless: Row[] = []
+  for (let at = 0; at < view.count; at++) {
+    if (uses.number(at) === 0) unused.push(all.at(at))
+    else if (dead.size > 0) {
+      const uid = all.uid.number(at)
+      if (uid > 0 && isDead(dead, hex(all.mailbox.value(at)), uid)) homeless.push(all.at(at))
+    }
+  }
+  return { unused, homeless }
+}
+
+async function dropUnused(
+  context: PurgeContext,
+  unused: readonly Row[],
+  unnamed: ReadonlySet<string>,
+  report: Report,
+): Promise<void> {
+  const { fs, directory, host, rows, signal } = context
+  for (let at = 0; at < unused.length && signal?.aborted !== true; at += PURGE_ROWS) {
+    const some = unused.slice(at, at + PURGE_ROWS)
+    const nameless = some.filter(({ id }) => unnamed.has(id))
+    await host.transact((tx) => {
+      tx.dropUnused(
+        rows.id,
+        some.map(({ ref }) => ref),
+      )
+      if (nameless.length > 0 || hasCondemned(context))
+        condemn(
+          context,
+          tx,
+          nameless.map(({ id }) => id),
+        )
+    })
+    const { view } = rows.newest
+    // One that got a use again meanwhile is still there.
+    const gone = some.filter(({ ref }) => view.rowOf(ref) < 0)
+    for (const row of gone) {
+      context.drop(row.ref)
+      report.messages++
+      report.bytesReclaimed += row.length
+      if (unnamed.has(row.id) && (await removeFile(fs, `${directory}/${UNNAMED}/${row.id}`))) report.files++
+    }
+    // Before the next frame forgets them.
+    if (nameless.length > 0) await fs.syncDirectory(`${directory}/${UNNAMED}`)
+  }
+  if (hasCondemned(context)) await host.transact((tx) => condemn(context, tx, []))
+}
+
+/** Gives messages that have lost their home another one, from the mailboxes that still have them. */
+async function rehome(context: PurgeContext, homeless: readonly Row[], report: Report): Promise<void> {
+  const { fs, directory, host, rows, signal } = context
+  const { mailboxes } = host
+  if (mailboxes === undefined) return
+  const wanted = new Map(homeless.map((row) => [row.ref, row]))
+  for (const mailbox of mailboxes.list()) {
+    if (wanted.size === 0 || signal?.aborted === true) break
+    const moved = await usesIn(context, mailbox, wanted)
+    if (moved.length === 0) continue
+    await fs.syncDirectory(`${directory}/${mailbox.guid}`)
+    for (let at = 0; at < moved.length; at += PURGE_ROWS) {
+      const some = moved.slice(at, at + PURGE_ROWS)
+      await host.transact((tx) => {
+        for (const [row, uid] of some) {
+          tx.setColumn(rows.id, 'mailbox', row.ref, Buffer.from(mailbox.guid, 'hex'))
+          tx.setColumn(rows.id, 'uid', row.ref, uid)
+        }
+      })
+    }
+    for (const [row] of moved) {
+      wanted.delete(row.ref)
+      context.drop(row.ref)
+    }
+  }
+  report.skipped += wanted.size
+}
+
+/** Messages of `wanted` that this mailbox has, under a name that was verified. */
+async function usesIn(
+  context: PurgeContext,
+  mailbox: BoxMailbox,
+  wanted: ReadonlyMap<BoxRef, Row>,
+): Promise<(readonly [row: Row, uid: number])[]> {
+  const { fs, directory, host } = context
+  await using opened = await host.mailboxes!.open(mailbox.guid)
+  if (opened === undefined) return []
+  const { view } = opened
+  await view.load?.([BOX_REF_COLUMN])
+  const refs = view.extension(BOX_REF_COLUMN)!
+  const found = new Map<BoxRef, readonly [Row, number]>()
+  for (let at = 0; at < view.count; at++) {
+    const row = wanted.get(refs.number(at))
+    if (row === undefined || found.has(row.ref)) continue
+    const uid = view.uid(at)
+    if (!(await nameMessage(context, row, mailbox.guid, uid))) continue
+    if (await holds(fs.open(`${directory}/${mailbox.guid}/u.${uid}`, 'read'), row)) found.set(row.ref, [row, uid])
+  }
+  return [...found.values()]
+}
+
+/** Whether a file is the message of a row, undamaged. */
+async function holds(opening: Promise<FsFile>, row: Row): Promise<boolean> {
+  await using file = await opening
+  const { size } = await file.stat()
+  const window = new Window(file, size)
+  const line = readFileLine(await window.bytes(0, Math.min(LINE_MAX, size)))
+  if (line === undefined || line.length + row.length !== size) return false
+  const found = await window.run(verifyRecord(line.length, size, line.headerBytes))
+  return found.damage === undefined && found.sum === row.sum && found.length === row.length
+}
+
+async function removeExpunged(context: PurgeContext, dead: ReadonlyMap<string, Dead>, report: Report): Promise<void> {
+  const { fs, directory, rows, signal } = context
+  if (dead.size === 0) return
+  const all = await rows.loaded()
+  // Homes that are still needed: of rows that were not dropped and found no other home.
+  const kept = new Map<string, Set<number>>()
+  for (let at = 0; at < all.view.count; at++) {
+    const uid = all.uid.number(at)
+    if (uid === 0) continue
+    const mailbox = hex(all.mailbox.value(at))
+    if (!isDead(dead, mailbox, uid)) continue
+    const uids = kept.get(mailbox)
+    if (uids === undefined) kept.set(mailbox, new Set([uid]))
+    else uids.add(uid)
+  }
+  for (const [guid, { removed, expunged, named }] of dead) {
+    if (signal?.aborted === true) return
+    const keep = kept.get(guid)
+    for (const [kind, uids] of [
+      ['x', expunged],
+      ['u', named],
+    ] as const)
+      for (const uid of uids)
+        if (keep?.has(uid) !== true && (await removeFile(fs, `${directory}/${guid}/${kind}.${uid}`))) report.files++
+    if (removed && keep === undefined) await removeDirectory(fs, directory, guid)
+    else await fs.syncDirectory(`${directory}/${guid}`)
+  }
+}
+
+/** What a purge that was cut short left without rows, and what batches of this process wrote and nobody kept. */
+async function removeUnnamed(
+  context: PurgeContext,
+  over: readonly string[],
+  unnamed: Set<string>,
+  report: Report,
+): Promise<void> {
+  const { fs, directory, rows } = context
+  const ids = [...new Set([...over, ...readCondemned(context)])].filter((id) => unnamed.has(id))
+  if (ids.length > 0) {
+    const all = await rows.loaded()
+    const known = new Set<string>()
+    for (let at = 0; at < all.view.count; at++) known.add(hex(all.id.value(at)))
+    let removed = 0
+    for (const id of ids) {
+      if (known.has(id)) continue
+      const path = `${directory}/${UNNAMED}/${id}`
+      const size = (await fs.stat(path))?.size ?? 0
+      unnamed.delete(id)
+      if (!(await removeFile(fs, path))) continue
+      removed++
+      report.bytesReclaimed += size
+    }
+    report.files += removed
+    if (removed > 0) await fs.syncDirectory(`${directory}/${UNNAMED}`)
+  }
+  for (const id of over) context.made.delete(id)
+}
+
+function hasCondemned({ host }: NamesContext): boolean {
+  return host.table.view.values?.has(CONDEMNED) === true
+}
+
+function readCondemned({ host }: NamesContext): string[] {
+  const value = host.table.view.values?.get(CONDEMNED)
+  const ids: string[] = []
+  for (let at = 0; value !== undefined && at + ID_BYTES <= value.length; at += ID_BYTES)
+    ids.push(hex(value.subarray(at, at + ID_BYTES)))
+  return ids
+}
+
+function condemn({ rows }: NamesContext, tx: Tx, ids: readonly string[]): void {
+  tx.setValue?.(rows.id, CONDEMNED, ids.length === 0 ? undefined : Buffer.from(ids.join(''), 'hex'))
+}

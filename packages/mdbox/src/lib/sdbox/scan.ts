@@ -1,0 +1,126 @@
+/**
+ * Everything on disk, whatever the index says: for rebuilds, and for people. The path says which message of which mailbox a
+ * file is, whatever its metadata says: a copy has the metadata of what it is a copy of.
+ */
+import type { BoxOrigin, BoxScanned } from '@mailstead/box'
+import { type Fs, FsError } from '@mailstead/fs'
+import { FLAG_CANONICAL } from '../place.ts'
+import { type Walked, walkFile } from '../walk.ts'
+import { Window } from '../window.ts'
+import { identityOf, listMailbox, listMailboxes, listUnnamed } from './directory.ts'
+import { ID_BYTES, readOrigin, UNNAMED } from './names.ts'
+
+/** Messages handed over at a time. */
+const PAGE = 256
+
+interface Named {
+  readonly file: string
+  readonly id: string | undefined
+  readonly origin: BoxOrigin | undefined
+  readonly expunged: boolean
+}
+
+export async function* scanBox(fs: Fs, directory: string): AsyncGenerator<readonly BoxScanned[]> {
+  let page: BoxScanned[] = []
+  for await (const named of everyName(fs, directory)) {
+    for await (const scanned of scanFile(fs, directory, named)) page.push(scanned)
+    if (page.length < PAGE) continue
+    yield page
+    page = []
+  }
+  if (page.length > 0) yield page
+}
+
+async function* everyName(fs: Fs, directory: string): AsyncGenerator<Named> {
+  for (const id of [...(await listUnnamed(fs, directory))].sort())
+    yield { file: `${UNNAMED}/${id}`, id, origin: undefined, expunged: false }
+  for (const guid of await listMailboxes(fs, directory)) {
+    const identity = await identityOf(fs, directory, guid)
+    const known = typeof identity === 'object' ? identity : undefined
+    const mailbox = Buffer.from(guid, 'hex')
+    const { named, expunged } = await listMailbox(fs, directory, guid)
+    for (const [kind, uids] of [
+      ['u', named],
+      ['x', expunged],
+    ] as const)
+      for (const uid of [...uids].sort((a, b) => a - b))
+        yield {
+          file: `${guid}/${kind}.${uid}`,
+          id: undefined,
+          // Without the identity the message says itself what the UIDVALIDITY was, if it was first saved here.
+          origin: known === undefined ? { mailbox, uid } : { mailbox, uidValidity: known.uidValidity, uid },
+          expunged: kind === 'x' || known?.removed === true,
+        }
+  }
+}
+
+async function* scanFile(fs: Fs, directory: string, { file, id, origin, expunged }: Named): AsyncGenerator<BoxScanned> {
+  // It may have got another name since it was listed.
+  await using opened = await fs.open(`${directory}/${file}`, 'read').catch(gone)
+  if (opened === undefined) return
+  const { size } = await opened.stat()
+  // Begun, and never flushed.
+  if (size === 0) return
+  let count = 0
+  for await (const found of new Window(opened, size).walk(walkFile(size))) {
+    if ('line' in found) {
+      if (found.damage !== undefined)
+        yield {
+          file,
+          offset: 0,
+          guid: undefined,
+          receivedMs: 0,
+          physicalSize: 0,
+          mailbox: undefined,
+          damage: found.damage,
+        }
+      continue
+    }
+    const { offset, guid, receivedMs, physicalSize, mailbox } = found
+    const damage = found.damage ?? (count++ > 0 ? 'a second message in a file for one' : undefined)
+    const own = found.origin === undefined ? undefined : readOrigin(found.origin)
+    const whose = origin === undefined ? ownOrigin(own) : withValidity(origin, own)
+    yield {
+      file,
+      offset,
+      guid,
+      receivedMs,
+      physicalSize,
+      size: found.size,
+      mailbox,
+      ...(whose === undefined ? {} : { origin: whose }),
+      damage,
+      row: damage === undefined && found.checksummed ? rowOf(found, whose, id) : undefined,
+      expunged,
+    }
+  }
+}
+
+function ownOrigin(own: ReturnType<typeof readOrigin>): BoxOrigin | undefined {
+  return own === undefined ? undefined : { mailbox: Buffer.from(own.guid, 'hex'), uidValidity: own.uidValidity }
+}
+
+function withValidity(origin: BoxOrigin, own: ReturnType<typeof readOrigin>): BoxOrigin {
+  if (origin.uidValidity !== undefined || own === undefined) return origin
+  return own.guid === Buffer.from(origin.mailbox).toString('hex') ? { ...origin, uidValidity: own.uidValidity } : origin
+}
+
+/** What a row says that names this file. */
+function rowOf(
+  { length, sum, size, physicalSize }: Walked,
+  origin: BoxOrigin | undefined,
+  id: string | undefined,
+): Readonly<Record<string, Uint8Array | number>> {
+  return {
+    length,
+    id: id === undefined ? new Uint8Array(ID_BYTES) : Buffer.from(id, 'hex'),
+    mailbox: origin?.mailbox ?? new Uint8Array(16),
+    uid: origin?.uid ?? 0,
+    sum,
+    flags: size === physicalSize ? FLAG_CANONICAL : 0,
+  }
+}
+
+function gone(error: unknown): undefined {
+  if (!(error instanceof FsError && error.code === 'FS_NOT_FOUND')) throw error
+}

@@ -1,0 +1,52 @@
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { BoxUnderTest } from '@mailstead/box/testing'
+import { boxConformance } from '@mailstead/box/testing'
+import type { Fs } from '@mailstead/fs'
+import { memoryFs } from '@mailstead/fs/memory'
+import { posixFs } from '@mailstead/fs/posix'
+import { describe, it } from 'vitest'
+import { sdbox } from './sdbox.ts'
+
+function over(make: () => Fs): BoxUnderTest {
+  return {
+    create: async () => {
+      const fs = make()
+      return { format: sdbox(fs, 'storage'), [Symbol.asyncDispose]: async () => fs[Symbol.asyncDispose]() }
+    },
+  }
+}
+
+describe('sdbox in memory', () => {
+  boxConformance(
+    { describe, it },
+    over(() => memoryFs()),
+  )
+})
+
+describe('sdbox where files have one name each, and are read asynchronously', () => {
+  boxConformance(
+    { describe, it },
+    over(() => memoryFs({ syncRead: false, link: false })),
+  )
+})
+
+describe('sdbox on a disk', () => {
+  boxConformance(
+    { describe, it },
+    {
+      create: async () => {
+        const directory = await mkdtemp(join(tmpdir(), 'sdbox-'))
+        const fs = await posixFs(directory)
+        return {
+          format: sdbox(fs, 'storage'),
+          [Symbol.asyncDispose]: async () => {
+            await fs[Symbol.asyncDispose]()
+            await rm(directory, { recursive: true })
+          },
+        }
+      },
+    },
+  )
+})
