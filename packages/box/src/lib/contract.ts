@@ -186,6 +186,8 @@ export interface BoxHost {
   refresh(): Promise<void>
   /** The mailboxes whose rows name messages of this box. Absent where there are none. */
   readonly mailboxes?: BoxMailboxes
+  /** The table may have lost what it knew: what is found on disk is believed. (default false) */
+  readonly rebuilding?: boolean
 }
 
 /** A mailbox, as formats know it whose files are named by mailbox and UID. */

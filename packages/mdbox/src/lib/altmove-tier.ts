@@ -165,7 +165,8 @@ export class AltTier implements AsyncDisposable {
     if (this.#recorded === undefined) await host.refresh()
     const recorded = this.#recorded
     if (recorded !== undefined && Buffer.compare(recorded, found) === 0) return 'there'
-    if (recorded === undefined && (await this.#hasRows())) return 'there'
+    // A table that has lost everything says nothing against it.
+    if (recorded === undefined && (host.rebuilding === true || (await this.#hasRows()))) return 'there'
     throw this.#away(`its marker is that of another box (${toHex(found)})`)
   }
 

@@ -22,12 +22,13 @@ import { Batch, type BatchHost } from './batch.ts'
 import { checkBox } from './check.ts'
 import { POST_BYTES } from './format.ts'
 import type { MdboxSettings } from './options.ts'
+import { Journal } from './journal.ts'
 import { PLACE_COLUMNS, PlaceTable } from './place.ts'
 import { type PurgeContext, purgeBox } from './purge.ts'
 import { damaged, type Place, wholeMessage } from './read.ts'
 import { maybeMoved, readMessage, readMessageSync, WHOLE_RECORD_MAX } from './read-message.ts'
 import { ReadAhead } from './read-ahead.ts'
-import { scanBox } from './scan.ts'
+import { journalDamage, listFiles, scanBox } from './scan.ts'
 
 export class MdboxBox implements Box, BatchHost {
   readonly name = 'mdbox'
@@ -41,6 +42,7 @@ export class MdboxBox implements Box, BatchHost {
   readonly #primary: Tier
   readonly #alt: AltTier
   readonly #context: PurgeContext
+  readonly #journal: Journal
   readonly #batches = new Set<Batch>()
   /** For synchronous reads, which are over before the next begins. */
   readonly #place: Place = { ref: 0, alt: false, flags: 0, file: 0, offset: 0, length: 0, sum: 0 }
@@ -59,7 +61,8 @@ export class MdboxBox implements Box, BatchHost {
     const tiers = { host, places: this.#places, slot: this.#slot, settings: options }
     this.#primary = new Tier(false, fs, directory, tiers)
     this.#alt = new AltTier(options.alt, tiers)
-    this.#context = { ...tiers, primary: this.#primary, alt: this.#alt }
+    this.#journal = new Journal(fs, directory)
+    this.#context = { ...tiers, primary: this.#primary, alt: this.#alt, journal: this.#journal }
     this.appender = this.#primary.appender
     if (fs.supports.syncRead) this.openSync = (ref) => this.#openSync(ref)
   }
@@ -194,8 +197,30 @@ export class MdboxBox implements Box, BatchHost {
     this.#mustBeOpen()
     // First, since what is away must not look like what is not there.
     const alt = await this.#alt.present()
-    yield* scanBox(this.#primary.fs, this.#primary.directory)
-    if (alt !== undefined) yield* scanBox(alt.fs, alt.directory, true)
+    const journal = await this.#journal.read()
+    if (journal.damage.length > 0) yield journalDamage(journal)
+    const { dead } = journal
+    yield* scanBox(this.#primary.fs, this.#primary.directory, { dead })
+    if (alt !== undefined) yield* scanBox(alt.fs, alt.directory, { dead, alt: true })
+  }
+
+  async journal(): Promise<void> {
+    this.#mustBeOpen()
+    await this.#host.refresh()
+    await this.#journal.write(this.#places, () => this.#files())
+  }
+
+  /** Numbers of all message files; undefined while the second tier is away. */
+  async #files(): Promise<ReadonlySet<number> | undefined> {
+    const files = new Set(await listFiles(this.#primary.fs, this.#primary.directory))
+    try {
+      const alt = await this.#alt.present()
+      if (alt !== undefined) for (const id of await listFiles(alt.fs, alt.directory)) files.add(id)
+    } catch (error) {
+      if (error instanceof FsError) return undefined
+      throw error
+    }
+    return files
   }
 
   check(): AsyncIterable<readonly BoxFinding[]> {

@@ -7,6 +7,7 @@ import type { BoxFinding, BoxHost } from '@mailstead/box'
 import { FsError, type FsFile } from '@mailstead/fs'
 import type { Tier } from './altmove-tier.ts'
 import { LINE_MAX, readFileLine } from './format.ts'
+import { JOURNAL } from './journal.ts'
 import { FLAG_ALT, FLAG_CANONICAL, type Places, type PlaceTable } from './place.ts'
 import type { PurgeContext } from './purge.ts'
 import { fileName } from './read.ts'
@@ -17,10 +18,23 @@ import { Window } from './window.ts'
 /** Findings handed over at a time. */
 const PAGE = 256
 
-export async function* checkBox({ host, places, primary, alt }: PurgeContext): AsyncGenerator<readonly BoxFinding[]> {
+export async function* checkBox({
+  host,
+  places,
+  primary,
+  alt,
+  journal,
+}: PurgeContext): AsyncGenerator<readonly BoxFinding[]> {
+  const { damage } = await journal.read()
+  if (damage.length > 0) yield damage.map(({ offset, message }) => ofJournal(offset, message))
   yield* checkTier(primary, host, places)
   const second = await alt.present()
   if (second !== undefined) yield* checkTier(second, host, places)
+}
+
+/** It is written anew the next time something is expunged. */
+function ofJournal(offset: number, message: string): BoxFinding {
+  return { severity: 'damage', kind: 'journal-damaged', file: JOURNAL, offset, ref: undefined, message }
 }
 
 async function* checkTier(tier: Tier, host: BoxHost, table: PlaceTable): AsyncGenerator<readonly BoxFinding[]> {

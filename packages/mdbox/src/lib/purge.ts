@@ -30,6 +30,8 @@ import type { AltTier, Tier, TierContext } from './altmove-tier.ts'
 import { Moves, openPlaces } from './altmove-copy.ts'
 import { lockSlot, slotOf } from './append.ts'
 import { HEADER_BYTES, LINE_MAX, readFileLine } from './format.ts'
+import { type Journal, put } from './journal.ts'
+import type { Dead } from './journal-format.ts'
 import { Pace } from './pace.ts'
 import { CONDEMNED, FLAG_ALT, type Places, readCondemned, writeCondemned } from './place.ts'
 import { listFiles } from './scan.ts'
@@ -42,6 +44,7 @@ const CONDEMNED_MAX = 16
 export interface PurgeContext extends TierContext {
   readonly primary: Tier
   readonly alt: AltTier
+  readonly journal: Journal
 }
 
 /** Of one file, by the table. */
@@ -291,6 +294,8 @@ async function emptyFile(
     if (error instanceof BoxError && (error.code === 'BOX_DAMAGED' || error.code === 'BOX_CORRUPT')) return undefined
     throw error
   }
+  // The index forgets them now; whoever finds their bytes without it is to know that nobody has them.
+  await context.journal.add(deadOf(places, unused))
   // What was created since it was looked at last may be on a bare mount point.
   if (tier.alt) await context.alt.verify()
   await host.transact((tx) => {
@@ -301,6 +306,15 @@ async function emptyFile(
   // A message that got a use again meanwhile is still there, and so is its place.
   const now = await table.loaded()
   return unused.some((ref) => isHere(now, ref) >= 0) ? undefined : unused.length
+}
+
+function deadOf({ view, file, offset, sum }: Places, refs: readonly number[]): Dead {
+  const dead: Dead = new Map()
+  for (const ref of refs) {
+    const row = view.rowOf(ref)
+    put(dead, file.number(row), offset.number(row), sum.number(row))
+  }
+  return dead
 }
 
 /** Removes files that the last transaction emptied, and keeps account of those that are to be. */

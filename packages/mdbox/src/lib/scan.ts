@@ -2,6 +2,8 @@
 import type { BoxScanned } from '@mailstead/box'
 import { type Fs, FsError } from '@mailstead/fs'
 import { fileId } from './append.ts'
+import { isDead, JOURNAL } from './journal.ts'
+import type { Dead, ReadJournal } from './journal-format.ts'
 import { FLAG_ALT, FLAG_CANONICAL } from './place.ts'
 import { fileName } from './read.ts'
 import { type Walked, walkFile } from './walk.ts'
@@ -11,7 +13,11 @@ import { Window } from './window.ts'
 const PAGE = 256
 
 /** `alt`: it is the second tier that is in this directory. */
-export async function* scanBox(fs: Fs, directory: string, alt = false): AsyncGenerator<readonly BoxScanned[]> {
+export async function* scanBox(
+  fs: Fs,
+  directory: string,
+  { dead, alt = false }: { readonly dead: Dead; readonly alt?: boolean },
+): AsyncGenerator<readonly BoxScanned[]> {
   for (const id of await listFiles(fs, directory)) {
     const file = fileName(alt, id)
     // A purge may have removed it since it was listed.
@@ -28,7 +34,8 @@ export async function* scanBox(fs: Fs, directory: string, alt = false): AsyncGen
       } else {
         const { offset, guid, receivedMs, physicalSize, size, mailbox, damage } = found
         const row = damage === undefined ? rowOf(alt, id, found) : undefined
-        page.push({ file, offset, guid, receivedMs, physicalSize, size, mailbox, damage, row })
+        const expunged = isDead(dead, id, offset, found.sum)
+        page.push({ file, offset, guid, receivedMs, physicalSize, size, mailbox, damage, row, expunged })
       }
       if (page.length < PAGE) continue
       yield page
@@ -36,6 +43,11 @@ export async function* scanBox(fs: Fs, directory: string, alt = false): AsyncGen
     }
     if (page.length > 0) yield page
   }
+}
+
+/** What is wrong with the journal. */
+export function journalDamage({ damage }: ReadJournal): BoxScanned[] {
+  return damage.map(({ offset, message }) => ({ file: JOURNAL, offset, ...NOTHING, damage: message }))
 }
 
 const NOTHING = { guid: undefined, receivedMs: 0, physicalSize: 0, mailbox: undefined }

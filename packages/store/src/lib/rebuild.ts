@@ -321,6 +321,7 @@ function readingHost(index: Index, table: Table | undefined): BoxHost {
     table: table ?? { id: BOX_TABLE, view: NO_ROWS },
     transact: () => Promise.reject(new TypeError('a box changes nothing while its store is rebuilt')),
     refresh: () => index.refresh(),
+    rebuilding: true,
   }
 }
 
