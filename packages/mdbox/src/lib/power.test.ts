@@ -1,10 +1,11 @@
 import { randomBytes } from 'node:crypto'
-import type { Box, BoxRef, BoxSaved } from '@mailstead/box'
+import type { Box, BoxHost, BoxRef, BoxSaved } from '@mailstead/box'
 import { memoryTable } from '@mailstead/box/testing'
 import type { Fs, FsFile, FsWriteOptions } from '@mailstead/fs'
 import { type CrashableFsOptions, crashableFs } from '@mailstead/fs/faults'
 import { expect, test } from 'vitest'
 import { mdbox } from './mdbox.ts'
+import type { MdboxOptions } from './options.ts'
 import { COLUMNS } from './place.ts'
 
 /** `inner`, where `before` comes first in everything that changes something. */
@@ -46,61 +47,146 @@ function pausing(inner: Fs, before: () => Promise<void>): Fs {
   }
 }
 
-/** Cuts the power at every operation of a workload; resolves to how many disks that left were looked at. */
-async function cutEverywhere(lies: CrashableFsOptions['lies'] = () => false): Promise<number> {
-  const depth = process.env['MAILSTEAD_DEPTH'] === undefined ? 2 : 20
-  const disk = crashableFs({ lies })
-  const table = memoryTable(COLUMNS)
-  const proc = table.process()
-  const options = { rotateBytes: 3000, purgeShare: 0.1 }
-  const kept = new Map<BoxRef, Buffer>()
-  let images = 0
-  const first = Number(process.env['MAILSTEAD_SEED'] ?? 1)
-  const before = async (): Promise<void> => {
-    for (let i = 0; i < depth; i++) {
-      const seed = first + images
-      const where = `seed ${seed}, ${disk.volatile().join(', ')}`
-      const reader = table.process()
-      const rows = new Map(kept)
-      await using fs = disk.crash(seed)
-      await using box = await mdbox(fs, 'storage', options).open(reader.host)
+interface Cut {
+  readonly lies?: NonNullable<CrashableFsOptions['lies']>
+  /** Transactions are durable only when the next one is: a mistake that must be caught. */
+  readonly lateFrames?: boolean
+}
+
+/** A disk, a box on it, and a look at what a power cut leaves before everything that changes something. */
+class Workload {
+  readonly disk = crashableFs({ lies: (operation, path) => this.#cut.lies?.(operation, path) === true })
+  readonly kept = new Map<BoxRef, Buffer>()
+  images = 0
+  readonly #cut: Cut
+  readonly #options: (fs: Fs) => MdboxOptions
+  readonly #table = memoryTable(COLUMNS)
+  readonly #proc = this.#table.process()
+  /** Sees the rows as they were before the last transaction. */
+  #earlier = this.#table.process()
+  readonly #depth = process.env['MAILSTEAD_DEPTH'] === undefined ? 2 : 20
+  readonly #first = Number(process.env['MAILSTEAD_SEED'] ?? 1)
+
+  constructor(cut: Cut, options: (fs: Fs) => MdboxOptions) {
+    this.#cut = cut
+    this.#options = options
+  }
+
+  async run(body: (box: Box) => Promise<void>): Promise<number> {
+    const fs = pausing(this.disk, async () => this.#look())
+    const { host } = this.#proc
+    const late: BoxHost = {
+      table: host.table,
+      refresh: async () => host.refresh(),
+      transact: async (change) => {
+        this.#earlier = this.#table.process()
+        await host.transact(change)
+      },
+    }
+    await using box = await mdbox(fs, 'storage', this.#options(fs)).open(late)
+    await body(box)
+    return this.images
+  }
+
+  async save(box: Box, body: Buffer): Promise<BoxRef> {
+    await using batch = box.begin()
+    const source = body.length > 1_000_000 ? pieces(body) : body
+    const saved: BoxSaved = await batch.save(source, { guid: randomBytes(16), receivedMs: 0 })
+    await batch.flush()
+    const [ref] = await this.#proc.keep(saved)
+    this.kept.set(ref!, body)
+    this.#earlier = this.#table.process()
+    return ref!
+  }
+
+  async drop(refs: readonly BoxRef[]): Promise<void> {
+    for (const ref of refs) this.kept.delete(ref)
+    await this.#proc.setUses(refs, 0)
+    this.#earlier = this.#table.process()
+  }
+
+  async #look(): Promise<void> {
+    for (let i = 0; i < this.#depth; i++) {
+      const seed = this.#first + this.images
+      const where = `seed ${seed}, ${this.disk.volatile().join(', ')}`
+      const { host } = this.#cut.lateFrames === true ? this.#earlier : this.#table.process()
+      const rows = new Map(this.kept)
+      await using fs = this.disk.crash(seed)
+      const asItIs = { ...host, table: host.table, refresh: () => Promise.resolve() }
+      await using box = await mdbox(fs, 'storage', this.#options(fs)).open(asItIs)
       const found = (await Array.fromAsync(box.check())).flat().filter(({ severity }) => severity === 'damage')
       expect(found, where).toEqual([])
       for (const [ref, body] of rows) expect((await read(box, ref)).equals(body), `message ${ref}, ${where}`).toBe(true)
-      images++
+      this.images++
     }
   }
-  await using box = await mdbox(pausing(disk, before), 'storage', options).open(proc.host)
-  for (let round = 0; round < 6; round++) {
-    await Promise.all(
-      [100, 900, 1_100_000, 1500].map(async (size) => {
-        const body = randomBytes(size)
-        await using batch = box.begin()
-        const saved: BoxSaved = await batch.save(size > 1_000_000 ? pieces(body) : body, {
-          guid: randomBytes(16),
-          receivedMs: 0,
-        })
-        await batch.flush()
-        const [ref] = await proc.keep(saved)
-        kept.set(ref!, body)
-      }),
-    )
-    const dead = [...kept.keys()].filter((ref) => ref % 2 === round % 2)
-    for (const ref of dead) kept.delete(ref)
-    await proc.setUses(dead, 0)
-    await box.purge()
-  }
-  return images
+}
+
+/** Saves, drops and purges. Resolves to how many disks that a power cut left were looked at. */
+async function purges(cut: Cut = {}): Promise<number> {
+  const work = new Workload(cut, () => ({ rotateBytes: 3000, purgeShare: 0.1 }))
+  return work.run(async (box) => {
+    for (let round = 0; round < 6; round++) {
+      await Promise.all([100, 900, 1_100_000, 1500].map(async (size) => work.save(box, randomBytes(size))))
+      await work.drop([...work.kept.keys()].filter((ref) => ref % 2 === round % 2))
+      await box.purge()
+    }
+  })
+}
+
+/** The same, compressed, with a second tier to which messages go and from which they come back. */
+async function altmoves(cut: Cut = {}): Promise<number> {
+  const work = new Workload(cut, (fs) => ({
+    rotateBytes: 3000,
+    purgeShare: 0.1,
+    compression: 'auto',
+    alt: { fs: { ...fs, [Symbol.asyncDispose]: () => Promise.resolve() }, path: 'alt' },
+  }))
+  const some = (rest: number): Uint32Array => Uint32Array.from([...work.kept.keys()].filter((ref) => ref % 3 === rest))
+  return work.run(async (box) => {
+    for (let round = 0; round < 4; round++) {
+      for (const size of [100, 900, 1500, 2500]) await work.save(box, randomBytes(size))
+      await work.save(box, Buffer.alloc(300_000, `Subject: round ${round}\r\n\r\nwords\r\n`))
+      await box.altmove!(some(round % 3), { to: 'alt' })
+      await work.drop([...work.kept.keys()].filter((ref) => ref % 4 === round % 4))
+      await box.purge()
+      await box.altmove!(some((round + 1) % 3), { to: 'primary' })
+    }
+  })
 }
 
 test('a power cut at any operation: every row finds its message', async () => {
-  const images = await cutEverywhere()
+  const images = await purges()
   console.log(`${images} images of a power cut, every message found in each`)
   expect(images).toBeGreaterThan(100)
 })
 
+test('a power cut at any operation of altmoves there and back: every row finds its message', async () => {
+  const images = await altmoves()
+  console.log(`${images} images of a power cut between tiers, every message found in each`)
+  expect(images).toBeGreaterThan(100)
+})
+
 test.each(['sync', 'syncDirectory'] as const)('a disk whose %s does nothing is caught', async (lie) => {
-  await expect(cutEverywhere((operation) => operation === lie)).rejects.toThrow(/message|deeply equal/)
+  await expect(purges({ lies: (operation) => operation === lie })).rejects.toThrow(/message|deeply equal/)
+})
+
+test.each([
+  [
+    'a second tier whose sync does nothing',
+    { lies: (operation, path) => operation === 'sync' && path.startsWith('alt/') },
+  ],
+  [
+    'a second tier whose names are not flushed',
+    { lies: (operation, path) => operation === 'syncDirectory' && path === 'alt' },
+  ],
+  [
+    'a first tier whose sync does nothing',
+    { lies: (operation, path) => operation === 'sync' && path.startsWith('storage/') },
+  ],
+  ['a file that is removed before the frame is durable', { lateFrames: true }],
+] as const satisfies readonly (readonly [string, Cut])[])('%s is caught', async (_, cut) => {
+  await expect(altmoves(cut)).rejects.toThrow(/message|deeply equal|missing|not there|second tier/)
 })
 
 async function read(box: Box, ref: BoxRef): Promise<Buffer> {
