@@ -23,6 +23,8 @@ const MiB = 1024 * 1024
 export const ATTEMPTS_MAX = 32
 /** Higher ones from elsewhere leave no room for those that follow, and are not followed. */
 const VALIDITY_KEPT_MAX = 2 ** 32 - 2 ** 24
+/** Messages expunged before the box's journal is written in the background. */
+const JOURNAL_EVERY = 1024
 /** Random bytes drawn at once: 256 GUIDs. */
 const RANDOM_BYTES = 4096
 
@@ -85,6 +87,7 @@ export class Core {
   readonly #work = new Set<Promise<unknown>>()
   #treeTurn: Promise<unknown> = Promise.resolve()
   #random: Uint8Array = new Uint8Array(0)
+  #expunged = 0
 
   constructor(parts: {
     readonly settings: Settings
@@ -140,6 +143,24 @@ export class Core {
     if (running === undefined) return
     this.#work.add(running)
     void running.finally(() => this.#work.delete(running))
+  }
+
+  /** So many rows are gone: the box writes down what nobody has any more, now and then, and when the store is closed. */
+  noteExpunged(rows: number): void {
+    this.#expunged += rows
+    if (this.#expunged >= JOURNAL_EVERY) this.background(this.journal())
+  }
+
+  /** What fails is tried again with the next expunge, or by a purge, which waits for it. */
+  async journal(): Promise<void> {
+    if (this.#expunged === 0 || this.box.journal === undefined) return
+    this.#expunged = 0
+    try {
+      await this.box.journal()
+    } catch (error) {
+      this.#expunged++
+      this.settings.onEvent({ kind: 'journal-failed', message: String(error) })
+    }
   }
 
   info(entry: Entry): MailboxInfo {
@@ -232,6 +253,7 @@ export class Core {
     if (this.#closed) return
     this.#closed = true
     while (this.#work.size > 0) await Promise.allSettled(this.#work)
+    await this.journal()
     await this.tables[Symbol.asyncDispose]()
     await this.box[Symbol.asyncDispose]()
     await this.index[Symbol.asyncDispose]()

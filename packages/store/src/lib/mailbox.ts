@@ -75,6 +75,7 @@ export class OpenMailbox implements Mailbox {
       await using tx = index.begin()
       const outcome = tx.expunge(this.#id, uids ?? ALL_UIDS, { onlyDeleted: options.force !== true })
       await tx.commit()
+      this.#core.noteExpunged(outcome.expunged.size)
       return outcome.expunged
     })
   }

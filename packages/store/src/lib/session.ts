@@ -72,6 +72,7 @@ export class Session implements StoreSession {
       tx.setValue(TREE_TABLE, mailboxKey(entry.guid), undefined)
       return entry
     })
+    this.#core.noteExpunged(1)
     await this.#core.tables.drop(mailboxTable(guid))
   }
 
