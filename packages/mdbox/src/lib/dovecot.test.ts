@@ -125,7 +125,8 @@ class Dovecot implements AsyncDisposable {
     this.#config = join(directory, 'dovecot.conf')
   }
 
-  static async create(): Promise<Dovecot> {
+  /** `settings`: beside what every one needs. */
+  static async create(more: (directory: string) => Readonly<Record<string, string>> = () => ({})): Promise<Dovecot> {
     const directory = await mkdtemp(join(tmpdir(), 'mdbox-dovecot-'))
     const dovecot = new Dovecot(directory)
     await chmod(directory, 0o755)
@@ -141,6 +142,7 @@ class Dovecot implements AsyncDisposable {
       first_valid_uid: '1',
       ssl: 'no',
       protocols: '',
+      ...more(directory),
     }
     const lines = Object.entries(settings).map(([name, value]) => `${name} = ${value}\n`)
     await writeFile(dovecot.#config, `${lines.join('')}namespace inbox {\n  inbox = yes\n  separator = /\n}\n`)
@@ -280,6 +282,81 @@ describe('files that we write', () => {
     )
   })
 
+  unless(
+    noDovecot(),
+    'compressed, in two tiers, purged and moved about, are served by Dovecot byte for byte',
+    async () => {
+      await using dovecot = await Dovecot.create((directory) => ({
+        mail_plugins: 'zlib',
+        mail_location: `mdbox:${join(directory, 'home/mdbox')}:ALT=${join(directory, 'home/alt')}`,
+      }))
+      const fs = await posixFs(join(dovecot.directory, 'home/mdbox'))
+      const alt = await posixFs(join(dovecot.directory, 'home/alt'), { create: true })
+      const proc = memoryTable(mdbox(fs, 'storage').columns).process()
+      const bodies = [
+        'Subject: short\r\n\r\nnot compressed\r\n',
+        `Subject: one frame\n\n${'a line without its CR\n'.repeat(500)}`,
+        `Subject: seven frames\r\n\r\n${'a line of this message\r\n'.repeat(40_000)}`,
+        `Subject: incompressible\r\n\r\n${randomBytes(300_000).toString('base64')}\r\n`,
+        '\x28\xb5\x2f\xfd: not what it seems\r\n',
+        ...Array.from({ length: 30 }, (_, i) => `Subject: ${i}\r\n\r\n${`${randomUUID()} `.repeat(i * 7)}\r\n`),
+      ].map((text) => Buffer.from(text, 'latin1'))
+      const large = Buffer.from(`Subject: spooled\r\n\r\n${randomBytes(1_500_000).toString('base64')}\r\n`)
+      const alive: Buffer[] = []
+      {
+        const options = { rotateBytes: 100_000, compression: 3, alt: { fs: alt, path: 'storage' } }
+        await using box = await mdbox(fs, 'storage', options).open(proc.host)
+        const refs: number[] = []
+        for (const body of [...bodies, large, ...bodies]) {
+          await using batch = box.begin()
+          const source = body === large ? pieces(body) : body
+          const saved = await batch.save(source, { guid: randomBytes(16), receivedMs: 0, mailbox: 'INBOX' })
+          await batch.flush()
+          refs.push(...(await proc.keep(saved)))
+        }
+        // The second half: some of it dead and purged, the rest in the second tier; and some of the first there and back.
+        const second = refs.slice(bodies.length)
+        const dead = second.filter((_, i) => i % 3 === 1)
+        await proc.setUses(dead, 0)
+        alive.push(...bodies, ...[large, ...bodies].filter((_, i) => i % 3 !== 1))
+        expect(await box.altmove!(Uint32Array.from(refs.slice(20)), { to: 'alt' })).toMatchObject({
+          damaged: 0,
+          left: 0,
+        })
+        await box.purge()
+        await box.altmove!(Uint32Array.from(refs.slice(20, bodies.length)), { to: 'primary' })
+        await box.purge()
+        expect((await Array.fromAsync(box.check())).flat().filter(({ severity }) => severity === 'damage')).toEqual([])
+      }
+      const storages = ['home/mdbox/storage', 'home/alt/storage'].map((name) => join(dovecot.directory, name))
+      for (const storage of storages) expect(readdirSync(storage).some((name) => /^m\.\d+$/.test(name))).toBe(true)
+      await dovecot.own()
+      await dovecot.doveadm('force-resync', '*')
+      const inbox = await dovecot.bodies('INBOX')
+      expect(inbox.length).toBe(alive.length)
+      expect(inbox.map((body) => body.toString('latin1')).toSorted()).toEqual(alive.map(served).toSorted())
+      expect(await dovecot.log()).not.toMatch(/Error|Panic|[Cc]orrupt/)
+
+      // Its own altmove and purge copy what is stored, and our checksums of it.
+      await dovecot.doveadm('altmove', 'mailbox', 'INBOX', 'uid', '1:10')
+      await dovecot.doveadm('expunge', 'mailbox', 'INBOX', 'uid', '11:14')
+      await dovecot.doveadm('purge')
+      let compressed = 0
+      let checked = 0
+      for (const storage of storages)
+        for (const name of readdirSync(storage).filter((file) => /^m\.\d+$/.test(file)))
+          for (const message of records(readFileSync(join(storage, name))).messages) {
+            expect(message, name).toMatchObject({ damage: undefined, checksummed: true })
+            if (message.storedSize !== message.physicalSize) compressed++
+            checked++
+          }
+      expect(checked).toBe(alive.length - 4)
+      console.log(
+        `${inbox.length} messages of two tiers served by Dovecot, ${checked} checksums kept, ${compressed} compressed`,
+      )
+    },
+  )
+
   unless(noDovecot(), 'damaged, are repaired by Dovecot without harm to our checksums', async () => {
     await using dovecot = await Dovecot.create()
     const fs = await posixFs(join(dovecot.directory, 'home/mdbox'))
@@ -318,6 +395,47 @@ describe('files that we write', () => {
       })
     }
   })
+})
+
+describe('messages that Dovecot compressed', () => {
+  for (const codec of ['gz', 'bz2', 'zstd'])
+    unless(noDovecot(), `are read: ${codec}`, async () => {
+      await using dovecot = await Dovecot.create(() => ({ mail_plugins: 'zlib' }))
+      const bodies = [
+        'Subject: short\n\nx\n',
+        `Subject: text\n\n${'a line of this message\n'.repeat(5000)}`,
+        `Subject: more\n\n${randomBytes(200_000).toString('base64')}\n`,
+      ].map((text) => Buffer.from(text))
+      for (const [i, body] of bodies.entries()) {
+        const file = join(dovecot.directory, `body.${i}`)
+        await writeFile(file, body, { mode: 0o644 })
+        await dovecot.doveadm('-o', `plugin/zlib_save=${codec}`, 'save', '-m', 'INBOX', file)
+      }
+      const fs = await posixFs(join(dovecot.directory, 'home/mdbox'))
+      const proc = memoryTable(mdbox(fs, 'storage').columns).process()
+      await using box = await mdbox(fs, 'storage').open(proc.host)
+      const found = (await Array.fromAsync(box.scan())).flat()
+      expect(found.map(({ physicalSize }) => physicalSize)).toEqual(bodies.map(({ length }) => length))
+      let stored = 0
+      for (const [i, { row }] of found.entries()) {
+        const [ref] = await proc.keep({
+          physicalSize: 0,
+          size: 0,
+          canonical: false,
+          place: (tx) => tx.append(proc.host.table.id, { columns: row! }),
+        })
+        stored += row!['length'] as number
+        await using message = await box.open(ref!)
+        const into = Buffer.alloc(message.physicalSize)
+        await message.read(into, 0)
+        expect(into.equals(bodies[i]!)).toBe(true)
+        await message.read(into.subarray(0, 5), 3)
+        expect(into.subarray(0, 5).equals(bodies[i]!.subarray(3, 8))).toBe(true)
+      }
+      expect(stored).toBeLessThan(bodies.reduce((sum, { length }) => sum + length, 0))
+      expect((await Array.fromAsync(box.check())).flat().filter(({ severity }) => severity === 'damage')).toEqual([])
+      await fs[Symbol.asyncDispose]()
+    })
 })
 
 async function* pieces(body: Buffer): AsyncGenerator<Uint8Array> {
