@@ -32,7 +32,9 @@ const COMPACT_MIN: number = 64 * 1024
 /** Longest journal that is read: a billion messages. Longer is damage. */
 const JOURNAL_MAX: number = 1 << 30
 
-const NOTHING: ReadJournal = { salt: undefined, dead: new Map(), sequence: 0, end: 0, damage: [] }
+function nothing(): ReadJournal {
+  return { salt: undefined, dead: new Map(), sequence: 0, end: 0, damage: [] }
+}
 
 export class Journal {
   readonly #fs: Fs
@@ -51,9 +53,9 @@ export class Journal {
   /** What it says now. A missing one says nothing. */
   async read(): Promise<ReadJournal & { readonly size: number }> {
     const stat = await this.#fs.stat(this.#path)
-    if (stat === undefined) return { ...NOTHING, size: 0 }
+    if (stat === undefined) return { ...nothing(), size: 0 }
     if (stat.size > JOURNAL_MAX)
-      return { ...NOTHING, size: stat.size, damage: [{ offset: 0, message: 'the journal is longer than any is' }] }
+      return { ...nothing(), size: stat.size, damage: [{ offset: 0, message: 'the journal is longer than any is' }] }
     const bytes = await this.#fs.readFile(this.#path)
     return { ...readJournal(bytes), size: bytes.length }
   }
