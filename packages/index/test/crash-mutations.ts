@@ -16,7 +16,7 @@ const isList = (path: string): boolean => path.endsWith('tables/directory')
 const isOldList = (path: string): boolean => path.endsWith('directory.old')
 const isControl = (path: string): boolean => path.endsWith('/control')
 
-const wrap = (by: () => Intercept): Pick<Mutation, 'wrap'> => ({ wrap: (fs) => intercepted(fs, by()) })
+export const wrap = (by: () => Intercept): Pick<Mutation, 'wrap'> => ({ wrap: (fs) => intercepted(fs, by()) })
 
 async function bytesOf(data: FsSource): Promise<Uint8Array> {
   if (data instanceof Uint8Array) return data
@@ -38,14 +38,14 @@ async function inPlace(fs: Fs, path: string, data: FsSource, options: FsWriteOpt
   return await file.stat()
 }
 
-const replacesInPlace = (is: (path: string) => boolean): Pick<Mutation, 'wrap'> =>
+export const replacesInPlace = (is: (path: string) => boolean): Pick<Mutation, 'wrap'> =>
   wrap(() => ({
     writeFile: (fs, path, data, options) =>
       is(path) ? inPlace(fs, path, data, options) : fs.writeFile(path, data, options),
   }))
 
 /** A file that is written only when something else is done: when `until` says so of the path of the next change. */
-function writesLater(
+export function writesLater(
   is: (path: string) => boolean,
   until: (operation: string, path: string) => boolean,
 ): Pick<Mutation, 'wrap'> {
@@ -103,7 +103,7 @@ const END_LENGTH = ((): number => {
 
 const length = (parts: readonly Uint8Array[]): number => parts.reduce((sum, part) => sum + part.length, 0)
 
-async function segmentsOf(fs: Fs, directory: string): Promise<string[]> {
+export async function segmentsOf(fs: Fs, directory: string): Promise<string[]> {
   const names: string[] = []
   for await (const page of fs.list(directory)) for (const { name } of page) names.push(name)
   return names.filter(isLog).sort()
