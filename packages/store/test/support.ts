@@ -12,11 +12,22 @@ export const subject: CacheField = {
   compute: ({ header }) => Buffer.from(/^Subject: ([^\r]*)/m.exec(Buffer.from(header).toString('latin1'))?.[1] ?? ''),
 }
 
+let box: StoreOptions['box'] = (root) => plainBox(root, 'storage')
+let share = 1
+/** Runs the tests with another box; of those with random operations, this share. */
+export function useBox(other: StoreOptions['box'], runShare: number): void {
+  box = other
+  share = runShare
+}
+export const runsOf = (runs: number): number => Math.ceil(runs * share)
+/** What stores of these tests keep their messages in. */
+export const usedBox: StoreOptions['box'] = (root) => box(root)
+
 export function open(fs: Fs, options: Partial<StoreOptions> = {}): Promise<Store> {
   return openStore({
     owner: 'anna',
     fs,
-    box: (root) => plainBox(root, 'storage'),
+    box: usedBox,
     cacheFields: [subject],
     create: true,
     ...options,

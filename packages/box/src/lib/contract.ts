@@ -53,8 +53,9 @@ export const BOX_USES_COLUMN = 'uses'
 export interface BoxOrigin {
   /** GUID of the mailbox, 16 bytes. */
   readonly mailbox: Uint8Array
-  /** Where the format knows the message's UID, and the mailbox's UIDVALIDITY: both, or neither. */
+  /** Of the mailbox. */
   readonly uidValidity?: number
+  /** Where the format knows it: not before the message has its row. */
   readonly uid?: number
 }
 

@@ -10,6 +10,7 @@ import { type CopyOptions, type CopyOutcome, FORM_CANONICAL, type Mailbox, type 
 import type { Core } from './core.ts'
 import { StoreError } from './error.ts'
 import { storeError } from './failure.ts'
+import { beginNames, settleNames, tellCopies } from './names.ts'
 import { computeFields } from './save.ts'
 import type { TableLease } from './tables.ts'
 import { type Entry, mailboxTable } from './tree.ts'
@@ -73,8 +74,11 @@ export class OpenMailbox implements Mailbox {
     const { index } = this.#writable()
     return this.#work(async () => {
       await using tx = index.begin()
+      const names = await beginNames(this.#core, tx, () => [this.#entry])
       const outcome = tx.expunge(this.#id, uids ?? ALL_UIDS, { onlyDeleted: options.force !== true })
       await tx.commit()
+      names?.expunged(this.#entry, outcome.expunged)
+      settleNames(this.#core, names)
       this.#core.noteExpunged(outcome.expunged.size)
       return outcome.expunged
     })
@@ -106,11 +110,15 @@ export class OpenMailbox implements Mailbox {
           if (rows.length === 0) return { uidValidity, source, destination: UidSet.empty }
           if (!core.syncRead) await view.load(core.columnNames)
           await using tx = core.index.begin()
+          const names = await beginNames(core, tx, () => [target, this.#entry])
           const copies = tx.appendFrom(table, view, rows, { saved: core.settings.now() })
           // One that went since the view was taken is looked for again: what is copied was there when it was copied.
           if (andExpunge) tx.expunge(this.#id, source, { mustExist: true })
           else tx.expectRows(this.#id, source)
           await tx.commit()
+          tellCopies(names, target, view, rows, copies.uids)
+          if (andExpunge) names?.expunged(this.#entry, source)
+          settleNames(core, names)
           return { uidValidity, source, destination: copies.uids }
         }),
       )

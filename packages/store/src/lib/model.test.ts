@@ -12,7 +12,7 @@ import fc from 'fast-check'
 import { afterAll, describe, expect, test } from 'vitest'
 import type { CacheField, Store } from './contract.ts'
 import { StoreError } from './error.ts'
-import { plainBox } from './plain-box.ts'
+import { runsOf, usedBox } from '../../test/support.ts'
 import { openStore } from './store.ts'
 
 const depth = process.env['MAILSTEAD_DEPTH']
@@ -108,7 +108,7 @@ class Run {
     this.#store = await openStore({
       owner: 'anna',
       fs: this.#fs,
-      box: (fs) => plainBox(fs, 'storage'),
+      box: usedBox,
       cacheFields: [field],
       create: true,
       now: () => this.now,
@@ -355,7 +355,7 @@ describe.each([
           await run.close()
         }
       }),
-      { numRuns: Math.ceil(numRuns / share) },
+      { numRuns: runsOf(numRuns / share) },
     )
     console.log(`${operations} operations`)
   })

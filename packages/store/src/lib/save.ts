@@ -8,7 +8,7 @@
  *
  * A failure anywhere before the frame is durable leaves bytes that no row names: purge reclaims them.
  */
-import type { BoxBatch, BoxMetadata, BoxSaved } from '@mailstead/box'
+import type { BoxBatch, BoxMetadata, BoxNames, BoxSaved } from '@mailstead/box'
 import type { AppendedRow, CacheEntry } from '@mailstead/index'
 import { MessageScanner, type MessageStructure, scanMessage } from '@mailstead/message'
 import {
@@ -22,6 +22,7 @@ import {
 import type { Core } from './core.ts'
 import { StoreError } from './error.ts'
 import { storeError } from './failure.ts'
+import { beginNames, originOf, settleNames } from './names.ts'
 import { type Entry, mailboxTable } from './tree.ts'
 
 /**
@@ -166,7 +167,8 @@ export class Batch implements SaveBatch {
       core.background(core.tables.warm(mailboxTable(targets[0]!.entry.guid)))
     const guid = core.guid()
     const receivedMs = Math.max(0, Math.floor(options.receivedMs ?? core.settings.now()))
-    const metadata = { guid, receivedMs, mailbox: targets[0]!.entry.name }
+    const { entry } = targets[0]!
+    const metadata = { guid, receivedMs, mailbox: entry.name, origin: originOf(entry) }
     const { saved, structure } = await keep(core, this.#box, source, metadata)
     // Those that were refused after the box had them are not placed: dead bytes.
     this.#computeFields()
@@ -213,10 +215,13 @@ export class Batch implements SaveBatch {
     await flushing
     await computing
     const rows: AppendedRow[] = []
+    const placed: AppendedRow[] = []
+    let names: BoxNames | undefined
     {
       await using tx = index.begin()
+      names = await beginNames(this.#core, tx, () => this.#entries())
       const savedMs = settings.now()
-      for (const { saved, guid, receivedMs, targets } of this.#pending) {
+      for (const [at, { saved, guid, receivedMs, targets }] of this.#pending.entries()) {
         // Satisfied by an index: what its transaction returned.
         const box = saved.place(tx) as AppendedRow
         const columns = {
@@ -229,7 +234,12 @@ export class Batch implements SaveBatch {
         }
         for (const { entry, target } of targets) {
           const { flags = 0, keywords = [] } = target
-          rows.push(tx.append(mailboxTable(entry.guid), { flags, keywords, columns }))
+          const row = tx.append(mailboxTable(entry.guid), { flags, keywords, columns })
+          if (placed.length === at) {
+            placed.push(box)
+            names?.first(box, row)
+          }
+          rows.push(row)
         }
       }
       try {
@@ -238,7 +248,22 @@ export class Batch implements SaveBatch {
         throw this.#renamed(error)
       }
     }
+    if (names !== undefined) this.#name(names, placed, rows)
     return this.#told(rows)
+  }
+
+  /** Each mailbox once. */
+  #entries(): readonly Entry[] {
+    const entries = new Set<Entry>()
+    for (const { targets } of this.#pending) for (const { entry } of targets) entries.add(entry)
+    return [...entries]
+  }
+
+  #name(names: BoxNames, placed: readonly AppendedRow[], rows: readonly AppendedRow[]): void {
+    let next = 0
+    for (const [i, { targets }] of this.#pending.entries())
+      for (const { entry } of targets) names.appended(entry, rows[next++]!.uid, placed[i]!.uid)
+    settleNames(this.#core, names)
   }
 
   /** A mailbox that was removed since `add` is named. */

@@ -7,6 +7,7 @@ import { StoreError } from './error.ts'
 import { storeError } from './failure.ts'
 import { OpenMailbox } from './mailbox.ts'
 import { checkName, DELIMITER, INBOX, lookupName, parentsOf } from './name.ts'
+import { beginNames, settleNames, tellCopies } from './names.ts'
 import { Batch } from './save.ts'
 import {
   type Entry,
@@ -63,17 +64,20 @@ export class Session implements StoreSession {
     this.#core.mustBeWritable()
     const wanted = lookupName(name)
     if (wanted === INBOX) throw new StoreError('STORE_BAD_NAME', 'INBOX cannot be removed', { mailbox: wanted })
-    const { guid } = await this.#core.changeTree(({ tx, state }) => {
+    const { entry, names } = await this.#core.changeTree(async ({ tx, state }) => {
       const entry = state.byName.get(wanted)
       if (entry === undefined) throw noMailbox(wanted)
       const table = mailboxTable(entry.guid)
+      const names = await beginNames(this.#core, tx, () => [entry])
       // The uses of its messages end in the same frame.
       tx.dropTable(table)
       tx.setValue(TREE_TABLE, mailboxKey(entry.guid), undefined)
-      return entry
+      return { entry, names }
     })
+    names?.removed(entry)
+    settleNames(this.#core, names)
     this.#core.noteExpunged(1)
-    await this.#core.tables.drop(mailboxTable(guid))
+    await this.#core.tables.drop(mailboxTable(entry.guid))
   }
 
   async rename(from: string, to: string): Promise<void> {
@@ -106,24 +110,34 @@ export class Session implements StoreSession {
 
   /** RFC 3501 §6.3.5: its messages go to a new mailbox, INBOX stays, empty; its children stay where they are. */
   async #renameInbox(target: string): Promise<void> {
-    await this.#core.changeTree(async (change) => {
+    const core = this.#core
+    const tell = await core.changeTree(async (change) => {
       mustNotExist(change, target)
-      createParents(this.#core, change, target)
-      const entry = addMailbox(this.#core, change, target, undefined)
-      const table = mailboxTable(change.state.byName.get(INBOX)!.guid)
-      await using inbox = await this.#core.tables.acquire(table)
+      createParents(core, change, target)
+      const entry = addMailbox(core, change, target, undefined)
+      const from = change.state.byName.get(INBOX)!
+      const table = mailboxTable(from.guid)
+      await using inbox = await core.tables.acquire(table)
       const view = inbox!.table.view
-      if (view.count === 0) return
-      if (!this.#core.syncRead) await view.load(this.#core.columnNames)
+      if (view.count === 0) return undefined
+      if (!core.syncRead) await view.load(core.columnNames)
       const rows = new Uint32Array(view.count)
       const uids = new Uint32Array(view.count)
       for (let row = 0; row < rows.length; row++) {
         rows[row] = row
         uids[row] = view.uid(row)
       }
-      change.tx.appendFrom(mailboxTable(entry.guid), view, rows, { saved: this.#core.settings.now() })
-      change.tx.expunge(table, UidSet.fromSorted(uids), { mustExist: true })
+      const gone = UidSet.fromSorted(uids)
+      const names = await beginNames(core, change.tx, () => [entry, from])
+      const copies = change.tx.appendFrom(mailboxTable(entry.guid), view, rows, { saved: core.settings.now() })
+      change.tx.expunge(table, gone, { mustExist: true })
+      return (): void => {
+        tellCopies(names, entry, view, rows, copies.uids)
+        names?.expunged(from, gone)
+        settleNames(core, names)
+      }
     })
+    tell?.()
   }
 
   async subscribe(name: string, on: boolean): Promise<void> {

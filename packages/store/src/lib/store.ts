@@ -22,6 +22,7 @@ import { storeError } from './failure.ts'
 import { INDEX_PATH } from './path.ts'
 import { needsRebuild } from './rebuild.ts'
 import { INBOX } from './name.ts'
+import { boxMailboxes } from './names.ts'
 import { addMailbox, Session } from './session.ts'
 import {
   BOX_TABLE,
@@ -58,8 +59,11 @@ export async function openStore(options: StoreOptions): Promise<Store> {
     if (name !== format.name)
       throw new StoreError('STORE_UNAVAILABLE', `the store's messages are in the format ${name}, not ${format.name}`)
     if (options.rootUuid !== undefined) await checkRoot(index, values, options.rootUuid, readOnly)
+    const names = new Tree(() => tree.view)
+    let core: Core | undefined
     const host: BoxHost = {
       table: boxTable,
+      mailboxes: boxMailboxes(index, names, () => core!.tables),
       transact: async (body) => {
         await using tx = index.begin()
         body(purging(tx))
@@ -68,11 +72,11 @@ export async function openStore(options: StoreOptions): Promise<Store> {
       refresh: () => index.refresh(),
     }
     const box = await format.open(host)
-    const core = new Core({
+    core = new Core({
       settings,
       index,
       box,
-      tree: new Tree(() => tree.view),
+      tree: names,
       syncRead: fs.supports.syncRead,
     })
     opened.move()

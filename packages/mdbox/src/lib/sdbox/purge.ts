@@ -7,7 +7,7 @@
  *          3. A message whose home is among that and that other mailboxes still have gets one of those for its home: its name there
  *             is verified, byte for byte, and flushed before a frame says so.
  *          4. The same frames drop the rows without uses (decided under the lock).
- *          5. What no row has for its home any more is removed.
+ *          5. What no row has for its home any more is removed, and a message's file without name once its home has it.
  *
  * A crash leaves: before a frame, more names than needed; after it, files that no row names, expunged by their name, or noted
  * (CONDEMNED) if they never had one, which the next purge removes. A file that no row names and nobody wrote down is left
@@ -65,10 +65,11 @@ export async function purgeBox(context: PurgeContext): Promise<PurgeReport> {
   // Those of ours whose batch is over have their row by now, or never will.
   const over = [...context.made].filter(([, isOver]) => isOver).map(([id]) => id)
   await host.refresh()
-  const { unused, homeless } = await survey(context, dead)
+  const { unused, homeless } = await survey(context, dead, unnamed)
   await removeUnnamed(context, over, unnamed, report)
   await dropUnused(context, unused, unnamed, report)
   if (homeless.length > 0) await rehome(context, homeless, report)
+  if (unnamed.size > 0) await tidyUnnamed(context, unnamed)
   await removeExpunged(context, dead, report)
   return report
 }
@@ -118,6 +119,7 @@ function isDead(dead: ReadonlyMap<string, Dead>, mailbox: string, uid: number): 
 async function survey(
   { rows }: PurgeContext,
   dead: ReadonlyMap<string, Dead>,
+  unnamed: ReadonlySet<string>,
 ): Promise<{ readonly unused: readonly Row[]; readonly homeless: Row[] }> {
   const all = await rows.loaded()
   const { view } = all
@@ -128,9 +130,11 @@ async function survey(
   const homeless: Row[] = []
   for (let at = 0; at < view.count; at++) {
     if (uses.number(at) === 0) unused.push(all.at(at))
-    else if (dead.size > 0) {
+    else if (dead.size + unnamed.size > 0) {
       const uid = all.uid.number(at)
-      if (uid > 0 && isDead(dead, hex(all.mailbox.value(at)), uid)) homeless.push(all.at(at))
+      // Whoever saved it did not say where its home is, perhaps.
+      const isHomeless = uid === 0 ? unnamed.has(hex(all.id.value(at))) : isDead(dead, hex(all.mailbox.value(at)), uid)
+      if (isHomeless) homeless.push(all.at(at))
     }
   }
   return { unused, homeless }
@@ -198,7 +202,23 @@ async function rehome(context: PurgeContext, homeless: readonly Row[], report: R
       context.drop(row.ref)
     }
   }
-  report.skipped += wanted.size
+  for (const { uid } of wanted.values()) if (uid > 0) report.skipped++
+}
+
+/** Messages that have their home, and another file besides: where a home was given by a purge, or the power went. */
+async function tidyUnnamed(context: PurgeContext, unnamed: ReadonlySet<string>): Promise<void> {
+  const { fs, directory, rows, signal } = context
+  const all = await rows.loaded()
+  let removed = 0
+  for (let at = 0; at < all.view.count && signal?.aborted !== true; at++) {
+    if (all.uid.number(at) === 0 || !unnamed.has(hex(all.id.value(at)))) continue
+    const row = all.at(at)
+    const home = `${directory}/${row.mailbox}/u.${row.uid}`
+    if ((await fs.stat(home)) === undefined || !(await holds(fs.open(home, 'read'), row))) continue
+    await fs.syncDirectory(`${directory}/${row.mailbox}`)
+    if (await removeFile(fs, `${directory}/${UNNAMED}/${row.id}`)) removed++
+  }
+  if (removed > 0) await fs.syncDirectory(`${directory}/${UNNAMED}`)
 }
 
 /** Messages of `wanted` that this mailbox has, under a name that was verified. */
