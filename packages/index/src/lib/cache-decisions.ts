@@ -22,7 +22,7 @@
  *
  * INVARIANTS
  *   1. The newest decisions of a file count, whole. Who writes some has taken in those before, and puts what it noticed
- *      itself on top of them.
+ *      itself on top of them; whoever finds that others wrote at the same time does so again.
  *   2. Everything here follows from what was asked and the clock: no file, no timer.
  */
 import { CACHE_FIELDS_MAX, CACHE_NAME_MAX, fieldKey } from './cache-record.ts'
@@ -125,12 +125,31 @@ export function decodeDecisions(value: Uint8Array): Decided | undefined {
   return p === bytes.length && fields.size === count ? { dropped: bytes.readUInt32LE(0), marks, fields } : undefined
 }
 
-/** What this process noticed and no file has yet. */
+/** What this process noticed of a field. */
 interface Noticed {
+  known: boolean
   used: boolean
   old: boolean
   /** 'free': no longer forced. */
   forced: CacheDecision | 'free' | undefined
+}
+
+/** What was written, and may be lost. */
+export interface Unsure {
+  readonly size: number
+}
+
+/** `newer`: what `one` says of being forced is later than what is there. */
+function mergeNoticed(into: Map<string, Noticed>, name: string, one: Noticed, newer = false): void {
+  const there = into.get(name)
+  if (there === undefined) {
+    into.set(name, { ...one })
+    return
+  }
+  there.known ||= one.known
+  there.used ||= one.used
+  there.old ||= one.old
+  there.forced = newer ? (one.forced ?? there.forced) : (there.forced ?? one.forced)
 }
 
 export interface DecisionsOptions {
@@ -146,7 +165,10 @@ export class CacheDecisions {
   #fields = new Map<string, FieldDecision>()
   #marks: readonly Mark[] = []
   #dropped = 0
-  readonly #noticed = new Map<string, Noticed>()
+  /** What no file has yet. */
+  #noticed = new Map<string, Noticed>()
+  /** What was written, but perhaps to a file that somebody replaces, or after others wrote who did not know of it. */
+  #unsure = new Map<string, Noticed>()
   /** The newest file does not have all of this. */
   changed = false
 
@@ -196,7 +218,9 @@ export class CacheDecisions {
 
   /** Somebody gives values of it, or asks for them. */
   know(name: string): void {
-    if (!this.#fields.has(name)) this.#set(name, { decision: UNNAMED, forced: false, usedDay: this.today })
+    if (this.#fields.has(name)) return
+    this.#notice(name).known = true
+    this.#set(name, { decision: UNNAMED, forced: false, usedDay: this.today })
   }
 
   /** Somebody asks for it. The mailbox's next UID is `uidNext`. */
@@ -229,22 +253,47 @@ export class CacheDecisions {
   /** Takes in what a file says. What this process noticed, and has not written, comes on top. */
   adopt({ dropped, marks, fields }: Decided): void {
     this.#fields = new Map(fields)
-    this.#dropped = dropped
+    this.#dropped = Math.max(this.#dropped, dropped)
     const mine = this.#marks.at(-1)
     this.#marks = marks
     this.changed = false
     this.#addDefaults()
     if (mine !== undefined) this.#mark(mine.day, mine.uid)
-    for (const [name, { used, old, forced }] of this.#noticed) {
+    for (const [name, { known, used, old, forced }] of this.#noticed) {
+      if (known) this.know(name)
       if (forced !== undefined) this.force(name, forced === 'free' ? undefined : forced)
       if (used) this.#useAgain(name)
       if (old) this.useOld(name)
     }
   }
 
+  /** Somebody decided for good, and no file has it. */
+  get decided(): boolean {
+    for (const { forced } of this.#noticed.values()) if (forced !== undefined) return true
+    return false
+  }
+
+  /** What was written is written again: the file does not have it, or is no longer the one that counts. */
+  again(unsure: Unsure = this.takeUnsure()): void {
+    for (const [name, one] of unsure as ReadonlyMap<string, Noticed>) mergeNoticed(this.#noticed, name, one)
+    if (unsure.size > 0) this.changed = true
+  }
+
+  /** What was written since this was asked last, to be given to `again` if that turns out to be lost. */
+  takeUnsure(): Unsure {
+    const unsure = this.#unsure
+    this.#unsure = new Map()
+    return unsure
+  }
+
+  get hasUnsure(): boolean {
+    return this.#unsure.size > 0
+  }
+
   /** For the file. From here on this counts as written. */
   encode(): Buffer {
-    this.#noticed.clear()
+    for (const [name, noticed] of this.#noticed) mergeNoticed(this.#unsure, name, noticed, true)
+    this.#noticed = new Map()
     this.changed = false
     return encodeDecisions({ dropped: this.#dropped, marks: this.#marks, fields: this.#fields })
   }
@@ -264,7 +313,7 @@ export class CacheDecisions {
   #notice(name: string): Noticed {
     let noticed = this.#noticed.get(name)
     if (noticed === undefined) {
-      noticed = { used: false, old: false, forced: undefined }
+      noticed = { known: false, used: false, old: false, forced: undefined }
       this.#noticed.set(name, noticed)
     }
     return noticed

@@ -19,7 +19,7 @@
  */
 import type { Fs, FsFile } from '@mailstead/fs'
 import { type Compacted, copyLive } from './cache-compact.ts'
-import { CacheDecisions, DAY_MS, DECISIONS_KEY, decodeDecisions } from './cache-decisions.ts'
+import { CacheDecisions, DAY_MS, type Decided, DECISIONS_KEY, decodeDecisions } from './cache-decisions.ts'
 import {
   DIRECTORY_END,
   DIRECTORY_RECORDS_MAX,
@@ -76,6 +76,10 @@ const COMPACT_MIN: number = 256 * 1024
 const RECHECK_MS = 10_000
 /** The newest decisions of a file are looked for in so many bytes at its end. */
 const DECISIONS_WITHIN: number = 64 * 1024
+/** What others appended is read with so many bytes at once. */
+const UNSEEN_READ: number = 4 * 1024
+/** So often decisions are put together with those that others write at the same time; then again with the next records. */
+const TOGETHER_MAX = 8
 /** Decisions that use changed are written this much later, unless records are written before, in milliseconds. */
 const DECISIONS_LATER_MS = 10_000
 /** A compaction that left its file behind this long ago is over; one that failed is not tried again before. */
@@ -266,8 +270,11 @@ class FileCache implements TableCache {
       await this.open(false)
       return
     }
+    const unsure = this.#decisions.takeUnsure()
     try {
       if (await this.#isThere(file)) return
+      // What was decided there since somebody else took it for what it was is decided again.
+      this.#decisions.again(unsure)
       if (this.#file !== file || this.#closed || this.#compacting !== undefined) return
       this.#use(undefined)
       await file[Symbol.asyncDispose]()
@@ -373,7 +380,7 @@ class FileCache implements TableCache {
       }
     } catch {
       // A cache that cannot be written is not there.
-      this.#decisions.changed = true
+      this.#decisions.again()
     }
     if (this.#batch.length > BATCH_MAX) this.#batch = EMPTY
     this.#recheck()
@@ -381,20 +388,19 @@ class FileCache implements TableCache {
 
   /** Appends records in one write, with the decisions if they have changed or would be too far from the end. */
   #append(file: FsFile, records: Uint8Array[]): number {
-    this.#readDecisions()
     let length = 0
     for (const record of records) length += record.length
-    const tooFar = this.#size + length - this.#decisionsEnd > DECISIONS_WITHIN / 2
-    const decisions = this.#decisions.changed || tooFar ? this.#encodeDecisions() : undefined
+    const due = (): boolean =>
+      this.#decisions.changed || this.#size + length - this.#decisionsEnd > DECISIONS_WITHIN / 2
+    // Who writes decisions has taken in those of others.
+    if (due()) this.#readDecisions(true)
+    const decisions = due() ? this.#encodeDecisions() : undefined
     if (decisions !== undefined) records.push(decisions)
     const at = file.appendSync!(records)
-    // If another process was in between, what it wrote is still to be looked at.
-    if (at === this.#decisionsSeen) this.#decisionsSeen = at + length + (decisions?.length ?? 0)
-    if (decisions !== undefined) {
-      this.#decisionsAt = at + length
-      this.#decisionsEnd = at + length + decisions.length
-    }
     this.#size = Math.max(this.#size, at + length + (decisions?.length ?? 0))
+    if (decisions !== undefined) this.#confirmDecisions(file, at === this.#decisionsSeen ? length : -1, decisions)
+    // If another process was in between, what it wrote is still to be looked at.
+    else if (at === this.#decisionsSeen) this.#decisionsSeen = at + length
     return at
   }
 
@@ -431,7 +437,8 @@ class FileCache implements TableCache {
     this.#readDecisions()
     this.#decisions.force(field, decision)
     this.#droppedDay = -1
-    this.#decisionsLater()
+    if (this.#file === undefined) void this.open(true).then(() => this.#decisionsLater())
+    else this.#decisionsLater()
   }
 
   useOld(field: string): void {
@@ -439,32 +446,93 @@ class FileCache implements TableCache {
     this.#decisionsLater()
   }
 
-  /** Takes in the newest decisions, if the file may have others than are known. */
-  #readDecisions(): void {
+  /**
+   * Takes in the newest decisions, if the file may have others than are known: of what others appended too, `toTheEnd`. Whether
+   * there were any.
+   */
+  #readDecisions(toTheEnd = false): boolean {
     const file = this.#file
-    if (file === undefined || this.#decisionsSeen >= this.#size) return
+    if (file === undefined || (this.#decisionsSeen >= this.#size && !toTheEnd)) return false
     try {
-      const start = Math.max(this.#decisionsSeen, this.#size - DECISIONS_WITHIN)
-      const bytes = Buffer.allocUnsafe(this.#size - start)
-      const read = bytes.subarray(0, file.readSync!(bytes, start))
-      this.#decisionsSeen = this.#size
-      for (let at = read.lastIndexOf(CACHE_MAGIC_BYTES); at >= 0; ) {
-        if (this.#adoptDecisions(start + at, read.subarray(at))) return
-        at = at === 0 ? -1 : read.lastIndexOf(CACHE_MAGIC_BYTES, at - 1)
-      }
+      const { at, bytes } = this.#readFrom(file, this.#decisionsSeen, DECISIONS_WITHIN)
+      this.#decisionsSeen = at + bytes.length
+      const newest = this.#newestDecisions(bytes)
+      return newest >= 0 && this.#adoptDecisions(at + newest, bytes.subarray(newest))
     } catch {
       // Then they begin anew.
+      return false
     }
+  }
+
+  /** From `at` to the end of the file, or what there is in its last `most` bytes. */
+  #readFrom(file: FsFile, from: number, most: number = Number.POSITIVE_INFINITY): { at: number; bytes: Buffer } {
+    let at = from
+    for (let more = UNSEEN_READ; ; more *= 4) {
+      at = Math.max(at, this.#size - most)
+      const bytes = Buffer.allocUnsafe(Math.max(0, this.#size - at) + more)
+      const count = file.readSync!(bytes, at)
+      this.#size = Math.max(this.#size, at + count)
+      if (count < bytes.length) return { at, bytes: bytes.subarray(0, count) }
+    }
+  }
+
+  /** Offset of the newest decisions in `bytes`, but for the record `mine`; -1 if there are none. */
+  #newestDecisions(bytes: Buffer, mine?: Buffer): number {
+    for (let at = bytes.lastIndexOf(CACHE_MAGIC_BYTES); at >= 0; ) {
+      const isMine = mine !== undefined && bytes.subarray(at, at + mine.length).equals(mine)
+      if (!isMine && this.#decided(bytes.subarray(at)) !== undefined) return at
+      at = at === 0 ? -1 : bytes.lastIndexOf(CACHE_MAGIC_BYTES, at - 1)
+    }
+    return -1
+  }
+
+  /**
+   * After decisions were appended, behind `length` bytes of other records (-1: not known): has somebody else written some since
+   * they were looked for? Neither has then taken in the other's, and whoever finds that puts them together and writes again. So
+   * the last ones have all, unless their writer died here.
+   */
+  #confirmDecisions(file: FsFile, length: number, record: Buffer): void {
+    let from = this.#decisionsSeen
+    if (length >= 0) {
+      // Nearly always they are where they should be, and nothing that others wrote is before them.
+      const there = Buffer.allocUnsafe(record.length)
+      if (file.readSync!(there, from + length) === there.length && there.equals(record)) from += length
+    }
+    for (let attempt = 0; attempt < TOGETHER_MAX; attempt++) {
+      const { at, bytes } = this.#readFrom(file, from)
+      this.#decisionsSeen = at + bytes.length
+      const mine = bytes.lastIndexOf(record)
+      const other = this.#newestDecisions(bytes, record)
+      this.#noteDecisions(at + Math.max(mine, other), mine > other ? record.length : 0)
+      if (other < 0) return
+      this.#decisions.again()
+      this.#decisions.adopt(this.#decided(bytes.subarray(other))!)
+      this.#decisionsRecord = undefined
+      record = this.#encodeDecisions()
+      if (other > mine && bytes.subarray(other, other + record.length).equals(record)) return
+      from = this.#decisionsSeen
+      file.appendSync!([record])
+    }
+    this.#decisions.again()
+  }
+
+  #noteDecisions(at: number, length: number): void {
+    this.#decisionsAt = at
+    this.#decisionsEnd = at + length
+  }
+
+  /** The decisions of the record at the beginning of `bytes`. */
+  #decided(bytes: Buffer): Decided | undefined {
+    const value = ownField(bytes, DECISIONS_KEY, this.#seed)
+    return value === undefined ? undefined : decodeDecisions(value)
   }
 
   /** Whether the record at the beginning of `bytes` has decisions, which are taken in if none are known that are newer. */
   #adoptDecisions(at: number, bytes: Buffer): boolean {
-    const value = ownField(bytes, DECISIONS_KEY, this.#seed)
-    const decided = value === undefined ? undefined : decodeDecisions(value)
+    const decided = this.#decided(bytes)
     if (decided === undefined) return false
     if (at > this.#decisionsAt) {
-      this.#decisionsAt = at
-      this.#decisionsEnd = at + recordHead(1) + value!.length
+      this.#noteDecisions(at, bytes.readUInt32LE(4))
       this.#decisions.adopt(decided)
       this.#decisionsRecord = undefined
     }
@@ -493,7 +561,7 @@ class FileCache implements TableCache {
       if (this.#decisions.changed) this.#append(file, [])
     } catch {
       // They are as disposable as the rest.
-      this.#decisions.changed = true
+      this.#decisions.again()
     }
   }
 
@@ -789,6 +857,7 @@ class FileCache implements TableCache {
     this.#compacting = this.#compact(view, from).finally(() => {
       this.#compacting = undefined
       this.#flush()
+      this.#writeDecisions()
       this.#recheck()
     })
   }
@@ -853,11 +922,14 @@ class FileCache implements TableCache {
       await target.append([decisions])
       await this.#fs.rename(path, this.#path)
       if (this.#closed) return
+      // Others decided in the old file until now.
+      if (this.#readDecisions(true)) this.#decisions.changed = true
       this.#useCompacted(target, compacted, decisions.length)
       target = file
     } catch {
       // The old file is still there, or nothing is.
       this.#failedMs = this.#now()
+      this.#decisions.again()
       if (this.#decisions.dropped !== dropped) this.#decisions.dropped = dropped
       await this.#fs.remove(path).catch(() => undefined)
     } finally {
@@ -900,9 +972,13 @@ class FileCache implements TableCache {
 
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#closed) return
-    if (this.#batchEnd > 0 && this.#file === undefined) await this.open(true)
+    if ((this.#batchEnd > 0 || this.#decisions.decided) && this.#file === undefined) await this.open(true)
     this.#flush()
     this.#writeDecisions()
+    if (this.#decisions.hasUnsure) {
+      await this.#reopenIfReplaced()
+      this.#writeDecisions()
+    }
     clearTimeout(this.#decisionsTimer)
     if (this.#file !== undefined && this.#sinceEnd >= 2 * DIRECTORY_RECORDS_MIN) this.#leaveDirectory(this.#file)
     this.#closed = true
