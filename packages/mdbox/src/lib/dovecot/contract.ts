@@ -44,7 +44,7 @@ export interface DovecotMessage {
   readonly keywords: readonly string[]
   /** Undefined where Dovecot kept none for this message. */
   readonly modSeq: number | undefined
-  /** 16 bytes; undefined where there is none (Maildir messages have a name instead). */
+  /** 16 bytes; undefined where it is lost. Maildir messages have a name instead: the end of its SHA-1, as Dovecot makes it. */
   readonly guid: Uint8Array | undefined
   /** INTERNALDATE, milliseconds since the epoch. */
   readonly receivedMs: number | undefined
@@ -73,7 +73,7 @@ export interface DovecotFault {
 }
 
 export interface OpenDovecotOptions {
-  /** `/` or `.` between the levels of a Maildir++ name. (default '.') */
+  /** Between the levels of a Maildir++ directory's name. (default '.') */
   readonly separator?: string
   /** The root of alternate storage. (default: `dbox-alt-root`, or a directory `alt` beside the store) */
   readonly alt?: DovecotRoot

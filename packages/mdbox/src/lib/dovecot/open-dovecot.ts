@@ -8,6 +8,7 @@
 import { BoxError } from '@mailstead/box'
 import type { Fs } from '@mailstead/fs'
 import type { DovecotStore, OpenDovecotOptions } from './contract.ts'
+import { openMaildir } from './maildir.ts'
 import { openDbox } from './open-dbox.ts'
 import { join } from './root.ts'
 
@@ -35,7 +36,10 @@ export async function openDovecot(fs: Fs, path: string, options: OpenDovecotOpti
 }
 
 function open(kind: Kind, fs: Fs, path: string, opened: string, options: OpenDovecotOptions): Promise<DovecotStore> {
-  if (kind === 'maildir') throw new BoxError('BOX_NOT_FOUND', `${shown(fs, path)} is a Maildir`)
+  if (kind === 'maildir') {
+    const below = opened === '' ? path : path.slice(opened.length + 1)
+    return openMaildir({ fs, path, shown: path === opened ? '' : below }, options)
+  }
   return openDbox(kind, fs, path, opened, options)
 }
 
