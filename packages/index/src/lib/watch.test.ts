@@ -1,7 +1,17 @@
-/** Who watches an index, or is told of events, is a guest: what it throws is its own failure, and nobody else's. */
+/**
+ * Who watches an index hears of what other processes commit. Who watches, or is told of events, is a guest: what it throws is
+ * its own failure, and nobody else's.
+ */
+import { spawn } from 'node:child_process'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { fileURLToPath } from 'node:url'
 import { memoryFs } from '@mailstead/fs/memory'
+import { posixFs } from '@mailstead/fs/posix'
 import { UidSet } from '@mailstead/uidset'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, test, vi } from 'vitest'
 import { createBoxAndInbox } from '../../test/schema.ts'
 import { FLAG_SEEN, type Index } from './contract.ts'
 import { openIndex } from './open-index.ts'
@@ -31,6 +41,68 @@ async function deliver(index: Index): Promise<void> {
   tx.append('inbox', { columns: { ref } })
   await tx.commit()
 }
+
+describe('a watcher', () => {
+  test('hears of what another process commits, without anybody asking, and nothing is asked while nothing happens', async () => {
+    const directory = mkdtempSync(join(tmpdir(), 'mailstead-watch-'))
+    const worker = fileURLToPath(new URL('../../test/commit-on-line.ts', import.meta.url))
+    try {
+      await using fs = await posixFs(directory)
+      await using index = await openIndex(fs, 'store', { create: true })
+      await create(index)
+      const child = spawn(process.execPath, ['--conditions=@mailstead/source', worker, directory], {
+        stdio: ['pipe', 'pipe', 'inherit'],
+      })
+      const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
+      expect(await lines.next()).toMatchObject({ value: 'ready' })
+      vi.useFakeTimers({ toFake: ['setTimeout', 'setInterval'] })
+      let tell = (): void => {}
+      await using inbox = (await index.open('inbox'))!
+      using _watch = inbox.watch(() => tell())
+      // Whoever polls has a timer.
+      expect(vi.getTimerCount()).toBe(0)
+      vi.useRealTimers()
+      for (let uid = 1; uid <= 3; uid++) {
+        const told = new Promise<void>((resolve) => {
+          tell = () => inbox.view.count >= uid && resolve()
+        })
+        child.stdin.write('\n')
+        expect(await lines.next()).toMatchObject({ value: String(uid) })
+        await told
+        expect(inbox.view.count).toBe(uid)
+      }
+      child.stdin.end()
+      await new Promise((resolve) => child.once('close', resolve))
+    } finally {
+      vi.useRealTimers()
+      rmSync(directory, { recursive: true, force: true })
+    }
+  })
+
+  test('where the file system tells of nothing, hears of it when somebody here refreshes or commits', async () => {
+    const fs = memoryFs({ watch: false })
+    await using index = await openIndex(fs, 's', { create: true })
+    await create(index)
+    await using other = await openIndex(fs, 's')
+    const told: string[] = []
+    using _watch = other.watch((tables) => told.push([...tables].sort().join()))
+    vi.useFakeTimers({ toFake: ['setTimeout', 'setInterval'] })
+    try {
+      await deliver(index)
+      await new Promise<void>((resolve) => setImmediate(resolve))
+      expect(vi.getTimerCount()).toBe(0)
+      expect(told).toEqual([])
+    } finally {
+      vi.useRealTimers()
+    }
+    await other.refresh()
+    expect(told).toEqual(['box,inbox'])
+    await deliver(index)
+    await deliver(other)
+    expect(told).toEqual(['box,inbox', 'box,inbox'])
+    expect(other.info('inbox')!.count).toBe(3)
+  })
+})
 
 describe('a watcher that throws', () => {
   test('makes no commit fail, keeps no other from being told, and is heard of as an uncaught exception', async () => {
