@@ -4,6 +4,7 @@ export {
   initDataDirectory,
   lockBeside,
   openUserStore,
+  rebuildUserStore,
   STORAGE,
   storeDirectories,
   userFs,

@@ -8,13 +8,14 @@ import { dumpCommand } from './dump.ts'
 import { Exit } from './exit.ts'
 import { initCommand } from './init.ts'
 import { mailboxCommand } from './mailbox.ts'
+import { rebuildCommand } from './rebuild.ts'
 import { repairCommand } from './repair.ts'
 import { userCommand } from './user.ts'
 
 // By name, because the sources and what is built of them are not equally far from the file.
 const { version } = createRequire(import.meta.url)('mailstead/package.json') as { readonly version: string }
 
-/** Exit codes: 0 done, 1 failed (`check`: findings; `repair`: repaired), 2 misused or could not look. */
+/** Exit codes: 0 done, 1 failed (`check`: findings; `repair`, `rebuild`: something was to be done), 2 misused or could not look. */
 export async function run(argv: readonly string[]): Promise<number> {
   const program = new Command('mailstead')
     .description('Mailstead: mail storage, and an IMAP and LMTP server over it')
@@ -27,6 +28,7 @@ export async function run(argv: readonly string[]): Promise<number> {
     .addCommand(mailboxCommand())
     .addCommand(checkCommand())
     .addCommand(repairCommand())
+    .addCommand(rebuildCommand())
     .addCommand(dumpCommand())
   for (const command of everyCommand(program)) command.exitOverride()
   try {

@@ -12,11 +12,12 @@
 import { readdirSync, statSync } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
 import { type Fs, FsError } from '@mailstead/fs'
+import { memoryFs } from '@mailstead/fs/memory'
 import { posixFs } from '@mailstead/fs/posix'
 import { initRoot, readRoot, ROOT_FILE } from '@mailstead/index'
 import { imapCacheFields } from '@mailstead/imap/cache-fields'
 import { mdbox } from '@mailstead/mdbox'
-import { type Store, openStore } from '@mailstead/store'
+import { openStore, type RebuildRecord, rebuildStore, type Store } from '@mailstead/store'
 import { ServerError, userDirectory } from '@mailstead/server'
 
 export const USERS_FILE = 'users.passwd'
@@ -105,6 +106,25 @@ export async function openUserStore(
       await fs[Symbol.asyncDispose]()
     },
   }
+}
+
+/**
+ * Rebuilds a user's store, which nobody may have open, and gives what it changes (`rebuildStore`). `dryRun`: says what would
+ * be done, and writes nothing.
+ */
+export async function* rebuildUserStore(
+  data: string,
+  user: { readonly name: string; readonly home?: string | undefined },
+  { dryRun = false }: { readonly dryRun?: boolean } = {},
+): AsyncGenerator<readonly RebuildRecord[], void, undefined> {
+  await checkDataDirectory(data)
+  await using fs = await posixFs(join(data, userDirectory(user)))
+  await using scratch = memoryFs()
+  yield* rebuildStore({
+    fs,
+    box: (storeFs) => mdbox(storeFs, STORAGE),
+    ...(dryRun ? { dryRunIn: scratch } : {}),
+  })
 }
 
 /** Names of the directories below `users/`, as they are on disk, and of links to some. Throws if they cannot be read. */
