@@ -1,4 +1,13 @@
+export type { StoreAltmoveOptions } from './lib/altmove.ts'
+export {
+  type AltmoveMessage,
+  type AltmovePredicate,
+  type AltmoveQuery,
+  parseAltmoveQuery,
+} from './lib/altmove-query.ts'
 export * from './lib/contract.ts'
+export * from './lib/import-contract.ts'
+export { decodePop3, type Pop3Entry } from './lib/import-pop3.ts'
 export { StoreError, type StoreErrorCode } from './lib/error.ts'
 export { checkName, DELIMITER, INBOX, NAME_DEPTH_MAX, NAME_LEVEL_MAX, NAME_MAX } from './lib/name.ts'
 export { INDEX_PATH } from './lib/path.ts'

@@ -4,11 +4,13 @@
  * Every change is one frame of the store's log. Mailbox names are Unicode with `/` as delimiter; `INBOX` always exists.
  * Rows of a mailbox are rows of its table (`@mailstead/index`), with the extension columns named below.
  */
-import type { BoxFormat } from '@mailstead/box'
+import type { AltmoveReport, BoxBudget, BoxFormat, PurgeReport } from '@mailstead/box'
 import type { Fs } from '@mailstead/fs'
 import type { CacheDecision, ColumnSpec, FlagChange, FlagOutcome, Table, TableView } from '@mailstead/index'
 import type { MessageStructure } from '@mailstead/message'
 import type { UidSet } from '@mailstead/uidset'
+import type { StoreAltmoveOptions } from './altmove.ts'
+import type { ImportOptions, StoreImport } from './import-contract.ts'
 
 /** Extension columns of every mailbox table. Must not change: on disk. */
 export const MAILBOX_COLUMNS: readonly ColumnSpec[] = [
@@ -180,6 +182,8 @@ export interface StoreSession {
   subscribe(name: string, on: boolean): Promise<void>
   open(name: string): Promise<Mailbox>
   save(): SaveBatch
+  /** Takes over mailboxes of another store, with all that their clients know. */
+  import(options?: ImportOptions): StoreImport
   /** Called when any mailbox or the tree changed. What it throws makes nothing fail: it is an uncaught exception. */
   watch(onChange: () => void): Disposable
 }
@@ -199,11 +203,14 @@ export interface Store extends AsyncDisposable {
   readonly uuid: Uint8Array
   /** A session is a light object; many share one open store. */
   as(subject: Subject): StoreSession
-  /** Everything that is wrong in index, box and between them. Read-only. */
+  /** Everything that is wrong in index, box and between them. Read-only. STORE_UNAVAILABLE at the end if something was away. */
   check(): AsyncIterable<readonly StoreFinding[]>
-  /** Reclaims the bytes of messages that no row names any more, file by file, until `signal` is aborted. */
-  purge(options?: {
-    readonly signal?: AbortSignal
-  }): Promise<{ readonly messages: number; readonly bytesReclaimed: number }>
+  /** Reclaims the bytes of messages that no row names any more, within a budget. */
+  purge(budget?: BoxBudget): Promise<PurgeReport>
+  /**
+   * Moves messages to the box's second tier, or back: see `StoreAltmoveOptions.where`. STORE_UNAVAILABLE while that tier is away. A
+   * TypeError where the format has none.
+   */
+  altmove(options: StoreAltmoveOptions): Promise<AltmoveReport>
   checkpoint(): Promise<void>
 }

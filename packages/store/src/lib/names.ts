@@ -45,9 +45,10 @@ export function tellCopies(
 /** What a box may see of mailboxes. */
 export function boxMailboxes(index: Index, tree: Tree, tables: () => OpenTables): BoxMailboxes {
   return {
-    find: (guid) => tree.state.byGuid.get(guid),
+    // Those that are being imported have files too.
+    find: (guid) => tree.state.byGuid.get(guid) ?? tree.state.imports.get(guid),
     list: () =>
-      [...tree.state.byGuid.values()].map((entry) => ({
+      [...tree.state.byGuid.values(), ...tree.state.imports.values()].map((entry) => ({
         ...entry,
         count: index.info(mailboxTable(entry.guid))?.count ?? 0,
       })),

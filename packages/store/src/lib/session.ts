@@ -5,6 +5,8 @@ import { MAILBOX_COLUMNS } from './contract.ts'
 import { type Core, noMailbox, type TreeChange } from './core.ts'
 import { StoreError } from './error.ts'
 import { storeError } from './failure.ts'
+import { Importer } from './import.ts'
+import type { ImportOptions, StoreImport } from './import-contract.ts'
 import { OpenMailbox } from './mailbox.ts'
 import { checkName, DELIMITER, INBOX, lookupName, parentsOf } from './name.ts'
 import { beginNames, settleNames, tellCopies } from './names.ts'
@@ -177,6 +179,10 @@ export class Session implements StoreSession {
 
   save(): SaveBatch {
     return new Batch(this.#core)
+  }
+
+  import(options: ImportOptions = {}): StoreImport {
+    return new Importer(this.#core, options)
   }
 
   watch(onChange: () => void): Disposable {

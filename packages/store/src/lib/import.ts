@@ -1,0 +1,312 @@
+/**
+ * Imports: see `StoreImport` for the rules.
+ *
+ * ORDER    1. The mailbox gets a table and `i/<GUID>` in the tree, in one frame. Nobody sees it.
+ *          2. Messages come in batches: bytes are flushed, then a frame appends their rows with the UIDs and modseqs they had,
+ *             what POP3 knows of them, and which were left out. The table's uidNext says how far it has come.
+ *          3. One frame raises uidNext and highestModSeq to what they were, and makes it the mailbox `m/<GUID>`. What never held
+ *             a message and has its name goes in the same frame.
+ *
+ * FORMAT   value `import/left` of a mailbox's table: UIDs that were left out, as IMAP writes sets. Must not change: on disk
+ */
+import type { BoxNames } from '@mailstead/box'
+import { type Table, type TableView, UID_LAST } from '@mailstead/index'
+import { UidSet } from '@mailstead/uidset'
+import { MAILBOX_COLUMNS } from './contract.ts'
+import { type Core, isConflict } from './core.ts'
+import { StoreError } from './error.ts'
+import { storeError } from './failure.ts'
+import { ImportBatch, isOfOneMessage, KEY_LEFT, modSeqOf, unreadable } from './import-batch.ts'
+import type { ImportMailbox, ImportMessage, ImportOptions, ImportOutcome, StoreImport } from './import-contract.ts'
+import { checkName } from './name.ts'
+import { beginNames, settleNames } from './names.ts'
+import { SharedMessages } from './shared-messages.ts'
+import { type Entry, encodeEntry, importKey, MAILBOXES_MAX, mailboxKey, mailboxTable, TREE_TABLE } from './tree.ts'
+
+const MiB = 1024 * 1024
+
+/** Where the messages of one mailbox go. */
+interface Target {
+  readonly entry: Entry
+  /** Clients see it already. */
+  readonly published: boolean
+}
+
+interface Counts {
+  added: number
+  copies: number
+  bytes: number
+  present: number
+}
+
+/** The mailbox cannot be taken over; nothing of what is there was changed. */
+class Refused extends Error {}
+/** What an earlier run took over is not what is there now: begin anew. */
+class Outdated extends Error {}
+
+export class Importer implements StoreImport {
+  readonly #core: Core
+  readonly #options: Required<Omit<ImportOptions, 'signal'>> & { readonly signal: AbortSignal | undefined }
+  readonly #shared = new SharedMessages()
+
+  constructor(core: Core, options: ImportOptions) {
+    core.mustBeWritable()
+    const { batchMessages = 256, batchBytes = 16 * MiB } = options
+    if (!(batchMessages >= 1 && batchBytes >= 1)) throw new RangeError('a batch holds one message at least')
+    this.#core = core
+    this.#options = {
+      batchMessages,
+      batchBytes,
+      onFault: options.onFault ?? ((): void => {}),
+      onProgress: options.onProgress ?? ((): void => {}),
+      signal: options.signal,
+    }
+  }
+
+  unfinished(): readonly { readonly name: string; readonly guid: string; readonly count: number }[] {
+    const { index, tree } = this.#core
+    return Array.from(tree.state.imports.values(), ({ name, guid }) => ({
+      name,
+      guid,
+      count: index.info(mailboxTable(guid))?.count ?? 0,
+    }))
+  }
+
+  async discard(guid: string): Promise<void> {
+    this.#core.mustBeWritable()
+    const core = this.#core
+    const dropped = await core.changeTree(async ({ tx, state }) => {
+      const entry = state.imports.get(guid)
+      if (entry === undefined) return undefined
+      const names = await beginNames(core, tx, () => [entry])
+      tx.dropTable(mailboxTable(guid))
+      tx.setValue(TREE_TABLE, importKey(guid), undefined)
+      return { entry, names }
+    })
+    if (dropped === undefined) return
+    dropped.names?.removed(dropped.entry)
+    settleNames(core, dropped.names)
+    core.noteExpunged(1)
+    await core.tables.drop(mailboxTable(guid))
+  }
+
+  async mailbox(spec: ImportMailbox, messages: () => AsyncIterable<readonly ImportMessage[]>): Promise<ImportOutcome> {
+    this.#core.mustBeWritable()
+    const name = checkName(spec.name)
+    if (spec.guid.length !== 16) throw new TypeError(`the GUID of a mailbox has 16 bytes, not ${spec.guid.length}`)
+    return this.#core.work(
+      async () => {
+        await this.#core.index.refresh()
+        for (;;) {
+          const counts: Counts = { added: 0, copies: 0, bytes: 0, present: 0 }
+          try {
+            const target = await this.#begin(spec, name)
+            return await this.#fill(target, spec, messages, counts)
+          } catch (error) {
+            if (error instanceof Outdated) {
+              await this.discard(hexOf(spec.guid))
+              continue
+            }
+            if (error instanceof Refused) return { outcome: 'refused', reason: error.message, ...counts, left: 0 }
+            throw error
+          }
+        }
+      },
+      (error) => storeError(error, name),
+    )
+  }
+
+  /** The mailbox, or the table that will be it. */
+  async #begin(spec: ImportMailbox, name: string): Promise<Target> {
+    const core = this.#core
+    const guid = hexOf(spec.guid)
+    const published = core.tree.state.byGuid.get(guid)
+    if (published !== undefined) {
+      if (spec.uidValidity !== undefined && spec.uidValidity !== published.uidValidity)
+        throw new Refused(
+          `the mailbox ${JSON.stringify(published.name)} has the same GUID and UIDVALIDITY ${published.uidValidity}, not ${spec.uidValidity}`,
+        )
+      return { entry: published, published: true }
+    }
+    const begun = core.tree.state.imports.get(guid)
+    if (begun !== undefined) {
+      const same = begun.name === name && (spec.uidValidity ?? begun.uidValidity) === begun.uidValidity
+      if (!same) throw new Outdated('what was begun is another mailbox')
+      return { entry: begun, published: false }
+    }
+    const entry = await core.changeTree((change) => {
+      const { tx, state } = change
+      const other = state.byName.get(name)
+      if (other !== undefined) this.#mustBeUnused(other)
+      if (state.byName.size + state.imports.size >= MAILBOXES_MAX)
+        throw new StoreError('STORE_LIMIT', `more than ${MAILBOXES_MAX} mailboxes`, { mailbox: name })
+      const made: Entry = {
+        guid,
+        name,
+        specialUse: spec.specialUse === '' ? undefined : spec.specialUse,
+        uidValidity: spec.uidValidity ?? change.nextValidity(),
+        createdMs: core.settings.now(),
+      }
+      change.keepValidity(made.uidValidity)
+      tx.createTable({ id: mailboxTable(guid), columns: MAILBOX_COLUMNS, uidValidity: made.uidValidity })
+      tx.setValue(TREE_TABLE, importKey(guid), encodeEntry(made))
+      return made
+    })
+    return { entry, published: false }
+  }
+
+  #mustBeUnused({ guid, name }: Entry): void {
+    const info = this.#core.index.info(mailboxTable(guid))
+    if (info !== undefined && (info.uidNext > 1 || info.count > 0))
+      throw new Refused(`another mailbox ${JSON.stringify(name)} is there, and has had messages`)
+  }
+
+  async #fill(
+    { entry, published }: Target,
+    spec: ImportMailbox,
+    messages: () => AsyncIterable<readonly ImportMessage[]>,
+    counts: Counts,
+  ): Promise<ImportOutcome> {
+    const core = this.#core
+    const { guid, name } = entry
+    const { signal, onFault, onProgress } = this.#options
+    await using lease = await core.tables.acquire(mailboxTable(guid))
+    if (lease === undefined) throw new StoreError('STORE_CORRUPT', 'the mailbox has no table', { mailbox: name })
+    const { table } = lease
+    const { view } = table
+    if (!core.syncRead) await view.load(core.columnNames)
+    const { uidNext } = view
+    const leftBefore = leftOf(view)
+    await using batch = new ImportBatch({
+      core,
+      entry,
+      published,
+      // Later than all that is known, so that clients which ask for changes are told of it.
+      unknownModSeq: spec.highestModSeq === undefined ? 1 : spec.highestModSeq + 1,
+      shared: this.#shared,
+      batchMessages: this.#options.batchMessages,
+      batchBytes: this.#options.batchBytes,
+      left: leftBefore,
+      onFault,
+      onCommit: (): void => {
+        onProgress(name, table.view.count)
+        signal?.throwIfAborted()
+      },
+      counts,
+    })
+    /** Left out before, and tried again: with new UIDs, after all others. */
+    let again = false
+    signal?.throwIfAborted()
+    for await (const page of messages())
+      for (const message of page) {
+        const { uid } = message
+        if (uid >= uidNext) {
+          if (uid <= UID_LAST) await batch.add(message, uid)
+          continue
+        }
+        const row = view.rowOf(uid)
+        if (row >= 0) this.#present(view, row, message, { entry, published }, counts)
+        else if (leftBefore.has(uid)) {
+          if (published) again = true
+          else if (await isReadable(message)) throw new Outdated('a message can be read that could not')
+          else onFault(unreadable(name, uid, 'it cannot be read, as before', undefined))
+        }
+      }
+    try {
+      await batch.commit()
+      if (again)
+        for await (const page of messages())
+          for (const message of page) if (leftBefore.has(message.uid)) await batch.add(message, undefined)
+      await batch.commit()
+      await (published ? this.#goOn(entry, table, spec) : this.#publish(entry, spec))
+    } catch (error) {
+      if (published && isConflict(error)) throw bothGotMail(name)
+      throw error
+    }
+    const outcome = !published ? 'imported' : counts.added > 0 ? 'continued' : 'unchanged'
+    return { outcome, reason: undefined, ...counts, left: batch.left.size }
+  }
+
+  /** A message that an earlier run has added. */
+  #present(view: TableView, row: number, message: ImportMessage, { entry, published }: Target, counts: Counts): void {
+    const guid = view.extension('guid')!.value(row)
+    if (message.guid !== undefined && Buffer.compare(guid, message.guid) !== 0) {
+      if (published) throw bothGotMail(entry.name)
+      throw new Outdated(`UID ${message.uid} is another message now`)
+    }
+    counts.present++
+    if (message.shared === undefined) return
+    this.#shared.remember(message.shared, guid, {
+      ref: view.extension('box')!.number(row),
+      size: view.extension('size')!.number(row),
+      form: view.extension('form')!.number(row),
+    })
+  }
+
+  async #goOn(entry: Entry, table: Table, { uidNext = 1 }: ImportMailbox): Promise<void> {
+    if (uidNext <= table.view.uidNext) return
+    await using tx = this.#core.index.begin()
+    tx.raise(mailboxTable(entry.guid), { uidNext: Math.min(uidNext, UID_LAST) })
+    await tx.commit()
+  }
+
+  /** The mailbox appears. */
+  async #publish(entry: Entry, { uidNext = 1, highestModSeq = 1 }: ImportMailbox): Promise<void> {
+    const core = this.#core
+    const table = mailboxTable(entry.guid)
+    const replaced = await core.changeTree(async ({ tx, state }) => {
+      const other = state.byName.get(entry.name)
+      let names: BoxNames | undefined
+      if (other !== undefined) {
+        this.#mustBeUnused(other)
+        names = await beginNames(core, tx, () => [other])
+        // A conflict if a message came to it since: nobody knows better than the one who gives UIDs.
+        tx.append(mailboxTable(other.guid), { uid: 1 })
+        tx.dropTable(mailboxTable(other.guid))
+        tx.setValue(TREE_TABLE, mailboxKey(other.guid), undefined)
+      }
+      const counters = { uidNext: Math.max(1, uidNext), highestModSeq: modSeqOf(highestModSeq) }
+      tx.raise(table, { ...counters, uidNext: Math.min(counters.uidNext, UID_LAST) })
+      tx.setValue(TREE_TABLE, importKey(entry.guid), undefined)
+      tx.setValue(
+        TREE_TABLE,
+        mailboxKey(entry.guid),
+        encodeEntry({ ...entry, specialUse: freeUse(entry, state.byName) }),
+      )
+      return other && { other, names }
+    })
+    if (replaced === undefined) return
+    replaced.names?.removed(replaced.other)
+    settleNames(core, replaced.names)
+    await core.tables.drop(mailboxTable(replaced.other.guid))
+  }
+}
+
+/** A special use that no other mailbox has. */
+function freeUse({ name, specialUse }: Entry, byName: ReadonlyMap<string, Entry>): string | undefined {
+  for (const other of byName.values()) if (other.name !== name && other.specialUse === specialUse) return undefined
+  return specialUse
+}
+
+function bothGotMail(name: string): Refused {
+  return new Refused(`mail came to ${JSON.stringify(name)} here and there since it was imported`)
+}
+
+function leftOf(view: TableView): UidSet {
+  const value = view.values.get(KEY_LEFT)
+  return value === undefined || value.length === 0 ? UidSet.empty : UidSet.parse(Buffer.from(value).toString())
+}
+
+async function isReadable(message: ImportMessage): Promise<boolean> {
+  try {
+    for await (const chunk of message.open()) void chunk
+    return true
+  } catch (error) {
+    if (isOfOneMessage(error)) return false
+    throw error
+  }
+}
+
+function hexOf(bytes: Uint8Array): string {
+  return Buffer.from(bytes).toString('hex')
+}
