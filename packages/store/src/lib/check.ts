@@ -39,14 +39,28 @@ export async function* checkStore(
   boxTable: Table,
 ): AsyncGenerator<readonly StoreFinding[], void, undefined> {
   core.mustBeOpen()
+  const outage: Outage = { error: undefined }
   for (const pass of [checkIndex, checkBox, checkTree, checkRows])
     try {
-      yield* pass(core, boxTable)
+      yield* pass(core, boxTable, outage)
     } catch (error) {
       // The other passes look at what this one could not get to.
-      if (!isDamage(error)) throw storeError(error)
-      yield [unreadable(error)]
+      if (isOutage(error)) outage.error ??= error
+      else if (!isDamage(error)) throw storeError(error)
+      else yield [unreadable(error)]
     }
+  // What is away is not damaged: nobody knows, and that is said once the rest is.
+  if (outage.error !== undefined) throw storeError(outage.error)
+}
+
+/** Storage that was away when something in it was looked at. */
+interface Outage {
+  error: unknown
+}
+
+function isOutage(error: unknown): boolean {
+  const named = storeError(error)
+  return named instanceof StoreError && named.code === 'STORE_UNAVAILABLE'
 }
 
 async function* checkIndex(core: Core): AsyncGenerator<readonly StoreFinding[], void, undefined> {
@@ -166,7 +180,11 @@ async function viewsOf(
 }
 
 /** Every row names a message that is there and is what the row says. Each message is read once. */
-async function* checkRows(core: Core, boxTable: Table): AsyncGenerator<readonly StoreFinding[], void, undefined> {
+async function* checkRows(
+  core: Core,
+  boxTable: Table,
+  outage: Outage,
+): AsyncGenerator<readonly StoreFinding[], void, undefined> {
   await using leases = new AsyncDisposableStack()
   let page: StoreFinding[] = []
   const { box: boxView, mailboxes, complete } = await viewsOf(core, boxTable, leases, page)
@@ -211,7 +229,7 @@ async function* checkRows(core: Core, boxTable: Table): AsyncGenerator<readonly 
           const note = (kind: string, message: string): void => {
             found.push(finding(kind, message, { mailbox: entry.name, uid }))
           }
-          sizes[at] = await measure(core.box, ref, guid, canonical, note)
+          sizes[at] = await measure(core.box, ref, guid, canonical, note, outage)
           if (found.length > 0) {
             // It may have been expunged, and purged, since: only what still holds of the newest rows is said.
             await core.index.refresh()
@@ -220,7 +238,7 @@ async function* checkRows(core: Core, boxTable: Table): AsyncGenerator<readonly 
               sizes[at] = -1
               // Other rows may still name it.
               looked[at] = 0
-            } else sizes[at] = await measure(core.box, ref, guid, canonical, note)
+            } else sizes[at] = await measure(core.box, ref, guid, canonical, note, outage)
             await core.index.refresh()
             if (table.view.rowOf(uid) >= 0) page.push(...found)
           }
@@ -274,6 +292,7 @@ async function measure(
   guid: Uint8Array,
   canonical: boolean,
   report: (kind: string, message: string) => void,
+  outage: Outage,
 ): Promise<number> {
   try {
     await using message = box.openSync?.(ref) ?? (await box.open(ref))
@@ -298,7 +317,8 @@ async function measure(
       report('form', canonical ? 'stored bytes are not canonical, as the row says' : 'stored bytes are canonical')
     return size
   } catch (error) {
-    report('unreadable', `message ${ref}: ${(error as Error).message}`)
+    if (isOutage(error)) outage.error ??= error
+    else report('unreadable', `message ${ref}: ${(error as Error).message}`)
     return -1
   }
 }

@@ -5,15 +5,19 @@
  *             storage/   messages (the box's)
  */
 import {
+  type AltmoveReport,
   BOX_USES_COLUMN,
+  type BoxBudget,
   type BoxFormat,
   type BoxHost,
   type BoxPurgeTransaction,
   type BoxTransaction,
+  type PurgeReport,
 } from '@mailstead/box'
 import type { Fs } from '@mailstead/fs'
 import { type Index, IndexError, type IndexOptions, openIndex, type Table } from '@mailstead/index'
 import { UidSet } from '@mailstead/uidset'
+import { altmoveStore, type StoreAltmoveOptions } from './altmove.ts'
 import { checkStore } from './check.ts'
 import type { Store, StoreFinding, StoreOptions, StoreSession, Subject } from './contract.ts'
 import { ATTEMPTS_MAX, Core, type Settings, withDefaults } from './core.ts'
@@ -226,20 +230,22 @@ class OpenedStore implements Store {
     return checkStore(this.#core, this.#boxTable)
   }
 
-  async purge(
-    options: { readonly signal?: AbortSignal } = {},
-  ): Promise<{ readonly messages: number; readonly bytesReclaimed: number }> {
+  async purge(budget: BoxBudget = {}): Promise<PurgeReport> {
     this.#core.mustBeWritable()
     return this.#core.work(async () => {
       // What no row names may be mail that the index lost: a rebuild brings it back, a purge would not.
       if (await needsRebuild(this.#fs, this.#core.tree.state.values.get(KEY_REBUILT))) {
         const message = 'the index was repaired: nothing is purged until the store is rebuilt'
         this.#core.settings.onEvent({ kind: 'rebuild-needed', message })
-        return { messages: 0, bytesReclaimed: 0 }
+        return { files: 0, messages: 0, bytesReclaimed: 0, skipped: 0 }
       }
-      const { messages, bytesReclaimed } = await this.#core.box.purge(options)
-      return { messages, bytesReclaimed }
+      return this.#core.box.purge(budget)
     })
+  }
+
+  async altmove(options: StoreAltmoveOptions): Promise<AltmoveReport> {
+    this.#core.mustBeWritable()
+    return this.#core.work(() => altmoveStore(this.#core, this.#boxTable, options))
   }
 
   async checkpoint(): Promise<void> {
