@@ -3,7 +3,7 @@
  * frames of each kind; snapshots with old directories and old pages; both lists; caches with directories.
  */
 import type { Fs } from '@mailstead/fs'
-import { memoryFs } from '@mailstead/fs/memory'
+import { type MemoryFsOptions, memoryFs } from '@mailstead/fs/memory'
 import { UidSet } from '@mailstead/uidset'
 import type { Index, Table } from '../src/index.ts'
 import { encodeDirectory } from '../src/lib/cache-directory.ts'
@@ -26,8 +26,11 @@ const BATCH = 6
 const LOCKS = ['lock', 'open', 'checkpoint']
 
 /** The files of it, below `index/`, beside the root marker. */
-export async function sealedStore(toMake: StoreToMake): Promise<Map<string, Uint8Array>> {
-  const fs = memoryFs()
+export async function sealedStore(
+  toMake: StoreToMake,
+  supports: MemoryFsOptions = {},
+): Promise<Map<string, Uint8Array>> {
+  const fs = memoryFs(supports)
   await writeStore(fs, toMake)
   const image = await imageOf(fs)
   for (const lock of LOCKS) image.delete(`index/${lock}`)

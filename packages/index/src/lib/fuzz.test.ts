@@ -7,36 +7,45 @@
  * tried first; `test/fuzz-corpus/make.ts` writes it.
  */
 import { readdirSync, readFileSync } from 'node:fs'
+import { type MemoryFsOptions, memoryFs } from '@mailstead/fs/memory'
 import { beforeAll, describe, expect, test } from 'vitest'
 import { type FuzzTarget, fuzzTargets, mendFrames, mendRecord, mendSnapshot } from '../../test/fuzz-targets.ts'
-import { imageFs } from '../../test/image-fs.ts'
+import { imageFs, OBJECTS } from '../../test/image-fs.ts'
 import { mutate } from '../../test/mutate.ts'
 import { Random } from '../../test/random.ts'
 import { everything, MAILBOXES, sealedStore } from '../../test/sealed-store.ts'
 import { tableSeed } from './cache-record.ts'
 import { dumpFile } from './dump-file.ts'
 import { openIndex } from './open-index.ts'
+import { repairIndex } from './repair.ts'
 import { readSegmentHeader } from './segment.ts'
 
 const depth = process.env['MAILSTEAD_DEPTH']
 const seed = Number(process.env['MAILSTEAD_SEED'] ?? (depth === 'soak' ? Date.now() : 1))
 /** Cases of each decoder, and of whole indexes. A soak never ends, and has both in turn. */
 const CASES = depth === 'soak' ? Number.POSITIVE_INFINITY : depth === 'ci' ? 15_000 : 500
-const STORES = depth === 'ci' ? 600 : 40
+const STORES = depth === 'ci' ? 1_200 : 60
+/** Of so many of these one is repaired. */
+const REPAIR_EVERY = 3
 /** What reading may take beside a multiple of the bytes: noise of the runtime, and a chunk or two. */
 const MEMORY_BYTES = 24 * 1024 * 1024
 /** What a byte may become: an empty set of keywords is one byte on disk, and an array in memory. */
 const MEMORY_FACTOR = 1_000
 
 const corpus = new URL('../../test/fuzz-corpus/', import.meta.url)
-const counted = { kept: 0, cases: 0, stores: 0, refused: 0 }
+const counted = { kept: 0, cases: 0, stores: 0, repairs: 0, refused: 0 }
 let slowest = { ms: 0, name: '' }
 let largest = { bytes: 0, name: '' }
 
-let image: ReadonlyMap<string, Uint8Array>
+let stores: readonly Store[]
 let targets: readonly FuzzTarget[]
 beforeAll(async () => {
-  image = await sealedStore({ seed: 1, messages: 60, segmentBytes: 2_500 })
+  const toMake = { seed: 1, messages: 60, segmentBytes: 2_500 }
+  const image = await sealedStore(toMake)
+  stores = [
+    { image, supports: {} },
+    { image: await sealedStore(toMake, OBJECTS), supports: OBJECTS },
+  ]
   targets = fuzzTargets(image)
 })
 
@@ -71,15 +80,22 @@ function report(): void {
   )
 }
 
-/** Changes one file of an index, and uses it. */
-async function tryStore(random: Random): Promise<void> {
+/** An index to be changed, and what its file system has. */
+interface Store {
+  readonly image: ReadonlyMap<string, Uint8Array>
+  readonly supports: MemoryFsOptions
+}
+
+/** Changes one file of an index, uses it, and sometimes repairs it. */
+async function tryStore(random: Random, { image, supports }: Store): Promise<void> {
   const path = random.pick([...image.keys()].filter((name) => name !== 'mailstead-root'))
-  const bytes = mendFile(path, mutate(random, image.get(path)!, [...image.values()]))
+  const bytes = mendFile(path, mutate(random, image.get(path)!, [...image.values()]), image)
   const changed = new Map(image).set(path, bytes)
   const start = performance.now()
   try {
     for (const line of dumpFile(bytes, path) ?? []) if (line.length > 1e7) throw new Error('a line without end')
-    await using index = await openIndex(imageFs(changed), 'index', { readOnly: true })
+    if (counted.stores % REPAIR_EVERY === 0) await tryRepair(changed, supports)
+    await using index = await openIndex(imageFs(changed, supports), 'index', { readOnly: true })
     await everything(index)
     for await (const findings of index.check()) for (const { file } of findings) expect(typeof file).toBe('string')
   } catch (error) {
@@ -92,6 +108,14 @@ async function tryStore(random: Random): Promise<void> {
   const ms = performance.now() - start
   if (ms > slowest.ms) slowest = { ms, name: path }
   counted.stores++
+}
+
+async function tryRepair(files: ReadonlyMap<string, Uint8Array>, supports: MemoryFsOptions): Promise<void> {
+  const fs = memoryFs(supports)
+  for (const [name, bytes] of files) await fs.writeFile(name, bytes)
+  for await (const records of repairIndex(fs, 'index'))
+    for (const { kind } of records) expect(typeof kind).toBe('string')
+  counted.repairs++
 }
 
 /** The files that are kept for a decoder. */
@@ -134,7 +158,7 @@ describe('decoders', () => {
     const seeds = new Map(targets.map((target) => [target, [...target.seeds, ...keptOf(target.name)]]))
     const all = targets.flatMap((target) => target.seeds)
     for (let n = 0; n < CASES; n++) {
-      if (depth === 'soak' && n % 50 === 49) await tryStore(random)
+      if (depth === 'soak' && n % 50 === 49) await tryStore(random, random.pick(stores))
       if (depth === 'soak' && n % 10_000 === 9_999) report()
       for (const target of targets) {
         const list = seeds.get(target)!
@@ -150,7 +174,7 @@ describe('decoders', () => {
 describe('a whole index', () => {
   test('is opened, checked and shown, or refused, whatever is in its files', async () => {
     const random = new Random(seed + 1)
-    for (let n = 0; n < STORES; n++) await tryStore(random)
+    for (let n = 0; n < STORES; n++) await tryStore(random, stores[n % 2]!)
   })
 
   test('and so much was tried', () => {
@@ -159,7 +183,7 @@ describe('a whole index', () => {
   })
 })
 
-function mendFile(path: string, bytes: Uint8Array): Uint8Array {
+function mendFile(path: string, bytes: Uint8Array, image: Store['image']): Uint8Array {
   if (path.endsWith('.log'))
     return mendFrames(mendAs('segment-header', bytes), readSegmentHeader(image.get(path)!)!.salt)
   if (path.endsWith('.snap')) return mendSnapshot(bytes)

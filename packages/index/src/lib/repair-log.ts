@@ -15,6 +15,8 @@ import { readSegmentHeader, SEGMENT_HEADER, type SegmentHeader, segmentName, seg
 import { readSnapshotHeader, SNAPSHOT_HEADER } from './snapshot.ts'
 import { readTableList, type TableList } from './table-list.ts'
 
+/** No index numbers its frames, segments, tables or lists further: who says so is not to be believed. */
+export const NUMBER_LAST: number = 2 ** 52
 /** Rows and modseqs that lost frames may have given when nothing tells how many frames there were. */
 export const UNKNOWN_LOSS: number = 1 << 20
 /** Fewer rows are never reckoned with, however short what was lost is. */

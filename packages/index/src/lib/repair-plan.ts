@@ -8,9 +8,10 @@ import { chunkAtLeast, extOf, isZeroColumn, readNumber, rowAtLeast, writeNumber 
 import type { ColumnSpec, IndexFinding } from './contract.ts'
 import { formatDigest } from './digest.ts'
 import { Entry } from './entries.ts'
+import { IndexError } from './error.ts'
 import { record, type RepairRecord } from './repair-record.ts'
 import { UID_LAST } from './limits.ts'
-import { type Evidence, readIfThere, UNKNOWN_LOSS } from './repair-log.ts'
+import { type Evidence, NUMBER_LAST, readIfThere, UNKNOWN_LOSS } from './repair-log.ts'
 import { openSnapshot, type SnapshotFile } from './repair-snapshot.ts'
 import { type RecoveredTable, recoverTable, type TableFrame } from './repair-table.ts'
 import { readSnapshotHeader } from './snapshot.ts'
@@ -64,6 +65,9 @@ export async function planRepair(
   let { lastFrame } = evidence
   for (const { directories } of files.values())
     for (const { frame } of directories) lastFrame = Math.max(lastFrame, frame)
+  const numbers = [lastFrame, evidence.lastSegment, ...evidence.lists.map((one) => one.generation)]
+  if (Math.max(...numbers, nextTableOf(evidence, files)) > NUMBER_LAST)
+    throw new IndexError('INDEX_CORRUPT', `${prefix} numbers frames, segments, lists or tables beyond all reason`)
   const framesOf = sectionsOf(evidence)
   const recovered = new Map<number, RecoveredTable>()
   const lostTables: Entry[] = []

@@ -13,7 +13,7 @@ import type { FrameTable } from './frame.ts'
 import { LAZY_MODSEQS, UID_LAST } from './limits.ts'
 import { applyFrameTable } from './apply-frame.ts'
 import { readCreate, readOperation } from './operations.ts'
-import { type Evidence, type LostFrames, UNKNOWN_LOSS } from './repair-log.ts'
+import { type Evidence, type LostFrames, NUMBER_LAST, UNKNOWN_LOSS } from './repair-log.ts'
 import { recounted, salvage, type PageLoss, type SnapshotFile, wholeState } from './repair-snapshot.ts'
 import { Draft, type TableState } from './state.ts'
 
@@ -281,9 +281,9 @@ function finish(
     named.push({ file, first, last, message: `${range} lost, and may have changed ${what}` })
     if (last <= told) continue
     uidNext = Math.min(UID_LAST, uidNext + uids)
-    highestModSeq = Number.isFinite(last)
-      ? Math.max(highestModSeq, ceiling) + (last - first + 1) * (LAZY_MODSEQS + 1)
-      : Math.max(highestModSeq, ceiling) + UNKNOWN_LOSS
+    const frames = Math.min(last - first + 1, UNKNOWN_LOSS)
+    const given = Number.isFinite(last) ? frames * (LAZY_MODSEQS + 1) : UNKNOWN_LOSS
+    highestModSeq = Math.max(highestModSeq, Math.min(NUMBER_LAST, Math.max(highestModSeq, ceiling) + given))
   }
   if (ceiling > 0 && named.length > 0) ceiling = Math.max(ceiling, highestModSeq)
   return { state: { ...state, uidNext, highestModSeq, ceiling }, frame, snapshotFrame, losses: named, pages }
