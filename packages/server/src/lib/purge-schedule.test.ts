@@ -32,6 +32,8 @@ function schedule(
     pool,
     onEvent: (event) => events.push(event),
     everyMs,
+    budget: {},
+    altmove: undefined,
   })
   return { purges, events, users }
 }

@@ -4,9 +4,11 @@
  * INVARIANTS
  *   1. A store is purged `everyMs` after it was first used since the last time, or since the start: stores that nobody uses
  *      make no work, and those that are used are spread in time as their users are.
- *   2. One store at a time, whatever their number; nobody waits for it.
+ *   2. One store at a time, whatever their number, and within a budget; nobody waits for it. What the budget leaves is for
+ *      the next time.
  *   3. Stopping: the file under way is finished, the rest is left for another time.
  */
+import type { AltmoveQuery, Store } from '@mailstead/store'
 import { ServerError } from './error.ts'
 import type { OnServerEvent } from './events.ts'
 import type { StorePool } from './store-pool.ts'
@@ -15,12 +17,18 @@ import type { User, Users } from './users.ts'
 /** Longest time that a timer takes, in milliseconds. */
 const TIMER_MAX_MS = 2 ** 31 - 1
 
+/** What a purge may cost: bytes that it copies, milliseconds, bytes per second. */
+export type PurgeBudget = Omit<NonNullable<Parameters<Store['purge']>[0]>, 'signal'>
+
 export interface PurgeScheduleOptions {
   readonly users: Users
   readonly pool: StorePool
   readonly onEvent: OnServerEvent
   /** In milliseconds, above 0. */
   readonly everyMs: number
+  readonly budget: PurgeBudget
+  /** What goes to the second tier. */
+  readonly altmove: AltmoveQuery | undefined
 }
 
 export class PurgeSchedule implements AsyncDisposable {
@@ -76,13 +84,14 @@ export class PurgeSchedule implements AsyncDisposable {
   }
 
   async #purge(user: User): Promise<void> {
-    const { pool, onEvent } = this.#options
+    const { pool, onEvent, budget } = this.#options
     const since = performance.now()
     try {
       using lease = await pool.acquire(user, { background: true })
-      const { messages, bytesReclaimed } = await lease.store.purge({ signal: this.#stop.signal })
+      const purged = await lease.store.purge({ ...budget, signal: this.#stop.signal })
+      const { messages, bytesReclaimed } = purged
       // Whoever has it open all the time goes on.
-      if (pool.usersOf(user.name) > 1) this.used(user.name)
+      if (purged.left !== undefined || pool.usersOf(user.name) > 1) this.used(user.name)
       onEvent({
         level: bytesReclaimed > 0 ? 'info' : 'debug',
         kind: 'purged',
@@ -92,6 +101,8 @@ export class PurgeSchedule implements AsyncDisposable {
         bytesReclaimed,
         ms: Math.round(performance.now() - since),
       })
+      if (purged.unavailable !== undefined) throw purged.unavailable
+      await this.#altmove(user, lease.store)
     } catch (error) {
       if (error instanceof ServerError && error.code === 'SERVER_CLOSED') return
       this.used(user.name)
@@ -103,6 +114,25 @@ export class PurgeSchedule implements AsyncDisposable {
         error,
       })
     }
+  }
+
+  async #altmove(user: User, store: Store): Promise<void> {
+    const { altmove, budget, onEvent } = this.#options
+    if (altmove === undefined || this.#stop.signal.aborted) return
+    const since = performance.now()
+    const where = altmove.at(Date.now())
+    const { messages, bytes, left } = await store.altmove({ ...budget, to: 'alt', where, signal: this.#stop.signal })
+    if (left > 0) this.used(user.name)
+    if (messages === 0) return
+    onEvent({
+      level: 'info',
+      kind: 'altmoved',
+      message: `moved mail of ${user.name} to the second tier`,
+      user: user.name,
+      messages,
+      bytes,
+      ms: Math.round(performance.now() - since),
+    })
   }
 
   /** Nothing more is begun; what is under way is waited for by dispose. */

@@ -13,13 +13,13 @@ import type { Duplex } from 'node:stream'
 import type { Fs } from '@mailstead/fs'
 import type { ImapBackend } from '@mailstead/imap'
 import { type ImapEvent, type ImapLimits, type ImapServerOptions, serveImap } from '@mailstead/imap/server'
-import { openStore, type Store, type StoreOptions } from '@mailstead/store'
+import { type AltmoveQuery, openStore, type Store, type StoreOptions } from '@mailstead/store'
 import { ServerError } from './error.ts'
 import { ignoreEvents, type OnServerEvent, type ServerEventLevel } from './events.ts'
 import { imapBackend } from './imap-backend.ts'
 import { keptFields } from './kept-fields.ts'
 import { type LmtpServer, lmtpServer } from './lmtp.ts'
-import { PurgeSchedule } from './purge-schedule.ts'
+import { type PurgeBudget, PurgeSchedule } from './purge-schedule.ts'
 import { StorePool } from './store-pool.ts'
 import type { User, Users } from './users.ts'
 
@@ -62,6 +62,10 @@ export interface ServerOptions {
   readonly storesOpenMax?: number
   /** How long after it was used a store is purged, in the background, in milliseconds; 0: never. (default 6 hours) */
   readonly purgeEveryMs?: number
+  /** What one purge of a store may cost; the rest is left for the next. (default 32 MiB per second, nothing else) */
+  readonly purgeBudget?: PurgeBudget
+  /** Messages of which this holds are moved to the second tier after a purge, within its budget again. (default: none) */
+  readonly altmove?: AltmoveQuery
   /** (default 10 000) */
   readonly imapConnectionsMax?: number
   readonly imapLimits?: Partial<ImapLimits>
@@ -93,6 +97,7 @@ export interface MailServer extends AsyncDisposable {
 
 const MiB = 1024 * 1024
 const PURGE_EVERY_MS = 6 * 3_600_000
+const PURGE_BYTES_PER_SECOND: number = 32 * MiB
 
 /** Starts listening. SERVER_LISTEN, SERVER_TLS. */
 export async function startServer(options: ServerOptions): Promise<MailServer> {
@@ -116,7 +121,16 @@ export async function startServer(options: ServerOptions): Promise<MailServer> {
   try {
     // Waited for after everybody who was told BYE, and before the stores it may be at work in.
     if (purgeEveryMs > 0)
-      purges = stack.use(new PurgeSchedule({ users: options.users, pool: stores, onEvent, everyMs: purgeEveryMs }))
+      purges = stack.use(
+        new PurgeSchedule({
+          users: options.users,
+          pool: stores,
+          onEvent,
+          everyMs: purgeEveryMs,
+          budget: options.purgeBudget ?? { bytesPerSecond: PURGE_BYTES_PER_SECOND },
+          altmove: options.altmove,
+        }),
+      )
     const connections = new ImapConnections(options, backend, onEvent, tls)
     stack.use(connections)
     let imap: ListenAt | undefined
@@ -191,7 +205,8 @@ async function openUserStore(
     uuid: store.uuid,
     as: (subject) => store.as(subject),
     check: () => store.check(),
-    purge: (how) => store.purge(how),
+    purge: (budget) => store.purge(budget),
+    altmove: (how) => store.altmove(how),
     checkpoint: () => store.checkpoint(),
     async [Symbol.asyncDispose]() {
       await store[Symbol.asyncDispose]()
