@@ -1,11 +1,10 @@
-export { type Config, ConfigError, parseConfig, readConfig } from './lib/config.ts'
+export { type Config, ConfigError, emptyConfig, parseConfig, readConfig } from './lib/config.ts'
 export {
   checkDataDirectory,
   initDataDirectory,
   lockBeside,
   openUserStore,
   rebuildUserStore,
-  STORAGE,
   storeDirectories,
   userFs,
   type UserStoreOptions,
@@ -15,3 +14,4 @@ export { readyLine, serveUntilStopped, startFromSettings } from './lib/serve.ts'
 export { serveCommand, withServeFlags } from './lib/serve-command.ts'
 export { type ServeFlags, type Settings, settingsOf } from './lib/settings.ts'
 export { startDemo } from './lib/start-demo.ts'
+export { type BoxSettings, initAlternateDirectory, STORAGE, userBox } from './lib/user-box.ts'

@@ -33,7 +33,7 @@ export function checkCommand(): Command {
       let looked = 0
       for (const user of subjects(where, flags.user, findings)) {
         try {
-          await using opened = await openUserStore(where.data, user, { readOnly: true })
+          await using opened = await openUserStore(where.data, user, { readOnly: true, settings: where.config })
           looked++
           try {
             for await (const page of opened.store.check())

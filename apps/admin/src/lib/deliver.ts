@@ -24,7 +24,7 @@ export function deliverCommand(): Command {
       const user = mustFindUser(where, flags.user)
       await using input = file === undefined ? undefined : await opened(file)
       const source: AsyncIterable<Uint8Array> = input?.createReadStream({ autoClose: false }) ?? process.stdin
-      await using storage = await openUserStore(where.data, user, { create: true })
+      await using storage = await openUserStore(where.data, user, { create: true, settings: where.config })
       await using batch = storage.store.as({ name: user.name }).save()
       await batch.add(source, [{ mailbox: flags.mailbox }])
       const [saved] = await batch.commit()

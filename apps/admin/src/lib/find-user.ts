@@ -1,7 +1,7 @@
 /** Which data directory, and whose store in it. */
 import { readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
-import { readConfig, USERS_FILE } from '@mailstead/app-server'
+import { type Config, emptyConfig, readConfig, USERS_FILE } from '@mailstead/app-server'
 import { badUserName, type ParsedUsers, parseUsers, userKey } from '@mailstead/server'
 import { Exit } from './exit.ts'
 
@@ -16,14 +16,15 @@ export interface Where {
   readonly users: string
   /** The users file was named: it must be there. */
   readonly usersNamed: boolean
+  readonly config: Config
 }
 
 export function whereOf(flags: WhereFlags): Where {
-  const config = flags.config === undefined ? undefined : readConfig(flags.config)
-  const data = flags.data ?? config?.data
+  const config = flags.config === undefined ? emptyConfig : readConfig(flags.config)
+  const data = flags.data ?? config.data
   if (data === undefined) throw new Exit(2, 'no data directory: give --data DIR, or --config FILE that names one')
-  const named = flags.users ?? config?.users
-  return { data, users: named ?? join(data, USERS_FILE), usersNamed: named !== undefined }
+  const named = flags.users ?? config.users
+  return { data, users: named ?? join(data, USERS_FILE), usersNamed: named !== undefined, config }
 }
 
 export interface FoundUser {

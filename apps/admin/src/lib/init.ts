@@ -1,14 +1,20 @@
 import { existsSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Command } from 'commander'
-import { initDataDirectory, USERS_FILE } from '@mailstead/app-server'
+import { initAlternateDirectory, initDataDirectory, USERS_FILE } from '@mailstead/app-server'
 
 /** `mailstead init DIR`. */
 export function initCommand(): Command {
   return new Command('init')
     .description('mark a directory as a data directory, making it if it is not there')
     .argument('<dir>')
-    .action(async (dir: string) => {
+    .option('--alternate', 'as a second tier for mail that is seldom read')
+    .action(async (dir: string, flags: { readonly alternate?: boolean }) => {
+      if (flags.alternate === true) {
+        const done = await initAlternateDirectory(dir)
+        process.stdout.write(`${dir} is a second tier ${done === 'made' ? 'now' : 'already'}.\n`)
+        return
+      }
       const outcome = await initDataDirectory(dir)
       const users = join(dir, USERS_FILE)
       if (!existsSync(users)) writeFileSync(users, '', { flag: 'wx', mode: 0o600 })

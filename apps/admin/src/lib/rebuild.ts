@@ -31,7 +31,10 @@ export function rebuildCommand(): Command {
       const [user] = subjects(where, flags.user, [])
       const records: RebuildRecord[] = []
       try {
-        for await (const page of rebuildUserStore(where.data, user!, { dryRun: flags.dryRun === true }))
+        for await (const page of rebuildUserStore(where.data, user!, {
+          dryRun: flags.dryRun === true,
+          settings: where.config,
+        }))
           if (flags.json === true) records.push(...page)
           else for (const one of page) print(one, records)
       } catch (error) {

@@ -2,6 +2,7 @@
 import { createRequire } from 'node:module'
 import { Command, CommanderError } from 'commander'
 import { ConfigError, serveCommand } from '@mailstead/app-server'
+import { altmoveCommand } from './altmove.ts'
 import { checkCommand } from './check.ts'
 import { deliverCommand } from './deliver.ts'
 import { dumpCommand } from './dump.ts'
@@ -26,6 +27,7 @@ export async function run(argv: readonly string[]): Promise<number> {
     .addCommand(userCommand())
     .addCommand(deliverCommand())
     .addCommand(mailboxCommand())
+    .addCommand(altmoveCommand())
     .addCommand(checkCommand())
     .addCommand(repairCommand())
     .addCommand(rebuildCommand())

@@ -8,6 +8,7 @@ import { readFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { parse, TomlError } from 'smol-toml'
 import * as v from 'valibot'
+import { type AltmoveQuery, parseAltmoveQuery } from '@mailstead/store'
 
 export interface Listen {
   readonly host: string
@@ -43,10 +44,15 @@ export interface Config {
     readonly messageBytes: number | undefined
     readonly idleSeconds: number | undefined
     readonly open: number | undefined
+    readonly compression: 'off' | 'auto' | number | undefined
   }
   readonly purge: {
     readonly intervalMinutes: number | undefined
+    readonly copyBytes: number | undefined
+    readonly bytesPerSecond: number | undefined
   }
+  /** The second tier, and what goes there by itself. */
+  readonly alternate: { readonly path: string; readonly query: AltmoveQuery | undefined } | undefined
   readonly logLevel: LogLevel | undefined
 }
 
@@ -71,6 +77,18 @@ const address = v.pipe(
     return NEVER
   }),
 )
+
+const query = v.pipe(
+  text,
+  v.rawTransform<string, AltmoveQuery>(({ dataset, addIssue, NEVER }) => {
+    const parsed = parseAltmoveQuery(dataset.value)
+    if (typeof parsed !== 'string') return parsed
+    addIssue({ message: parsed })
+    return NEVER
+  }),
+)
+/** Levels of zstd. */
+const level = v.pipe(count, v.maxValue(19, 'must be at most 19'))
 
 const Schema = v.strictObject({
   data: v.optional(text),
@@ -103,8 +121,12 @@ const Schema = v.strictObject({
       message_bytes: v.optional(count),
       idle_seconds: v.optional(count),
       open: v.optional(count),
+      compression: v.optional(
+        v.union([v.picklist(['off', 'auto']), level], 'must be "off", "auto" or a level of 1 to 19'),
+      ),
     }),
   ),
+  alternate: v.optional(v.strictObject({ path: text, query: v.optional(query) })),
   purge: v.optional(
     v.strictObject({
       interval_minutes: v.optional(
@@ -114,6 +136,8 @@ const Schema = v.strictObject({
           v.minValue(0, 'must not be negative'),
         ),
       ),
+      copy_bytes: v.optional(count),
+      bytes_per_second: v.optional(count),
     }),
   ),
   log: v.optional(
@@ -172,7 +196,7 @@ function complaint(issue: v.BaseIssue<unknown>): string {
 
 function fromInput(input: v.InferOutput<typeof Schema>, base: string): Config {
   const path = (name: string | undefined): string | undefined => (name === undefined ? undefined : resolve(base, name))
-  const { imap, lmtp, store, tls } = input
+  const { imap, lmtp, store, tls, alternate } = input
   return {
     data: path(input.data),
     users: path(input.users),
@@ -199,10 +223,14 @@ function fromInput(input: v.InferOutput<typeof Schema>, base: string): Config {
       messageBytes: store?.message_bytes,
       idleSeconds: store?.idle_seconds,
       open: store?.open,
+      compression: store?.compression,
     },
     purge: {
       intervalMinutes: input.purge?.interval_minutes,
+      copyBytes: input.purge?.copy_bytes,
+      bytesPerSecond: input.purge?.bytes_per_second,
     },
+    alternate: alternate === undefined ? undefined : { path: resolve(base, alternate.path), query: alternate.query },
     logLevel: input.log?.level,
   }
 }

@@ -16,14 +16,12 @@ import { memoryFs } from '@mailstead/fs/memory'
 import { posixFs } from '@mailstead/fs/posix'
 import { initRoot, readRoot, ROOT_FILE } from '@mailstead/index'
 import { imapCacheFields } from '@mailstead/imap/cache-fields'
-import { mdbox } from '@mailstead/mdbox'
 import { openStore, type RebuildRecord, rebuildStore, type Store } from '@mailstead/store'
 import { ServerError, userDirectory } from '@mailstead/server'
+import { type BoxSettings, userBox } from './user-box.ts'
 
 export const USERS_FILE = 'users.passwd'
 const USERS_DIRECTORY = 'users'
-/** Where a store keeps its messages. Must not change: on disk. */
-export const STORAGE = 'storage'
 
 /** Marks a directory, making it if it is not there. `already` if it is marked. */
 export async function initDataDirectory(path: string): Promise<'made' | 'already'> {
@@ -75,13 +73,15 @@ export async function userFs(
 export interface UserStoreOptions {
   readonly readOnly?: boolean
   readonly create?: boolean
+  /** Without them mail in a second tier is unavailable. (default: none) */
+  readonly settings?: BoxSettings
 }
 
 /** A user's store outside of a server: for the command. A running server may have it open at the same time. */
 export async function openUserStore(
   data: string,
   user: { readonly name: string; readonly home?: string | undefined },
-  options: UserStoreOptions = {},
+  { settings, ...options }: UserStoreOptions = {},
 ): Promise<{ readonly store: Store } & AsyncDisposable> {
   const rootUuid = await checkDataDirectory(data)
   const fs = options.create === true ? await userFs(data, user) : await posixFs(join(data, userDirectory(user)))
@@ -90,7 +90,7 @@ export async function openUserStore(
     store = await openStore({
       owner: user.name,
       fs,
-      box: (storeFs) => mdbox(storeFs, STORAGE),
+      box: userBox(user, settings),
       cacheFields: imapCacheFields,
       rootUuid,
       ...options,
@@ -115,14 +115,14 @@ export async function openUserStore(
 export async function* rebuildUserStore(
   data: string,
   user: { readonly name: string; readonly home?: string | undefined },
-  { dryRun = false }: { readonly dryRun?: boolean } = {},
+  { dryRun = false, settings }: { readonly dryRun?: boolean; readonly settings?: BoxSettings } = {},
 ): AsyncGenerator<readonly RebuildRecord[], void, undefined> {
   await checkDataDirectory(data)
   await using fs = await posixFs(join(data, userDirectory(user)))
   await using scratch = memoryFs()
   yield* rebuildStore({
     fs,
-    box: (storeFs) => mdbox(storeFs, STORAGE),
+    box: userBox(user, settings),
     ...(dryRun ? { dryRunIn: scratch } : {}),
   })
 }

@@ -1,11 +1,11 @@
 /** `mailstead serve`: settings, then a server over posix and mdbox, until a signal. */
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
-import { type MailServer, ServerError, startServer, usersFile } from '@mailstead/server'
-import { mdbox } from '@mailstead/mdbox'
+import { type MailServer, type PurgeBudget, ServerError, startServer, usersFile } from '@mailstead/server'
 import { formatListen, type Listen } from './config.ts'
-import { checkDataDirectory, initDataDirectory, STORAGE, userFs } from './data-directory.ts'
+import { checkDataDirectory, initDataDirectory, userFs } from './data-directory.ts'
 import { eventLog, serverLog } from './log.ts'
 import type { Settings } from './settings.ts'
+import { userBox } from './user-box.ts'
 
 /** Starts the server. Everything that can be wrong with the settings is found before anything listens. */
 export async function startFromSettings(settings: Settings): Promise<MailServer> {
@@ -19,7 +19,7 @@ export async function startFromSettings(settings: Settings): Promise<MailServer>
   return startServer({
     users,
     async storage(user) {
-      return { fs: await userFs(data, user), rootUuid, box: (storeFs) => mdbox(storeFs, STORAGE) }
+      return { fs: await userFs(data, user), rootUuid, box: userBox(user, config) }
     },
     onEvent,
     ...defined({
@@ -33,6 +33,8 @@ export async function startFromSettings(settings: Settings): Promise<MailServer>
       storeIdleMs: times(store.idleSeconds, 1000),
       storesOpenMax: store.open,
       purgeEveryMs: times(config.purge.intervalMinutes, 60_000),
+      purgeBudget: purgeBudget(config.purge),
+      altmove: config.alternate?.query,
       imapConnectionsMax: imapSettings.connections,
       plaintextLogin: imapSettings.plaintextLogin,
       imapLimits: defined({
@@ -90,6 +92,12 @@ function tlsFiles(tls: { readonly cert: string; readonly key: string }): { cert:
   } catch (error) {
     throw new ServerError('SERVER_TLS', `the certificate cannot be read: ${(error as Error).message}`, { cause: error })
   }
+}
+
+/** What is not said of it is the server's default. */
+function purgeBudget({ copyBytes, bytesPerSecond }: Settings['config']['purge']): PurgeBudget | undefined {
+  if (copyBytes === undefined && bytesPerSecond === undefined) return undefined
+  return defined({ copyMaxBytes: copyBytes, bytesPerSecond })
 }
 
 function times(value: number | undefined, by: number): number | undefined {

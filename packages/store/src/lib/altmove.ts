@@ -30,7 +30,8 @@ export async function altmoveStore(
   await index.refresh()
   const { view } = boxTable
   const marks = new Uint8Array(view.count)
-  for (const entry of tree.sorted) {
+  // Rows of mailboxes that are being imported name messages too.
+  for (const entry of [...tree.sorted, ...tree.state.imports.values()]) {
     if (options.signal?.aborted === true) break
     const lease = await tables.acquire(mailboxTable(entry.guid))
     if (lease === undefined) continue
