@@ -17,12 +17,24 @@ export const OWNER: { readonly name: string } = { name: 'anna' }
 /** Small, so that a few messages fill several files. */
 const ROTATE_BYTES = 3_000
 
+/** What the messages are kept in. */
+export interface StateBox {
+  readonly box: StoreOptions['box']
+  /** What is wrong with a disk that was recovered and worked on, as only this box knows. */
+  readonly afterwards?: (disk: Fs, shown: Picture) => Promise<readonly string[]>
+}
+let kept: StateBox = { box: (root) => mdbox(root, 'storage', { rotateBytes: ROTATE_BYTES }) }
+/** Another box, for all tests of this file. */
+export function useBox(other: StateBox): void {
+  kept = other
+}
+
 export async function openOn(fs: Fs, options: Partial<StoreOptions> = {}): Promise<Store> {
   let clock = 1_800_000_000_000
   return openStore({
     owner: OWNER.name,
     fs,
-    box: (root) => mdbox(root, 'storage', { rotateBytes: ROTATE_BYTES }),
+    box: kept.box,
     cacheFields: [{ name: 'length', compute: ({ header }) => Buffer.from(String(header.length)) }],
     now: () => (clock += 1000),
     ...options,
@@ -195,7 +207,13 @@ export async function judge(
   } catch (error) {
     wrong.push(`going on: ${String(error)}`)
   }
-  return wrong
+  if (wrong.length > 0 || kept.afterwards === undefined) return wrong
+  let shown: Picture
+  {
+    await using last = await openOn(disk)
+    shown = await pictureOf(last, options)
+  }
+  return kept.afterwards(disk, shown)
 }
 
 /** Paths of what is not the same in both. */

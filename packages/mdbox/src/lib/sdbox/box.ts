@@ -204,7 +204,11 @@ export class SdboxBox implements Box, BatchHost {
 
   scan(): AsyncIterable<readonly BoxScanned[]> {
     this.#mustBeOpen()
-    return scanBox(this.#fs, this.#directory)
+    return this.#scan()
+  }
+
+  async *#scan(): AsyncGenerator<readonly BoxScanned[]> {
+    yield* scanBox(this.#fs, this.#directory, await this.#rows.loaded())
   }
 
   check(): AsyncIterable<readonly BoxFinding[]> {

@@ -9,6 +9,7 @@ import { type Walked, walkFile } from '../walk.ts'
 import { Window } from '../window.ts'
 import { identityOf, listMailbox, listMailboxes, listUnnamed } from './directory.ts'
 import { ID_BYTES, readOrigin, UNNAMED } from './names.ts'
+import { hex, type Rows } from './row.ts'
 
 /** Messages handed over at a time. */
 const PAGE = 256
@@ -20,10 +21,16 @@ interface Named {
   readonly expunged: boolean
 }
 
-export async function* scanBox(fs: Fs, directory: string): AsyncGenerator<readonly BoxScanned[]> {
+/** `rows`: the table, as far as there is one. */
+export async function* scanBox(
+  fs: Fs,
+  directory: string,
+  rows: Rows | undefined,
+): AsyncGenerator<readonly BoxScanned[]> {
+  const known = new KnownRows(rows)
   let page: BoxScanned[] = []
   for await (const named of everyName(fs, directory)) {
-    for await (const scanned of scanFile(fs, directory, named)) page.push(scanned)
+    for await (const scanned of scanFile(fs, directory, named, known)) page.push(scanned)
     if (page.length < PAGE) continue
     yield page
     page = []
@@ -54,7 +61,12 @@ async function* everyName(fs: Fs, directory: string): AsyncGenerator<Named> {
   }
 }
 
-async function* scanFile(fs: Fs, directory: string, { file, id, origin, expunged }: Named): AsyncGenerator<BoxScanned> {
+async function* scanFile(
+  fs: Fs,
+  directory: string,
+  { file, id, origin, expunged }: Named,
+  known: KnownRows,
+): AsyncGenerator<BoxScanned> {
   // It may have got another name since it was listed.
   await using opened = await fs.open(`${directory}/${file}`, 'read').catch(gone)
   if (opened === undefined) return
@@ -90,7 +102,10 @@ async function* scanFile(fs: Fs, directory: string, { file, id, origin, expunged
       mailbox,
       ...(whose === undefined ? {} : { origin: whose }),
       damage,
-      row: damage === undefined && found.checksummed ? rowOf(found, whose, id) : undefined,
+      row:
+        damage === undefined && found.checksummed
+          ? (known.find(found, origin, id) ?? rowOf(found, whose, id))
+          : undefined,
       expunged,
     }
   }
@@ -103,6 +118,47 @@ function ownOrigin(own: ReturnType<typeof readOrigin>): BoxOrigin | undefined {
 function withValidity(origin: BoxOrigin, own: ReturnType<typeof readOrigin>): BoxOrigin {
   if (origin.uidValidity !== undefined || own === undefined) return origin
   return own.guid === Buffer.from(origin.mailbox).toString('hex') ? { ...origin, uidValidity: own.uidValidity } : origin
+}
+
+/** Rows of the table, by the places where their messages may be. */
+class KnownRows {
+  readonly #rows: Rows | undefined
+  readonly #byId = new Map<string, number>()
+  /** By GUID of the mailbox and UID. */
+  readonly #byHome = new Map<string, Map<number, number>>()
+
+  constructor(rows: Rows | undefined) {
+    this.#rows = rows
+    for (let at = 0; rows !== undefined && at < rows.view.count; at++) {
+      this.#byId.set(hex(rows.id.value(at)), at)
+      const uid = rows.uid.number(at)
+      if (uid === 0) continue
+      const mailbox = hex(rows.mailbox.value(at))
+      const homes = this.#byHome.get(mailbox)
+      if (homes === undefined) this.#byHome.set(mailbox, new Map([[uid, at]]))
+      else homes.set(uid, at)
+    }
+  }
+
+  /** The columns of the row whose message this is; undefined if there is none. */
+  find(
+    { length, sum }: Walked,
+    origin: BoxOrigin | undefined,
+    id: string | undefined,
+  ): Readonly<Record<string, Uint8Array | number>> | undefined {
+    const at = id === undefined ? this.#byHome.get(hex(origin!.mailbox))?.get(origin!.uid!) : this.#byId.get(id)
+    if (at === undefined) return undefined
+    const rows = this.#rows!
+    if (rows.length.number(at) !== length || rows.sum.number(at) !== sum) return undefined
+    return {
+      length,
+      id: Uint8Array.from(rows.id.value(at)),
+      mailbox: Uint8Array.from(rows.mailbox.value(at)),
+      uid: rows.uid.number(at),
+      sum,
+      flags: rows.flags.number(at),
+    }
+  }
 }
 
 /** What a row says that names this file. */
