@@ -21,7 +21,7 @@ export const arrows: Readonly<Record<string, readonly string[]>> = {
   'packages/server': ['fs', 'imap', 'index', 'mdbox', 'message', 'store', 'uidset'],
   'apps/server': ['fs', 'imap', 'index', 'mdbox', 'server', 'store'],
   // The command hosts `serve`, so it alone may import its neighbour (docs/decisions/0004-the-command-hosts-serve.md).
-  'apps/admin': ['app-server', 'imap', 'index', 'mdbox', 'server', 'store'],
+  'apps/admin': ['app-server', 'fs', 'imap', 'index', 'mdbox', 'server', 'store'],
 }
 
 /** What a test file may import beyond its package's arrows: suites and memory drivers of lower layers. */

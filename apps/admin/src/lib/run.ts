@@ -7,6 +7,7 @@ import { checkCommand } from './check.ts'
 import { deliverCommand } from './deliver.ts'
 import { dumpCommand } from './dump.ts'
 import { Exit } from './exit.ts'
+import { importCommand } from './import.ts'
 import { initCommand } from './init.ts'
 import { mailboxCommand } from './mailbox.ts'
 import { rebuildCommand } from './rebuild.ts'
@@ -16,7 +17,7 @@ import { userCommand } from './user.ts'
 // By name, because the sources and what is built of them are not equally far from the file.
 const { version } = createRequire(import.meta.url)('mailstead/package.json') as { readonly version: string }
 
-/** Exit codes: 0 done, 1 failed (`check`: findings; `repair`, `rebuild`: something was to be done), 2 misused or could not look. */
+/** Exit codes: 0 done, 1 failed (`check`: findings; `repair`, `rebuild`: something was to be done; `import`: not everything came), 2 misused or could not look. */
 export async function run(argv: readonly string[]): Promise<number> {
   const program = new Command('mailstead')
     .description('Mailstead: mail storage, and an IMAP and LMTP server over it')
@@ -27,6 +28,7 @@ export async function run(argv: readonly string[]): Promise<number> {
     .addCommand(userCommand())
     .addCommand(deliverCommand())
     .addCommand(mailboxCommand())
+    .addCommand(importCommand())
     .addCommand(altmoveCommand())
     .addCommand(checkCommand())
     .addCommand(repairCommand())

@@ -183,7 +183,7 @@ export interface StoreSession {
   open(name: string): Promise<Mailbox>
   save(): SaveBatch
   /** Takes over mailboxes of another store, with all that their clients know. */
-  import(options?: ImportOptions): StoreImport
+  importer(options?: ImportOptions): StoreImport
   /** Called when any mailbox or the tree changed. What it throws makes nothing fail: it is an uncaught exception. */
   watch(onChange: () => void): Disposable
 }

@@ -68,7 +68,7 @@ async function take(
   sources: readonly Source[],
   options: ImportOptions = { batchMessages: 4 },
 ): Promise<ImportOutcome[]> {
-  const importing = store.as(anna).import(options)
+  const importing = store.as(anna).importer(options)
   const outcomes: ImportOutcome[] = []
   for (const { spec, messages } of sources) outcomes.push(await importing.mailbox(spec, () => paged(messages)))
   return outcomes
@@ -241,7 +241,7 @@ describe('an import', () => {
     const onProgress = (): void => stop.abort(new Error('stopped'))
     await expect(take(store, [inbox], { batchMessages: 2, onProgress, signal: stop.signal })).rejects.toThrow('stopped')
     expect(store.as(anna).mailbox('INBOX')).toMatchObject({ count: 0 })
-    const importing = store.as(anna).import()
+    const importing = store.as(anna).importer()
     expect(importing.unfinished()).toMatchObject([{ name: 'INBOX', count: 2 }])
     expect(await findings(store)).toMatchObject([{ severity: 'note', kind: 'import-unfinished' }])
     await importing.discard(importing.unfinished()[0]!.guid)
@@ -318,7 +318,7 @@ test('whenever the power goes, an import that is run again brings everything onc
           if (picture !== undefined && (n > 0 || picture.guid === Buffer.from(spec.guid).toString('hex')))
             expect(picture).toEqual(pictures[n])
         }
-        if (store.as(anna).import().unfinished().length > 0) interrupted++
+        if (store.as(anna).importer().unfinished().length > 0) interrupted++
         expect(await damage(store)).toEqual([])
         const outcomes = await take(store, sources, { batchMessages: 2 })
         for (const [n, { spec, messages }] of sources.entries()) {

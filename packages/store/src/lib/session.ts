@@ -181,7 +181,7 @@ export class Session implements StoreSession {
     return new Batch(this.#core)
   }
 
-  import(options: ImportOptions = {}): StoreImport {
+  importer(options: ImportOptions = {}): StoreImport {
     return new Importer(this.#core, options)
   }
 
