@@ -5,7 +5,7 @@
  * group is written. A long stream, and whatever comes once the batch holds BATCH_MEMORY_MAX, goes to a spool as it comes;
  * its frame is made last. Where compression is on, a body becomes its frames (compress.ts) on the way.
  */
-import { crc32 } from '@mailstead/bytes'
+import { compareBytes, crc32, toHex } from '@mailstead/bytes'
 import {
   type BoxBatch,
   BoxError,
@@ -21,6 +21,7 @@ import { CHUNK_BYTES, HEADER_BYTES, sumOf, writeFrame } from './format.ts'
 import { writeMailboxName } from './mailbox-name.ts'
 import { BATCH_MEMORY_MAX, type MdboxSettings, SMALL_MAX, SPOOLS_OPEN_MAX } from './options.ts'
 import { FLAG_CANONICAL } from './place.ts'
+import { writeOrigin } from './sdbox/names.ts'
 
 /** Pieces of a long stream are gathered to this many bytes before they are written. */
 const SPOOL_WRITE_BYTES: number = 256 * 1024
@@ -172,7 +173,7 @@ export class Batch implements BoxBatch {
     const body = compressed?.parts ?? chunks
     const digest = new Digest()
     for (const part of body) digest.add(part)
-    const frame = digest.frame(metadata, lines.size, compressed?.compressor)
+    const frame = digest.frame(metadata, lines.size, compressed?.compressor, originText(metadata))
     const record = pendingRecord(frame, body, digest.size)
     const saved = new Saved(this.#host, bytes, lines.size, record, sumOf(frame))
     this.#small.push(saved)
@@ -208,7 +209,7 @@ export class Batch implements BoxBatch {
       }
       this.#mustBeOpen()
       if (waitingBytes > 0) await spool.append(waiting)
-      const frame = digest.frame(metadata, lines.size, compressor)
+      const frame = digest.frame(metadata, lines.size, compressor, originText(metadata))
       const length = await spool.finish(frame)
       const record: Pending = { parts: [], length, file: spool.id, offset }
       const saved = new Saved(this.#host, lines.bytes, lines.size, record, sumOf(frame))
@@ -375,6 +376,22 @@ function encodedName(name: string): string {
     lastName = name
   }
   return lastEncoded
+}
+
+let lastOrigin: BoxMetadata['origin']
+let lastOriginText: string | undefined
+/** And the same origin: its text is kept as long as nobody gives another. */
+function originText({ origin }: BoxMetadata): string | undefined {
+  if (origin?.uidValidity === undefined) return undefined
+  if (
+    lastOrigin === undefined ||
+    lastOrigin.uidValidity !== origin.uidValidity ||
+    compareBytes(lastOrigin.mailbox, origin.mailbox) !== 0
+  ) {
+    lastOriginText = writeOrigin({ guid: toHex(origin.mailbox), uidValidity: origin.uidValidity })
+    lastOrigin = origin
+  }
+  return lastOriginText
 }
 
 async function* oneOf(bytes: Uint8Array): AsyncGenerator<Uint8Array> {

@@ -1,11 +1,13 @@
 /** Everything on disk, whatever the index says: for rebuilds, and for people. */
-import type { BoxScanned } from '@mailstead/box'
+import type { BoxOrigin, BoxScanned } from '@mailstead/box'
+import { parseHex } from '@mailstead/bytes'
 import { type Fs, FsError } from '@mailstead/fs'
 import { fileId } from './append.ts'
 import { isDead, JOURNAL } from './journal.ts'
 import type { Dead, ReadJournal } from './journal-format.ts'
 import { FLAG_ALT, FLAG_CANONICAL } from './place.ts'
 import { fileName } from './read.ts'
+import { readOrigin } from './sdbox/names.ts'
 import { type Walked, walkFile } from './walk.ts'
 import { Window } from './window.ts'
 
@@ -35,7 +37,9 @@ export async function* scanBox(
         const { offset, guid, receivedMs, physicalSize, size, mailbox, damage } = found
         const row = damage === undefined ? rowOf(alt, id, found) : undefined
         const expunged = isDead(dead, id, offset, found.sum)
-        page.push({ file, offset, guid, receivedMs, physicalSize, size, mailbox, damage, row, expunged })
+        const origin = originOf(found)
+        const whose = origin === undefined ? {} : { origin }
+        page.push({ file, offset, guid, receivedMs, physicalSize, size, mailbox, ...whose, damage, row, expunged })
       }
       if (page.length < PAGE) continue
       yield page
@@ -43,6 +47,12 @@ export async function* scanBox(
     }
     if (page.length > 0) yield page
   }
+}
+
+/** Its mailbox when it was saved; the UID came later. */
+function originOf({ origin }: Walked): BoxOrigin | undefined {
+  const read = origin === undefined ? undefined : readOrigin(origin)
+  return read === undefined ? undefined : { mailbox: parseHex(read.guid), uidValidity: read.uidValidity }
 }
 
 /** What is wrong with the journal. */

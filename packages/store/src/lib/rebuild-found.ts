@@ -100,7 +100,7 @@ export class FoundMessages {
 
   #originOf(name: string | undefined, origin: BoxOrigin | undefined): number {
     const guid = origin === undefined ? undefined : Buffer.from(origin.mailbox).toString('hex')
-    const uidValidity = origin?.uid === undefined ? 0 : (origin.uidValidity ?? 0)
+    const uidValidity = origin?.uidValidity ?? 0
     const key = JSON.stringify([name, guid, uidValidity])
     let id = this.#originIds.get(key)
     if (id === undefined) {
@@ -171,6 +171,10 @@ export class FoundMessages {
   }
   isExpunged(message: number): boolean {
     return (this.#bits[message]! & 2) !== 0
+  }
+  /** Every origin that some message has, in the order in which they were found. */
+  get origins(): readonly FoundOrigin[] {
+    return this.#origins
   }
   origin(message: number): FoundOrigin {
     return this.#origins[this.#origin[message]!]!

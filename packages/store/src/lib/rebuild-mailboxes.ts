@@ -48,6 +48,8 @@ export class Mailboxes {
   readonly #records: RebuildRecord[]
   /** Tables without an entry. */
   readonly #nameless: { readonly guid: string; readonly table: Table }[] = []
+  /** By GUID, what messages call the mailbox that they were saved to. */
+  readonly #ownNames = new Map<string, string>()
   #values: ReadonlyMap<string, Uint8Array> = new Map()
   #validity = 0
   #changed = false
@@ -141,19 +143,15 @@ export class Mailboxes {
     }
   }
 
-  /** Gives tables without an entry the name that most of their messages came under. */
+  /** Gives tables without an entry the name that their messages have of them, or that most of them came under. */
   nameTables(found: FoundMessages): void {
+    // Messages that know the mailbox itself know its name, as it was when the last of them came.
+    for (const { uidValidity } of found.origins) this.#validity = Math.max(this.#validity, uidValidity)
+    for (const { guid, name } of found.origins)
+      if (guid !== undefined && name !== undefined) this.#ownNames.set(guid, name)
     for (const { guid, table } of this.#nameless) {
       const { view } = table
-      const names = new Map<string, number>()
-      const guids = view.extension('guid')
-      for (let row = 0; guids !== undefined && row < view.count; row++) {
-        const message = found.withGuid(guids.value(row))
-        const name = message < 0 ? undefined : found.origin(message).name
-        if (name !== undefined) names.set(name, (names.get(name) ?? 0) + 1)
-      }
-      const [most] = [...names].sort(([, a], [, b]) => b - a)
-      const wanted = most?.[0]
+      const wanted = this.#ownNames.get(guid) ?? mostCommonName(view, found)
       const name =
         wanted !== undefined && this.#isFree(wanted) ? wanted : this.#freeName(`${RECOVERED}/${wanted ?? guid}`)
       const entry = { guid, name, specialUse: undefined, uidValidity: view.uidValidity, createdMs: this.#now() }
@@ -164,15 +162,16 @@ export class Mailboxes {
     if (!this.#byName.has(INBOX)) this.#make(INBOX)
   }
 
-  /** Where a message goes that no mailbox has. */
-  placeOf(origin: FoundOrigin): Mailroom {
-    const { guid, name } = origin
+  /** Where a message goes that no mailbox has. `knowsUid`: with its UIDs the mailbox is what it was. */
+  placeOf(origin: FoundOrigin, knowsUid: boolean): Mailroom {
+    const { guid } = origin
+    const name = (guid === undefined ? undefined : this.#ownNames.get(guid)) ?? origin.name
     const known =
       (guid === undefined ? undefined : this.#byGuid.get(guid)) ??
       (name === undefined ? undefined : this.#byName.get(name))
     if (known !== undefined && !known.isUnreadable) return known
     const wanted = this.wereLost && name !== undefined && known === undefined && this.#isFree(name) ? name : undefined
-    if (wanted !== undefined) return this.#make(wanted, origin)
+    if (wanted !== undefined) return this.#make(wanted, knowsUid ? origin : { ...origin, uidValidity: 0 })
     const recovered = cleaned(name === undefined ? RECOVERED : `${RECOVERED}/${name}`)
     return this.#byName.get(recovered) ?? this.#make(recovered)
   }
@@ -249,6 +248,18 @@ export class Mailboxes {
   ): void {
     this.#records.push(record(kind, field, before, after, why, mailbox === undefined ? {} : { mailbox }))
   }
+}
+
+function mostCommonName(view: TableView, found: FoundMessages): string | undefined {
+  const names = new Map<string, number>()
+  const guids = view.extension('guid')
+  for (let row = 0; guids !== undefined && row < view.count; row++) {
+    const message = found.withGuid(guids.value(row))
+    const name = message < 0 ? undefined : found.origin(message).name
+    if (name !== undefined) names.set(name, (names.get(name) ?? 0) + 1)
+  }
+  const [most] = [...names].sort(([, a], [, b]) => b - a)
+  return most?.[0]
 }
 
 const EMPTY_TREE: Pick<TableView, 'values'> = { values: new Map() }

@@ -24,6 +24,7 @@ import { BOX_TABLE } from './tree.ts'
 
 const NONE = -1
 const NO_GUID = new Uint8Array(16)
+const NOWHERE = { name: undefined, guid: undefined, uidValidity: 0 }
 
 export interface Evidence {
   /** Frames of the index are lost, or were: what it does not know may be what it forgot. */
@@ -244,7 +245,7 @@ export class Plan {
     const adopted = new Map<Mailroom, number[]>()
     let copies = 0
     let unknown = 0
-    for (let message = 0; message < found.count; message++) {
+    for (const message of inTurn(found)) {
       if (this.#fate[message] !== 0) continue
       if (this.#refs[message] === 0 && !this.#evidence.isLossy) {
         unknown++
@@ -267,7 +268,7 @@ export class Plan {
         continue
       }
       this.#fate[message] = 1
-      const room = this.#mailboxes.placeOf(found.origin(message))
+      const room = this.#mailboxes.placeOf(found.origin(message), found.uid(message) > 0)
       const list = adopted.get(room)
       if (list === undefined) adopted.set(room, [message])
       else list.push(message)
@@ -287,8 +288,7 @@ export class Plan {
         record('note', 'message', '', '', `${copies} messages are copies of others, for a purge to take`),
       )
     for (const [room, list] of adopted) this.#append(room, list)
-    if (this.#orphans.length > 0)
-      this.#quarantine(this.#mailboxes.placeOf({ name: undefined, guid: undefined, uidValidity: 0 }))
+    if (this.#orphans.length > 0) this.#quarantine(this.#mailboxes.placeOf(NOWHERE, false))
   }
 
   /** Of these nothing is left but that they were: they are listed until their bytes come back and say what they are. */
@@ -302,10 +302,16 @@ export class Plan {
     }
   }
 
-  /** Another message of this GUID is in a mailbox, or was expunged: this one was left by a purge that was cut short. */
+  /**
+   * Another message of this GUID is in a mailbox, or was expunged: this one was left by a purge that was cut short. One that
+   * knows its UID is a copy, unless both say that they are the same.
+   */
   #hasTwin(message: number): boolean {
+    const uid = this.#found.uid(message)
+    const { guid } = this.#found.origin(message)
     for (let one = this.#found.withGuid(this.#found.guid(message)); one !== NONE; one = this.#found.nextOf(one)) {
       if (one === message) continue
+      if (uid > 0 && !(this.#found.uid(one) === uid && this.#found.origin(one).guid === guid)) continue
       if (this.#fate[one] !== 0 || (this.#evidence.isLossy && this.#found.isExpunged(one))) {
         // It takes part in the other's fate.
         this.#fate[message] = 2
@@ -361,6 +367,12 @@ export class Plan {
     else if (room.isNew && list.some((message) => own(message) > 0))
       this.#tx.raise(table, { uidNext: next + UIDS_LOST })
   }
+}
+
+/** Those that know their UIDs first: their mailboxes are what they were. */
+function* inTurn(found: FoundMessages): Generator<number, void, undefined> {
+  for (let message = 0; message < found.count; message++) if (found.uid(message) > 0) yield message
+  for (let message = 0; message < found.count; message++) if (found.uid(message) === 0) yield message
 }
 
 /** UIDs that are left out where nothing tells how many were given and expunged. */
