@@ -110,7 +110,9 @@ export class AltTier implements AsyncDisposable {
     const tier = await this.reach()
     if ((await this.#verify(tier.fs)) === 'there') return tier
     const { host } = this.#context
-    const { path } = this.#options!
+    const { fs, path } = this.#options!
+    // It may have been unmounted since it was reached, and without a marker only whoever gave it can tell.
+    if (typeof fs === 'function') await (await fs())[Symbol.asyncDispose]()
     let uuid = this.#recorded
     if (uuid === undefined) {
       uuid = randomBytes(16)
