@@ -1,4 +1,5 @@
 /** From what the kernel says to what a caller decides by. */
+import { constants } from 'node:os'
 import { FsError, type FsErrorCode } from './error.ts'
 
 /**
@@ -25,6 +26,8 @@ const codes: Readonly<Record<string, FsErrorCode>> = {
   EMLINK: 'FS_LIMIT',
   ENOMEM: 'FS_LIMIT',
   ESTALE: 'FS_UNAVAILABLE',
+  // Whoever keeps the locks of a network file system is away.
+  ENOLCK: 'FS_UNAVAILABLE',
   ENODEV: 'FS_UNAVAILABLE',
   ENXIO: 'FS_UNAVAILABLE',
   ETIMEDOUT: 'FS_UNAVAILABLE',
@@ -45,17 +48,23 @@ const codes: Readonly<Record<string, FsErrorCode>> = {
 /** Limits that do not pass by waiting. */
 const lasting: ReadonlySet<string> = new Set(['ENAMETOOLONG', 'EFBIG', 'EMLINK'])
 
+/** What Node has no name for: it says `UNKNOWN` or `Unknown system error -122` in its place. */
+const UNNAMED = /^(?:UNKNOWN$|Unknown system error)/
+const unnamed: ReadonlyMap<number, string> = new Map(
+  (['EDQUOT', 'ESTALE', 'ENOLCK'] as const).map((name) => [-constants.errno[name], name]),
+)
+
 /** What the failed call wanted: something that is there, a new name, or an empty directory. */
 export type Wanted = 'existing' | 'new' | 'empty'
 
 /** The `code` of a failed system call; undefined for anything else. */
 export function errnoOf(error: unknown): string | undefined {
-  const { code, syscall } = error as { code?: unknown; syscall?: unknown }
-  return error instanceof Error &&
-    typeof code === 'string' &&
-    (typeof syscall === 'string' || /^E[A-Z0-9]+$/.test(code))
-    ? code
-    : undefined
+  if (!(error instanceof Error)) return undefined
+  const { code, syscall, errno } = error as { code?: unknown; syscall?: unknown; errno?: unknown }
+  if (typeof code !== 'string') return undefined
+  if (UNNAMED.test(code))
+    return unnamed.get(typeof errno === 'number' ? errno : Number(/-\d+/.exec(error.message)?.[0])) ?? code
+  return typeof syscall === 'string' || /^E[A-Z0-9]+$/.test(code) ? code : undefined
 }
 
 /** What to throw for `error`: a failed system call as an FsError, anything else (misuse, an aborted signal) as it is. */

@@ -1,3 +1,5 @@
+import { constants } from 'node:os'
+import { getSystemErrorName } from 'node:util'
 import { describe, expect, test } from 'vitest'
 import { checkMetadata, checkPath, FsError, type FsErrorCode, requireSupport } from '../index.ts'
 import { memoryFs } from '../memory.ts'
@@ -15,6 +17,31 @@ const thrown = (run: () => unknown): FsError => {
 const failed = (code: string): Error => Object.assign(new Error(`${code}: made up`), { code, syscall: 'open' })
 
 describe('an error of a file system', () => {
+  test('is told apart also where Node has no name for what the kernel says', () => {
+    const says = (errno: number, code: string): Error =>
+      Object.assign(new Error(`${code}: unknown error, write ${errno}`), { errno, code, syscall: 'write' })
+    const { EDQUOT, ESTALE, ENOLCK } = constants.errno
+    for (const [errno, code] of [
+      [EDQUOT, 'FS_NO_SPACE'],
+      [ESTALE, 'FS_UNAVAILABLE'],
+      [ENOLCK, 'FS_UNAVAILABLE'],
+      [12_345, 'FS_IO'],
+    ] as const) {
+      const unnamed = `Unknown system error -${errno}`
+      if (code !== 'FS_IO') expect(getSystemErrorName(-errno)).toBe(unnamed)
+      // As calls that wait say it, as those that do not wait, and as a binding that says nothing more.
+      for (const error of [
+        says(-errno, 'UNKNOWN'),
+        says(-errno, unnamed),
+        Object.assign(new Error(unnamed), { code: 'UNKNOWN' }),
+        Object.assign(new Error(unnamed), { code: unnamed }),
+      ])
+        expect(fsErrorOf(error, 'file', 'existing'), `${errno} ${error.message}`).toMatchObject({
+          name: 'FsError',
+          code,
+        })
+    }
+  })
   test('may pass by waiting only where nothing has to be changed', () => {
     const retryable = ['FS_LOCKED', 'FS_LIMIT', 'FS_UNAVAILABLE', 'FS_NO_SPACE'] satisfies FsErrorCode[]
     const final = [
