@@ -6,6 +6,7 @@ import { boxConformance } from '@mailstead/box/testing'
 import type { Fs } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
 import { posixFs } from '@mailstead/fs/posix'
+import { fsMeter, limited, metered, prefixed } from '@mailstead/fs/wrappers'
 import { describe, it } from 'vitest'
 import { sdbox } from './sdbox.ts'
 
@@ -29,6 +30,22 @@ describe('sdbox where files have one name each, and are read asynchronously', ()
   boxConformance(
     { describe, it },
     over(() => memoryFs({ syncRead: false, link: false })),
+  )
+})
+
+describe('sdbox on a stack of wrappers, compressed', () => {
+  const stack = (): Fs => prefixed(limited(metered(memoryFs(), { meter: fsMeter() }), { parallel: 3 }), 'deep/inside')
+  boxConformance(
+    { describe, it },
+    {
+      create: async () => {
+        const fs = stack()
+        return {
+          format: sdbox(fs, 'storage', { compression: 'auto' }),
+          [Symbol.asyncDispose]: async () => fs[Symbol.asyncDispose](),
+        }
+      },
+    },
   )
 })
 
