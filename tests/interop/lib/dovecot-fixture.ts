@@ -81,16 +81,20 @@ export function guidHex(text: string): string {
   return /^[0-9a-f]{32}$/.test(text) ? text : createHash('sha1').update(text).digest('hex').slice(8)
 }
 
-/** Reads from files in memory; nothing can be written. Directories are those that files are in. */
-export function filesFs(files: Files): Fs {
+/**
+ * Reads from files in memory; nothing can be written. Directories are those that files are in, and those of `names`: files that
+ * were lost.
+ */
+export function filesFs(files: Files, names: Iterable<string> = []): Fs {
   const directories = new Map<string, Map<string, FsEntry['kind']>>([['', new Map()]])
-  for (const path of files.keys()) {
+  for (const path of [...files.keys(), ...names]) {
     const parts = path.split('/')
     for (let depth = 0; depth < parts.length; depth++) {
       const at = parts.slice(0, depth).join('/')
       let entries = directories.get(at)
       if (entries === undefined) directories.set(at, (entries = new Map()))
-      entries.set(parts[depth]!, depth === parts.length - 1 ? 'file' : 'directory')
+      if (depth < parts.length - 1) entries.set(parts[depth]!, 'directory')
+      else if (files.has(path)) entries.set(parts[depth]!, 'file')
     }
   }
   const missing = (path: string): FsError => new FsError('FS_NOT_FOUND', `no ${path}`, { path })

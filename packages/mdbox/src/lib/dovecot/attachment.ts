@@ -105,14 +105,20 @@ async function findFile(
   }
   const exact = (await open(part.path + suffix)) ?? (await open(part.path))
   if (exact !== undefined) return exact
+  const instead = (found: OpenedFile): OpenedFile => {
+    faults.add('attachment-lost', `${found.shown}, which has the same hash, is read instead`, {
+      file: join(attachments.shown, part.path + suffix),
+    })
+    return found
+  }
   // Only what a hash proves may stand in for another file.
   if (hashFor(digest) !== undefined) {
     const hashed = await open(join(directory, `hashes/${digest}`))
-    if (hashed !== undefined) return hashed
+    if (hashed !== undefined) return instead(hashed)
     for (const other of await namesIn(below(attachments, directory), 'file', faults)) {
       if (!other.startsWith(`${digest}-`)) continue
       const found = await open(join(directory, other))
-      if (found !== undefined) return found
+      if (found !== undefined) return instead(found)
     }
   }
   throw fail(`the attachment ${join(attachments.shown, join(directory, name))} is missing${wrong}`)

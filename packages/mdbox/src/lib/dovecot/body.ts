@@ -14,6 +14,7 @@ import { compressionOf } from './decompress.ts'
 import { type OpenedFile, readAt } from './root.ts'
 
 const PIECE_BYTES: number = 64 * 1024
+const ZEROS_MIN = 256
 /** As many bytes as the longest beginning of a compressed or encrypted body. */
 const MAGIC_BYTES = 16
 const CRYPT_MAGIC = Buffer.from('CRYPTED\x03\x07', 'latin1')
@@ -22,6 +23,8 @@ const CRYPT_MAGIC = Buffer.from('CRYPTED\x03\x07', 'latin1')
 export interface BodyPlace extends AttachmentPlace {
   readonly file: OpenedFile
   readonly record: DboxRecord
+  /** For faults. */
+  readonly owner: { readonly mailbox: string; readonly uid: number }
 }
 
 /** BOX_DAMAGED or BOX_UNSUPPORTED if it is not whole. */
@@ -109,7 +112,7 @@ async function* inlineBytes(
   const { bodyAt, storedSize, plainSize, parts } = record
   // Without Z the size did not change, so nothing was compressed, whatever a message may begin with.
   const first = plainSize === storedSize ? EMPTY : await readAt(file.file, bodyAt, Math.min(MAGIC_BYTES, storedSize))
-  const source = storedBytes(file, bodyAt, storedSize, stored, fail)
+  const source = storedBytes(place, stored, fail)
   if (Buffer.compare(first.subarray(0, CRYPT_MAGIC.length), CRYPT_MAGIC) === 0)
     throw unsupported(place, 'it is encrypted')
   const magic = magicOf(first)
@@ -133,18 +136,38 @@ function unsupported({ file, record }: BodyPlace, what: string): BoxError {
 }
 
 async function* storedBytes(
-  file: OpenedFile,
-  start: number,
-  size: number,
+  place: BodyPlace,
   stored: Counter,
   fail: Fail,
 ): AsyncGenerator<Uint8Array, void, undefined> {
+  const { file, record, faults, owner } = place
+  const { bodyAt: start, storedSize: size } = record
   for (let at = 0; at < size; ) {
     const wanted = Math.min(PIECE_BYTES, size - at)
     const piece = await readAt(file.file, start + at, wanted)
     if (piece.length !== wanted) throw fail('the file ends within the message')
+    const zeros = findZeros(piece)
+    if (zeros >= 0)
+      faults.add('zeros', 'the message has zeros as a lost sector leaves them', {
+        file: file.shown,
+        offset: start + at + zeros,
+        ...owner,
+      })
     stored.add(piece)
     at += wanted
     yield piece
   }
+}
+
+/** Where so many zeros are that no mail has them by itself, half of the smallest sector at least; -1 if nowhere. */
+function findZeros(piece: Uint8Array): number {
+  for (let at = 0; at < piece.length; at += ZEROS_MIN) {
+    if (piece[at] !== 0) continue
+    let from = at
+    while (from > 0 && piece[from - 1] === 0) from--
+    let to = at
+    while (to < piece.length && piece[to] === 0) to++
+    if (to - from >= ZEROS_MIN) return from
+  }
+  return -1
 }

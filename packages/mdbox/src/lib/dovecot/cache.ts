@@ -14,8 +14,9 @@
 import { packedOffset, pad4, u32, u64 } from './binary.ts'
 import type { Faults } from './fault.ts'
 import type { MailIndex } from './mail-index.ts'
-import { type NamedRoot, type OpenedFile, openIfThere, readAt } from './root.ts'
+import { join, type NamedRoot, type OpenedFile, openIfThere, readAt } from './root.ts'
 
+const CACHE = 'dovecot.index.cache'
 const HEADER_BYTES = 32
 const RECORD_HEAD = 8
 /** Dovecot writes no longer records. */
@@ -77,16 +78,26 @@ export class FieldCache implements AsyncDisposable {
   ): Promise<FieldCache | undefined> {
     const extension = index.extension('cache')
     if (extension === undefined || extension.stride !== 4) return undefined
-    const opened = await openIfThere(root, 'dovecot.index.cache', faults)
-    if (opened === undefined) return undefined
+    const opened = await openIfThere(root, CACHE, faults)
+    if (opened === undefined) {
+      if (extension.column.some((byte) => byte !== 0))
+        faults.add('cache-lost', 'the cache is lost, and with it the save dates of an sdbox', {
+          file: join(root.shown, CACHE),
+          mailbox,
+        })
+      return undefined
+    }
     let fields: readonly Field[] | undefined
     try {
       const header = await readAt(opened.file, 0, HEADER_BYTES)
       // A cache of another number is an old one: Dovecot ignores it too.
       const current = header.length === HEADER_BYTES && u32(header, 8, index.little) === extension.resetId
       if (current && header[0] === 1) fields = await readFields(opened, packedOffset(header, 28), index.little)
-      if (current && fields === undefined)
-        faults.add('cache-damaged', 'the names of fields cannot be read', { file: opened.shown, mailbox })
+      if (fields === undefined)
+        faults.add('cache-damaged', current ? 'the names of fields cannot be read' : 'the cache is of another index', {
+          file: opened.shown,
+          mailbox,
+        })
     } catch (error) {
       faults.add('unreadable', String(error), { file: opened.shown, mailbox })
     }
@@ -115,10 +126,14 @@ export class FieldCache implements AsyncDisposable {
 
   /** Takes what is not known yet: newer records come first. False if it is no record. */
   #take(bytes: Uint8Array, found: CachedFields): boolean {
+    const seen = new Set<number>()
     for (let at = RECORD_HEAD; at < bytes.length; ) {
       if (at + 4 > bytes.length) return false
-      const field = this.#fields[u32(bytes, at, this.#little)]
-      if (field === undefined) return false
+      const id = u32(bytes, at, this.#little)
+      const field = this.#fields[id]
+      // Nothing is cached twice in one record: zeros would be the first field again and again.
+      if (field === undefined || seen.has(id)) return false
+      seen.add(id)
       at += 4
       let { size } = field
       if (size === VARIABLE) {
@@ -204,6 +219,7 @@ function textOf(data: Uint8Array): string | undefined {
   return text === '' ? undefined : text
 }
 
+/** Milliseconds; a time of 0 is none. */
 function times1000(seconds: number | undefined): number | undefined {
-  return seconds === undefined ? undefined : seconds * 1000
+  return seconds === undefined || seconds === 0 ? undefined : seconds * 1000
 }

@@ -68,7 +68,7 @@ export class DboxMailbox implements DovecotMailbox {
     try {
       let page: DovecotMessage[] = []
       for (let row = 0; row < index.count; row++) {
-        if (index.gone[row] !== 0) continue
+        if (index.gone[row] !== 0 || this.#isExpunged(read, row)) continue
         page.push(await this.#message(read, row, cache))
         if (page.length < PAGE_ROWS) continue
         yield page
@@ -78,6 +78,22 @@ export class DboxMailbox implements DovecotMailbox {
     } finally {
       await cache?.[Symbol.asyncDispose]()
     }
+  }
+
+  /**
+   * Whether a message of an index that lost its newest changes was expunged since: the map, which has not, says that no mailbox
+   * has it any more.
+   */
+  #isExpunged({ index, current }: ReadIndex, row: number): boolean {
+    const { storage, faults } = this.#context
+    if (current || storage?.map === undefined || !storage.current) return false
+    const at = storage.map.rowOf(numberOf(index, 'mdbox', row, 0))
+    if (at < 0 || storage.uses(at) > 0) return false
+    faults.add('expunged', 'the index still has this message, but the map says that it was expunged: it is left out', {
+      mailbox: this.name,
+      uid: index.uids[row]!,
+    })
+    return true
   }
 
   async #message(
@@ -129,20 +145,32 @@ export class DboxMailbox implements DovecotMailbox {
     const { faults } = this.#context
     const files = await this.#uidsOfFiles()
     if (read?.complete === true) {
-      const { index } = read
-      for (const uid of files)
-        if (index.rowOf(uid) < 0)
+      const { index, current } = read
+      const next = index.headerField(NEXT_UID_AT)
+      const late: number[] = []
+      for (const uid of files) {
+        if (index.rowOf(uid) >= 0) continue
+        // Behind the end of an index that lost its newest changes are messages that came after it.
+        if (!current && uid >= next) late.push(uid)
+        else
           faults.add('orphan', 'a file that the index has no message for: expunged, or never finished', {
-            file: join(join(join(MAILBOXES, this.#found.directory), MAILS), `u.${uid}`),
+            file: join(mailDirectory(this.#context.root, this.#found).shown, `u.${uid}`),
             mailbox: this.name,
             uid,
           })
+      }
       yield* this.#listed(read, directory)
+      yield* this.#unlisted(late)
       return
     }
-    // What is left of a log names some of them; all others are as if nobody had ever seen them.
+    yield* this.#unlisted(files)
+  }
+
+  /** Messages that only their files know. */
+  async *#unlisted(uids: Iterable<number>): AsyncGenerator<readonly DovecotMessage[], void, undefined> {
+    const { faults } = this.#context
     let page: DovecotMessage[] = []
-    for (const uid of files) {
+    for (const uid of uids) {
       faults.add('flags-lost', 'flags, keywords and modseq of this message are lost', { mailbox: this.name, uid })
       const known: KnownMessage = {
         mailbox: this.name,
@@ -266,9 +294,14 @@ export function headOf(context: DboxContext, found: FoundMailbox, read: ReadInde
   return {
     guid: guid ?? listed?.guid,
     uidValidity: uidValidity === 0 ? listed?.uidValidity : uidValidity,
-    uidNext: uidNext > index.lastUid ? uidNext : index.lastUid + 1,
-    highestModSeq: read.highestModSeq,
+    // The list may have seen more than what is left of the log.
+    uidNext: Math.max(uidNext, index.lastUid + 1, read.current ? 0 : (listed?.uidNext ?? 0)),
+    highestModSeq: atLeast(read.highestModSeq, read.current ? 0 : (listed?.highestModSeq ?? 0)),
   }
+}
+
+function atLeast(value: number | undefined, least: number): number | undefined {
+  return least > 0 && least <= Number.MAX_SAFE_INTEGER ? Math.max(value ?? 0, least) : value
 }
 
 /** A u32 of a record's extension; 0 where there is none. */

@@ -4,7 +4,7 @@ import { readBody } from './body.ts'
 import type { CachedFields } from './cache.ts'
 import type { DovecotMessage } from './contract.ts'
 import type { DboxContext } from './dbox-context.ts'
-import { guidBytes } from './dbox-record.ts'
+import { type DboxRecord, guidBytes } from './dbox-record.ts'
 import type { FoundRecord } from './mdbox-storage.ts'
 import { join, messageOf } from './root.ts'
 
@@ -56,9 +56,11 @@ export class DboxMessage implements DovecotMessage {
     this.pop3Uidl = known.hasUidl ? (record?.pop3Uidl ?? cached?.pop3Uidl) : undefined
     this.pop3Order = known.hasUidl ? (record?.pop3Order ?? nonZero(cached?.pop3Order)) : undefined
     this.shared =
-      found === undefined || context.kind === 'sdbox'
+      found === undefined
         ? undefined
-        : `${join(found.root.shown, found.name)}:${found.record.offset}`
+        : context.kind === 'mdbox'
+          ? `${join(found.root.shown, found.name)}:${found.record.offset}`
+          : copyName(found.record)
     this.#context = context
     this.#found = found
     this.#mailbox = known.mailbox
@@ -74,7 +76,14 @@ export class DboxMessage implements DovecotMessage {
     try {
       const { file } = lent
       if (file === undefined) throw new BoxError('BOX_DAMAGED', `${join(found.root.shown, found.name)} is gone`)
-      yield* readBody({ file, record: found.record, attachments, suffix: this.#suffix, faults })
+      yield* readBody({
+        file,
+        record: found.record,
+        attachments,
+        suffix: this.#suffix,
+        faults,
+        owner: { mailbox: this.#mailbox, uid: this.uid },
+      })
     } catch (error) {
       faults.add('message-damaged', messageOf(error), {
         file: join(found.root.shown, found.name),
@@ -87,6 +96,11 @@ export class DboxMessage implements DovecotMessage {
       await lent.release()
     }
   }
+}
+
+/** Copies in an sdbox are links to one file: whatever they are now, they have the same GUID and sizes. */
+function copyName({ guid, storedSize, plainSize }: DboxRecord): string | undefined {
+  return guid === undefined ? undefined : `${Buffer.from(guid).toString('hex')} ${storedSize} ${plainSize}`
 }
 
 /** Dovecot says some things twice: in the file and in the index or its cache. */

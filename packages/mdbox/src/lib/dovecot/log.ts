@@ -134,9 +134,8 @@ export function walkLog(
     if (length - at < RECORD_HEAD) return logEnd(at, 'torn', 'the last record is not whole')
     const size = packedOffset(bytes, at)
     if (size === 0) {
-      if (isZero(bytes, at, length)) return logEnd(at, 'clean', '')
       // Sizes are written last: what has none was never finished, whatever follows it.
-      return logEnd(at, bytes[at] === 0 && u32(bytes, at, true) === 0 ? 'torn' : 'damaged', 'a record without a size')
+      return logEnd(at, u32(bytes, at, true) === 0 ? 'torn' : 'damaged', 'a record without a size')
     }
     const word = u32(bytes, at + 4, header.little)
     const type = typeOf(word)
@@ -170,11 +169,6 @@ function typeOf(word: number): number {
     type = expunge
   }
   return (type & TYPES) === type && (type & (type - 1)) === 0 ? type : 0
-}
-
-function isZero(bytes: Uint8Array, start: number, end: number): boolean {
-  for (let at = start; at < end; at++) if (bytes[at] !== 0) return false
-  return true
 }
 
 function logEnd(offset: number, state: LogEnd['state'], message: string): LogEnd {

@@ -29,6 +29,9 @@ const COLUMN_MAX: Readonly<Record<string, number>> = {
   map: 12,
   ref: 2,
   list: 28,
+  msgs: 16,
+  hmodseq: 8,
+  'index sync': 8,
 }
 /** Most bytes of an extension's header that are kept. */
 export const EXTENSION_HEADER_MAX: number = 16 * 1024 * 1024
@@ -215,6 +218,21 @@ export class MailIndex {
       const into = this.#rowOf(extension, row)
       if (into !== undefined) into[id >> 3]! |= 1 << (id & 7)
     }
+  }
+
+  /** Clears bits that no keyword has; true if there were any. */
+  dropUnknownKeywords(row: number): boolean {
+    const extension = this.extension('keywords')
+    if (extension === undefined) return false
+    const bits = this.data(extension, row)
+    let any = false
+    for (let at = this.keywords.length >> 3; at < bits.length; at++) {
+      const known = at === this.keywords.length >> 3 ? (1 << (this.keywords.length & 7)) - 1 : 0
+      if ((bits[at]! & ~known) === 0) continue
+      bits[at]! &= known
+      any = true
+    }
+    return any
   }
 
   keywordsOf(row: number): readonly string[] {

@@ -5,7 +5,7 @@
  * holds others. Where the list index is the list (`mailbox_list_layout=index`), directories are named by GUID.
  */
 import { storedName } from './stored-name.ts'
-import { u32 } from './binary.ts'
+import { u32, u64 } from './binary.ts'
 import type { Faults } from './fault.ts'
 import type { MailIndex } from './mail-index.ts'
 import { readIndex } from './read-index.ts'
@@ -19,6 +19,7 @@ const DEPTH_MAX = 64
 export const MAILBOXES_MAX = 100_000
 const NONEXISTENT = 0x04
 const NO_SELECT = 0x10
+const NOTHING = new Uint8Array(0)
 
 /** What the list index says of a mailbox. */
 export interface ListedMailbox {
@@ -27,6 +28,9 @@ export interface ListedMailbox {
   readonly selectable: boolean
   readonly guid: Uint8Array | undefined
   readonly uidValidity: number | undefined
+  /** UIDNEXT and HIGHESTMODSEQ when the list was last brought up to date; 0 if unknown. */
+  readonly uidNext: number
+  readonly highestModSeq: number
   /** Size of its log when it was last looked at, and when that was (seconds); 0 if unknown. */
   readonly logSize: number
   readonly logTime: number
@@ -109,7 +113,6 @@ function readList(index: MailIndex, faults: Faults, file: string): readonly List
   const list = index.extension('list')
   if (list === undefined || list.stride !== 28) return []
   const names = readNames(list.header, index.little)
-  const sync = index.extension('index sync')
   const found: ListedMailbox[] = []
   for (let row = 0; row < index.count && found.length < MAILBOXES_MAX; row++) {
     if (index.gone[row] !== 0) continue
@@ -121,12 +124,20 @@ function readList(index: MailIndex, faults: Faults, file: string): readonly List
     const data = index.data(list, row)
     const guid = data.subarray(8, 24)
     const uidValidity = data.length < 28 ? 0 : u32(data, 24, index.little)
-    const synced = sync === undefined ? new Uint8Array(0) : index.data(sync, row)
+    const of = (name: string): Uint8Array => {
+      const extension = index.extension(name)
+      return extension === undefined ? NOTHING : index.data(extension, row)
+    }
+    const synced = of('index sync')
+    const status = of('msgs')
+    const modSeq = of('hmodseq')
     found.push({
       storageName,
       selectable: (index.flags[row]! & (NONEXISTENT | NO_SELECT)) === 0,
       guid: guid.length < 16 || guid.every((byte) => byte === 0) ? undefined : Uint8Array.from(guid),
       uidValidity: uidValidity === 0 ? undefined : uidValidity,
+      uidNext: status.length < 16 ? 0 : u32(status, 12, index.little),
+      highestModSeq: modSeq.length < 8 ? 0 : u64(modSeq, 0, index.little),
       logSize: synced.length < 8 ? 0 : u32(synced, 0, index.little),
       logTime: synced.length < 8 ? 0 : u32(synced, 4, index.little),
     })

@@ -34,13 +34,22 @@ export interface Owner {
 
 export class MdboxStorage {
   readonly map: MailIndex | undefined
+  /** The map has everything that happened to it. */
+  readonly current: boolean
   readonly #roots: readonly NamedRoot[]
   readonly #pool: FilePool
   readonly #faults: Faults
   #scan: Promise<Scan> | undefined
 
-  private constructor(map: MailIndex | undefined, roots: readonly NamedRoot[], pool: FilePool, faults: Faults) {
+  private constructor(
+    map: MailIndex | undefined,
+    current: boolean,
+    roots: readonly NamedRoot[],
+    pool: FilePool,
+    faults: Faults,
+  ) {
     this.map = map
+    this.current = current
     this.#roots = roots
     this.#pool = pool
     this.#faults = faults
@@ -60,7 +69,7 @@ export class MdboxStorage {
       const file = join(index.shown, MAP_INDEX)
       faults.add('map-lost', 'the map of messages is lost: they are found by their GUIDs', { file })
     }
-    return new MdboxStorage(usable ? map : undefined, roots, pool, faults)
+    return new MdboxStorage(usable ? map : undefined, read?.current === true, roots, pool, faults)
   }
 
   get uidValidity(): number | undefined {

@@ -7,6 +7,7 @@ import { Faults } from './fault.ts'
 import { FilePool } from './file-pool.ts'
 import { GuidTable } from './guid-table.ts'
 import { type FoundMailbox, findMailboxes, mailboxName } from './mailbox-tree.ts'
+import { checkSubscriptions } from './mailbox-log.ts'
 import { MdboxStorage } from './mdbox-storage.ts'
 import { type ReadIndex, readIndex } from './read-index.ts'
 import { type Claims, compareUses, restore } from './restored.ts'
@@ -39,11 +40,18 @@ export async function openDbox(
   const treeRoots = [root, ...(index === root ? [] : [index]), ...(alt === undefined || kind === 'mdbox' ? [] : [alt])]
   const found = await findMailboxes(treeRoots, index, faults)
   const mailboxes = await openMailboxes(context, found)
-  const subscriptions = await readIfThere(root, SUBSCRIPTIONS_FILE, SUBSCRIPTIONS_BYTES_MAX, faults)
+  const file = await readIfThere(root, SUBSCRIPTIONS_FILE, SUBSCRIPTIONS_BYTES_MAX, faults)
+  const names = file === undefined ? [] : readSubscriptions(file, '/')
+  const subscriptions = await checkSubscriptions(
+    root,
+    names,
+    mailboxes.map((mailbox) => mailbox.name),
+    faults,
+  )
   return {
     kind,
     mailboxes: [...mailboxes].sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0)),
-    subscriptions: subscriptions === undefined ? [] : readSubscriptions(subscriptions, '/'),
+    subscriptions,
     faults: faults.list,
     [Symbol.asyncDispose]: () => pool[Symbol.asyncDispose](),
   }
@@ -54,6 +62,7 @@ async function openMailboxes(context: DboxContext, found: readonly FoundMailbox[
   const claims: Claims = { rows: new Uint32Array(storage?.map?.count ?? 0), guids: new GuidTable() }
   const mailboxes: DovecotMailbox[] = []
   const lost: { readonly found: FoundMailbox; readonly head: MailboxHead }[] = []
+  let stale = false
   for (const mailbox of found) {
     const name = mailboxName(mailbox.storageName)
     const read = mailbox.selectable
@@ -66,6 +75,7 @@ async function openMailboxes(context: DboxContext, found: readonly FoundMailbox[
     const head = headOf(context, mailbox, read)
     const known = read?.complete === true
     if (known) compareWithList(context, mailbox, head, read)
+    if (known && !read.current) stale = true
     if (known && storage !== undefined) claim(storage, read, claims)
     if (mailbox.selectable && !known)
       faults.add('mailbox-index-lost', lostMessage(context), {
@@ -77,7 +87,9 @@ async function openMailboxes(context: DboxContext, found: readonly FoundMailbox[
   }
   if (storage !== undefined) {
     compareUses(storage, claims, context, lost.length)
-    if (lost.length > 0)
+    const none = !found.some((mailbox) => mailbox.selectable)
+    if (none) faults.add('mailbox-lost', 'there are no directories of mailboxes')
+    if (lost.length > 0 || none || (stale && storage.map !== undefined))
       mailboxes.push(
         ...(await restore(context, claims, lost, new Set(found.map((one) => mailboxName(one.storageName))))),
       )

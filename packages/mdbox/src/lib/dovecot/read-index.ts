@@ -26,6 +26,8 @@ export interface ReadIndex {
   readonly highestModSeq: number | undefined
   /** False where the beginning is lost: messages, flags and numbers of extensions from before are not known. */
   readonly complete: boolean
+  /** False where the end is lost, or part of the log: what happened last is not, or not all, in the index. */
+  readonly current: boolean
   /** The newest log: bytes of it, and when it was begun (seconds). Undefined if it is lost. */
   readonly log: { readonly size: number; readonly begun: number } | undefined
 }
@@ -88,7 +90,7 @@ class Reader {
         this.#fault('index-lost', 'the snapshot is lost; the log has everything from the beginning', base)
       return this.#goOn(undefined)
     }
-    const other = snapshot ?? backup
+    const other = snapshot ?? backup ?? (await this.#readSnapshot(base, true))
     if (other === undefined && logs.length === 0) return undefined
     if (snapshot === undefined) {
       const what = other === undefined ? 'only the end of the log is known' : 'the backup of an older one is read'
@@ -101,13 +103,22 @@ class Reader {
     this.#faults.add(kind, message, { file: join(this.#root.shown, name), offset, mailbox: this.#mailbox })
   }
 
-  async #readSnapshot(name: string): Promise<Snapshot | undefined> {
+  async #readSnapshot(name: string, lenient = false): Promise<Snapshot | undefined> {
     const bytes = await readIfThere(this.#root, name, INDEX_BYTES_MAX, this.#faults)
     if (bytes === undefined) return undefined
-    const read = readSnapshot(bytes)
-    if ('index' in read) return read
-    this.#fault('index-damaged', `the index cannot be read: ${read.message}`, name, read.offset)
-    return undefined
+    const read = readSnapshot(bytes, { lenient })
+    if (!('index' in read)) {
+      this.#fault('index-damaged', `the index cannot be read: ${read.message}`, name, read.offset)
+      return undefined
+    }
+    for (const { message, offset, uid } of read.problems)
+      this.#faults.add('index-damaged', message, {
+        file: join(this.#root.shown, name),
+        offset,
+        mailbox: this.#mailbox,
+        uid,
+      })
+    return read
   }
 
   /** The files of the log, oldest first, each the continuation of the one before. */
@@ -149,13 +160,14 @@ class Reader {
     if (newest === undefined || newest.name !== `${this.#base}.log`)
       this.#fault('log-lost', 'the log is lost: what happened last is not known', `${this.#base}.log`)
     const index = snapshot?.index ?? new MailIndex(newest?.header.little ?? true)
-    const { modSeq, deleted } = this.#replay(index, snapshot, undefined)
+    const { modSeq, deleted, whole } = this.#replay(index, snapshot, undefined)
     return {
       index,
       deleted,
       highestModSeq:
         newest !== undefined || index.highestModSeq > 0 ? Math.max(modSeq, index.highestModSeq) : undefined,
       complete: snapshot !== undefined || this.#logs[0]?.header.prevSeq === 0,
+      current: whole && newest?.name === `${this.#base}.log`,
       log:
         newest === undefined
           ? undefined

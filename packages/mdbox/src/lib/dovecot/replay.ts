@@ -238,7 +238,9 @@ export class Replay {
     if (!this.#whole(record, 20)) return
     const guids = index.extension('guid')
     for (let at = record.start; at + 20 <= record.end; at += 20) {
-      const row = index.rowOf(u32(this.#bytes, at, this.#little))
+      const uid = u32(this.#bytes, at, this.#little)
+      if (uid === 0) this.#bad('an expunge of no message', at)
+      const row = index.rowOf(uid)
       if (row < 0) continue
       // Dovecot ignores a request that means another message.
       if (!record.external && guids?.stride === 16) {
@@ -358,8 +360,12 @@ export class Replay {
     const size = 4 + pad4(this.#introducedSize)
     if (extension === undefined || !this.#whole(record, size)) return
     const width = Math.min(this.#introducedSize, extension.stride)
+    let before = 0
     for (let at = record.start; at + size <= record.end; at += size) {
-      const row = this.index.rowOf(u32(this.#bytes, at, this.#little))
+      const uid = u32(this.#bytes, at, this.#little)
+      if (uid <= before) this.#bad(`UID ${uid} after ${before}`, at)
+      before = uid
+      const row = this.index.rowOf(uid)
       if (row >= 0) this.index.setData(extension, row, this.#bytes.subarray(at + 4, at + 4 + width))
     }
   }
@@ -404,6 +410,7 @@ export class Replay {
     }
     const { index } = this
     const name = Buffer.from(this.#bytes.subarray(record.start + 4, record.start + 4 + size)).toString()
+    if (!isKeyword(name)) this.#bad(`${JSON.stringify(name)} is no keyword`, record.offset)
     const id = index.keywordId(name)
     const extension = id < 0 ? undefined : index.keywordColumn(id)
     if (extension === undefined) {
@@ -428,6 +435,16 @@ export class Replay {
     this.#bad('a record of no possible size', record.offset)
     return false
   }
+}
+
+/** What is damaged is kept, and said. */
+export function isKeyword(name: string): boolean {
+  for (let at = 0; at < name.length; at++) {
+    const code = name.charCodeAt(at)
+    // Of what is no UTF-8 the decoder makes a replacement character.
+    if (code <= 0x20 || code === 0x7f || code === 0xfffd || '(){%*"\\]'.includes(name[at]!)) return false
+  }
+  return true
 }
 
 function isZero(bytes: Uint8Array): boolean {

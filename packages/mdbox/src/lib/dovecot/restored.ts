@@ -12,7 +12,7 @@ import type { MdboxStorage } from './mdbox-storage.ts'
 import { join } from './root.ts'
 
 const PAGE_ROWS = 128
-/** Holds what was in one of several lost mailboxes, when nothing says in which. */
+/** Holds what was in one of several lost mailboxes, when nothing says in which: not even the one it was first saved to. */
 const RECOVERED = 'Recovered'
 
 /** How often each message of the map is in a mailbox that can be read, and which GUIDs are. */
@@ -91,7 +91,7 @@ export class RestoredMailbox implements DovecotMailbox {
   }
 }
 
-/** The messages that only lost mailboxes can have had, in these and perhaps one more mailbox. */
+/** The messages that only lost mailboxes can have had: in these, in those they were first saved to, or in one more. */
 export async function restore(
   context: DboxContext,
   claims: Claims,
@@ -100,36 +100,46 @@ export async function restore(
 ): Promise<readonly DovecotMailbox[]> {
   const storage = context.storage!
   const places = new Map<string, GuidPlace[]>(lost.map(({ found }) => [found.storageName, []]))
-  const elsewhere: GuidPlace[] = []
-  for (const place of await unclaimed(storage, claims)) {
-    const found = await storage.at(place)
-    const list =
-      places.get(found?.record.mailbox ?? '') ??
-      (lost.length === 1 ? places.get(lost[0]!.found.storageName) : elsewhere)
-    list!.push(place)
+  const others = new Map<string, GuidPlace[]>()
+  for (const place of await unclaimed(storage, claims, lost.length === 0 && names.size > 0)) {
+    const first = (await storage.at(place))?.record.mailbox ?? ''
+    const own = places.get(first) ?? (lost.length === 1 ? places.get(lost[0]!.found.storageName) : undefined)
+    if (own !== undefined) {
+      own.push(place)
+      continue
+    }
+    // What was saved to a mailbox that is there may have been moved or expunged since.
+    const name = first === '' || names.has(mailboxName(first)) ? RECOVERED : mailboxName(first)
+    const list = others.get(name)
+    if (list === undefined) others.set(name, [place])
+    else list.push(place)
   }
   const mailboxes: DovecotMailbox[] = lost.map(
     ({ found, head }) =>
       new RestoredMailbox(context, mailboxName(found.storageName), head, places.get(found.storageName)!),
   )
-  if (elsewhere.length > 0) {
-    let name = RECOVERED
-    for (let i = 2; names.has(name); i++) name = `${RECOVERED} ${i}`
+  for (const [wanted, list] of others) {
+    let name = wanted
+    for (let i = 2; names.has(name); i++) name = `${wanted} ${i}`
     context.faults.add(
       'mailbox-unknown',
-      `${elsewhere.length} messages were in lost mailboxes, nothing says in which`,
+      `${list.length} messages were in mailboxes that lost their index or its end`,
       {
         mailbox: name,
       },
     )
-    mailboxes.push(new RestoredMailbox(context, name, undefined, elsewhere))
+    mailboxes.push(new RestoredMailbox(context, name, undefined, list))
   }
   return mailboxes
 }
 
-/** In the order in which they were saved, as far as that is known. */
-async function unclaimed(storage: MdboxStorage, claims: Claims): Promise<readonly GuidPlace[]> {
+/**
+ * What the map says is in more mailboxes than have it; with `nowhere` only what is in none: the end of a mailbox's log is lost, and
+ * messages that came last with it. In the order in which they were saved, as far as that is known.
+ */
+async function unclaimed(storage: MdboxStorage, claims: Claims, nowhere: boolean): Promise<readonly GuidPlace[]> {
   const { map } = storage
+  if (nowhere && !isAnyUnclaimed(storage, claims)) return []
   const { table } = await storage.scan()
   const found: GuidPlace[] = []
   if (map === undefined) {
@@ -138,7 +148,9 @@ async function unclaimed(storage: MdboxStorage, claims: Claims): Promise<readonl
   }
   const byPlace = new Map<string, number>()
   for (let row = 0; row < map.count; row++) {
-    const place = map.gone[row] === 0 && storage.uses(row) > claims.rows[row]! ? storage.placeOf(row) : undefined
+    const claimed = claims.rows[row]!
+    if (map.gone[row] !== 0 || storage.uses(row) <= claimed || (nowhere && claimed > 0)) continue
+    const place = storage.placeOf(row)
     if (place !== undefined) byPlace.set(`${place.file}:${place.offset}`, row)
   }
   const rows: { readonly row: number; readonly place: GuidPlace }[] = []
@@ -149,4 +161,12 @@ async function unclaimed(storage: MdboxStorage, claims: Claims): Promise<readonl
   }
   rows.sort((a, b) => a.row - b.row)
   return rows.map(({ place }) => place)
+}
+
+/** Spares going through all files where there is nothing to look for. */
+function isAnyUnclaimed(storage: MdboxStorage, { rows }: Claims): boolean {
+  const { map } = storage
+  for (let row = 0; map !== undefined && row < map.count; row++)
+    if (map.gone[row] === 0 && rows[row] === 0 && storage.uses(row) > 0) return true
+  return false
 }

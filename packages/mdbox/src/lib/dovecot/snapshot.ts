@@ -44,10 +44,27 @@ export interface Snapshot {
   /** Where the extension `modseq` says its numbers are from; 0 if it is not there. */
   readonly modSeqLog: number
   readonly modSeqOffset: number
+  /** Damage of single records. */
+  readonly problems: readonly Problem[]
 }
 
-/** The snapshot, or what is wrong with it and where. */
-export function readSnapshot(bytes: Uint8Array): Snapshot | Malformed {
+export interface Problem extends Malformed {
+  readonly uid: number | undefined
+}
+
+/** Where the records are, and where in each the extensions. */
+interface Records {
+  readonly start: number
+  readonly size: number
+  readonly count: number
+  readonly offsets: readonly number[]
+}
+
+/**
+ * The snapshot, or what is wrong with it and where. `lenient` leaves out records with impossible UIDs, and says so in
+ * `problems`: for when nothing else is left.
+ */
+export function readSnapshot(bytes: Uint8Array, options: { readonly lenient?: boolean } = {}): Snapshot | Malformed {
   if (bytes.length < 32) return malformed('shorter than a header', bytes.length)
   if (bytes[0] !== 7) return malformed(`version ${bytes[0]} is not 7`, 0)
   const order = bytes[12]!
@@ -69,10 +86,12 @@ export function readSnapshot(bytes: Uint8Array): Snapshot | Malformed {
   const offsets: number[] = []
   const failed = readExtensions(bytes, index, pad8(baseSize), headerSize, recordSize, offsets)
   if (failed !== undefined) return failed
-  return readRecords(bytes, index, headerSize, recordSize, count, offsets) ?? finish(index)
+  const records: Records = { start: headerSize, size: recordSize, count, offsets }
+  const problems: Problem[] = []
+  return readRecords(bytes, index, records, options.lenient === true, problems) ?? finish(index, problems)
 }
 
-function finish(index: MailIndex): Snapshot {
+function finish(index: MailIndex, problems: readonly Problem[]): Snapshot {
   const modseq = index.extension('modseq')
   const header = modseq?.header
   const known = header !== undefined && header.length >= 16
@@ -82,6 +101,7 @@ function finish(index: MailIndex): Snapshot {
     indexId: index.headerField(INDEX_ID_AT),
     modSeqLog: known ? u32(header, 8, index.little) : 0,
     modSeqOffset: known ? u32(header, 12, index.little) : 0,
+    problems,
   }
 }
 
@@ -143,25 +163,31 @@ export function readKeywords(index: MailIndex, header: Uint8Array): boolean {
 function readRecords(
   bytes: Uint8Array,
   index: MailIndex,
-  start: number,
-  recordSize: number,
-  count: number,
-  offsets: readonly number[],
+  { start, size, count, offsets }: Records,
+  lenient: boolean,
+  problems: Problem[],
 ): Malformed | undefined {
   const { little, extensions } = index
   const nextUid = index.headerField(NEXT_UID_AT)
   const modseq = index.extension('modseq')
-  let at = start
-  for (let row = 0; row < count; row++, at += recordSize) {
+  for (let i = 0, at = start; i < count; i++, at += size) {
     const uid = u32(bytes, at, little)
-    if (uid <= index.lastUid || uid >= nextUid) return malformed(`UID ${uid} out of order`, at)
-    index.append(uid, bytes[at + 4]!)
-    for (let i = 0; i < extensions.length; i++) {
-      const extension = extensions[i]!
-      if (extension.stride > 0)
-        index.setData(extension, row, bytes.subarray(at + offsets[i]!, at + offsets[i]! + extension.stride))
+    const next = i + 1 < count ? u32(bytes, at + size, little) : nextUid
+    // Of two in the wrong order it is this one if the next one goes on from the one before.
+    const strays = next > index.lastUid && next <= uid
+    if (uid <= index.lastUid || uid >= nextUid || (lenient && strays)) {
+      if (!lenient) return malformed(`UID ${uid} out of order`, at)
+      problems.push({ message: `a message with the impossible UID ${uid} is left out`, offset: at, uid: undefined })
+      continue
+    }
+    const row = index.append(uid, bytes[at + 4]!)
+    for (let e = 0; e < extensions.length; e++) {
+      const { stride } = extensions[e]!
+      if (stride > 0) index.setData(extensions[e]!, row, bytes.subarray(at + offsets[e]!, at + offsets[e]! + stride))
     }
     if (modseq !== undefined && modseq.stride === 8) index.modSeqs[row] = u64(index.data(modseq, row), 0, little)
+    if (index.dropUnknownKeywords(row))
+      problems.push({ message: 'the message has keywords without a name', offset: at, uid })
   }
   return undefined
 }

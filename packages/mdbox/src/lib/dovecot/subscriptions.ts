@@ -8,7 +8,8 @@ export const SUBSCRIPTIONS_FILE = 'subscriptions'
 export const SUBSCRIPTIONS_BYTES_MAX: number = 16 * 1024 * 1024
 
 const VERSION_2 = /^V\t2\n/
-const ESCAPES: Readonly<Record<string, string>> = { '0': '\0', '1': '\u0001', t: '\t', r: '\r', n: '\n' }
+const ESCAPE = '\u0001'
+const ESCAPES: Readonly<Record<string, string>> = { '0': '\0', '1': ESCAPE, t: '\t', r: '\r', n: '\n' }
 
 /** Names in Unicode with `/` between their levels, in the order of the file, each once. */
 export function readSubscriptions(bytes: Uint8Array, separator: string): readonly string[] {
@@ -25,5 +26,6 @@ export function readSubscriptions(bytes: Uint8Array, separator: string): readonl
 }
 
 function unescape(text: string): string {
-  return text.replaceAll(/\u0001(.)/g, (_, letter: string) => ESCAPES[letter] ?? letter)
+  const [first, ...rest] = text.split(ESCAPE)
+  return first! + rest.map((part) => (ESCAPES[part[0]!] ?? part[0] ?? '') + part.slice(1)).join('')
 }
