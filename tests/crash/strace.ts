@@ -52,9 +52,15 @@ export class Strace {
   readonly #pid: number
   readonly #ended: Promise<void>
 
-  /** Resolves when every thread of `pid` is traced. */
-  static async attach(pid: number, output: string, faults: readonly Fault[]): Promise<Strace> {
-    const args = ['-f', '-y', '-s', '0', '-o', output, '-e', `trace=${SHOWN}`]
+  /** Resolves when every thread of `pid` is traced, or only its main one. */
+  static async attach(
+    pid: number,
+    output: string,
+    faults: readonly Fault[],
+    threads: 'all' | 'main' = 'all',
+  ): Promise<Strace> {
+    const shown = [SHOWN, ...faults.map(({ calls }) => calls)].join()
+    const args = [...(threads === 'all' ? ['-f'] : []), '-y', '-s', '0', '-o', output, '-e', `trace=${shown}`]
     for (const { calls, effect, when } of faults) args.push('-e', `inject=${calls}:${effect}:when=${when}`)
     const child = spawn('strace', [...args, '-p', String(pid)], { stdio: ['ignore', 'ignore', 'pipe'] })
     let said = ''
@@ -107,9 +113,9 @@ export function parseTrace(text: string): readonly TracedCall[] {
   const unfinished = new Map<string, string>()
   const calls: TracedCall[] = []
   for (const line of text.split('\n')) {
-    const space = line.indexOf(' ')
-    const thread = line.slice(0, space)
-    let rest = line.slice(space).trim()
+    // Where only one thread is traced it is not named.
+    const thread = /^\d+ /.exec(line)?.[0] ?? ''
+    let rest = line.slice(thread.length).trim()
     if (rest.endsWith('<unfinished ...>')) {
       unfinished.set(thread, rest.slice(0, -'<unfinished ...>'.length))
       continue
