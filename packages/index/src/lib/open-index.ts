@@ -582,7 +582,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
   }
 
   async #refreshNow(): Promise<void> {
-    await this.log.mend()
+    if (!this.settings.readOnly) await this.log.mend()
     const held = await this.log.lockShared(REFRESH_WAIT_MS)
     try {
       let read: LogRead

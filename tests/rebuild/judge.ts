@@ -1,0 +1,116 @@
+/** What a store loses, and what must be true of it after a rebuild: see `rebuild.test.ts`. */
+import type { Fs } from '@mailstead/fs'
+import { below } from '../support/depth.ts'
+import type { History } from './history.ts'
+import { copyOf, removeAll, type SeenMailbox } from './support.ts'
+
+export interface Damage {
+  readonly name: string
+  /** Numbers of message files that are gone. */
+  readonly files: readonly string[]
+  /** Names of mailboxes whose snapshots are gone. */
+  readonly mailboxes: readonly string[]
+  readonly box: boolean
+  readonly tree: boolean
+  readonly log: boolean
+  readonly index: boolean
+  readonly journal: boolean
+}
+
+/** Takes something away: each of the parts with some probability. */
+export async function destroy(fs: Fs, { last }: History, random: () => number): Promise<Damage> {
+  const files: string[] = []
+  const stored: string[] = []
+  for await (const page of fs.list('storage')) for (const { name } of page) if (name.startsWith('m.')) stored.push(name)
+  const chance = (p: number): boolean => random() < p
+  const index = chance(0.15)
+  const log = index || chance(0.5)
+  const box = index || chance(0.35)
+  const tree = index || chance(0.15)
+  const journal = chance(0.15)
+  const mailboxes: string[] = []
+  for (const [name, { guid }] of last)
+    if (index || chance(0.25)) {
+      mailboxes.push(name)
+      if (!index) await removeAll(fs, `index/tables/mailbox-${guid}.snap`)
+    }
+  if (chance(0.4))
+    for (let n = 1 + below(random, 2); n > 0 && stored.length > 0; n--)
+      files.push(...stored.splice(below(random, stored.length), 1))
+  for (const file of files) await removeAll(fs, `storage/${file}`)
+  if (index) await removeAll(fs, 'index')
+  else {
+    if (box) await removeAll(fs, 'index/tables/box.snap')
+    if (tree) await removeAll(fs, 'index/tables/tree.snap')
+    if (log) await removeAll(fs, 'index/log')
+  }
+  if (journal) await removeAll(fs, 'storage/journal')
+  const name = Object.entries({ index, log, box, tree, journal })
+    .filter(([, gone]) => gone)
+    .map(([part]) => part)
+  return { name: [...name, ...mailboxes, ...files].join(' '), files, mailboxes, box, tree, log, index, journal }
+}
+
+/** Texts that can be read from what is left. */
+export async function left(fs: Fs): Promise<Set<string>> {
+  const texts = new Set<string>()
+  for (const [path, bytes] of await copyOf(fs))
+    if (path.startsWith('storage/m.'))
+      for (const [text] of Buffer.from(bytes)
+        .toString('latin1')
+        .matchAll(/message \d+ x*/g))
+        texts.add(text)
+  return texts
+}
+
+/** Everything that is wrong. */
+export function judge(
+  history: History,
+  damage: Damage,
+  bytes: ReadonlySet<string>,
+  after: ReadonlyMap<string, SeenMailbox>,
+): string[] {
+  const wrong: string[] = []
+  const listed = new Map<string, number>()
+  for (const [name, { uidValidity, rows }] of after)
+    for (const { uid, text } of rows) {
+      listed.set(text, (listed.get(text) ?? 0) + 1)
+      const before = history.everGiven.get(`${uidValidity} ${uid}`)
+      if (before !== undefined && text !== 'STORE_DAMAGED' && before !== text)
+        wrong.push(`${name} ${uid} stood for ${short(before)}, now for ${short(text)}`)
+    }
+  // What the index still knows where nothing of it is lost but what `damage` says.
+  const known = damage.index ? NO_MAILBOXES : damage.log ? history.checkpointed : history.last
+  const isWhole = JSON.stringify([...known]) === JSON.stringify([...history.last])
+  const allRows = isWhole && (!damage.log || damage.mailboxes.length === 0)
+  if (!damage.journal || (allRows && !damage.tree))
+    for (const text of history.expunged) if (listed.has(text)) wrong.push(`${short(text)} was expunged, and is back`)
+  for (const { rows } of history.last.values())
+    for (const { text } of rows)
+      if (bytes.has(text) && !listed.has(text)) wrong.push(`${short(text)} is nowhere, and its bytes are there`)
+  for (const [name, { uidValidity, guid, rows }] of known) {
+    if (damage.log && damage.mailboxes.includes(name)) continue
+    const now = [...after.values()].find((one) => one.guid === guid)
+    if (!damage.tree && after.get(name)?.guid !== guid) wrong.push(`the mailbox ${name} has lost its name`)
+    if (now === undefined) wrong.push(`the mailbox ${name} is gone`)
+    if (now?.uidValidity !== uidValidity) wrong.push(`UIDVALIDITY of ${name} was ${uidValidity}`)
+    for (const { uid, flags, keywords, text } of rows) {
+      // What came after the last checkpoint is known to nobody.
+      const last = history.last.get(name)!.rows.find((one) => one.uid === uid)
+      if (last === undefined) continue
+      const row = now?.rows.find((one) => one.uid === uid)
+      if (row === undefined) wrong.push(`${name} ${uid} is gone`)
+      else if (row.flags !== flags || row.keywords !== keywords)
+        wrong.push(`${name} ${uid} had ${flags} (${keywords}), and has ${row.flags} (${row.keywords})`)
+      else if (row.text !== (bytes.has(text) ? text : 'STORE_DAMAGED'))
+        wrong.push(`${name} ${uid} is ${short(row.text)}`)
+    }
+  }
+  return wrong
+}
+
+const NO_MAILBOXES: ReadonlyMap<string, SeenMailbox> = new Map()
+
+function short(text: string): string {
+  return text.slice(0, 14).trim()
+}
