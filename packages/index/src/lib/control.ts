@@ -3,7 +3,7 @@
  *
  * FORMAT   Two slots of 512 bytes; the newer valid one counts. A slot:
  *          0    8   magic          "MSindCTL"
- *          8    4   version        u32le  0
+ *          8    4   version        u32le  see format-version.ts
  *          12   4   state          u32le  0 open, 1 sealed
  *          16   8   sequence       u64le  slot = sequence modulo 2
  *          24   16  index UUID
@@ -22,12 +22,13 @@
  *   3. `sealed` is written to both slots, one after the other: damage to one leaves the seal.
  */
 import { crc32 } from '@mailstead/bytes'
+import { FsError } from '@mailstead/fs'
+import { FORMAT_VERSION, isKnownVersion } from './format-version.ts'
 import type { LogTail } from './log-medium.ts'
 import { readU64, writeU64 } from './segment.ts'
 
 // must not change: on disk
 const MAGIC = Buffer.from('MSindCTL', 'latin1')
-const VERSION = 0
 export const CONTROL_SLOT = 512
 export const CONTROL_LENGTH: number = 2 * CONTROL_SLOT
 
@@ -46,7 +47,7 @@ export interface Control {
 export function writeControl(control: Control): Uint8Array {
   const out = Buffer.alloc(CONTROL_SLOT)
   MAGIC.copy(out)
-  out.writeUInt32LE(VERSION, 8)
+  out.writeUInt32LE(FORMAT_VERSION, 8)
   out.writeUInt32LE(control.state === 'sealed' ? 1 : 0, 12)
   writeU64(out, 16, control.sequence)
   out.set(control.uuid, 24)
@@ -63,13 +64,33 @@ export function controlOffset(control: Control): number {
   return (control.sequence % 2) * CONTROL_SLOT
 }
 
-/** The valid slot at `at`, if there is one. */
-export function readControlSlot(bytes: Uint8Array, at: number): Control | undefined {
+/** The slot at `at`, of whatever version, if its checksum fits. */
+function slotAt(bytes: Uint8Array, at: number): Buffer | undefined {
   if (bytes.length < at + CONTROL_SLOT) return undefined
   const slot = Buffer.from(bytes.buffer, bytes.byteOffset + at, CONTROL_SLOT)
   if (crc32(slot.subarray(0, CONTROL_SLOT - 4)) !== slot.readUInt32LE(CONTROL_SLOT - 4)) return undefined
-  if (!slot.subarray(0, 8).equals(MAGIC) || slot.readUInt32LE(8) !== VERSION || slot.readUInt32LE(12) > 1)
-    return undefined
+  return slot.subarray(0, 8).equals(MAGIC) ? slot : undefined
+}
+
+/**
+ * Whether this build knows what wrote the index: what a later one wrote is not damage, and nothing of it may be repaired.
+ * FS_UNSUPPORTED (an FsError) if not. In files every build writes here before it appends; among objects, when it closes.
+ */
+export function expectKnownVersion(bytes: Uint8Array): void {
+  for (const at of [0, CONTROL_SLOT]) {
+    const version = slotAt(bytes, at)?.readUInt32LE(8) ?? 0
+    if (!isKnownVersion(version))
+      throw new FsError(
+        'FS_UNSUPPORTED',
+        `the index is of version ${version}: this build knows it up to ${FORMAT_VERSION}`,
+      )
+  }
+}
+
+/** The valid slot at `at`, if there is one. */
+export function readControlSlot(bytes: Uint8Array, at: number): Control | undefined {
+  const slot = slotAt(bytes, at)
+  if (slot === undefined || !isKnownVersion(slot.readUInt32LE(8)) || slot.readUInt32LE(12) > 1) return undefined
   const sequence = readU64(slot, 16)
   if ((sequence % 2) * CONTROL_SLOT !== at) return undefined
   return {

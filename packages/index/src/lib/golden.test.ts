@@ -4,12 +4,15 @@ import { memoryFs } from '@mailstead/fs/memory'
 import { UidSet } from '@mailstead/uidset'
 import { describe, expect, test } from 'vitest'
 import { dumpOf, expectationOf, goldenImage } from '../../test/golden/read.ts'
-import { type Image, imageFs } from '../../test/image-fs.ts'
+import { type Image, imageFs, OBJECTS } from '../../test/image-fs.ts'
 import { everything } from '../../test/sealed-store.ts'
-import { type Index, type IndexFinding, openIndex } from '../index.ts'
+import { crc32 } from '@mailstead/bytes'
+import { CONTROL_SLOT } from './control.ts'
+import { FORMAT_VERSION } from './format-version.ts'
+import { type Index, type IndexFinding, openIndex, repairIndex } from '../index.ts'
 
 const folder = new URL('../../test/golden/', import.meta.url)
-const versions = readdirSync(folder).filter((name) => /^v[0-9]+$/.test(name))
+const versions = readdirSync(folder).filter((name) => /^v[0-9]+(-objects)?$/.test(name))
 
 async function findingsOf(index: Index): Promise<IndexFinding[]> {
   return (await Array.fromAsync(index.check())).flat()
@@ -22,20 +25,22 @@ async function rowsOf(index: Index): Promise<Map<string, string[]>> {
 }
 const countOf = (info: string): number => (JSON.parse(info) as { count: number }).count
 
-test('there is a store of the first version', () => {
-  expect(versions).toContain('v0')
+test('there is a store of every version up to that which is written', () => {
+  for (let version = 0; version <= FORMAT_VERSION; version++) expect(versions).toContain(`v${version}`)
+  expect(versions).toContain(`v${FORMAT_VERSION}-objects`)
 })
 
 for (const version of versions) {
   describe(`the store of ${version}`, () => {
     const at = new URL(`${version}/`, folder)
     const image: Image = goldenImage(at)
+    const supports = version.endsWith('-objects') ? OBJECTS : {}
     const kept = (name: string): string => readFileSync(new URL(name, at), 'utf8')
 
     test('is read as it was written, and nothing is wrong with it', async () => {
       expect(image.size).toBeGreaterThan(10)
-      expect(await expectationOf(image)).toBe(kept('expected.txt'))
-      await using index = await openIndex(imageFs(image), 'index', { readOnly: true })
+      expect(await expectationOf(image, supports)).toBe(kept('expected.txt'))
+      await using index = await openIndex(imageFs(image, supports), 'index', { readOnly: true })
       expect(await findingsOf(index)).toEqual([])
     })
 
@@ -44,7 +49,7 @@ for (const version of versions) {
     })
 
     test('is gone on with: changed, checkpointed, closed and opened again', async () => {
-      const fs = memoryFs()
+      const fs = memoryFs(supports)
       for (const [path, bytes] of image) await fs.writeFile(path, bytes)
       let before: Map<string, string[]>
       let gone: string
@@ -89,3 +94,19 @@ for (const version of versions) {
     })
   })
 }
+
+test.each([0, CONTROL_SLOT])('an index of a later version (slot at %i) is neither opened nor repaired', async (at) => {
+  const fs = memoryFs()
+  for (const [path, bytes] of goldenImage(new URL(`v${FORMAT_VERSION}/`, folder))) await fs.writeFile(path, bytes)
+  const control = Buffer.from(await fs.readFile('index/control'))
+  control.writeUInt32LE(FORMAT_VERSION + 1, at + 8)
+  const sum = at + CONTROL_SLOT - 4
+  control.writeUInt32LE(crc32(control.subarray(at, sum)), sum)
+  await fs.writeFile('index/control', control)
+  // With damage beside it, so that there would be something to be repaired.
+  await fs.writeFile('index/tables/directory', Buffer.from('no list'))
+  await expect(openIndex(fs, 'index')).rejects.toMatchObject({ code: 'FS_UNSUPPORTED' })
+  await expect(openIndex(fs, 'index', { readOnly: true })).rejects.toMatchObject({ code: 'FS_UNSUPPORTED' })
+  await expect(Array.fromAsync(repairIndex(fs, 'index'))).rejects.toMatchObject({ code: 'FS_UNSUPPORTED' })
+  expect(Buffer.from(await fs.readFile('index/tables/directory')).toString()).toBe('no list')
+})

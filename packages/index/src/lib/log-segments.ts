@@ -5,7 +5,7 @@
  * of the last whole frame; where nothing may be (`object-log.ts`), what is no frame there is a gap like any other.
  */
 import { type Fs, FsError, type FsFile } from '@mailstead/fs'
-import { type Control, openControl, readControl } from './control.ts'
+import { type Control, expectKnownVersion, openControl, readControl } from './control.ts'
 import { IndexError } from './error.ts'
 import type { LogFrame, LogOptions, LogRead, LogTail } from './log-medium.ts'
 import { LogReader, readBytes, type Segment } from './log-reader.ts'
@@ -48,7 +48,9 @@ export class LogSegments implements AsyncDisposable {
   ): Promise<LogSegments | undefined> {
     let control: Control | undefined
     try {
-      control = readControl(await fs.readFile(`${prefix}control`))
+      const bytes = await fs.readFile(`${prefix}control`)
+      expectKnownVersion(bytes)
+      control = readControl(bytes)
     } catch (error) {
       if (!(error instanceof FsError) || error.code !== 'FS_NOT_FOUND') throw error
       if (await isUnmade(fs, prefix)) return undefined

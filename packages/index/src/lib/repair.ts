@@ -25,12 +25,12 @@
 import { type Fs, type FsLock, requireSupport } from '@mailstead/fs'
 import { CACHE_SUFFIX } from './check-cache.ts'
 import { checkIndex } from './check.ts'
-import { openControl } from './control.ts'
+import { expectKnownVersion, openControl } from './control.ts'
 import type { ColumnSpec, IndexFinding } from './contract.ts'
 import { IndexError } from './error.ts'
 import { cameSecond, keepsObjects } from './object-log.ts'
 import { openIndex } from './open-index.ts'
-import { gatherEvidence } from './repair-log.ts'
+import { gatherEvidence, readIfThere } from './repair-log.ts'
 import { record, type RepairRecord } from './repair-record.ts'
 import { planRepair, type RepairPlan } from './repair-plan.ts'
 import { RepairWork } from './repair-work.ts'
@@ -62,7 +62,8 @@ const ATTEMPTS = 8
 /**
  * Repairs the index in a directory. Gives what it changes and what it cannot restore; nothing but notes where nothing is wrong.
  * It is done when the iteration ends. INDEX_NOT_FOUND if there is no index; INDEX_CORRUPT if nothing is left that says which
- * index it is; FS_UNSUPPORTED (an FsError) if the file system neither has locks nor creates conditionally. All of these come before
+ * index it is; FS_UNSUPPORTED (an FsError) if the file system neither has locks nor creates conditionally, or a later build wrote
+ * the index. All of these come before
  * anything is written.
  *
  * With locks nobody may have it open: INDEX_LOCKED if somebody has. Without (numbered objects) nobody can know: who has it open
@@ -97,6 +98,7 @@ async function repairOnce(fs: Fs, path: string, options: RepairOptions): Promise
   const settings = withDefaults({ ...(now === undefined ? {} : { now }), ...(random === undefined ? {} : { random }) })
   const prefix = path === '' ? '' : `${path}/`
   const records: RepairRecord[] = []
+  expectKnownVersion((await readIfThere(fs, `${prefix}control`)) ?? new Uint8Array(0))
   await using work = new RepairWork(fs, prefix, settings, dryRun)
   // What is replaced later is what is read from here on.
   await work.notice()

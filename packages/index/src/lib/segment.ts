@@ -2,7 +2,7 @@
  * Segments of the log: files of frames. Each begins with a header, written twice.
  *
  * FORMAT   0    8   magic               "MSlogSEG"
- *          8    4   version             u32le  0
+ *          8    4   version             u32le  see format-version.ts
  *          12   4   length              u32le  128, bytes of one copy
  *          16   16  index UUID
  *          32   8   salt                random, seeds the checksums of the segment's frames
@@ -22,10 +22,10 @@
  *   2. A segment that another follows ends with a frame that says so (FRAME_END), flushed before the other was created.
  */
 import { crc32 } from '@mailstead/bytes'
+import { FORMAT_VERSION, isKnownVersion } from './format-version.ts'
 
 // must not change: on disk
 const MAGIC = Buffer.from('MSlogSEG', 'latin1')
-export const SEGMENT_VERSION = 0
 const COPY = 128
 /** Where the first frame of a segment is. */
 export const SEGMENT_HEADER: number = 2 * COPY
@@ -43,7 +43,7 @@ export interface SegmentHeader {
 export function writeSegmentHeader(header: SegmentHeader): Uint8Array {
   const out = Buffer.alloc(SEGMENT_HEADER)
   MAGIC.copy(out)
-  out.writeUInt32LE(SEGMENT_VERSION, 8)
+  out.writeUInt32LE(FORMAT_VERSION, 8)
   out.writeUInt32LE(COPY, 12)
   out.set(header.uuid, 16)
   out.set(header.salt, 32)
@@ -71,7 +71,7 @@ function readCopy(bytes: Uint8Array, at: number): SegmentHeader | undefined {
   if (bytes.length < at + COPY) return undefined
   const copy = Buffer.from(bytes.buffer, bytes.byteOffset + at, COPY)
   if (crc32(copy.subarray(0, COPY - 4)) !== copy.readUInt32LE(COPY - 4)) return undefined
-  if (!copy.subarray(0, 8).equals(MAGIC) || copy.readUInt32LE(8) !== SEGMENT_VERSION) return undefined
+  if (!copy.subarray(0, 8).equals(MAGIC) || !isKnownVersion(copy.readUInt32LE(8))) return undefined
   return {
     uuid: Uint8Array.from(copy.subarray(16, 32)),
     salt: Uint8Array.from(copy.subarray(32, 40)),

@@ -3,7 +3,7 @@
  *
  * FORMAT   header, twice (at 0 and at 64)
  *          0    8   magic           "MStabSNP"
- *          8    4   version         u32le  0
+ *          8    4   version         u32le  see format-version.ts
  *          12   4   reserved        0
  *          16   16  index UUID
  *          32   8   salt            random; its CRC-32 seeds every other checksum of the file
@@ -38,6 +38,7 @@ import type { Digest } from './digest.ts'
 import { readU32 } from './frame.ts'
 import { type KeywordTable, keywordTable } from './keywords.ts'
 import { CHUNK_ROWS, UID_LAST } from './limits.ts'
+import { FORMAT_VERSION, isKnownVersion } from './format-version.ts'
 import { readColumns, writeColumns } from './operations.ts'
 import { readU64, writeU64 } from './segment.ts'
 import { type TableMeta, tableMeta } from './state.ts'
@@ -45,7 +46,6 @@ import type { Tombstones } from './tombstones.ts'
 
 // must not change: on disk
 const MAGIC = Buffer.from('MStabSNP', 'latin1')
-const VERSION = 0
 const COPY = 64
 export const SNAPSHOT_HEADER: number = 2 * COPY
 const DIRECTORY_MAGIC = 0x7264534d
@@ -61,7 +61,7 @@ export interface SnapshotHeader {
 export function writeSnapshotHeader(header: SnapshotHeader): Uint8Array {
   const out = Buffer.alloc(SNAPSHOT_HEADER)
   MAGIC.copy(out)
-  out.writeUInt32LE(VERSION, 8)
+  out.writeUInt32LE(FORMAT_VERSION, 8)
   out.set(header.uuid, 16)
   out.set(header.salt, 32)
   writeU64(out, 40, header.table)
@@ -83,7 +83,7 @@ function readCopy(bytes: Uint8Array, at: number): SnapshotHeader | undefined {
   if (bytes.length < at + COPY) return undefined
   const copy = Buffer.from(bytes.buffer, bytes.byteOffset + at, COPY)
   if (crc32(copy.subarray(0, COPY - 4)) !== copy.readUInt32LE(COPY - 4)) return undefined
-  if (!copy.subarray(0, 8).equals(MAGIC) || copy.readUInt32LE(8) !== VERSION) return undefined
+  if (!copy.subarray(0, 8).equals(MAGIC) || !isKnownVersion(copy.readUInt32LE(8))) return undefined
   return {
     uuid: Uint8Array.from(copy.subarray(16, 32)),
     salt: Uint8Array.from(copy.subarray(32, 40)),

@@ -3,7 +3,7 @@
  * the log to go on. Written as a whole; the one before is kept as `tables/directory.old`.
  *
  * FORMAT   0    8   magic          "MStabDIR"
- *          8    4   version        u32le  0
+ *          8    4   version        u32le  see format-version.ts
  *          12   4   length         u32le  of the whole file
  *          16   16  index UUID
  *          32   …   in varints: generation; position in the log: segment, offset, number of the next frame, chain, 1 if
@@ -22,11 +22,11 @@
 import { ByteReader, ByteWriter, crc32 } from '@mailstead/bytes'
 import type { DroppedTable } from './changes-since.ts'
 import { Entry } from './entries.ts'
+import { FORMAT_VERSION, isKnownVersion } from './format-version.ts'
 import { readU32 } from './frame.ts'
 
 // must not change: on disk
 const MAGIC = Buffer.from('MStabDIR', 'latin1')
-const VERSION = 0
 const BODY = 32
 
 export interface TableList {
@@ -53,7 +53,7 @@ const NO_SALT = new Uint8Array(8)
 export function writeTableList(list: TableList): Uint8Array {
   const out = new ByteWriter(256 + 128 * list.tables.length)
   out.bytes(MAGIC)
-  out.u32(VERSION)
+  out.u32(FORMAT_VERSION)
   out.u32(0)
   out.bytes(list.uuid)
   out.varint(list.generation)
@@ -108,7 +108,8 @@ export function listChecksum(bytes: Uint8Array): number {
 
 /** Undefined if it is damaged. */
 export function readTableList(bytes: Uint8Array): TableList | undefined {
-  if (bytes.length < BODY + 4 || readU32(bytes, 12) !== bytes.length || readU32(bytes, 8) !== VERSION) return undefined
+  if (bytes.length < BODY + 4 || readU32(bytes, 12) !== bytes.length || !isKnownVersion(readU32(bytes, 8)))
+    return undefined
   if (crc32(bytes.subarray(0, bytes.length - 4)) !== readU32(bytes, bytes.length - 4)) return undefined
   if (!MAGIC.equals(bytes.subarray(0, 8))) return undefined
   try {

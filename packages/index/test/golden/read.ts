@@ -3,6 +3,7 @@ import { readdirSync, readFileSync } from 'node:fs'
 import { join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { toHex } from '@mailstead/bytes'
+import type { Fs } from '@mailstead/fs'
 import { dumpFile } from '../../src/format.ts'
 import { openIndex, readRoot } from '../../src/index.ts'
 import { type Image, imageFs } from '../image-fs.ts'
@@ -21,8 +22,8 @@ export function goldenImage(folder: URL): Map<string, Uint8Array> {
 }
 
 /** As JSON: the root marker, and of each table its counters, its rows and what its cache has. */
-export async function expectationOf(image: Image): Promise<string> {
-  const fs = imageFs(image)
+export async function expectationOf(image: Image, supports: Partial<Fs['supports']> = {}): Promise<string> {
+  const fs = imageFs(image, supports)
   const { role, uuid } = (await readRoot(fs))!
   await using index = await openIndex(fs, 'index', { readOnly: true })
   const tables = [...(await everything(index))].map(([id, { info, rows, cached }]) => ({
