@@ -11,15 +11,16 @@
  *   3. The only other change is the rename of a compacted file over this one. Who still holds the old one reads it in
  *      peace, loses at most the records it appends there, and looks for a new one every RECHECK_MS.
  *   4. No failure of the file reaches a caller.
- *   5. Which fields are kept of which messages is decided by use (`cache-decisions.ts`). The newest decisions are never
- *      further than DECISIONS_WITHIN from the end of the file, so that who only writes finds them in one read.
+ *   5. Which fields are kept of which messages is decided by use (`cache-decisions.ts`). The newest decisions are near the end
+ *      of the file, and have what everybody decided (`cache-end.ts`).
  *
  * MEMORY   9 to 14 bytes per message once something was read (8 more for those that no directory has yet), a page of
  *          256 KiB while reading goes on, and at most 2 BATCH_MAX bytes on their way to the file.
  */
 import type { Fs, FsFile } from '@mailstead/fs'
 import { type Compacted, copyLive } from './cache-compact.ts'
-import { CacheDecisions, DAY_MS, type Decided, DECISIONS_KEY, decodeDecisions } from './cache-decisions.ts'
+import { CacheDecisions, DAY_MS } from './cache-decisions.ts'
+import { CacheEnd } from './cache-end.ts'
 import {
   DIRECTORY_END,
   DIRECTORY_RECORDS_MAX,
@@ -35,13 +36,11 @@ import {
   CACHE_NAME_MAX,
   CACHE_RECORD_MAX,
   decodeRecord,
-  encodeOwn,
   FILE_UID,
   fieldIndex,
   fieldKey,
   GUID_BYTES,
   NO_GUID,
-  ownField,
   RECORD_FIXED,
   recordAt,
   recordHead,
@@ -74,12 +73,6 @@ const DIRECTORY_RECORDS_MIN = 1024
 const COMPACT_MIN: number = 256 * 1024
 /** How often to look whether another process replaced the file. */
 const RECHECK_MS = 10_000
-/** The newest decisions of a file are looked for in so many bytes at its end. */
-const DECISIONS_WITHIN: number = 64 * 1024
-/** What others appended is read with so many bytes at once. */
-const UNSEEN_READ: number = 4 * 1024
-/** So often decisions are put together with those that others write at the same time; then again with the next records. */
-const TOGETHER_MAX = 8
 /** Decisions that use changed are written this much later, unless records are written before, in milliseconds. */
 const DECISIONS_LATER_MS = 10_000
 /** A compaction that left its file behind this long ago is over; one that failed is not tried again before. */
@@ -148,8 +141,6 @@ class FileCache implements TableCache {
   /** Up to where the file is in `#offsets`. */
   #scanned = 0
   #full = false
-  /** Up to where the file is known to reach. */
-  #size = 0
   /** Records after the last directory: UID and offset in turn. */
   #since = new Uint32Array(0)
   #sinceEnd = 0
@@ -174,11 +165,7 @@ class FileCache implements TableCache {
   #compacting: Promise<void> | undefined
 
   readonly #decisions: CacheDecisions
-  /** Where the newest decisions known are in the file, and where they end; -1: nowhere. */
-  #decisionsAt = -1
-  #decisionsEnd = -1
-  /** Up to where decisions were looked for. */
-  #decisionsSeen = 0
+  readonly #end: CacheEnd
   #decisionsTimer: NodeJS.Timeout | undefined
   readonly #bytesMax: number
   /** Of what directories have, and of what none has yet, up to `#scanned`. */
@@ -188,8 +175,6 @@ class FileCache implements TableCache {
   #droppedDay = -1
   #droppedScanned = 0
   #failedMs: number = Number.NEGATIVE_INFINITY
-  /** The decisions as they are, for the file. */
-  #decisionsRecord: Buffer | undefined
 
   constructor(fs: Fs, path: string, tableId: string, options: CacheOptions) {
     this.#fs = fs
@@ -200,6 +185,7 @@ class FileCache implements TableCache {
     this.#usable = fs.supports.syncRead && fs.supports.append
     this.#rechecked = this.#now()
     this.#decisions = new CacheDecisions({ defaults: options.defaults ?? {}, now: this.#now })
+    this.#end = new CacheEnd(this.#seed, this.#decisions)
     this.#bytesMax = options.bytesMax ?? CACHE_BYTES_MAX
   }
 
@@ -230,12 +216,9 @@ class FileCache implements TableCache {
   #use(file: FsFile | undefined, size = 0): FsFile | undefined {
     const before = this.#file
     this.#file = file
-    this.#size = size
+    this.#end.use(size)
     this.#forget()
     this.#full = false
-    this.#decisionsAt = -1
-    this.#decisionsEnd = -1
-    this.#decisionsSeen = 0
     this.#named = undefined
     this.#unnamed = true
     this.#pageAt = 0
@@ -296,7 +279,7 @@ class FileCache implements TableCache {
 
   write(entries: readonly CacheEntry[]): void {
     if (!this.#usable || this.#readOnly || this.#closed) return
-    this.#readDecisions()
+    if (this.#file !== undefined) this.#end.read(this.#file)
     for (const entry of entries) this.#add(entry)
     if (this.#batchEnd >= BATCH_MAX) this.#flush()
     else if (this.#batchEnd > 0 && !this.#scheduled) {
@@ -372,11 +355,11 @@ class FileCache implements TableCache {
     const records = this.#batch.subarray(0, this.#batchEnd)
     this.#batchEnd = 0
     try {
-      if (this.#size + records.length > this.#bytesMax) this.#full = true
+      if (this.#end.size + records.length > this.#bytesMax) this.#full = true
       if (!this.#full) {
         this.#named ??= namesIn(firstRecord(file, this.#seed))
         const names = this.#unnamed ? this.#names(this.#named) : undefined
-        this.#append(file, names === undefined ? [records] : [names, records])
+        this.#end.append(file, names === undefined ? [records] : [names, records])
       }
     } catch {
       // A cache that cannot be written is not there.
@@ -384,24 +367,6 @@ class FileCache implements TableCache {
     }
     if (this.#batch.length > BATCH_MAX) this.#batch = EMPTY
     this.#recheck()
-  }
-
-  /** Appends records in one write, with the decisions if they have changed or would be too far from the end. */
-  #append(file: FsFile, records: Uint8Array[]): number {
-    let length = 0
-    for (const record of records) length += record.length
-    const due = (): boolean =>
-      this.#decisions.changed || this.#size + length - this.#decisionsEnd > DECISIONS_WITHIN / 2
-    // Who writes decisions has taken in those of others.
-    if (due()) this.#readDecisions(true)
-    const decisions = due() ? this.#encodeDecisions() : undefined
-    if (decisions !== undefined) records.push(decisions)
-    const at = file.appendSync!(records)
-    this.#size = Math.max(this.#size, at + length + (decisions?.length ?? 0))
-    if (decisions !== undefined) this.#confirmDecisions(file, at === this.#decisionsSeen ? length : -1, decisions)
-    // If another process was in between, what it wrote is still to be looked at.
-    else if (at === this.#decisionsSeen) this.#decisionsSeen = at + length
-    return at
   }
 
   /** A table of the names that the file does not have yet. */
@@ -419,7 +384,7 @@ class FileCache implements TableCache {
   // ---- decisions
 
   decision(field: string): CacheDecision {
-    this.#readDecisions()
+    if (this.#file !== undefined) this.#end.read(this.#file)
     return this.#decisions.decision(field)
   }
 
@@ -434,7 +399,7 @@ class FileCache implements TableCache {
 
   force(field: string, decision: CacheDecision | undefined): void {
     this.#key(field)
-    this.#readDecisions()
+    if (this.#file !== undefined) this.#end.read(this.#file)
     this.#decisions.force(field, decision)
     this.#droppedDay = -1
     if (this.#file === undefined) void this.open(true).then(() => this.#decisionsLater())
@@ -444,105 +409,6 @@ class FileCache implements TableCache {
   useOld(field: string): void {
     this.#decisions.useOld(field)
     this.#decisionsLater()
-  }
-
-  /**
-   * Takes in the newest decisions, if the file may have others than are known: of what others appended too, `toTheEnd`. Whether
-   * there were any.
-   */
-  #readDecisions(toTheEnd = false): boolean {
-    const file = this.#file
-    if (file === undefined || (this.#decisionsSeen >= this.#size && !toTheEnd)) return false
-    try {
-      const { at, bytes } = this.#readFrom(file, this.#decisionsSeen, DECISIONS_WITHIN)
-      this.#decisionsSeen = at + bytes.length
-      const newest = this.#newestDecisions(bytes)
-      return newest >= 0 && this.#adoptDecisions(at + newest, bytes.subarray(newest))
-    } catch {
-      // Then they begin anew.
-      return false
-    }
-  }
-
-  /** From `at` to the end of the file, or what there is in its last `most` bytes. */
-  #readFrom(file: FsFile, from: number, most: number = Number.POSITIVE_INFINITY): { at: number; bytes: Buffer } {
-    let at = from
-    for (let more = UNSEEN_READ; ; more *= 4) {
-      at = Math.max(at, this.#size - most)
-      const bytes = Buffer.allocUnsafe(Math.max(0, this.#size - at) + more)
-      const count = file.readSync!(bytes, at)
-      this.#size = Math.max(this.#size, at + count)
-      if (count < bytes.length) return { at, bytes: bytes.subarray(0, count) }
-    }
-  }
-
-  /** Offset of the newest decisions in `bytes`, but for the record `mine`; -1 if there are none. */
-  #newestDecisions(bytes: Buffer, mine?: Buffer): number {
-    for (let at = bytes.lastIndexOf(CACHE_MAGIC_BYTES); at >= 0; ) {
-      const isMine = mine !== undefined && bytes.subarray(at, at + mine.length).equals(mine)
-      if (!isMine && this.#decided(bytes.subarray(at)) !== undefined) return at
-      at = at === 0 ? -1 : bytes.lastIndexOf(CACHE_MAGIC_BYTES, at - 1)
-    }
-    return -1
-  }
-
-  /**
-   * After decisions were appended, behind `length` bytes of other records (-1: not known): has somebody else written some since
-   * they were looked for? Neither has then taken in the other's, and whoever finds that puts them together and writes again. So
-   * the last ones have all, unless their writer died here.
-   */
-  #confirmDecisions(file: FsFile, length: number, record: Buffer): void {
-    let from = this.#decisionsSeen
-    if (length >= 0) {
-      // Nearly always they are where they should be, and nothing that others wrote is before them.
-      const there = Buffer.allocUnsafe(record.length)
-      if (file.readSync!(there, from + length) === there.length && there.equals(record)) from += length
-    }
-    for (let attempt = 0; attempt < TOGETHER_MAX; attempt++) {
-      const { at, bytes } = this.#readFrom(file, from)
-      this.#decisionsSeen = at + bytes.length
-      const mine = bytes.lastIndexOf(record)
-      const other = this.#newestDecisions(bytes, record)
-      this.#noteDecisions(at + Math.max(mine, other), mine > other ? record.length : 0)
-      if (other < 0) return
-      this.#decisions.again()
-      this.#decisions.adopt(this.#decided(bytes.subarray(other))!)
-      this.#decisionsRecord = undefined
-      record = this.#encodeDecisions()
-      if (other > mine && bytes.subarray(other, other + record.length).equals(record)) return
-      from = this.#decisionsSeen
-      file.appendSync!([record])
-    }
-    this.#decisions.again()
-  }
-
-  #noteDecisions(at: number, length: number): void {
-    this.#decisionsAt = at
-    this.#decisionsEnd = at + length
-  }
-
-  /** The decisions of the record at the beginning of `bytes`. */
-  #decided(bytes: Buffer): Decided | undefined {
-    const value = ownField(bytes, DECISIONS_KEY, this.#seed)
-    return value === undefined ? undefined : decodeDecisions(value)
-  }
-
-  /** Whether the record at the beginning of `bytes` has decisions, which are taken in if none are known that are newer. */
-  #adoptDecisions(at: number, bytes: Buffer): boolean {
-    const decided = this.#decided(bytes)
-    if (decided === undefined) return false
-    if (at > this.#decisionsAt) {
-      this.#noteDecisions(at, bytes.readUInt32LE(4))
-      this.#decisions.adopt(decided)
-      this.#decisionsRecord = undefined
-    }
-    return true
-  }
-
-  #encodeDecisions(): Buffer {
-    if (this.#decisions.changed || this.#decisionsRecord === undefined)
-      this.#decisionsRecord = encodeOwn([[DECISIONS_KEY, this.#decisions.encode()]], this.#seed)
-    return this.#decisionsRecord
   }
 
   /** What changed is written with the next records, or on its own after a while. */
@@ -558,7 +424,7 @@ class FileCache implements TableCache {
     const file = this.#file
     if (file === undefined || this.#readOnly || this.#full || this.#compacting !== undefined) return
     try {
-      if (this.#decisions.changed) this.#append(file, [])
+      if (this.#decisions.changed) this.#end.append(file, [])
     } catch {
       // They are as disposable as the rest.
       this.#decisions.again()
@@ -614,8 +480,7 @@ class FileCache implements TableCache {
         }
         // A record may go on beyond the page: its values are not needed here.
         this.#scanned = start + p
-        this.#size = Math.max(this.#size, this.#scanned)
-        this.#decisionsSeen = Math.max(this.#decisionsSeen, this.#scanned)
+        this.#end.scanned(this.#scanned)
         if (p === 0 || !filled) break
       }
       if (this.#scanned - this.#directoryTo >= DIRECTORY_BYTES) this.#writeDirectories(file)
@@ -664,7 +529,7 @@ class FileCache implements TableCache {
         records: since.subarray(first, last),
         ...(last < since.length ? {} : { sizes: this.#sizesSince }),
       }
-      const at = this.#append(file, [encodeDirectory(directory, this.#seed)])
+      const at = this.#end.append(file, [encodeDirectory(directory, this.#seed)])
       this.#directoryAt = at
       this.#directoryTo = directory.to
     }
@@ -679,7 +544,7 @@ class FileCache implements TableCache {
     if (at === this.#directoryAt || length > CACHE_RECORD_MAX) return
     const bytes = Buffer.allocUnsafe(length)
     const record = bytes.subarray(0, file.readSync!(bytes, at))
-    if (this.#adoptDecisions(at, record) || this.#readOnly) return
+    if (this.#end.adopt(at, record) || this.#readOnly) return
     const directory = decodeDirectory(record, this.#seed)
     if (directory === undefined || directory.to > at) return
     // One that does not go on where those known here end belongs to another chain.
@@ -707,7 +572,7 @@ class FileCache implements TableCache {
   /** What the directories of a long file say; the scan goes on after them. Without them it begins at the beginning. */
   #fromDirectories(file: FsFile): CacheOffsets {
     const offsets = new CacheOffsets()
-    if (this.#size < DIRECTORY_BYTES / 4) return offsets
+    if (this.#end.size < DIRECTORY_BYTES / 4) return offsets
     const chain: Directory[] = []
     const last = this.#lastDirectory(file)
     for (let at = last; at >= 0; ) {
@@ -737,9 +602,9 @@ class FileCache implements TableCache {
   /** Offset of the last directory, looked for from the end backwards; -1 if none is found. */
   #lastDirectory(file: FsFile): number {
     const window = Buffer.allocUnsafe(PAGE)
-    const lowest = Math.max(0, this.#size - DIRECTORY_SEARCH)
+    const lowest = Math.max(0, this.#end.size - DIRECTORY_SEARCH)
     // Windows overlap, so that an end is not cut in two with its length.
-    for (let end = this.#size; end > lowest; end -= PAGE - 16) {
+    for (let end = this.#end.size; end > lowest; end -= PAGE - 16) {
       const start = Math.max(0, end - PAGE)
       const bytes = window.subarray(0, file.readSync!(window.subarray(0, end - start), start))
       for (let found = bytes.lastIndexOf(DIRECTORY_END); found >= 0; ) {
@@ -918,12 +783,12 @@ class FileCache implements TableCache {
       })
       if (compacted === undefined) throw new Error('closed')
       this.#decisions.dropped = oldBelow
-      const decisions = this.#encodeDecisions()
+      const decisions = this.#end.encode()
       await target.append([decisions])
       await this.#fs.rename(path, this.#path)
       if (this.#closed) return
       // Others decided in the old file until now.
-      if (this.#readDecisions(true)) this.#decisions.changed = true
+      if (this.#end.read(file, true)) this.#decisions.changed = true
       this.#useCompacted(target, compacted, decisions.length)
       target = file
     } catch {
@@ -941,9 +806,7 @@ class FileCache implements TableCache {
     this.#use(file, bytes + decisions)
     this.#offsets = offsets
     this.#scanned = bytes + decisions
-    this.#decisionsAt = bytes
-    this.#decisionsEnd = bytes + decisions
-    this.#decisionsSeen = bytes + decisions
+    this.#end.use(bytes + decisions, decisions)
     this.#sizesSince = sizes
     for (const uid of offsets.uids()) this.#noteSince(uid, offsets.find(uid))
   }
