@@ -30,6 +30,8 @@ import {
 const depth = process.env['MAILSTEAD_DEPTH']
 const rounds = depth === 'soak' ? 10_000 : depth === 'ci' ? 4 : 1
 const secondEvery = depth === undefined ? 40 : 15
+/** States of one moment. */
+const statesEach = depth === undefined ? 1 : 2
 
 describe.each(media)('a repair of a log in %s on storage that fails', (medium) => {
   test.each(['EIO', 'ENOSPC'] as const)(
@@ -74,22 +76,31 @@ describe.each(media)('a repair of a log in %s that is killed', (medium) => {
     let states = 0
     let second = 0
     for (let seed = 1; seed <= rounds; seed++) {
-      const whole = emptyFs(medium)
-      await build(whole, seed)
-      const files = await filesOf(whole)
-      const random = randomOf(seed + 2000)
-      for (const kind of ['.log', '.snap', 'directory', 'control', '.cache']) {
+      for (const [closing, kind, damage] of [
+        ['sealed', '.log', 'block'],
+        ['sealed', '.snap', 'many bits'],
+        ['sealed', 'directory', 'many bits'],
+        ['sealed', 'control', 'many bits'],
+        ['sealed', '.cache', 'many bits'],
+        // With a torn tail beside it.
+        ['open', '.snap', 'many bits'],
+      ] as const) {
+        const whole = emptyFs(medium)
+        await build(whole, seed, closing)
+        const files = await filesOf(whole)
+        const random = randomOf(seed + 2000 + kind.length)
         const chosen = files.filter((file) => file.endsWith(kind))
         if (chosen.length === 0) continue
         const harmed = await copyTo(whole, files)
-        await harm(harmed, chosen[random(chosen.length)]!, kind === '.log' ? 'block' : 'many bits', random)
+        await harm(harmed, chosen[random(chosen.length)]!, damage, random)
+        if (closing === 'open') await harm(harmed, files.findLast((file) => file.endsWith('.log'))!, 'cut', random)
         const image = await imageOf(harmed)
         const expected = await copyTo(harmed, await filesOf(harmed))
         await repair(expected)
         const end = await readAll(expected)
-        const during = await statesWhile(medium, image, seed, 2)
+        const during = await statesWhile(medium, image, seed, statesEach)
         for (const [n, state] of during.entries()) {
-          const where = `seed ${seed}, ${kind}, ${state.description}`
+          const where = `seed ${seed}, ${closing}, ${kind}, ${state.description}`
           states++
           if (n % secondEvery === 0) {
             for (const next of await statesWhile(medium, state.image(), seed, 1)) {
