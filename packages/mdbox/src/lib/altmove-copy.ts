@@ -20,6 +20,9 @@ import { Window } from './window.ts'
 /** Bytes copied in one group. */
 export const COPY_GROUP: number = 4 * 1024 * 1024
 const COPY_PIECE: number = 256 * 1024
+/** Read at once where records lie close together, in bytes; and how far apart they then are at most. */
+const AHEAD_BYTES: number = 512 * 1024
+const GAP_MAX: number = 16 * 1024
 
 /** Where the messages of these rows are. One place is used again for all. */
 export function* openPlaces(places: Places, rows: Iterable<number>): Generator<Place, void, undefined> {
@@ -57,6 +60,11 @@ export class Moves implements AsyncDisposable {
   #groupBytes = 0
   /** The file read last, with one use. */
   #open: { readonly tier: Tier; readonly file: OpenFile } | undefined
+  /** What was read of it last, and where that begins; never written to again. */
+  #ahead: Buffer = Buffer.alloc(0)
+  #aheadAt = 0
+  /** Where the record that was read last ends. */
+  #end = -1
 
   constructor(target: Tier, context: TierContext, pace: Pace) {
     this.#target = target
@@ -75,8 +83,8 @@ export class Moves implements AsyncDisposable {
       await this.#copyLarge(file, place)
       return
     }
-    const record = Buffer.allocUnsafeSlow(place.length)
-    verifyWhole(record, await file.file.read(record, place.offset), place, file.headerBytes)
+    const record = await this.#read(file, place)
+    verifyWhole(record, record.length, place, file.headerBytes)
     this.#group.push({ parts: [record], length: record.length, file: 0, offset: 0 })
     this.#groupRefs.push(place.ref)
     this.#groupFlags.push(place.flags)
@@ -119,6 +127,20 @@ export class Moves implements AsyncDisposable {
   #close(): void {
     this.#open?.file.release()
     this.#open = undefined
+    this.#ahead = Buffer.alloc(0)
+    this.#end = -1
+  }
+
+  /** The bytes of a record; fewer if the file ends before. */
+  async #read({ file }: OpenFile, { offset, length }: Place): Promise<Buffer> {
+    const isNear = this.#end >= 0 && offset >= this.#end && offset - this.#end <= GAP_MAX
+    this.#end = offset + length
+    if (offset < this.#aheadAt || offset + length > this.#aheadAt + this.#ahead.length) {
+      const bytes = Buffer.allocUnsafeSlow(isNear ? Math.max(length, AHEAD_BYTES) : length)
+      this.#ahead = bytes.subarray(0, await file.read(bytes, offset))
+      this.#aheadAt = offset
+    }
+    return this.#ahead.subarray(offset - this.#aheadAt, offset - this.#aheadAt + length)
   }
 
   #moved(ref: BoxRef, flags: number, file: number, offset: number): void {
