@@ -28,6 +28,7 @@ cert = "cert.pem"
 key = "/etc/key.pem"
 [store]
 flags = "lazy"
+box = "sdbox"
 message_bytes = 1000000
 idle_seconds = 10
 open = 5
@@ -47,7 +48,7 @@ level = "warn"
       tls: { cert: '/etc/mailstead/cert.pem', key: '/etc/key.pem' },
       imapSettings: { connections: 500, idleMinutes: 60, loginSeconds: 30, plaintextLogin: false },
       lmtpSettings: { connections: 20, recipients: 50, separator: '-', returnPath: true, idleSeconds: 60 },
-      store: { flags: 'lazy', messageBytes: 1_000_000, idleSeconds: 10, open: 5 },
+      store: { flags: 'lazy', box: 'sdbox', messageBytes: 1_000_000, idleSeconds: 10, open: 5 },
       purge: { intervalMinutes: 0 },
       logLevel: 'warn',
     })
@@ -62,6 +63,7 @@ level = "warn"
     ['[lmtp]\nlisten = "127.0.0.1:70000"', 'm.toml: lmtp.listen: 70000 is no port'],
     ['[lmtp]\nseparator = "++"', 'm.toml: lmtp.separator: must be one character'],
     ['[tls]\ncert = "c"', 'm.toml: tls.key: is missing'],
+    ['[store]\nbox = "maildir"', 'm.toml: store.box: must be "mdbox" or "sdbox"'],
     ['[store]\nflags = "never"', 'm.toml: store.flags: must be "flushed" or "lazy"'],
     ['[store]\nmessage_bytes = 1.5', 'm.toml: store.message_bytes: must be a whole number'],
     ['[purge]\ninterval_minutes = -1', 'm.toml: purge.interval_minutes: must not be negative'],

@@ -15,6 +15,9 @@ export interface Listen {
   readonly port: number
 }
 
+/** Many messages to a file, or one. */
+export type BoxName = 'mdbox' | 'sdbox'
+
 export type LogLevel = 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'silent'
 
 export interface Config {
@@ -44,6 +47,8 @@ export interface Config {
     readonly messageBytes: number | undefined
     readonly idleSeconds: number | undefined
     readonly open: number | undefined
+    /** What new stores keep their messages in. */
+    readonly box: BoxName | undefined
     readonly compression: 'off' | 'auto' | number | undefined
   }
   readonly purge: {
@@ -121,6 +126,7 @@ const Schema = v.strictObject({
       message_bytes: v.optional(count),
       idle_seconds: v.optional(count),
       open: v.optional(count),
+      box: v.optional(v.picklist(['mdbox', 'sdbox'], 'must be "mdbox" or "sdbox"')),
       compression: v.optional(
         v.union([v.picklist(['off', 'auto']), level], 'must be "off", "auto" or a level of 1 to 19'),
       ),
@@ -223,6 +229,7 @@ function fromInput(input: v.InferOutput<typeof Schema>, base: string): Config {
       messageBytes: store?.message_bytes,
       idleSeconds: store?.idle_seconds,
       open: store?.open,
+      box: store?.box,
       compression: store?.compression,
     },
     purge: {

@@ -18,7 +18,7 @@ import { initRoot, readRoot, ROOT_FILE } from '@mailstead/index'
 import { imapCacheFields } from '@mailstead/imap/cache-fields'
 import { openStore, type RebuildRecord, rebuildStore, type Store } from '@mailstead/store'
 import { ServerError, userDirectory } from '@mailstead/server'
-import { type BoxSettings, userBox } from './user-box.ts'
+import { type BoxSettings, boxOnDisk, userBox } from './user-box.ts'
 
 export const USERS_FILE = 'users.passwd'
 const USERS_DIRECTORY = 'users'
@@ -120,9 +120,12 @@ export async function* rebuildUserStore(
   await checkDataDirectory(data)
   await using fs = await posixFs(join(data, userDirectory(user)))
   await using scratch = memoryFs()
+  // The index that knows the format may be lost.
+  const kept = await boxOnDisk(fs)
+  const box = userBox(user, settings)
   yield* rebuildStore({
     fs,
-    box: userBox(user, settings),
+    box: (storeFs) => box(storeFs, kept),
     ...(dryRun ? { dryRunIn: scratch } : {}),
   })
 }

@@ -1,5 +1,6 @@
 /**
- * How the messages of a user are kept, by what the configuration says: compressed or not, and in which tiers.
+ * How the messages of a user are kept, by what the configuration says: many to a file or one, compressed or not, and in which
+ * tiers. A store that is there keeps the format that it was made with.
  *
  *   ALTERNATE/mailstead-root                     the marker: this directory was made for a second tier (docs/formats/root.md)
  *   ALTERNATE/users/<name>/storage/              the second tier of one user's messages
@@ -10,15 +11,16 @@ import { type Fs, FsError } from '@mailstead/fs'
 import { posixFs } from '@mailstead/fs/posix'
 import { initRoot, readRoot, ROOT_FILE } from '@mailstead/index'
 import { mdbox } from '@mailstead/mdbox'
+import { sdbox } from '@mailstead/mdbox/sdbox'
 import { ServerError, userDirectory } from '@mailstead/server'
 import type { StoreOptions } from '@mailstead/store'
-import type { Config } from './config.ts'
+import type { BoxName, Config } from './config.ts'
 
 /** Where a store keeps its messages. Must not change: on disk. */
 export const STORAGE = 'storage'
 
 /** What of the configuration decides how messages are kept. */
-export type BoxSettings = Pick<Config, 'alternate'> & { readonly store: Pick<Config['store'], 'compression'> }
+export type BoxSettings = Pick<Config, 'alternate'> & { readonly store: Pick<Config['store'], 'box' | 'compression'> }
 
 export function userBox(
   user: { readonly name: string; readonly home?: string | undefined },
@@ -26,13 +28,20 @@ export function userBox(
 ): StoreOptions['box'] {
   const compression = settings?.store.compression
   const path = settings?.alternate?.path
-  return (fs) =>
-    mdbox(fs, STORAGE, {
-      ...(compression === undefined ? {} : { compression }),
-      ...(path === undefined
-        ? {}
-        : { alt: { fs: () => alternateFs(path), path: `${userDirectory(user)}/${STORAGE}` } }),
-    })
+  const how = compression === undefined ? {} : { compression }
+  const alt =
+    path === undefined ? {} : { alt: { fs: () => alternateFs(path), path: `${userDirectory(user)}/${STORAGE}` } }
+  return (fs, recorded = settings?.store.box ?? 'mdbox') => ({
+    ...(recorded === 'sdbox' ? sdbox(fs, STORAGE, how) : mdbox(fs, STORAGE, { ...how, ...alt })),
+    // Messages in either format are a store that lost its index.
+    hasMessages: async () => (await boxOnDisk(fs)) !== undefined,
+  })
+}
+
+/** In which format there are messages, whatever the index says. */
+export async function boxOnDisk(fs: Fs): Promise<BoxName | undefined> {
+  if ((await mdbox(fs, STORAGE).hasMessages?.()) === true) return 'mdbox'
+  return (await sdbox(fs, STORAGE).hasMessages?.()) === true ? 'sdbox' : undefined
 }
 
 /** The file system of the second tier. FS_UNAVAILABLE unless the marker is there. */

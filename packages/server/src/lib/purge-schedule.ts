@@ -118,7 +118,7 @@ export class PurgeSchedule implements AsyncDisposable {
 
   async #altmove(user: User, store: Store): Promise<void> {
     const { altmove, budget, onEvent } = this.#options
-    if (altmove === undefined || this.#stop.signal.aborted) return
+    if (altmove === undefined || !store.hasTiers || this.#stop.signal.aborted) return
     const since = performance.now()
     const where = altmove.at(Date.now())
     const { messages, bytes, left } = await store.altmove({ ...budget, to: 'alt', where, signal: this.#stop.signal })

@@ -206,6 +206,7 @@ async function openUserStore(
     as: (subject) => store.as(subject),
     check: () => store.check(),
     purge: (budget) => store.purge(budget),
+    hasTiers: store.hasTiers,
     altmove: (how) => store.altmove(how),
     checkpoint: () => store.checkpoint(),
     async [Symbol.asyncDispose]() {

@@ -45,8 +45,11 @@ export interface StoreOptions {
   readonly owner: string
   /** Rooted at the store's own directory. */
   readonly fs: Fs
-  /** Given the same file system; the box keeps its files under `storage/`. */
-  readonly box: (fs: Fs) => BoxFormat
+  /**
+   * Given the same file system; the box keeps its files under `storage/`. A store records the name of its format when it is
+   * made. Where that is another, this is asked again with the name, and STORE_UNAVAILABLE if it still has another.
+   */
+  readonly box: (fs: Fs, recorded?: string) => BoxFormat
   readonly cacheFields?: readonly CacheField[]
   /** Create the store if the directory holds none. (default false: STORE_NOT_FOUND) */
   readonly create?: boolean
@@ -212,5 +215,7 @@ export interface Store extends AsyncDisposable {
    * TypeError where the format has none.
    */
   altmove(options: StoreAltmoveOptions): Promise<AltmoveReport>
+  /** Whether its box knows a second tier: `altmove` is a TypeError otherwise. */
+  readonly hasTiers: boolean
   checkpoint(): Promise<void>
 }

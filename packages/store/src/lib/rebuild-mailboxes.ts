@@ -159,7 +159,17 @@ export class Mailboxes {
       this.#set(mailboxKey(guid), encodeEntry(entry))
       this.#put({ entry, table: mailboxTable(guid), view, isNew: false, isUnreadable: false })
     }
-    if (!this.#byName.has(INBOX)) this.#make(INBOX)
+    if (!this.#byName.has(INBOX)) this.#make(INBOX, this.#originNamed(INBOX, found))
+  }
+
+  /** What messages with UIDs say of a mailbox of this name. */
+  #originNamed(name: string, found: FoundMessages): FoundOrigin | undefined {
+    for (let message = 0; message < found.count; message++) {
+      if (found.uid(message) === 0) continue
+      const origin = found.origin(message)
+      if (origin.guid !== undefined && this.#ownNames.get(origin.guid) === name) return origin
+    }
+    return undefined
   }
 
   /** Where a message goes that no mailbox has. `knowsUid`: with its UIDs the mailbox is what it was. */

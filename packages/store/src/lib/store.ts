@@ -53,13 +53,14 @@ export async function openStore(options: StoreOptions): Promise<Store> {
   try {
     const { now, random, onEvent, readOnly } = settings
     const cacheFields = Object.fromEntries(settings.cacheFields.map(({ name, decision = 'yes' }) => [name, decision]))
-    const format = options.box(fs)
+    let format = options.box(fs)
     const index = await openStoreIndex(options, format, { readOnly, now, random, onEvent, cacheFields })
     opened.use(index)
     const [tree, boxTable] = await openTables(index, settings, create, format)
     const values = (): ReadonlyMap<string, Uint8Array> => tree.view.values
     const name = Buffer.from(values().get(KEY_BOX) ?? []).toString()
     if (name === '') throw indexLost('the tree of mailboxes is empty')
+    if (name !== format.name) format = options.box(fs, name)
     if (name !== format.name)
       throw new StoreError('STORE_UNAVAILABLE', `the store's messages are in the format ${name}, not ${format.name}`)
     if (options.rootUuid !== undefined) await checkRoot(index, values, options.rootUuid, readOnly)
@@ -241,6 +242,10 @@ class OpenedStore implements Store {
       }
       return this.#core.box.purge(budget)
     })
+  }
+
+  get hasTiers(): boolean {
+    return this.#core.box.altmove !== undefined
   }
 
   async altmove(options: StoreAltmoveOptions): Promise<AltmoveReport> {

@@ -18,6 +18,8 @@ interface Named {
   readonly file: string
   readonly id: string | undefined
   readonly origin: BoxOrigin | undefined
+  /** Of the mailbox. */
+  readonly name: string | undefined
   readonly expunged: boolean
 }
 
@@ -40,7 +42,7 @@ export async function* scanBox(
 
 async function* everyName(fs: Fs, directory: string): AsyncGenerator<Named> {
   for (const id of [...(await listUnnamed(fs, directory))].sort())
-    yield { file: `${UNNAMED}/${id}`, id, origin: undefined, expunged: false }
+    yield { file: `${UNNAMED}/${id}`, id, origin: undefined, name: undefined, expunged: false }
   for (const guid of await listMailboxes(fs, directory)) {
     const identity = await identityOf(fs, directory, guid)
     const known = typeof identity === 'object' ? identity : undefined
@@ -56,6 +58,7 @@ async function* everyName(fs: Fs, directory: string): AsyncGenerator<Named> {
           id: undefined,
           // Without the identity the message says itself what the UIDVALIDITY was, if it was first saved here.
           origin: known === undefined ? { mailbox, uid } : { mailbox, uidValidity: known.uidValidity, uid },
+          name: known?.name,
           expunged: kind === 'x' || known?.removed === true,
         }
   }
@@ -64,7 +67,7 @@ async function* everyName(fs: Fs, directory: string): AsyncGenerator<Named> {
 async function* scanFile(
   fs: Fs,
   directory: string,
-  { file, id, origin, expunged }: Named,
+  { file, id, origin, name, expunged }: Named,
   known: KnownRows,
 ): AsyncGenerator<BoxScanned> {
   // It may have got another name since it was listed.
@@ -91,6 +94,8 @@ async function* scanFile(
     const { offset, guid, receivedMs, physicalSize, mailbox } = found
     const damage = found.damage ?? (count++ > 0 ? 'a second message in a file for one' : undefined)
     const own = found.origin === undefined ? undefined : readOrigin(found.origin)
+    // What a message says of itself is of the mailbox that it was first saved to.
+    const isOwn = origin === undefined || own?.guid === hex(origin.mailbox)
     const whose = origin === undefined ? ownOrigin(own) : withValidity(origin, own)
     yield {
       file,
@@ -99,7 +104,7 @@ async function* scanFile(
       receivedMs,
       physicalSize,
       size: found.size,
-      mailbox,
+      mailbox: name ?? (isOwn ? mailbox : undefined),
       ...(whose === undefined ? {} : { origin: whose }),
       damage,
       row:
