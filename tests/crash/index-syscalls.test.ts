@@ -31,9 +31,9 @@ const random = seeded(seed)
 const NUMBERS = 1000
 /** Kills of one index, each while it is worked on after the one before. */
 const KILLS_IN_A_ROW = 5
-/** At so many places of a round each call fails, or kills, at least; at all, if there are fewer. */
-const PLACES = { normal: 2, ci: 20, soak: 10_000 }[depth()]
-const PLACES_OF_KILLS = { normal: 1, ci: 25, soak: 10_000 }[depth()]
+/** At so many places of a round each call fails, or kills, about; at all, if there are fewer. */
+const PLACES = { normal: 2, ci: 14, soak: 10_000 }[depth()]
+const PLACES_OF_KILLS = { normal: 1, ci: 14, soak: 10_000 }[depth()]
 
 /** Which calls the main thread makes, and which the pool. Writes of the pool are its own, and not to fail. */
 const MAIN = ['openat', 'statx', 'pread64', 'pwrite64', 'write', 'writev', 'fcntl', 'unlink'] as const
@@ -207,7 +207,7 @@ class Worker implements AsyncDisposable {
 
 /** One call fails in each round of work, at places that go on by `stride`; each round is on an index of its own. */
 async function failing(world: World, call: Call, error: string, places: number): Promise<void> {
-  const stride = Math.max(1, Math.floor(places / PLACES))
+  const stride = Math.max(1, Math.round(places / PLACES))
   const rounds = Math.ceil(places / stride)
   const first = 1 + below(random, stride)
   let failed = 0
@@ -351,7 +351,7 @@ describe('a process that is killed in a system call', () => {
     for (const call of sample(KILLING, KILLING_TRIED, random)) {
       const victim = new Victim(world)
       const places = perRound.get(call)!
-      const stride = Math.max(1, Math.floor(places / PLACES_OF_KILLS))
+      const stride = Math.max(1, Math.round(places / PLACES_OF_KILLS))
       for (let n = 1 + below(random, stride); n <= places; n += stride) planned.push([victim, call, n])
     }
     // While one is worked to death, the next gets up.
