@@ -13,6 +13,8 @@ import { Window } from './window.ts'
 
 /** Messages handed over at a time. */
 const PAGE = 256
+/** Mailboxes that are remembered while messages of theirs go by. */
+const ORIGINS_MAX = 1024
 
 /** `alt`: it is the second tier that is in this directory. */
 export async function* scanBox(
@@ -20,6 +22,7 @@ export async function* scanBox(
   directory: string,
   { dead, alt = false }: { readonly dead: Dead; readonly alt?: boolean },
 ): AsyncGenerator<readonly BoxScanned[]> {
+  const origins = new Map<string, BoxOrigin>()
   for (const id of await listFiles(fs, directory)) {
     const file = fileName(alt, id)
     // A purge may have removed it since it was listed.
@@ -37,7 +40,7 @@ export async function* scanBox(
         const { offset, guid, receivedMs, physicalSize, size, mailbox, damage } = found
         const row = damage === undefined ? rowOf(alt, id, found) : undefined
         const expunged = isDead(dead, id, offset, found.sum)
-        const origin = originOf(found)
+        const origin = originOf(found, origins)
         const whose = origin === undefined ? {} : { origin }
         page.push({ file, offset, guid, receivedMs, physicalSize, size, mailbox, ...whose, damage, row, expunged })
       }
@@ -49,10 +52,17 @@ export async function* scanBox(
   }
 }
 
-/** Its mailbox when it was saved; the UID came later. */
-function originOf({ origin }: Walked): BoxOrigin | undefined {
-  const read = origin === undefined ? undefined : readOrigin(origin)
-  return read === undefined ? undefined : { mailbox: parseHex(read.guid), uidValidity: read.uidValidity }
+/** Its mailbox when it was saved; the UID came later. The same object for the same mailbox, as long as there are few. */
+function originOf({ origin }: Walked, known: Map<string, BoxOrigin>): BoxOrigin | undefined {
+  if (origin === undefined) return undefined
+  let found = known.get(origin)
+  if (found === undefined) {
+    const read = readOrigin(origin)
+    if (read === undefined) return undefined
+    found = { mailbox: parseHex(read.guid), uidValidity: read.uidValidity }
+    if (known.size < ORIGINS_MAX) known.set(origin, found)
+  }
+  return found
 }
 
 /** What is wrong with the journal. */

@@ -25,6 +25,8 @@ export class FoundMessages {
   readonly #byGuid = new Map<string, number>()
   readonly #origins: FoundOrigin[] = []
   readonly #originIds = new Map<string, number>()
+  /** Boxes give the same object for the same mailbox, again and again. */
+  readonly #known = new WeakMap<BoxOrigin, { readonly name: string | undefined; readonly id: number }>()
   readonly #files: string[] = []
   #capacity = 0
   #guids: Uint8Array = new Uint8Array(0)
@@ -99,6 +101,8 @@ export class FoundMessages {
   }
 
   #originOf(name: string | undefined, origin: BoxOrigin | undefined): number {
+    const known = origin === undefined ? undefined : this.#known.get(origin)
+    if (known !== undefined && known.name === name) return known.id
     const guid = origin === undefined ? undefined : Buffer.from(origin.mailbox).toString('hex')
     const uidValidity = origin?.uidValidity ?? 0
     const key = JSON.stringify([name, guid, uidValidity])
@@ -107,6 +111,7 @@ export class FoundMessages {
       id = this.#origins.push({ name, guid, uidValidity }) - 1
       this.#originIds.set(key, id)
     }
+    if (origin !== undefined) this.#known.set(origin, { name, id })
     return id
   }
 
@@ -151,11 +156,12 @@ export class FoundMessages {
     return this.#guids.subarray(message * 16, message * 16 + 16)
   }
   /** The columns of the row that names it. */
-  row(message: number): Record<string, Uint8Array> {
-    const columns: Record<string, Uint8Array> = {}
+  row(message: number): Record<string, Uint8Array | number> {
+    const columns: Record<string, Uint8Array | number> = {}
+    const rows = Buffer.from(this.#rows.buffer)
     let at = message * this.#rowBytes
     for (const { name, bytes } of this.#columns) {
-      columns[name] = this.#rows.subarray(at, at + bytes)
+      columns[name] = bytes <= 6 ? rows.readUIntLE(at, bytes) : this.#rows.subarray(at, at + bytes)
       at += bytes
     }
     return columns

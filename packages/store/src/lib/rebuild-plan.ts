@@ -40,7 +40,11 @@ export class Plan {
   readonly #evidence: Evidence
   readonly #now: number
   readonly #records: RebuildRecord[]
-  readonly #later: (() => RebuildRecord)[] = []
+  /** Rows that are led to their messages, which may be all there are: in threes UID, and BoxRef before and after; of which mailbox. */
+  readonly #led: number[] = []
+  readonly #ledOf: { readonly mailbox: string; readonly first: number }[] = []
+  /** Rows of mailboxes that are appended; the message is NONE for one that is damaged. */
+  readonly #added: { readonly row: AppendedRow; readonly mailbox: string; readonly message: number }[] = []
   readonly #box: Table | undefined
   /** Of each message: the row of the box that names it, a new one included; 0 if there is none. */
   readonly #refs: Uint32Array
@@ -90,10 +94,28 @@ export class Plan {
   }
 
   /** After the commit: what is known only then. */
-  settle(): RebuildRecord[] {
+  *settle(): Generator<RebuildRecord, void, undefined> {
     for (const { row, ref } of this.#appended)
       if (row.uid !== ref) throw new Error(`the box gave the row ${row.uid} and not ${ref}`)
-    return this.#later.map((say) => say())
+    for (const [i, { mailbox, first }] of this.#ledOf.entries()) {
+      const end = this.#ledOf[i + 1]?.first ?? this.#led.length
+      for (let at = first; at < end; at += 3) {
+        const [uid, ref, to] = this.#led.slice(at, at + 3)
+        const why = 'the message was found by its GUID'
+        yield record('changed', 'box', `${ref}`, `${to}`, why, { mailbox, uid: uid! })
+      }
+    }
+    for (const { row, mailbox, message } of this.#added) {
+      const { uid } = row
+      if (message === NONE) {
+        const why = 'its bytes are missing or damaged, and the rows that named it are lost'
+        yield record('damaged', 'message', '', '', why, { mailbox, uid })
+        continue
+      }
+      const own = this.#found.uid(message) === uid
+      const why = `no mailbox had the message; ${own ? 'it knows its UID;' : 'UID,'} flags and keywords are lost`
+      yield record('changed', 'row', 'none', `${uid}`, why, { mailbox, uid, file: this.#found.file(message) })
+    }
   }
 
   #placeBoxRows(): void {
@@ -183,8 +205,8 @@ export class Plan {
     const to = known === 0 ? this.#newRow(message) : known
     this.#use(to)
     this.#tx.setColumn(room.table, 'box', uid, to)
-    const why = 'the message was found by its GUID'
-    this.#records.push(record('changed', 'box', `${ref}`, `${to}`, why, { mailbox: name, uid }))
+    if (this.#ledOf.at(-1)?.mailbox !== name) this.#ledOf.push({ mailbox: name, first: this.#led.length })
+    this.#led.push(uid, ref, to)
   }
 
   #use(ref: number): void {
@@ -295,10 +317,7 @@ export class Plan {
   #quarantine({ entry, table }: Mailroom): void {
     for (const ref of this.#orphans) {
       const row = this.#tx.append(table, { columns: { box: ref, saved: this.#now } })
-      this.#later.push(() => {
-        const why = 'its bytes are missing or damaged, and the rows that named it are lost'
-        return record('damaged', 'message', '', '', why, { mailbox: entry.name, uid: row.uid })
-      })
+      this.#added.push({ row, mailbox: entry.name, message: NONE })
     }
   }
 
@@ -356,11 +375,7 @@ export class Plan {
           form: found.isCanonical(message) ? FORM_CANONICAL : 0,
         },
       })
-      this.#later.push(() => {
-        const why = uid > 0 ? 'it knows its UID; flags and keywords are lost' : 'UID, flags and keywords are lost'
-        const where = { mailbox: entry.name, uid: row.uid, file: found.file(message) }
-        return record('changed', 'row', 'none', `${row.uid}`, `no mailbox had the message; ${why}`, where)
-      })
+      this.#added.push({ row, mailbox: entry.name, message })
     }
     // Above what was given there may have been others, which are expunged.
     if (isAnew) this.#tx.raise(table, { uidNext: view.uidNext, highestModSeq: view.highestModSeq })

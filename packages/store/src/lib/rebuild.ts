@@ -104,6 +104,16 @@ async function* paged(records: AsyncIterable<readonly RebuildRecord[]>): AsyncGe
   for await (const list of records) for (let at = 0; at < list.length; at += PAGE) yield list.slice(at, at + PAGE)
 }
 
+function* pages(records: Iterable<RebuildRecord>): Generator<readonly RebuildRecord[]> {
+  let page: RebuildRecord[] = []
+  for (const one of records) {
+    if (page.push(one) < PAGE) continue
+    yield page
+    page = []
+  }
+  if (page.length > 0) yield page
+}
+
 async function isIndex(fs: Fs): Promise<boolean> {
   if ((await fs.stat(`${INDEX_PATH}/control`)) !== undefined) return true
   for (const name of ['log', 'tables'])
@@ -202,11 +212,19 @@ class Rebuild {
       yield [record('lost', 'index', 'missing', 'none', 'made anew from the messages', { file: INDEX_PATH })]
       return
     }
+    const notes: RebuildRecord[] = []
     let isDamaged = false
+    let isDone = true
     try {
       for await (const page of repairIndex(this.#fs, INDEX_PATH, { ...repair, dryRun: true }))
-        for (const { kind, table, field } of page) {
-          if (kind === 'note' || field === 'cache') continue
+        for (const one of page) {
+          const { kind, table, field } = one
+          if (kind === 'note') {
+            notes.push(ofRepair(one))
+            continue
+          }
+          isDone = false
+          if (field === 'cache') continue
           isDamaged = true
           if (kind !== 'lost') continue
           const isMailbox = table !== undefined && guidOfTable(table) !== undefined
@@ -220,9 +238,12 @@ class Rebuild {
       await this.#setAside()
       return
     }
+    if (isDone) {
+      yield notes
+      return
+    }
     if (isDamaged) await this.#note()
-    for await (const page of repairIndex(this.#fs, INDEX_PATH, isDamaged ? repair : { ...repair, dryRun: true }))
-      yield page.map(ofRepair)
+    for await (const page of repairIndex(this.#fs, INDEX_PATH, repair)) yield page.map(ofRepair)
   }
 
   #columnsOf(id: string): readonly ColumnSpec[] | undefined {
@@ -310,7 +331,8 @@ class Rebuild {
     if (repaired !== undefined && repaired > rebuilt) values.set(KEY_REBUILT, Buffer.from(repaired))
     mailboxes.finish(values)
     await tx.commit()
-    yield [...records, ...plan.settle()]
+    yield records
+    yield* pages(plan.settle())
     if (!this.#settings.isDryRun && boxTable !== undefined) await box.journal?.()
   }
 }
