@@ -6,8 +6,8 @@ import { mdbox } from '@mailstead/mdbox'
 import { openStore, type Store } from '@mailstead/store'
 import { UidSet } from '@mailstead/uidset'
 import { afterAll, expect, test } from 'vitest'
-import { emptyConfig } from './config.ts'
-import { initDataDirectory, openUserStore, rebuildUserStore } from './data-directory.ts'
+
+import { emptyConfig, initDataDirectory, openUserStore, rebuildUserStore } from '@mailstead/app-server'
 
 const data = mkdtempSync(join(tmpdir(), 'mailstead-user-box-'))
 afterAll(() => rmSync(data, { recursive: true, force: true }))
