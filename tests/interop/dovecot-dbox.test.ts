@@ -1,11 +1,21 @@
 /** mdbox and sdbox that a real Dovecot wrote are read as Dovecot serves them, to the last message. */
 import { createHash } from 'node:crypto'
+import { existsSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { posixFs } from '@mailstead/fs/posix'
 import { FLAG_ANSWERED, FLAG_DELETED, FLAG_DRAFT, FLAG_FLAGGED, FLAG_SEEN } from '@mailstead/index'
 import { type DovecotMessage, openDovecot } from '@mailstead/mdbox/dovecot'
 import { describe, expect } from 'vitest'
-import { say } from '../support/depth.ts'
+import { type Lack, say } from '../support/depth.ts'
 import { testUnless } from '../support/test-unless.ts'
 import { filesFs, fixtureLack, guidHex, loadFixture, type TrueMessage } from './lib/dovecot-fixture.ts'
+
+const SAMPLES = fileURLToPath(new URL('../../../shared/spec/samples', import.meta.url))
+
+function samplesLack(): Lack | undefined {
+  return existsSync(SAMPLES) ? undefined : { reason: `no ${SAMPLES}` }
+}
 
 const FLAGS: readonly (readonly [number, string])[] = [
   [FLAG_ANSWERED, '\\Answered'],
@@ -91,4 +101,42 @@ describe('a store that Dovecot wrote', () => {
         `${name}: ${count} messages of ${mailboxes.length} mailboxes as Dovecot serves them, ${uses.size} shared places`,
       )
     })
+
+  testUnless(samplesLack(), '(samples) is read after a lost map, a repair, altmove and a lost index', async () => {
+    const inputs = new Map<string, string>()
+    for (let i = 1; i <= 8; i++) {
+      const text = readFileSync(join(SAMPLES, `m${i}.eml`), 'latin1').replaceAll('\r\n', '\n')
+      inputs.set(createHash('sha1').update(text, 'latin1').digest('hex'), `m${i}`)
+    }
+    await using fs = await posixFs(SAMPLES)
+    const attachments = { fs, path: 'att' }
+    const read = async (path: string, alt?: string): Promise<Readonly<Record<string, readonly string[]>>> => {
+      await using store = await openDovecot(
+        fs,
+        path,
+        alt === undefined ? { attachments } : { attachments, alt: { fs, path: alt } },
+      )
+      const found: Record<string, string[]> = {}
+      for (const mailbox of store.mailboxes)
+        for (const message of (await Array.fromAsync(mailbox.messages())).flat()) {
+          const hash = createHash('sha1')
+          let text: string | undefined
+          try {
+            for await (const piece of message.open()) hash.update(piece)
+            const digest = hash.digest('hex')
+            text = inputs.get(digest) ?? 'another'
+          } catch {
+            text = 'lost'
+          }
+          ;(found[mailbox.name] ??= []).push(`${message.uid} ${text}`)
+        }
+      return found
+    }
+    const mdbox = await read('mdbox', 'alt/t1')
+    expect(mdbox['Foo/Bar']).toEqual(['1 m2'])
+    expect(mdbox['INBOX']).toHaveLength(24)
+    expect(mdbox['INBOX']!.filter((one) => / m[12]$/.test(one))).toHaveLength(23)
+    // Message 9 is in alternate storage, which is not among the samples; 3 and 4 are compressed.
+    expect(await read('sdbox')).toEqual({ Arch: ['1 m2'], INBOX: ['1 m1', '2 m2', '3 m2', '4 m1', '9 lost'] })
+  })
 })

@@ -6,7 +6,7 @@
  *   1. UIDs ascend. An expunged record stays in its place, marked in `gone`.
  *   2. An extension's number is its place in the order of creation: log records name them so.
  *   3. Columns are kept for extensions that somebody reads, and no wider than `COLUMN_MAX` says: a hostile intro of 65,535
- *      bytes a record costs nothing. Memory is a small multiple of the bytes that were read.
+ *      bytes a record costs nothing. Memory is at most some forty times what was read.
  */
 import { u32 } from './binary.ts'
 
@@ -20,7 +20,7 @@ export const BASE_HEADER_BYTES = 120
 
 /** Widest record data that is kept, in bytes, of those extensions that are read. */
 const COLUMN_MAX: Readonly<Record<string, number>> = {
-  keywords: 512,
+  keywords: 256,
   modseq: 8,
   cache: 4,
   vsize: 4,
@@ -38,7 +38,7 @@ export const EXTENSION_HEADER_MAX: number = 16 * 1024 * 1024
 /** Most extensions: Dovecot has some twenty. */
 export const EXTENSIONS_MAX = 256
 /** Most keywords of a mailbox: as many as bits are kept. */
-export const KEYWORDS_MAX = 4096
+export const KEYWORDS_MAX = 2048
 /** Most bytes of one column. */
 const COLUMN_BYTES_MAX: number = 1024 * 1024 * 1024
 

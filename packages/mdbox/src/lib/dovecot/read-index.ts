@@ -90,13 +90,13 @@ class Reader {
         this.#fault('index-lost', 'the snapshot is lost; the log has everything from the beginning', base)
       return this.#goOn(undefined)
     }
-    const other = snapshot ?? backup ?? (await this.#readSnapshot(base, true))
-    if (other === undefined && logs.length === 0) return undefined
-    if (snapshot === undefined) {
-      const what = other === undefined ? 'only the end of the log is known' : 'the backup of an older one is read'
-      this.#fault('index-lost', `the snapshot is lost: ${what}`, base)
-    }
-    return this.#goOn(other)
+    if (snapshot !== undefined) return this.#goOn(snapshot)
+    const rest = backup ?? (await this.#readSnapshot(base, true))
+    if (rest === undefined && logs.length === 0) return undefined
+    let what = 'only the end of the log is known'
+    if (rest !== undefined) what = rest === backup ? 'the backup of an older one is read' : 'what is left of it is read'
+    this.#fault('index-lost', `the snapshot is lost: ${what}`, base)
+    return this.#goOn(rest)
   }
 
   #fault(kind: string, message: string, name: string, offset?: number): void {
