@@ -18,6 +18,7 @@ import { FileCache } from './files.ts'
 import { hex8 } from './format.ts'
 import type { AltOptions, MdboxSettings } from './options.ts'
 import { FLAG_ALT, type PlaceTable } from './place.ts'
+import { listFiles } from './scan.ts'
 
 /** must not change: on disk */
 export const ALT_MARKER = 'mailstead-alt'
@@ -200,6 +201,23 @@ export class AltTier implements AsyncDisposable {
     await this.#tier?.[Symbol.asyncDispose]()
     await this.#ours?.[Symbol.asyncDispose]()
   }
+}
+
+/**
+ * Whether there are message files, in either tier. The second is asked only where something was in the first once: it may be away
+ * when somebody's first message comes.
+ */
+export async function hasMessages(fs: Fs, directory: string, alt: AltOptions | undefined): Promise<boolean> {
+  if ((await listFiles(fs, directory)).length > 0) return true
+  if (alt === undefined || !(await hasEntries(fs, directory))) return false
+  if (typeof alt.fs !== 'function') return hasEntries(alt.fs, alt.path)
+  await using second = await alt.fs()
+  return await hasEntries(second, alt.path)
+}
+
+async function hasEntries(fs: Fs, directory: string): Promise<boolean> {
+  for await (const page of fs.list(directory)) if (page.length > 0) return true
+  return false
 }
 
 export function writeMarker(uuid: Uint8Array): Buffer {

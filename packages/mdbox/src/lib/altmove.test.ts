@@ -404,6 +404,36 @@ describe('altmove', () => {
     await expect(readAll(subject.box, refs[0]!)).rejects.toSatisfy(isOutage)
   })
 
+  test('a box whose mail is all in the second tier is not empty, whatever became of its index', async () => {
+    await using subject = await Subject.create()
+    const has = async (fs: Fs = subject.alt): Promise<boolean> =>
+      mdbox(subject.primary, 'storage', { alt: { fs: kept(fs), path: 'second/alt' } }).hasMessages!()
+    // Nothing was ever there: then the second tier may be away.
+    expect(await has(failing('FS_UNAVAILABLE'))).toBe(false)
+    await subject.box.altmove!(refsOf(await subject.save(3)), { to: 'alt' })
+    expect(await namesIn(subject.primary, 'storage')).toEqual([])
+    expect(await has()).toBe(true)
+    expect(await mdbox(subject.primary, 'storage').hasMessages!()).toBe(false)
+    await expect(has(failing('FS_UNAVAILABLE'))).rejects.toSatisfy(isOutage)
+  })
+
+  test('closing ends what pauses: the frame under way is finished, the rest is left', async () => {
+    const paused = Promise.withResolvers<void>()
+    await using subject = await Subject.create({
+      pause: async (_, signal) => {
+        paused.resolve()
+        await new Promise((resolve) => signal!.addEventListener('abort', resolve))
+      },
+    })
+    const refs = await subject.save(2, 3_000_000)
+    const moving = subject.box.altmove!(refsOf(refs), { to: 'alt', bytesPerSecond: 1000 })
+    await paused.promise
+    await subject.box[Symbol.asyncDispose]()
+    expect((await moving).messages).toBeGreaterThan(0)
+    await subject.reopen()
+    await subject.expectAll()
+  })
+
   test('the marker: no bit of it may be another, and it is written once', async () => {
     const uuid = randomBytes(16)
     const marker = writeMarker(uuid)

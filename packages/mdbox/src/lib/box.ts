@@ -50,6 +50,8 @@ export class MdboxBox implements Box, BatchHost {
   #purging: Promise<PurgeReport> | undefined
   /** Purges and altmoves, one after the other. */
   #moving: Promise<unknown> = Promise.resolve()
+  /** Ends what is under way when the box is closed. */
+  readonly #stop = new AbortController()
   #closing: Promise<void> | undefined
 
   constructor(fs: Fs, directory: string, host: BoxHost, options: MdboxSettings) {
@@ -176,7 +178,7 @@ export class MdboxBox implements Box, BatchHost {
   /** Whoever asks while one is under way has its report. */
   async purge(budget: BoxBudget = {}): Promise<PurgeReport> {
     this.#mustBeOpen()
-    this.#purging ??= this.#inTurn(async () => purgeBox(this.#context, budget)).finally(() => {
+    this.#purging ??= this.#inTurn(async () => purgeBox(this.#context, this.#until(budget))).finally(() => {
       this.#purging = undefined
     })
     return this.#purging
@@ -184,7 +186,13 @@ export class MdboxBox implements Box, BatchHost {
 
   async altmove(refs: Uint32Array, options: AltmoveOptions): Promise<AltmoveReport> {
     this.#mustBeOpen()
-    return this.#inTurn(async () => altmoveBox(this.#context, refs, options))
+    return this.#inTurn(async () => altmoveBox(this.#context, refs, this.#until(options)))
+  }
+
+  /** Also until the box is closed. */
+  #until<T extends BoxBudget>(budget: T): T {
+    const { signal } = this.#stop
+    return { ...budget, signal: budget.signal === undefined ? signal : AbortSignal.any([budget.signal, signal]) }
   }
 
   #inTurn<T>(work: () => Promise<T>): Promise<T> {
@@ -234,6 +242,7 @@ export class MdboxBox implements Box, BatchHost {
   }
 
   async #close(): Promise<void> {
+    this.#stop.abort()
     await this.#moving
     for (const batch of this.#batches) await batch[Symbol.asyncDispose]()
     await this.#primary[Symbol.asyncDispose]()

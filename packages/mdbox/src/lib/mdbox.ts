@@ -1,9 +1,9 @@
 import type { Box, BoxFormat, BoxHost } from '@mailstead/box'
 import { type Fs, requireSupport } from '@mailstead/fs'
+import { hasMessages } from './altmove-tier.ts'
 import { MdboxBox } from './box.ts'
 import { type MdboxOptions, withDefaults } from './options.ts'
 import { COLUMNS } from './place.ts'
-import { listFiles } from './scan.ts'
 
 /**
  * Message files `<path>/m.<n>` on `fs`, for a store to open. Nothing is created before the first message is flushed.
@@ -21,6 +21,6 @@ export function mdbox(fs: Fs, path: string, options?: MdboxOptions): BoxFormat {
       requireSupport(fs, ['append', 'overwrite', 'lock'])
       return new MdboxBox(fs, path, host, complete)
     },
-    hasMessages: async () => (await listFiles(fs, path)).length > 0,
+    hasMessages: async () => hasMessages(fs, path, complete.alt),
   }
 }

@@ -26,10 +26,10 @@ import {
 import type { Fs } from '@mailstead/fs'
 import { type Index, IndexError, type IndexTransaction, openIndex, type Table } from '@mailstead/index'
 import { UidSet } from '@mailstead/uidset'
+import { hasMessages } from './altmove-tier.ts'
 import { mdbox } from './mdbox.ts'
 import type { MdboxOptions } from './options.ts'
 import { COLUMNS } from './place.ts'
-import { listFiles } from './scan.ts'
 
 export interface OpenMdboxOptions extends MdboxOptions {
   /** Create the index if there is none, and no message files either. (default false: BOX_NOT_FOUND) */
@@ -59,10 +59,10 @@ const TABLE = 'box'
 
 /** Opens (or with `create` makes) a box with an index of its own. BOX_DAMAGED if there are message files without an index. */
 export async function openMdbox(fs: Fs, path: string, options: OpenMdboxOptions = {}): Promise<Mdbox> {
-  const { create = false, ...rest } = options
+  const { create: _, ...rest } = options
   const format = mdbox(fs, path, rest)
   const now = rest.now ?? Date.now
-  const index = await openOwnIndex(fs, path, create, now)
+  const index = await openOwnIndex(fs, path, options)
   try {
     let table = await index.open(TABLE)
     if (table === undefined) {
@@ -80,14 +80,18 @@ export async function openMdbox(fs: Fs, path: string, options: OpenMdboxOptions 
   }
 }
 
-async function openOwnIndex(fs: Fs, path: string, create: boolean, now: () => number): Promise<Index> {
+async function openOwnIndex(
+  fs: Fs,
+  path: string,
+  { create = false, now = Date.now, alt }: OpenMdboxOptions,
+): Promise<Index> {
   const place = `${path}/index`
   try {
     return await openIndex(fs, place, { now })
   } catch (error) {
     if (!(error instanceof IndexError && error.code === 'INDEX_NOT_FOUND')) throw error
     // Files without an index are not an empty box: the index was lost, or is not mounted.
-    if ((await listFiles(fs, path)).length > 0)
+    if (await hasMessages(fs, path, alt))
       throw new BoxError('BOX_DAMAGED', `${path} has message files and no index`, { cause: error })
     if (!create) throw new BoxError('BOX_NOT_FOUND', `there is no box in ${path}`, { cause: error })
     return openIndex(fs, place, { now, create: true })

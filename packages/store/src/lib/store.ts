@@ -234,8 +234,7 @@ class OpenedStore implements Store {
   async purge(budget: BoxBudget = {}): Promise<PurgeReport> {
     this.#core.mustBeWritable()
     return this.#core.work(async () => {
-      // What no row names may be mail that the index lost: a rebuild brings it back, a purge would not.
-      if (await needsRebuild(this.#fs, this.#core.tree.state.values.get(KEY_REBUILT))) {
+      if (await this.#needsRebuild()) {
         const message = 'the index was repaired: nothing is purged until the store is rebuilt'
         this.#core.settings.onEvent({ kind: 'rebuild-needed', message })
         return { files: 0, messages: 0, bytesReclaimed: 0, skipped: 0 }
@@ -250,7 +249,16 @@ class OpenedStore implements Store {
 
   async altmove(options: StoreAltmoveOptions): Promise<AltmoveReport> {
     this.#core.mustBeWritable()
-    return this.#core.work(() => altmoveStore(this.#core, this.#boxTable, options))
+    return this.#core.work(async () => {
+      if (await this.#needsRebuild())
+        throw new StoreError('STORE_UNAVAILABLE', 'the index was repaired: nothing is moved until the store is rebuilt')
+      return altmoveStore(this.#core, this.#boxTable, options)
+    })
+  }
+
+  /** What no row names may be mail that the index lost: a rebuild brings it back, a purge would not. */
+  #needsRebuild(): Promise<boolean> {
+    return needsRebuild(this.#fs, this.#core.tree.state.values.get(KEY_REBUILT))
   }
 
   async checkpoint(): Promise<void> {
