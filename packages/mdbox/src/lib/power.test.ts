@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
-import type { Box, BoxHost, BoxRef, BoxSaved } from '@mailstead/box'
-import { memoryTable } from '@mailstead/box/testing'
+import type { Box, BoxHost, BoxPending, BoxRef, BoxSaved } from '@mailstead/box'
+import { type MemoryProcess, memoryTable } from '@mailstead/box/testing'
 import type { Fs, FsFile, FsWriteOptions } from '@mailstead/fs'
 import { type CrashableFsOptions, crashableFs } from '@mailstead/fs/faults'
 import { expect, test } from 'vitest'
@@ -53,11 +53,16 @@ interface Cut {
   readonly lateFrames?: boolean
 }
 
+/** Of this many images, one is gone on with. */
+const AGAIN_EVERY = process.env['MAILSTEAD_DEPTH'] === undefined ? 31 : 7
+
 /** A disk, a box on it, and a look at what a power cut leaves before everything that changes something. */
 class Workload {
   readonly disk = crashableFs({ lies: (operation, path) => this.#cut.lies?.(operation, path) === true })
   readonly kept = new Map<BoxRef, Buffer>()
   images = 0
+  /** Images that were gone on with. */
+  again = 0
   readonly #cut: Cut
   readonly #options: (fs: Fs) => MdboxOptions
   readonly #table = memoryTable(COLUMNS)
@@ -72,7 +77,7 @@ class Workload {
     this.#options = options
   }
 
-  async run(body: (box: Box) => Promise<void>): Promise<number> {
+  async run(body: (box: Box) => Promise<void>): Promise<this> {
     const fs = pausing(this.disk, async () => this.#look())
     const { host } = this.#proc
     const late: BoxHost = {
@@ -85,7 +90,7 @@ class Workload {
     }
     await using box = await mdbox(fs, 'storage', this.#options(fs)).open(late)
     await body(box)
-    return this.images
+    return this
   }
 
   async save(box: Box, body: Buffer): Promise<BoxRef> {
@@ -105,6 +110,33 @@ class Workload {
     this.#earlier = this.#table.process()
   }
 
+  /** What was under way is done again, on rows of its own: all of it, and once. */
+  async #goOn(host: BoxHost, rows: ReadonlyMap<BoxRef, Buffer>, seed: number, where: string): Promise<void> {
+    const { proc, refs } = await forked(host)
+    await using fs = this.disk.crash(seed)
+    const options = this.#options(fs)
+    await using box = await mdbox(fs, 'storage', options).open(proc.host)
+    const all = Uint32Array.from(refs.values())
+    const check = async (what: string): Promise<void> => {
+      for (const [ref, body] of rows)
+        expect((await read(box, refs.get(ref)!)).equals(body), `message ${ref}, ${what} after ${where}`).toBe(true)
+      const found = (await Array.fromAsync(box.check())).flat().filter(({ severity }) => severity === 'damage')
+      expect(found, `${what} after ${where}`).toEqual([])
+    }
+    await box.purge()
+    await check('a purge')
+    expect(await box.purge(), where).toMatchObject({ messages: 0, skipped: 0 })
+    if (options.alt !== undefined) {
+      await box.altmove!(all, { to: 'alt' })
+      await check('an altmove')
+      await box.altmove!(all, { to: 'primary' })
+      await check('an altmove back')
+    }
+    // Nothing waits to be removed any more.
+    expect(proc.host.table.view.values?.get('condemned'), where).toBeUndefined()
+    this.again++
+  }
+
   async #look(): Promise<void> {
     for (let i = 0; i < this.#depth; i++) {
       const seed = this.#first + this.images
@@ -117,13 +149,14 @@ class Workload {
       const found = (await Array.fromAsync(box.check())).flat().filter(({ severity }) => severity === 'damage')
       expect(found, where).toEqual([])
       for (const [ref, body] of rows) expect((await read(box, ref)).equals(body), `message ${ref}, ${where}`).toBe(true)
+      if (this.images % AGAIN_EVERY === 0 && this.#cut.lies === undefined) await this.#goOn(host, rows, seed, where)
       this.images++
     }
   }
 }
 
-/** Saves, drops and purges. Resolves to how many disks that a power cut left were looked at. */
-async function purges(cut: Cut = {}): Promise<number> {
+/** Saves, drops and purges. Resolves when the disks that a power cut left were looked at. */
+async function purges(cut: Cut = {}): Promise<Workload> {
   const work = new Workload(cut, () => ({ rotateBytes: 3000, purgeShare: 0.1 }))
   return work.run(async (box) => {
     for (let round = 0; round < 6; round++) {
@@ -135,7 +168,7 @@ async function purges(cut: Cut = {}): Promise<number> {
 }
 
 /** The same, compressed, with a second tier to which messages go and from which they come back. */
-async function altmoves(cut: Cut = {}): Promise<number> {
+async function altmoves(cut: Cut = {}): Promise<Workload> {
   const work = new Workload(cut, (fs) => ({
     rotateBytes: 3000,
     purgeShare: 0.1,
@@ -156,14 +189,14 @@ async function altmoves(cut: Cut = {}): Promise<number> {
 }
 
 test('a power cut at any operation: every row finds its message', async () => {
-  const images = await purges()
-  console.log(`${images} images of a power cut, every message found in each`)
+  const { images, again } = await purges()
+  console.log(`${images} images of a power cut, every message found in each, ${again} gone on with`)
   expect(images).toBeGreaterThan(100)
 })
 
 test('a power cut at any operation of altmoves there and back: every row finds its message', async () => {
-  const images = await altmoves()
-  console.log(`${images} images of a power cut between tiers, every message found in each`)
+  const { images, again } = await altmoves()
+  console.log(`${images} images of a power cut between tiers, every message found in each, ${again} gone on with`)
   expect(images).toBeGreaterThan(100)
 })
 
@@ -188,6 +221,24 @@ test.each([
 ] as const satisfies readonly (readonly [string, Cut])[])('%s is caught', async (_, cut) => {
   await expect(altmoves(cut)).rejects.toThrow(/message|deeply equal|missing|not there|second tier/)
 })
+
+/** The same rows in a table of their own; `refs`: what they are called there. */
+async function forked(host: BoxHost): Promise<{ proc: MemoryProcess; refs: Map<BoxRef, BoxRef> }> {
+  const proc = memoryTable(COLUMNS).process()
+  const { view, id } = host.table
+  const placed: { readonly from: BoxRef; readonly uses: number; readonly row: BoxPending }[] = []
+  await proc.commit((tx) => {
+    for (let row = 0; row < view.count; row++) {
+      const columns = Object.fromEntries(COLUMNS.map(({ name }) => [name, view.extension(name)!.number(row)]))
+      placed.push({ from: view.uid(row), uses: view.extension('uses')!.number(row), row: tx.append(id, { columns }) })
+    }
+    for (const [key, value] of view.values ?? []) tx.setValue?.(id, key, value)
+  })
+  await proc.commit((tx) => {
+    for (const { row, uses } of placed) tx.setColumn(id, 'uses', row.uid, uses)
+  })
+  return { proc, refs: new Map(placed.map(({ from, row }) => [from, row.uid])) }
+}
 
 async function read(box: Box, ref: BoxRef): Promise<Buffer> {
   await using message = await box.open(ref)
