@@ -6,17 +6,18 @@ import { Readable } from 'node:stream'
 import { createGunzip, createZstdDecompress } from 'node:zlib'
 import { BoxError } from '@mailstead/box'
 import { bunzip2, isBzip2 } from './bzip2.ts'
+import { isLz4, LZ4_MAGIC_BYTES, unlz4 } from './lz4.ts'
 
-export type Compression = 'gz' | 'bz2' | 'zstd'
+export type Compression = 'gz' | 'bz2' | 'zstd' | 'lz4'
 
-/** Bytes that `compressionOf` needs. */
-export const MAGIC_BYTES = 4
+/** Bytes that `compressionOf` needs; of a shorter message all of them. */
+export const MAGIC_BYTES: number = LZ4_MAGIC_BYTES
 /** Longest bzip2 or zstd message that is read, in bytes as compressed: it is held in memory. */
 export const COMPRESSED_MAX: number = 64 * 1024 * 1024
 
 /** How a message that begins so is compressed; undefined if it is not. */
 export function compressionOf(first: Uint8Array): Compression | undefined {
-  if (first.length < MAGIC_BYTES) return undefined
+  if (isLz4(first)) return 'lz4'
   if (first[0] === 0x1f && first[1] === 0x8b) return 'gz'
   if (first[0] === 0x28 && first[1] === 0xb5 && first[2] === 0x2f && first[3] === 0xfd) return 'zstd'
   return isBzip2(first) ? 'bz2' : undefined
@@ -47,6 +48,9 @@ export async function* decompressed(source: AsyncIterable<Uint8Array>): AsyncGen
         return
       case 'bz2':
         yield* bunzip2(await collected(whole))
+        return
+      case 'lz4':
+        yield* unlz4(whole)
         return
     }
   } finally {

@@ -1,0 +1,76 @@
+/** Stores that the Dovecot of this machine writes while we look: compressed in each of its ways, with attachments outside. */
+import { createHash, randomBytes } from 'node:crypto'
+import { writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { posixFs } from '@mailstead/fs/posix'
+import { describe, expect } from 'vitest'
+import { Dovecot, noDovecot, served, unless } from '../../../test/dovecot.ts'
+import { openDovecot } from './open-dovecot.ts'
+
+const deep = process.env['MAILSTEAD_DEPTH'] !== undefined
+const CODECS = ['gz', 'bz2', 'zstd', 'lz4'] as const
+
+/** Text that compresses, and parts that are moved out: base64 in lines, in one line, and as it is. */
+function mail(): readonly Buffer[] {
+  const part = (header: string, body: string): string =>
+    `--x\r\nContent-Type: application/octet-stream\r\n${header}\r\n${body}\r\n`
+  const lines = randomBytes(30_000)
+    .toString('base64')
+    .match(/.{1,76}/g)!
+    .join('\r\n')
+  const one = randomBytes(9000).toString('base64')
+  const raw = randomBytes(5000)
+    .toString('hex')
+    .match(/.{1,70}/g)!
+    .join('\r\n ')
+  const head = 'Subject: t\r\nMIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=x\r\n\r\n'
+  const text = `--x\r\nContent-Type: text/plain\r\n\r\n${'some text, again\r\n'.repeat(300)}`
+  const encoded = 'Content-Transfer-Encoding: base64\r\n'
+  return [
+    Buffer.from('Subject: small\r\n\r\nhi\r\n'),
+    Buffer.from(`Subject: long\r\n\r\n${'0123456789'.repeat(20_000)}\r\n`),
+    Buffer.from(`${head}${text}${part(encoded, lines)}--x--\r\n`),
+    Buffer.from(`${head}${part(encoded, one)}${part('', raw)}${text}--x--\r\n`),
+    Buffer.from(`Subject: top\r\nContent-Type: image/png\r\n${encoded}\r\n${lines}\r\n`),
+  ]
+}
+
+describe('what the Dovecot of this machine writes', () => {
+  for (const kind of ['mdbox', 'sdbox'] as const)
+    unless(noDovecot(), `(${kind}) is read: compressed, and with attachments outside`, async () => {
+      await using dovecot = await Dovecot.create((directory) => ({
+        mail_location: `${kind}:${join(directory, 'home', kind)}`,
+        mail_attachment_dir: join(directory, 'home/attachments'),
+        mail_attachment_min_size: '2k',
+        mail_plugins: 'zlib',
+      }))
+      const messages = mail()
+      for (const codec of ['', ...CODECS]) {
+        const mailbox = codec === '' ? 'plain' : codec
+        await dovecot.doveadm('mailbox', 'create', mailbox)
+        for (const [i, body] of (codec === '' || deep ? messages : messages.slice(2, 4)).entries()) {
+          const file = join(dovecot.directory, `message.${i}`)
+          await writeFile(file, body)
+          const options = codec === '' ? [] : ['-o', `plugin/zlib_save=${codec}`]
+          await dovecot.doveadm(...options, 'save', '-m', mailbox, file)
+        }
+      }
+      await using fs = await posixFs(join(dovecot.directory, 'home'))
+      await using store = await openDovecot(fs, '')
+      expect(store.kind).toBe(kind)
+      for (const mailbox of store.mailboxes) {
+        const truth = mailbox.name === 'INBOX' || mailbox.name === 'Before' ? [] : await dovecot.bodies(mailbox.name)
+        const found = (await Array.fromAsync(mailbox.messages())).flat()
+        expect(found.length, mailbox.name).toBe(truth.length)
+        const guids = await dovecot.doveadm('fetch', 'guid', 'mailbox', mailbox.name)
+        for (const [i, message] of found.entries()) {
+          expect(guids).toContain(Buffer.from(message.guid!).toString('hex'))
+          const pieces: Uint8Array[] = []
+          for await (const piece of message.open()) pieces.push(Uint8Array.from(piece))
+          const hash = (text: string): string => createHash('sha256').update(text, 'latin1').digest('hex')
+          expect(hash(served(Buffer.concat(pieces))), `${mailbox.name} ${i}`).toBe(hash(truth[i]!.toString('latin1')))
+        }
+      }
+      expect(store.faults).toEqual([])
+    })
+})
