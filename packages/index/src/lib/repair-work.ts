@@ -122,10 +122,11 @@ export class RepairWork implements AsyncDisposable {
     const tail = { segment, offset: begun.bytes.length, next: frame + 2, chain: begun.chain }
     // Among objects nobody tells the control file of a newer list.
     const sealed = sealedControl(evidence.uuid, tail, this.#objects ? 0 : directory)
-    await this.control(
+    await this.#writeControl(
       { ...sealed, sequence: evidence.control?.sequence ?? 0 },
       evidence.control === undefined ? 'lost' : evidence.control.state,
       page,
+      {},
     )
   }
 
@@ -144,14 +145,25 @@ export class RepairWork implements AsyncDisposable {
     return { bytes: out.finish(), chain }
   }
 
+  /** The control file alone: whoever closed the index meanwhile knows better. */
+  async controlOnly(control: Control, before: string, page: RepairRecord[]): Promise<void> {
+    await this.copy(['control'])
+    await this.#writeControl(control, before, page, this.#control)
+  }
+
   /** Both slots say this. */
-  async control(control: Control, before: string, page: RepairRecord[]): Promise<void> {
+  async #writeControl(
+    control: Control,
+    before: string,
+    page: RepairRecord[],
+    condition: FsWriteOptions,
+  ): Promise<void> {
     const file = `${this.#prefix}control`
     const after = control.state === 'open' ? 'open' : `sealed after frame ${control.lastFrame}`
     page.push(record('changed', file, 'control', before, after, 'written anew'))
     if (this.#dryRun) return
     const bytes = writeControlFile({ ...control, sequence: control.sequence + 1 })
-    await this.#fs.writeFile(file, bytes, this.#control)
+    await this.#fs.writeFile(file, bytes, condition)
     await this.#fs.syncDirectory(this.#prefix.slice(0, -1))
   }
 

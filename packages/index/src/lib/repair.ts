@@ -81,10 +81,15 @@ export async function* repairIndex(
   if (!(await isIndex(fs, prefix))) throw new IndexError('INDEX_NOT_FOUND', `there is no index in ${fs.name}/${path}`)
   await using locks = new AsyncDisposableStack()
   if (!objects) locks.use(await exclusive(fs, `${prefix}open`))
+  // What an attempt changed before it came second is not found damaged by the next: it is told all the same, once.
+  const told = new Set<string>()
   for (let attempt = 1; ; attempt++)
     try {
-      const records = await repairOnce(fs, path, options)
-      while (records.length > 0) yield records.splice(0, PAGE)
+      for await (const records of repairOnce(fs, path, options)) {
+        const news = objects ? records.filter((one) => !told.has(JSON.stringify(one))) : records
+        if (objects) for (const one of news) told.add(JSON.stringify(one))
+        for (let at = 0; at < news.length; at += PAGE) yield news.slice(at, at + PAGE)
+      }
       return
     } catch (error) {
       if (!objects || !cameSecond(error)) throw error
@@ -93,7 +98,12 @@ export async function* repairIndex(
     }
 }
 
-async function repairOnce(fs: Fs, path: string, options: RepairOptions): Promise<RepairRecord[]> {
+/** What is known before anything is written, and then the rest. */
+async function* repairOnce(
+  fs: Fs,
+  path: string,
+  options: RepairOptions,
+): AsyncGenerator<readonly RepairRecord[], void> {
   const { dryRun = false, now, random, anew } = options
   const settings = withDefaults({ ...(now === undefined ? {} : { now }), ...(random === undefined ? {} : { random }) })
   const prefix = path === '' ? '' : `${path}/`
@@ -119,11 +129,11 @@ async function repairOnce(fs: Fs, path: string, options: RepairOptions): Promise
       )
     if (rest) {
       const plan = await planRepair(fs, prefix, evidence, { findings, anew }, records)
+      yield records.splice(0)
       if (!isDone(plan, findings, prefix)) await work.renew(plan, records)
     } else {
       const { control: left, uuid } = evidence
-      await work.copy(['control'])
-      await work.control(left ?? openControl(uuid), left === undefined ? 'lost' : 'one slot', records)
+      await work.controlOnly(left ?? openControl(uuid), left === undefined ? 'lost' : 'one slot', records)
     }
   }
   for (const file of caches) {
@@ -137,7 +147,7 @@ async function repairOnce(fs: Fs, path: string, options: RepairOptions): Promise
   for (const { severity, file, table, uid, kind, message } of seen)
     if (severity === 'damage' && (seen !== findings || file === ROOT_FILE))
       records.push({ ...record('remains', file, kind, '', '', message), table, uid })
-  return records
+  yield records
 }
 
 async function isIndex(fs: Fs, prefix: string): Promise<boolean> {
