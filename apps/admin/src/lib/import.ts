@@ -22,7 +22,7 @@ import {
 } from '@mailstead/store'
 import { homeOf, openSource } from './dovecot-source.ts'
 import { Exit } from './exit.ts'
-import { isThere, mustFindUser, whereOf, type FoundUser, type WhereFlags } from './find-user.ts'
+import { type FoundUser, isThere, mustFindUser, type Where, whereOf, type WhereFlags } from './find-user.ts'
 
 interface ImportFlags extends WhereFlags {
   readonly user: string
@@ -82,7 +82,7 @@ export function importCommand(): Command {
       const { alt, attachments, index, separator } = flags
       await using from = await openSource({ home, alt, attachments, index, separator })
       const job = new Job(from, flags)
-      const report = flags.dryRun === true ? await job.tryOut(where.data, user) : await job.run(where.data, user)
+      const report = flags.dryRun === true ? await job.tryOut(where, user) : await job.run(where, user)
       show(flags, from.kind, report)
       const short = report.mailboxes.some(({ outcome, left }) => outcome === 'refused' || left > 0)
       if (short || report.faults.length > 0) throw new Exit(1)
@@ -103,13 +103,13 @@ class Job {
     this.#uses = specialUse === undefined ? new Map(SPECIAL_USES) : usesOf(specialUse)
   }
 
-  async run(data: string, user: FoundUser): Promise<Report> {
+  async run({ data, config }: Where, user: FoundUser): Promise<Report> {
     const stop = new AbortController()
     const onSignal = (): void => stop.abort(new Exit(1, 'interrupted: run it again, and it goes on where it was'))
     process.once('SIGINT', onSignal)
     process.once('SIGTERM', onSignal)
     try {
-      await using opened = await openUserStore(data, user, { create: true })
+      await using opened = await openUserStore(data, user, { create: true, settings: config })
       const session = opened.store.as({ name: user.name })
       const importing = session.importer({ signal: stop.signal, onFault: (fault) => this.#own.push(faultOf(fault)) })
       for (const { mailbox, spec } of this.#mailboxes())
@@ -122,8 +122,8 @@ class Job {
   }
 
   /** Reads every message, and compares names with those that are there. */
-  async tryOut(data: string, user: FoundUser): Promise<Report> {
-    const there = await mailboxesOf(data, user)
+  async tryOut(where: Where, user: FoundUser): Promise<Report> {
+    const there = await mailboxesOf(where, user)
     for (const { mailbox, spec } of this.#mailboxes())
       await this.#one(spec, async () => {
         checkName(spec.name)
@@ -248,10 +248,10 @@ function usesOf(given: readonly string[]): ReadonlyMap<string, string> {
   )
 }
 
-async function mailboxesOf(data: string, user: FoundUser): Promise<readonly MailboxInfo[]> {
+async function mailboxesOf({ data, config }: Where, user: FoundUser): Promise<readonly MailboxInfo[]> {
   if (!isThere(join(data, userDirectory(user)))) return []
   try {
-    await using opened = await openUserStore(data, user, { readOnly: true })
+    await using opened = await openUserStore(data, user, { readOnly: true, settings: config })
     return opened.store.as({ name: user.name }).mailboxes()
   } catch (error) {
     if (error instanceof StoreError && error.code === 'STORE_NOT_FOUND') return []
@@ -271,17 +271,23 @@ function show(flags: ImportFlags, kind: DovecotStore['kind'], { mailboxes, subsc
       file === undefined ? '' : ` ${file}`,
       offset === undefined ? '' : ` at ${offset}`,
     ].join('')
-    process.stdout.write(`fault: ${what}${place}: ${message}\n`)
+    say(`fault: ${what}${place}: ${message}`)
   }
   for (const { mailbox, outcome: what, reason, added, copies, present, left, uidValidity } of mailboxes)
-    process.stdout.write(
+    say(
       what === 'refused'
-        ? `${mailbox}: refused: ${reason}\n`
-        : `${mailbox}: ${what}: messages=${added} copies=${copies} present=${present} left=${left} uidvalidity=${uidValidity ?? 'new'}\n`,
+        ? `${mailbox}: refused: ${reason}`
+        : `${mailbox}: ${what}: messages=${added} copies=${copies} present=${present} left=${left} uidvalidity=${uidValidity ?? 'new'}`,
     )
   const sum = (of: (report: MailboxReport) => number): number => mailboxes.reduce((total, one) => total + of(one), 0)
   const refused = mailboxes.filter(({ outcome: what }) => what === 'refused').length
-  process.stdout.write(
-    `${kind}: ${mailboxes.length} mailboxes (${refused} refused), ${sum(({ added }) => added)} messages, ${sum(({ present }) => present)} there before, ${sum(({ left }) => left)} left out, ${subscriptions} subscriptions, ${faults.length} faults\n`,
+  say(
+    `${kind}: ${mailboxes.length} mailboxes (${refused} refused), ${sum(({ added }) => added)} messages, ${sum(({ present }) => present)} there before, ${sum(({ left }) => left)} left out, ${subscriptions} subscriptions, ${faults.length} faults`,
   )
+}
+
+/** One line, whatever names and messages from elsewhere hold. */
+function say(text: string): void {
+  const line = text.replaceAll(/\p{Cc}/gu, (control) => `\\u${control.charCodeAt(0).toString(16).padStart(4, '0')}`)
+  process.stdout.write(`${line}\n`)
 }
