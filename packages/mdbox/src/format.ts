@@ -1,4 +1,5 @@
 export { dumpMdboxFile } from './lib/dump.ts'
+export { dumpSdboxIdentity } from './lib/sdbox/dump.ts'
 export {
   CHUNK_BYTES,
   type FileLine,

@@ -72,7 +72,8 @@ export function finding(
 /** A store is made directory first: one that is empty is what a crash then left. Messages without an index are another matter. */
 export function withoutIndex(data: string, user: FoundUser): UserFinding {
   const directory = join(data, userDirectory(user), STORAGE)
-  const messages = isThere(directory) && readdirSync(directory).some((name) => /^m\.\d+$/.test(name))
+  const messages =
+    isThere(directory) && readdirSync(directory).some((name) => /^(?:m\.\d+|[0-9a-f]{32}|unnamed)$/.test(name))
   return messages
     ? finding(user.name, 'damage', 'index-missing', 'there are messages, but no index')
     : finding(user.name, 'note', 'store-empty', 'the directory holds no store yet')

@@ -56,6 +56,11 @@ export interface AltOptions {
 /** Options with their defaults. */
 export type MdboxSettings = Required<Omit<MdboxOptions, 'alt'>> & { readonly alt: AltOptions | undefined }
 
+/** The pauses of a budget; aborting ends one. */
+export async function waited(ms: number, signal?: AbortSignal): Promise<void> {
+  await setTimeout(ms, undefined, signal === undefined ? {} : { signal }).catch(() => {})
+}
+
 /** Fills in defaults and rejects nonsense once, at the door. */
 export function withDefaults(options: MdboxOptions = {}): MdboxSettings {
   const {
@@ -66,9 +71,7 @@ export function withDefaults(options: MdboxOptions = {}): MdboxSettings {
     openFiles = 16,
     compression = 'off',
     alt,
-    pause = async (ms, signal) => {
-      await setTimeout(ms, undefined, signal === undefined ? {} : { signal }).catch(() => {})
-    },
+    pause = waited,
     now = Date.now,
   } = options
   if (!(rotateBytes > 0)) throw new TypeError(`rotateBytes must be a positive number of bytes, not ${rotateBytes}`)

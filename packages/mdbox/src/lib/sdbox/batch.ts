@@ -17,7 +17,8 @@ import { sumOf } from '../format.ts'
 import { BATCH_MEMORY_MAX, SMALL_MAX } from '../options.ts'
 import { FLAG_CANONICAL } from '../place.ts'
 import { writeOrigin } from './names.ts'
-import { type SdboxOptions, WRITES_MAX } from './options.ts'
+import type { SdboxOptions } from './options.ts'
+import { inParallel } from './parallel.ts'
 import { hex } from './row.ts'
 import { isOurs, type Writer, writeFailed, type WrittenFile } from './writer.ts'
 
@@ -308,21 +309,4 @@ interface Counted {
 function originOf({ origin }: BoxMetadata): string | undefined {
   if (origin?.uidValidity === undefined) return undefined
   return writeOrigin({ guid: hex(origin.mailbox), uidValidity: origin.uidValidity })
-}
-
-/** At most WRITES_MAX at a time. All have ended when this ends; the first failure is thrown. */
-async function inParallel<T>(list: readonly T[], body: (one: T) => Promise<void>): Promise<void> {
-  let next = 0
-  let failure: { readonly error: unknown } | undefined
-  const work = async (): Promise<void> => {
-    while (next < list.length && failure === undefined) {
-      try {
-        await body(list[next++]!)
-      } catch (error) {
-        failure ??= { error }
-      }
-    }
-  }
-  await Promise.all(Array.from({ length: Math.min(WRITES_MAX, list.length) }, work))
-  if (failure !== undefined) throw (failure as { readonly error: unknown }).error
 }

@@ -15,6 +15,7 @@ import {
 import { type Fs, FsError, type FsFile, type FsLock } from '@mailstead/fs'
 import { FileCache, type OpenFile, openFile } from '../files.ts'
 import { POST_BYTES } from '../format.ts'
+import { Pace } from '../pace.ts'
 import { damaged, type Place } from '../read.ts'
 import { maybeMoved, readMessage, readMessageSync } from '../read-message.ts'
 import { Batch, type BatchHost } from './batch.ts'
@@ -184,22 +185,23 @@ export class SdboxBox implements Box, BatchHost {
     throw missing ?? new BoxError('BOX_NOT_FOUND', `no message ${ref}`, { ref })
   }
 
-  async purge({ signal }: BoxBudget = {}): Promise<PurgeReport> {
+  /** Whoever asks while one is under way has its report. */
+  async purge(budget: BoxBudget = {}): Promise<PurgeReport> {
     this.#mustBeOpen()
-    this.#purging ??= this.#purge(signal).finally(() => {
+    this.#purging ??= this.#purge(new Pace(budget, this.options)).finally(() => {
       this.#purging = undefined
     })
     return this.#purging
   }
 
-  async #purge(signal: AbortSignal | undefined): Promise<PurgeReport> {
+  async #purge(pace: Pace): Promise<PurgeReport> {
     if ((await this.#fs.stat(this.#directory)) === undefined)
       return { files: 0, messages: 0, bytesReclaimed: 0, skipped: 0 }
     await this.#takeSlot()
     await this.#namer.drain()
     await this.#namer.finish()
     const drop = (ref: BoxRef): void => this.#files.drop(ref)
-    return purgeBox({ ...this.#context, made: this.writer.made, drop, signal })
+    return purgeBox({ ...this.#context, made: this.writer.made, drop, pace })
   }
 
   scan(): AsyncIterable<readonly BoxScanned[]> {

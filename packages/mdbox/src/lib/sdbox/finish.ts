@@ -87,14 +87,15 @@ export async function finishMailbox(context: NamesContext, guid: string): Promis
   await host.refresh()
   const mailbox = mailboxes.find(guid)
   await using opened = await mailboxes.open(guid)
-  if (mailbox === undefined || opened === undefined) {
+  if (opened === undefined) {
     if (!listing.empty) await markRemoved(fs, directory, guid)
     return
   }
   const { view } = opened
   await view.load?.([BOX_REF_COLUMN])
   const refs = view.extension(BOX_REF_COLUMN)!
-  if (view.count > 0 || !listing.empty) await identify(fs, directory, mailbox, false)
+  // One that has rows and no name yet is on its way in.
+  if (mailbox !== undefined && (view.count > 0 || !listing.empty)) await identify(fs, directory, mailbox, false)
   for (let at = 0; at < view.count; at++) {
     const uid = view.uid(at)
     if (listing.named.delete(uid)) continue

@@ -6,6 +6,7 @@ import type { Fs } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
+import { dumpSdboxIdentity } from './dump.ts'
 import { idOfName, readIdentity, readOrigin, uidOfName, writeIdentity, writeOrigin } from './names.ts'
 import { COLUMNS } from './row.ts'
 import { sdbox } from './sdbox.ts'
@@ -54,6 +55,13 @@ describe('names', () => {
         expect(readIdentity(bytes)).toBeUndefined()
       }),
     )
+  })
+  test('an identity is shown', () => {
+    const one = writeIdentity({ guid: A, uidValidity: 7, removed: true, name: 'Büro' })
+    expect(dumpSdboxIdentity(one)).toBe(`0 identity of a mailbox, guid ${A}, uidvalidity 7, name "Büro", removed`)
+    one[20]! ^= 1
+    expect(dumpSdboxIdentity(one)).toBe('0 DAMAGED identity of a mailbox')
+    expect(dumpSdboxIdentity(Buffer.from('2 M1e C0\n'))).toBeUndefined()
   })
   test('an origin is written and read', () => {
     fc.assert(

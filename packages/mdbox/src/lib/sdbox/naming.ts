@@ -15,14 +15,21 @@ import { identify } from './directory.ts'
 import type { DirectorySync } from './directory-sync.ts'
 import { expungeName, finishMailbox, markRemoved, type NamesContext, nameMessage } from './finish.ts'
 import { UNNAMED } from './names.ts'
+import { inParallel } from './parallel.ts'
 import { isHome } from './row.ts'
 import { todoKey } from './slots.ts'
 import type { Writer } from './writer.ts'
 
 const NOTHING = new Uint8Array(0)
 
+interface Appended {
+  readonly kind: 'appended'
+  readonly mailbox: BoxMailbox
+  readonly uid: number
+  readonly ref: BoxRef
+}
 type Change =
-  | { readonly kind: 'appended'; readonly mailbox: BoxMailbox; readonly uid: number; readonly ref: BoxRef }
+  | Appended
   | { readonly kind: 'expunged'; readonly mailbox: BoxMailbox; readonly uids: Iterable<number> }
   | { readonly kind: 'removed'; readonly mailbox: BoxMailbox }
 
@@ -35,7 +42,7 @@ export class Namer implements BoxNaming {
   readonly noted: Set<string> = new Set()
   readonly unfinished: Set<string> = new Set()
   /** Directories known to say what mailbox they are, with the name they say. */
-  readonly #identified = new Map<string, string>()
+  readonly #identified = new Map<string, { readonly name: string; readonly done: Promise<void> }>()
   #last: Promise<void> = Promise.resolve()
   readonly #flushing = new Set<Promise<void>>()
 
@@ -85,18 +92,37 @@ export class Namer implements BoxNaming {
 
   /** Never rejects. */
   async #apply(changes: readonly Change[]): Promise<void> {
+    const { fs, directory } = this.#context
     const changed = new Set<string>()
-    for (const change of changes) {
-      const { guid } = change.mailbox
+    const attempt = async (guid: string, body: () => Promise<void>): Promise<void> => {
       try {
-        if (change.kind === 'appended') await this.#append(change.mailbox, change.uid, change.ref, changed)
-        else if (change.kind === 'removed') {
-          this.#identified.delete(guid)
-          await markRemoved(this.#context.fs, this.#context.directory, guid, change.mailbox)
-        } else for (const uid of change.uids) await expungeName(this.#context.fs, this.#context.directory, guid, uid)
-        if (change.kind !== 'removed') changed.add(guid)
+        await body()
       } catch {
         this.unfinished.add(guid)
+      }
+    }
+    // Homes first: the other names of a message are made from its file, wherever it is by then.
+    const named = new Set<BoxRef>()
+    const [homes, copies]: [Appended[], Appended[]] = [[], []]
+    for (const change of changes) {
+      if (change.kind !== 'appended') continue
+      ;(named.has(change.ref) ? copies : homes).push(change)
+      named.add(change.ref)
+    }
+    for (const list of [homes, copies])
+      await inParallel(list, async ({ mailbox, uid, ref }) =>
+        attempt(mailbox.guid, async () => this.#append(mailbox, uid, ref, changed)),
+      )
+    for (const change of changes) {
+      const { guid } = change.mailbox
+      if (change.kind === 'removed')
+        await attempt(guid, async () => {
+          this.#identified.delete(guid)
+          await markRemoved(fs, directory, guid, change.mailbox)
+        })
+      else if (change.kind === 'expunged') {
+        await inParallel(change.uids, async (uid) => attempt(guid, async () => expungeName(fs, directory, guid, uid)))
+        changed.add(guid)
       }
     }
     for (const name of changed) this.#flush(name)
@@ -104,19 +130,35 @@ export class Namer implements BoxNaming {
 
   async #append(mailbox: BoxMailbox, uid: number, ref: BoxRef, changed: Set<string>): Promise<void> {
     const { guid } = mailbox
-    if (this.#identified.get(guid) !== mailbox.name) {
-      await identify(this.#context.fs, this.#context.directory, mailbox, false)
-      this.#identified.set(guid, mailbox.name)
-    }
+    await this.#identify(mailbox)
     const row = await this.#context.rows.find(ref)
     // Gone again, or in no view that this process has: then it is found out later.
     if (row === undefined || !(await nameMessage(this.#context, row, guid, uid))) {
       this.unfinished.add(guid)
       return
     }
+    changed.add(guid)
     if (!isHome(row, guid, uid)) return
     this.#writer.made.delete(row.id)
     changed.add(UNNAMED)
+  }
+
+  /** Once for each name that a mailbox has while this box is open. */
+  async #identify(mailbox: BoxMailbox): Promise<void> {
+    const { guid, name } = mailbox
+    const known = this.#identified.get(guid)
+    if (known?.name === name) {
+      await known.done
+      return
+    }
+    const done = identify(this.#context.fs, this.#context.directory, mailbox, false)
+    this.#identified.set(guid, { name, done })
+    try {
+      await done
+    } catch (error) {
+      this.#identified.delete(guid)
+      throw error
+    }
   }
 
   #flush(name: string): void {

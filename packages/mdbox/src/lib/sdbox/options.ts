@@ -1,11 +1,9 @@
 import { randomFillSync } from 'node:crypto'
 import { type Compression, LEVEL_MAX } from '../compress.ts'
-import { MESSAGE_MAX } from '../options.ts'
+import { MESSAGE_MAX, waited } from '../options.ts'
 
 /** Processes that may write to one box at the same time. must not change: on disk, it is in the names of messages */
 export const SLOTS = 16
-/** Messages of one flush that are written at the same time. */
-export const WRITES_MAX = 16
 /** Rows that one transaction of a purge changes. */
 export const PURGE_ROWS = 4096
 
@@ -16,6 +14,8 @@ export interface SdboxOptions {
   readonly openFiles?: number
   /** As `MdboxOptions.compression`. (default 'off') */
   readonly compression?: Compression
+  /** Waits, for `BoxBudget.bytesPerSecond`. (default: a timer) */
+  readonly pause?: (ms: number, signal?: AbortSignal) => Promise<void>
   /** The clock, in milliseconds since the epoch. (default `Date.now`) */
   readonly now?: () => number
   /** Fills a buffer with randomness: names of messages that have none yet. (default node:crypto) */
@@ -28,6 +28,7 @@ export function withDefaults(options: SdboxOptions = {}): Required<SdboxOptions>
     messageMax = MESSAGE_MAX,
     openFiles = 16,
     compression = 'off',
+    pause = waited,
     now = Date.now,
     random = (bytes) => void randomFillSync(bytes),
   } = options
@@ -39,5 +40,5 @@ export function withDefaults(options: SdboxOptions = {}): Required<SdboxOptions>
     !(Number.isInteger(compression) && compression >= 1 && compression <= LEVEL_MAX)
   )
     throw new TypeError(`compression must be 'off', 'auto' or a level of 1 to ${LEVEL_MAX}, not ${compression}`)
-  return { messageMax, openFiles, compression, now, random }
+  return { messageMax, openFiles, compression, pause, now, random }
 }

@@ -9,6 +9,8 @@
  *          4. The same frames drop the rows without uses (decided under the lock).
  *          5. What no row has for its home any more is removed, and a message's file without name once its home has it.
  *
+ * What a budget counts as copied is what is verified: nothing is copied.
+ *
  * A crash leaves: before a frame, more names than needed; after it, files that no row names, expunged by their name, or noted
  * (CONDEMNED) if they never had one, which the next purge removes. A file that no row names and nobody wrote down is left
  * alone: with a lost or older index it may be the only copy.
@@ -24,12 +26,14 @@ import {
 } from '@mailstead/box'
 import type { FsFile } from '@mailstead/fs'
 import { LINE_MAX, readFileLine } from '../format.ts'
+import type { Pace } from '../pace.ts'
 import { verifyRecord } from '../walk.ts'
 import { Window } from '../window.ts'
 import { identityOf, listMailbox, listMailboxes, listUnnamed, removeFile } from './directory.ts'
 import { finishMailbox, type NamesContext, nameMessage, removeDirectory } from './finish.ts'
 import { ID_BYTES, UNNAMED } from './names.ts'
 import { PURGE_ROWS } from './options.ts'
+import { inParallel } from './parallel.ts'
 import { hex, type Row } from './row.ts'
 import { tryLock } from './slots.ts'
 
@@ -41,7 +45,7 @@ export interface PurgeContext extends NamesContext {
   readonly made: Map<string, boolean>
   /** Forgets an open file. */
   readonly drop: (ref: BoxRef) => void
-  readonly signal: AbortSignal | undefined
+  readonly pace: Pace
 }
 
 type Tx = BoxTransaction & BoxPurgeTransaction
@@ -51,6 +55,7 @@ interface Report {
   messages: number
   bytesReclaimed: number
   skipped: number
+  left?: NonNullable<PurgeReport['left']>
 }
 
 export async function purgeBox(context: PurgeContext): Promise<PurgeReport> {
@@ -75,7 +80,7 @@ export async function purgeBox(context: PurgeContext): Promise<PurgeReport> {
 }
 
 async function finishAll(context: PurgeContext): Promise<void> {
-  const { fs, directory, host, signal } = context
+  const { fs, directory, host, pace } = context
   await host.refresh()
   const { mailboxes } = host
   const noted = new Set<string>()
@@ -84,7 +89,7 @@ async function finishAll(context: PurgeContext): Promise<void> {
     if (guid !== undefined) noted.add(guid)
   }
   for (const { guid, count } of mailboxes?.list() ?? []) {
-    if (signal?.aborted === true) return
+    if (pace.isOver) return
     const { named } = await listMailbox(fs, directory, guid)
     if (named.size !== count) await finishMailbox(context, guid)
     noted.delete(guid)
@@ -146,8 +151,13 @@ async function dropUnused(
   unnamed: ReadonlySet<string>,
   report: Report,
 ): Promise<void> {
-  const { fs, directory, host, rows, signal } = context
-  for (let at = 0; at < unused.length && signal?.aborted !== true; at += PURGE_ROWS) {
+  const { fs, directory, host, rows, pace } = context
+  for (let at = 0; at < unused.length; at += PURGE_ROWS) {
+    if (pace.isOver) {
+      const rest = unused.slice(at)
+      report.left = { files: rest.length, bytes: rest.reduce((sum, { length }) => sum + length, 0) }
+      break
+    }
     const some = unused.slice(at, at + PURGE_ROWS)
     const nameless = some.filter(({ id }) => unnamed.has(id))
     await host.transact((tx) => {
@@ -165,12 +175,12 @@ async function dropUnused(
     const { view } = rows.newest
     // One that got a use again meanwhile is still there.
     const gone = some.filter(({ ref }) => view.rowOf(ref) < 0)
-    for (const row of gone) {
+    await inParallel(gone, async (row) => {
       context.drop(row.ref)
       report.messages++
       report.bytesReclaimed += row.length
       if (unnamed.has(row.id) && (await removeFile(fs, `${directory}/${UNNAMED}/${row.id}`))) report.files++
-    }
+    })
     // Before the next frame forgets them.
     if (nameless.length > 0) await fs.syncDirectory(`${directory}/${UNNAMED}`)
   }
@@ -179,12 +189,12 @@ async function dropUnused(
 
 /** Gives messages that have lost their home another one, from the mailboxes that still have them. */
 async function rehome(context: PurgeContext, homeless: readonly Row[], report: Report): Promise<void> {
-  const { fs, directory, host, rows, signal } = context
+  const { fs, directory, host, rows, pace } = context
   const { mailboxes } = host
   if (mailboxes === undefined) return
   const wanted = new Map(homeless.map((row) => [row.ref, row]))
   for (const mailbox of mailboxes.list()) {
-    if (wanted.size === 0 || signal?.aborted === true) break
+    if (wanted.size === 0 || pace.isOver) break
     const moved = await usesIn(context, mailbox, wanted)
     if (moved.length === 0) continue
     await fs.syncDirectory(`${directory}/${mailbox.guid}`)
@@ -207,10 +217,10 @@ async function rehome(context: PurgeContext, homeless: readonly Row[], report: R
 
 /** Messages that have their home, and another file besides: where a home was given by a purge, or the power went. */
 async function tidyUnnamed(context: PurgeContext, unnamed: ReadonlySet<string>): Promise<void> {
-  const { fs, directory, rows, signal } = context
+  const { fs, directory, rows, pace } = context
   const all = await rows.loaded()
   let removed = 0
-  for (let at = 0; at < all.view.count && signal?.aborted !== true; at++) {
+  for (let at = 0; at < all.view.count && !pace.isOver; at++) {
     if (all.uid.number(at) === 0 || !unnamed.has(hex(all.id.value(at)))) continue
     const row = all.at(at)
     const home = `${directory}/${row.mailbox}/u.${row.uid}`
@@ -227,20 +237,28 @@ async function usesIn(
   mailbox: BoxMailbox,
   wanted: ReadonlyMap<BoxRef, Row>,
 ): Promise<(readonly [row: Row, uid: number])[]> {
-  const { fs, directory, host } = context
+  const { fs, directory, host, pace } = context
   await using opened = await host.mailboxes!.open(mailbox.guid)
   if (opened === undefined) return []
   const { view } = opened
   await view.load?.([BOX_REF_COLUMN])
   const refs = view.extension(BOX_REF_COLUMN)!
   const found = new Map<BoxRef, readonly [Row, number]>()
-  for (let at = 0; at < view.count; at++) {
-    const row = wanted.get(refs.number(at))
-    if (row === undefined || found.has(row.ref)) continue
-    const uid = view.uid(at)
-    if (!(await nameMessage(context, row, mailbox.guid, uid))) continue
-    if (await holds(fs.open(`${directory}/${mailbox.guid}/u.${uid}`, 'read'), row)) found.set(row.ref, [row, uid])
+  const tried = new Set<BoxRef>()
+  const uses = function* (): Generator<readonly [Row, number], void, undefined> {
+    for (let at = 0; at < view.count; at++) {
+      const row = wanted.get(refs.number(at))
+      if (row === undefined || tried.has(row.ref)) continue
+      if (pace.isOver || !pace.allows(row.length)) return
+      tried.add(row.ref)
+      yield [row, view.uid(at)]
+    }
   }
+  await inParallel(uses(), async ([row, uid]) => {
+    await pace.spent(row.length)
+    if (!(await nameMessage(context, row, mailbox.guid, uid))) return
+    if (await holds(fs.open(`${directory}/${mailbox.guid}/u.${uid}`, 'read'), row)) found.set(row.ref, [row, uid])
+  })
   return [...found.values()]
 }
 
@@ -256,7 +274,7 @@ async function holds(opening: Promise<FsFile>, row: Row): Promise<boolean> {
 }
 
 async function removeExpunged(context: PurgeContext, dead: ReadonlyMap<string, Dead>, report: Report): Promise<void> {
-  const { fs, directory, rows, signal } = context
+  const { fs, directory, rows, pace } = context
   if (dead.size === 0) return
   const all = await rows.loaded()
   // Homes that are still needed: of rows that were not dropped and found no other home.
@@ -271,14 +289,15 @@ async function removeExpunged(context: PurgeContext, dead: ReadonlyMap<string, D
     else uids.add(uid)
   }
   for (const [guid, { removed, expunged, named }] of dead) {
-    if (signal?.aborted === true) return
+    if (pace.isOver) return
     const keep = kept.get(guid)
     for (const [kind, uids] of [
       ['x', expunged],
       ['u', named],
     ] as const)
-      for (const uid of uids)
+      await inParallel(uids, async (uid) => {
         if (keep?.has(uid) !== true && (await removeFile(fs, `${directory}/${guid}/${kind}.${uid}`))) report.files++
+      })
     if (removed && keep === undefined) await removeDirectory(fs, directory, guid)
     else await fs.syncDirectory(`${directory}/${guid}`)
   }
