@@ -172,12 +172,11 @@ async function findAlt(
   return undefined
 }
 
-/** Whether a directory has a name in it, whatever that is. */
+/** Whether there is something by this name, be it a link that leads out of what may be read. */
 async function isNamed(root: NamedRoot, name: string): Promise<boolean> {
   try {
-    for await (const page of root.fs.list(root.path)) if (page.some((entry) => entry.name === name)) return true
+    return (await root.fs.stat(join(root.path, name))) !== undefined
   } catch {
-    // A root that cannot be read has faults enough.
+    return true
   }
-  return false
 }
