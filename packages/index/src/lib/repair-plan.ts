@@ -127,7 +127,7 @@ export async function planRepair(
       record('lost', path, 'table', '', 'none', 'rows of other tables name rows of it, and nothing of it is left', id),
     )
   }
-  const incomplete = anew !== undefined || [...entries.values()].some(({ number }) => !recovered.has(number))
+  const incomplete = [...entries.values()].some(({ number }) => !recovered.has(number))
   ruins = ruins.filter((ruin) => {
     const columns = anew?.(ruin.id)
     if (columns === undefined) return true
@@ -142,7 +142,7 @@ export async function planRepair(
     const highestModSeq = evidence.sealed ? state.highestModSeq : Math.max(state.highestModSeq, state.ceiling)
     states.set(number, { ...state, highestModSeq })
   }
-  recount(states, incomplete, prefix, page)
+  recount(states, { incomplete, raiseOnly: anew !== undefined }, prefix, page)
   const tables: PlannedTable[] = []
   const keep = new Set<number>()
   let changed = recovered.size < entries.size
@@ -319,8 +319,16 @@ function sectionsOf({ transactions }: Evidence): Map<number, TableFrame[]> {
   return byTable
 }
 
-/** Counts uses again, and takes back names of rows that are not there. */
-function recount(states: Map<number, TableState>, incomplete: boolean, prefix: string, page: RepairRecord[]): void {
+/**
+ * Counts uses again, and takes back names of rows that are not there. `raiseOnly`: somebody looks for the rows that are lost,
+ * and what nobody names until then is not for a purge to take. Else a count that stays too high would be damage again.
+ */
+function recount(
+  states: Map<number, TableState>,
+  { incomplete, raiseOnly }: { readonly incomplete: boolean; readonly raiseOnly: boolean },
+  prefix: string,
+  page: RepairRecord[],
+): void {
   const byId = new Map([...states.values()].map((state) => [state.meta.id, state]))
   const uses = new Map<string, { table: string; column: string; counts: Map<number, number> }>()
   for (const state of byId.values())
@@ -363,8 +371,7 @@ function recount(states: Map<number, TableState>, incomplete: boolean, prefix: s
         const uid = chunk.uids[row]!
         const before = readNumber(values, row * width, width)
         const after = counts.get(uid) ?? 0
-        // Where rows are lost that may have named it, what nobody names any more is not for a purge to take.
-        if (before === after || (incomplete && after < before)) continue
+        if (before === after || (raiseOnly && after < before)) continue
         const why = `${after} rows name it${incomplete ? ', as far as tables are left' : ''}`
         page.push(record('changed', `${prefix}tables/${table}.snap`, column, `${before}`, `${after}`, why, table, uid))
         draft ??= new Draft(state)
