@@ -398,10 +398,74 @@ describe('altmove', () => {
     await subject.alt.writeFile(`second/alt/${name}`, await subject.primary.readFile(`storage/${name}`))
     await subject.primary.remove(`storage/${name}`)
     await subject.reopen()
-    for (const ref of refs) expect((await readAll(subject.box, ref)).equals(subject.bodies.get(ref)!)).toBe(true)
+    await subject.expectAll()
+    const notes = (await Array.fromAsync(subject.box.check())).flat().map(({ kind }) => kind)
+    expect(notes).toContain('file-elsewhere')
     // It may be there, as far as anybody knows.
     await subject.unmount()
     await expect(readAll(subject.box, refs[0]!)).rejects.toSatisfy(isOutage)
+    const found: string[] = []
+    await expect(
+      (async () => {
+        for await (const page of subject.box.check()) found.push(...page.map(({ severity }) => severity))
+      })(),
+    ).rejects.toSatisfy(isOutage)
+    expect(found).not.toContain('damage')
+  })
+
+  test('a tier that goes away while it is checked, scanned or purged is not damaged', async () => {
+    for (const pass of ['check', 'scan', 'purge'] as const) {
+      let outages = 0
+      for (let at = 1; at < 60; at++) {
+        await using subject = await Subject.create({ rotateBytes: 3000 })
+        const refs = await subject.save(6)
+        await subject.box.altmove!(refsOf(refs), { to: 'alt' })
+        await subject.drop(refs.slice(0, 2))
+        const before = await snapshot(subject.alt)
+        let left = at
+        const bare = memoryFs()
+        subject.mounted = switching(subject.alt, () => (left-- > 0 ? subject.alt : bare))
+        await subject.reopen()
+        try {
+          if (pass === 'check') expect(await damages(subject.box)).toEqual([])
+          else if (pass === 'scan') expect((await Array.fromAsync(subject.box.scan())).flat().length).toBeGreaterThan(5)
+          else if ((await subject.box.purge()).unavailable !== undefined) outages++
+        } catch (error) {
+          // A purge may meet it where it writes, or flushes what is no directory any more.
+          const written = error instanceof FsError || (error as BoxError).code === 'BOX_WRITE_FAILED'
+          if (!isOutage(error) && !(pass === 'purge' && written)) throw error
+          outages++
+        }
+        if (pass !== 'purge') expect(await snapshot(subject.alt)).toBe(before)
+        await subject.mount()
+        await subject.expectAll()
+        if (left > 0) break
+      }
+      expect(outages, pass).toBeGreaterThan(3)
+    }
+  })
+
+  test('every byte of the second tier: what is flipped is found by name, and refused', async () => {
+    await using subject = await Subject.create({ compression: 3 })
+    const [one] = await subject.save(1, 100)
+    await subject.box.altmove!(refsOf([one!]), { to: 'alt' })
+    const [name] = await namesIn(subject.alt, 'second/alt')
+    const good = await subject.alt.readFile(`second/alt/${name}`)
+    for (let at = 0; at < good.length; at++) {
+      const bad = Uint8Array.from(good)
+      bad[at]! ^= 1 << (at % 8)
+      await subject.alt.writeFile(`second/alt/${name}`, bad)
+      await subject.reopen()
+      const found = (await Array.fromAsync(subject.box.check())).flat().filter(({ severity }) => severity === 'damage')
+      expect(
+        found.map(({ file }) => file),
+        `byte ${at}`,
+      ).toContain(`alt/${name}`)
+      const body = await readAll(subject.box, one!).catch((error: unknown) => error)
+      if (Buffer.isBuffer(body)) expect(body.equals(subject.bodies.get(one!)!)).toBe(true)
+      else expect(body).toBeInstanceOf(BoxError)
+    }
+    console.log(`${good.length} flipped bits in the second tier, all found`)
   })
 
   test('a box whose mail is all in the second tier is not empty, whatever became of its index', async () => {

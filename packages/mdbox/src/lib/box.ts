@@ -209,7 +209,10 @@ export class MdboxBox implements Box, BatchHost {
     if (journal.damage.length > 0) yield journalDamage(journal)
     const { dead } = journal
     yield* scanBox(this.#primary.fs, this.#primary.directory, { dead })
-    if (alt !== undefined) yield* scanBox(alt.fs, alt.directory, { dead, alt: true })
+    if (alt === undefined) return
+    yield* scanBox(alt.fs, alt.directory, { dead, alt: true })
+    // What was unmounted meanwhile was not seen.
+    await this.#alt.verify()
   }
 
   async journal(): Promise<void> {

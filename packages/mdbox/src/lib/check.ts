@@ -27,17 +27,40 @@ export async function* checkBox({
 }: PurgeContext): AsyncGenerator<readonly BoxFinding[]> {
   const { damage } = await journal.read()
   if (damage.length > 0) yield damage.map(({ offset, message }) => ofJournal(offset, message))
-  yield* checkTier(primary, host, places)
-  const second = await alt.present()
-  if (second !== undefined) yield* checkTier(second, host, places)
+  let second: Tier | undefined
+  let outage: FsError | undefined
+  try {
+    second = await alt.present()
+  } catch (error) {
+    if (!(error instanceof FsError)) throw error
+    outage = error
+  }
+  const isAway = outage !== undefined
+  // A file that is missing in the first may be in the second, which cannot be looked at.
+  for await (const page of checkTier(primary, host, places, second))
+    yield isAway ? page.filter(({ kind }) => kind !== MISSING) : page
+  if (outage !== undefined) throw outage
+  if (second === undefined) return
+  for await (const page of checkTier(second, host, places, primary)) {
+    if (page.some(({ severity }) => severity === 'damage')) await alt.verify()
+    yield page
+  }
+  await alt.verify()
 }
+
+const MISSING = 'file-missing'
 
 /** It is written anew the next time something is expunged. */
 function ofJournal(offset: number, message: string): BoxFinding {
   return { severity: 'damage', kind: 'journal-damaged', file: JOURNAL, offset, ref: undefined, message }
 }
 
-async function* checkTier(tier: Tier, host: BoxHost, table: PlaceTable): AsyncGenerator<readonly BoxFinding[]> {
+async function* checkTier(
+  tier: Tier,
+  host: BoxHost,
+  table: PlaceTable,
+  other: Tier | undefined,
+): AsyncGenerator<readonly BoxFinding[]> {
   const places = await table.loaded()
   const rowsOf = new Map<number, number[]>()
   for (let row = 0; row < places.view.count; row++) {
@@ -51,7 +74,7 @@ async function* checkTier(tier: Tier, host: BoxHost, table: PlaceTable): AsyncGe
   for (const id of rowsOf.keys()) ids.add(id)
   for (const id of [...ids].sort((a, b) => a - b)) {
     let page: BoxFinding[] = []
-    for await (const finding of checkFile(tier, id, places, rowsOf.get(id) ?? [])) {
+    for await (const finding of checkFile(tier, other, id, places, rowsOf.get(id) ?? [])) {
       page.push(finding)
       if (page.length < PAGE) continue
       yield await stillTrue(page, host, table, places)
@@ -84,7 +107,23 @@ async function stillTrue(
   })
 }
 
-async function* checkFile(tier: Tier, id: number, places: Places, rows: number[]): AsyncGenerator<BoxFinding> {
+/** Undefined if it is not there. */
+async function openIn(tier: Tier, id: number): Promise<FsFile | undefined> {
+  try {
+    return await tier.fs.open(`${tier.directory}/m.${id}`, 'read')
+  } catch (error) {
+    if (error instanceof FsError && error.code === 'FS_NOT_FOUND') return undefined
+    throw error
+  }
+}
+
+async function* checkFile(
+  tier: Tier,
+  other: Tier | undefined,
+  id: number,
+  places: Places,
+  rows: number[],
+): AsyncGenerator<BoxFinding> {
   const name = fileName(tier.alt, id)
   const finding = (
     severity: BoxFinding['severity'],
@@ -94,13 +133,14 @@ async function* checkFile(tier: Tier, id: number, places: Places, rows: number[]
     message: string,
   ): BoxFinding => ({ severity, kind, file: name, offset, ref: row < 0 ? undefined : places.view.uid(row), message })
 
-  let opened: FsFile
-  try {
-    opened = await tier.fs.open(`${tier.directory}/m.${id}`, 'read')
-  } catch (error) {
-    if (!(error instanceof FsError && error.code === 'FS_NOT_FOUND')) throw error
+  let opened = await openIn(tier, id)
+  if (opened === undefined && other !== undefined && rows.length > 0) {
+    opened = await openIn(other, id)
+    if (opened !== undefined) yield finding('note', 'file-elsewhere', 0, -1, 'the file is in the other tier')
+  }
+  if (opened === undefined) {
     for (const row of rows)
-      yield finding('damage', 'file-missing', places.offset.number(row), row, 'the file of this message is missing')
+      yield finding('damage', MISSING, places.offset.number(row), row, 'the file of this message is missing')
     return
   }
   await using file = opened

@@ -134,9 +134,16 @@ export async function purgeBox(
     report.messages += dropped
     report.bytesReclaimed += size - liveBytes
   }
-  if (unavailable === undefined && (context.alt.isKnown ? alt !== undefined : true))
-    // What is condemned and nowhere any more was removed by somebody who could not say so.
-    for (const id of condemned) if (!tiers.some((tier) => sizes.get(tier)!.has(id))) removals.gone.add(id)
+  const missing = [...condemned].filter((id) => !tiers.some((tier) => sizes.get(tier)!.has(id)))
+  if (missing.length > 0 && unavailable === undefined && (alt !== undefined || !context.alt.isKnown))
+    try {
+      if (alt !== undefined) await context.alt.verify()
+      // What is condemned and nowhere any more was removed by somebody who could not say so.
+      for (const id of missing) removals.gone.add(id)
+    } catch (error) {
+      if (!(error instanceof FsError)) throw error
+      unavailable = error
+    }
   await removals.finish()
   return result()
 }
@@ -292,7 +299,9 @@ async function emptyFile(
     await moves.flush()
   } catch (error) {
     if (error instanceof BoxError && (error.code === 'BOX_DAMAGED' || error.code === 'BOX_CORRUPT')) return undefined
-    throw error
+    if (!(tier.alt && error instanceof FsError && error.code === 'FS_NOT_FOUND')) throw error
+    await context.alt.verify()
+    return undefined
   }
   // The index forgets them now; whoever finds their bytes without it is to know that nobody has them.
   await context.journal.add(deadOf(places, unused))
@@ -351,8 +360,11 @@ class Removals {
   }
 
   async #flush(): Promise<void> {
-    for (const tier of new Set(this.#removed.map((removed) => removed.tier)))
+    for (const tier of new Set(this.#removed.map((removed) => removed.tier))) {
+      // Nothing is found, and so nothing removed, in a tier that was unmounted meanwhile.
+      if (tier.alt) await this.#context.alt.verify()
       await tier.fs.syncDirectory(tier.directory)
+    }
     for (const { id } of this.#removed) this.gone.add(id)
     this.#removed.length = 0
   }
