@@ -15,7 +15,7 @@ import { expect, test } from 'vitest'
 import { depth, runSeed, say, seeded } from '../support/depth.ts'
 import { live } from './history.ts'
 import { destroy, judge, left } from './judge.ts'
-import { copyOf, deliver, fromCopy, openRebuilt, OWNER, picture, rebuild } from './support.ts'
+import { copyOf, deliver, fromCopy, openRebuilt, OWNER, picture, rebuild, useFormat } from './support.ts'
 
 const HISTORIES = { normal: 2, ci: 40, soak: 1_000_000 }[depth()]
 const DAMAGES_EACH = { normal: 6, ci: 20, soak: 50 }[depth()]
@@ -23,66 +23,70 @@ const STEPS = 30
 
 const isChange = ({ kind }: RebuildRecord): boolean => kind === 'changed' || kind === 'lost' || kind === 'remains'
 
-test('whatever a store loses, a rebuild brings back all that anything is left of, and nothing that was expunged', async () => {
-  const counted = new Map<string, number>()
-  const count = (what: string, by = 1): void => void counted.set(what, (counted.get(what) ?? 0) + by)
-  const first = runSeed()
-  for (let n = 0; n < HISTORIES; n++) {
-    const seed = first + n
-    const origin = memoryFs()
-    const history = await live(origin, seed, STEPS)
-    const files = await copyOf(origin)
-    for (let d = 0; d < DAMAGES_EACH; d++) {
-      const random = seeded(seed * 1000 + d)
-      const fs = await fromCopy(files)
-      const damage = await destroy(fs, history, random)
-      const where = `MAILSTEAD_SEED=${seed}, damage ${d}: ${damage.name}`
-      const bytes = await left(fs)
-      const scratch = memoryFs()
-      const before = await copyOf(fs)
-      const isNothing = damage.index && bytes.size === 0
-      if (isNothing) continue
-      const planned = await rebuild(fs, { dryRunIn: scratch }).catch((error: unknown) => {
-        throw new Error(where, { cause: error })
-      })
-      const untouched = await copyOf(fs)
-      for (const [path, content] of before)
-        expect(Buffer.compare(untouched.get(path) ?? Buffer.of(1), content), `${where}: ${path}`).toBe(0)
-      const records = await rebuild(fs)
-      expect(planned.map(told), where).toEqual(records.map(told))
-      const after = await picture(fs)
-      expect(judge(history, damage, bytes, after), where).toEqual([])
-      const again = await rebuild(fs)
-      expect(again.filter(isChange), where).toEqual([])
-      expect(await picture(fs), where).toEqual(after)
-      {
-        await using store = await openRebuilt(fs)
-        const findings = (await Array.fromAsync(store.check())).flat()
-        const damaged = findings.filter(({ severity, kind }) => severity === 'damage' && !EXPECTED.has(kind))
-        expect(damaged, where).toEqual([])
-        await deliver(store, 'INBOX', 'afterwards')
-        await store.purge()
-        expect(store.as(OWNER).mailbox('INBOX')!.count).toBe(after.get('INBOX')!.rows.length + 1)
+test.each(['mdbox', 'sdbox'] as const)(
+  'whatever a store in %s loses, a rebuild brings back all that anything is left of, and nothing that was expunged',
+  async (format) => {
+    useFormat(format)
+    const counted = new Map<string, number>()
+    const count = (what: string, by = 1): void => void counted.set(what, (counted.get(what) ?? 0) + by)
+    const first = runSeed()
+    for (let n = 0; n < HISTORIES; n++) {
+      const seed = first + n
+      const origin = memoryFs()
+      const history = await live(origin, seed, STEPS)
+      const files = await copyOf(origin)
+      for (let d = 0; d < DAMAGES_EACH; d++) {
+        const random = seeded(seed * 1000 + d)
+        const fs = await fromCopy(files)
+        const damage = await destroy(fs, history, random)
+        const where = `MAILSTEAD_SEED=${seed}, damage ${d}: ${damage.name}`
+        const bytes = await left(fs)
+        const scratch = memoryFs()
+        const before = await copyOf(fs)
+        const isNothing = damage.index && bytes.size === 0
+        if (isNothing) continue
+        const planned = await rebuild(fs, { dryRunIn: scratch }).catch((error: unknown) => {
+          throw new Error(where, { cause: error })
+        })
+        const untouched = await copyOf(fs)
+        for (const [path, content] of before)
+          expect(Buffer.compare(untouched.get(path) ?? Buffer.of(1), content), `${where}: ${path}`).toBe(0)
+        const records = await rebuild(fs)
+        expect(planned.map(told), where).toEqual(records.map(told))
+        const after = await picture(fs)
+        expect(judge(history, damage, bytes, after), where).toEqual([])
+        const again = await rebuild(fs)
+        expect(again.filter(isChange), where).toEqual([])
+        expect(await picture(fs), where).toEqual(after)
+        {
+          await using store = await openRebuilt(fs)
+          const findings = (await Array.fromAsync(store.check())).flat()
+          const damaged = findings.filter(({ severity, kind }) => severity === 'damage' && !EXPECTED.has(kind))
+          expect(damaged, where).toEqual([])
+          await deliver(store, 'INBOX', 'afterwards')
+          await store.purge()
+          expect(store.as(OWNER).mailbox('INBOX')!.count).toBe(after.get('INBOX')!.rows.length + 1)
+        }
+        const now = await picture(fs)
+        for (const [name, { rows }] of after)
+          expect(
+            now
+              .get(name)!
+              .rows.slice(0, rows.length)
+              .map(({ text }) => text),
+            where,
+          ).toEqual(rows.map(({ text }) => text))
+        count('rebuilds')
+        if (damage.index) count('without any index')
+        for (const kind of ['changed', 'lost', 'damaged'] as const)
+          count(`records ${kind}`, records.filter((one) => one.kind === kind).length)
       }
-      const now = await picture(fs)
-      for (const [name, { rows }] of after)
-        expect(
-          now
-            .get(name)!
-            .rows.slice(0, rows.length)
-            .map(({ text }) => text),
-          where,
-        ).toEqual(rows.map(({ text }) => text))
-      count('rebuilds')
-      if (damage.index) count('without any index')
-      for (const kind of ['changed', 'lost', 'damaged'] as const)
-        count(`records ${kind}`, records.filter((one) => one.kind === kind).length)
+      if (depth() === 'soak' && n % 100 === 99) say([...counted].map(([what, times]) => `${times} ${what}`).join(', '))
     }
-    if (depth() === 'soak' && n % 100 === 99) say([...counted].map(([what, times]) => `${times} ${what}`).join(', '))
-  }
-  say(`rebuild, seed ${first}: ${[...counted].map(([what, times]) => `${times} ${what}`).join(', ')}`)
-  expect(counted.get('rebuilds')).toBeGreaterThan(HISTORIES)
-})
+    say(`rebuild of ${format}, seed ${first}: ${[...counted].map(([what, times]) => `${times} ${what}`).join(', ')}`)
+    expect(counted.get('rebuilds')).toBeGreaterThan(HISTORIES)
+  },
+)
 
 /** What the check says of messages whose bytes are missing. */
 const EXPECTED: ReadonlySet<string> = new Set(['unreadable', 'no-message', 'file-missing', 'message-missing', 'size'])

@@ -1,7 +1,9 @@
 /** Stores that are damaged and rebuilt, and what a client sees of them. */
+import type { BoxFormat } from '@mailstead/box'
 import type { Fs } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
 import { mdbox } from '@mailstead/mdbox'
+import { sdbox } from '@mailstead/mdbox/sdbox'
 import {
   openStore,
   type RebuildOptions,
@@ -18,8 +20,16 @@ export const OWNER: { readonly name: string } = { name: 'anna' }
 const ROTATE_BYTES = 1_500
 let clock = 1_800_000_000_000
 
+export type Format = 'mdbox' | 'sdbox'
+let format: Format = 'mdbox'
+/** What stores are made with from now on. */
+export function useFormat(name: Format): void {
+  format = name
+}
+
 const common = {
-  box: (root: Fs) => mdbox(root, 'storage', { rotateBytes: ROTATE_BYTES }),
+  box: (root: Fs): BoxFormat =>
+    format === 'sdbox' ? sdbox(root, 'storage') : mdbox(root, 'storage', { rotateBytes: ROTATE_BYTES }),
   now: (): number => (clock += 1000),
 }
 

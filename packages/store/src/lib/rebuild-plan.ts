@@ -14,7 +14,7 @@
  *   2. A rebuild of what a rebuild left changes nothing.
  */
 import { BOX_USES_COLUMN } from '@mailstead/box'
-import type { AppendedRow, IndexTransaction, Table } from '@mailstead/index'
+import type { AppendedRow, IndexTransaction, Table, TableView } from '@mailstead/index'
 import { UidSet } from '@mailstead/uidset'
 import { FORM_CANONICAL } from './contract.ts'
 import type { FoundMessages } from './rebuild-found.ts'
@@ -33,6 +33,15 @@ export interface Evidence {
   readonly lostRows: boolean
 }
 
+/** What becomes of the rows of a mailbox. */
+interface Changes {
+  /** Rows that are led to their messages, which may be all there are: in threes UID, and BoxRef before and after. */
+  readonly led: number[]
+  /** Other columns, by UID. */
+  readonly set: Map<number, Readonly<Record<string, Uint8Array | number>>>
+  readonly expunged: number[]
+}
+
 export class Plan {
   readonly #tx: IndexTransaction
   readonly #found: FoundMessages
@@ -40,9 +49,9 @@ export class Plan {
   readonly #evidence: Evidence
   readonly #now: number
   readonly #records: RebuildRecord[]
-  /** Rows that are led to their messages, which may be all there are: in threes UID, and BoxRef before and after; of which mailbox. */
-  readonly #led: number[] = []
-  readonly #ledOf: { readonly mailbox: string; readonly first: number }[] = []
+  readonly #changes = new Map<Mailroom, Changes>()
+  /** Mailboxes whose tables are made anew with all their rows. */
+  readonly #merged = new Set<Mailroom>()
   /** Rows of mailboxes that are appended; the message is NONE for one that is damaged. */
   readonly #added: { readonly row: AppendedRow; readonly mailbox: string; readonly message: number }[] = []
   readonly #box: Table | undefined
@@ -52,9 +61,8 @@ export class Plan {
   readonly #fate: Uint8Array
   /** Of each row of the box: the message that lies there, or -1. */
   readonly #messages: Int32Array
-  /** Of each row of the box: rows of mailboxes that name it, before and after. */
+  /** Of each row of the box: rows of mailboxes that name it, before. */
   readonly #named: Uint32Array
-  readonly #naming: Uint32Array
   readonly #appended: { readonly row: AppendedRow; readonly ref: number }[] = []
   /** Rows of the box that were in some mailbox, and whose bytes are missing too. */
   readonly #orphans: number[] = []
@@ -82,7 +90,6 @@ export class Plan {
     const rows = box?.view.count ?? 0
     this.#messages = new Int32Array(rows).fill(NONE)
     this.#named = new Uint32Array(rows)
-    this.#naming = new Uint32Array(rows)
     this.#nextRef = box?.view.uidNext ?? 1
   }
 
@@ -97,14 +104,12 @@ export class Plan {
   *settle(): Generator<RebuildRecord, void, undefined> {
     for (const { row, ref } of this.#appended)
       if (row.uid !== ref) throw new Error(`the box gave the row ${row.uid} and not ${ref}`)
-    for (const [i, { mailbox, first }] of this.#ledOf.entries()) {
-      const end = this.#ledOf[i + 1]?.first ?? this.#led.length
-      for (let at = first; at < end; at += 3) {
-        const [uid, ref, to] = this.#led.slice(at, at + 3)
+    for (const [{ entry }, { led }] of this.#changes)
+      for (let at = 0; at < led.length; at += 3) {
+        const [uid, ref, to] = led.slice(at, at + 3)
         const why = 'the message was found by its GUID'
-        yield record('changed', 'box', `${ref}`, `${to}`, why, { mailbox, uid: uid! })
+        yield record('changed', 'box', `${ref}`, `${to}`, why, { mailbox: entry.name, uid: uid! })
       }
-    }
     for (const { row, mailbox, message } of this.#added) {
       const { uid } = row
       if (message === NONE) {
@@ -140,7 +145,8 @@ export class Plan {
       column('form'),
     ] as const
     const box = this.#box?.view
-    const expunged: number[] = []
+    const changes: Changes = { led: [], set: new Map(), expunged: [] }
+    this.#changes.set(room, changes)
     for (let row = 0; row < view.count; row++) {
       const uid = view.uid(row)
       const ref = boxes.number(row)
@@ -150,15 +156,14 @@ export class Plan {
       const isNameless = Buffer.compare(guid, NO_GUID) === 0
       let message = at === NONE ? NONE : this.#messages[at]!
       if (message !== NONE && !isNameless && Buffer.compare(guid, this.#found.guid(message)) !== 0) message = NONE
-      if (message === NONE && !isNameless) message = this.#best(guid)
+      if (message === NONE && !isNameless) message = this.#best(guid, room.entry.guid, uid)
       if (message === NONE) {
-        if (at !== NONE) this.#naming[at]!++
         const why = 'its bytes are missing or damaged; it stays until they are back'
         this.#records.push(record('damaged', 'message', '', '', why, { mailbox: name, uid }))
         continue
       }
-      if (this.#isDead(message)) {
-        expunged.push(uid)
+      if (this.#isDead(message, room.entry.guid, uid)) {
+        changes.expunged.push(uid)
         const why = 'the journal says that no mailbox has it any more'
         this.#records.push(record('changed', 'row', `${uid}`, 'none', why, { mailbox: name, uid }))
         continue
@@ -166,7 +171,7 @@ export class Plan {
       this.#fate[message] = 1
       this.#lead(room, uid, ref, at, message)
       const set = (field: string, before: string, value: Uint8Array | number, after: string): void => {
-        this.#tx.setColumn(room.table, field, uid, value)
+        changes.set.set(uid, { ...changes.set.get(uid), [field]: value })
         const why = 'what the message itself says'
         this.#records.push(record('changed', field, before, after, why, { mailbox: name, uid }))
       }
@@ -178,24 +183,19 @@ export class Plan {
       const receivedMs = this.#found.receivedMs(message)
       if (received.number(row) === 0 && receivedMs > 0) set('received', '0', receivedMs, `${receivedMs}`)
     }
-    if (expunged.length > 0) this.#tx.expunge(room.table, UidSet.fromSorted(Uint32Array.from(expunged)))
   }
 
   /** Lets the row name the message, wherever it lies. */
   #lead(room: Mailroom, uid: number, ref: number, at: number, message: number): void {
     const { name } = room.entry
     const known = this.#refs[message]!
-    if (known === ref && ref !== 0) {
-      this.#naming[at]!++
-      return
-    }
+    if (known === ref && ref !== 0) return
     if (known === 0 && at !== NONE && this.#messages[at] === NONE) {
       // The box's row names a place where the message is not, or not whole, and no other row names the one where it is.
       const columns = this.#found.row(message)
       for (const [column, value] of Object.entries(columns)) this.#tx.setColumn(BOX_TABLE, column, ref, value)
       this.#messages[at] = message
       this.#refs[message] = ref
-      this.#naming[at]!++
       const file = this.#found.file(message)
       this.#records.push(
         record('changed', 'place', 'damaged', file, 'it lies whole elsewhere', { mailbox: name, uid, file }),
@@ -203,28 +203,33 @@ export class Plan {
       return
     }
     const to = known === 0 ? this.#newRow(message) : known
-    this.#use(to)
-    this.#tx.setColumn(room.table, 'box', uid, to)
-    if (this.#ledOf.at(-1)?.mailbox !== name) this.#ledOf.push({ mailbox: name, first: this.#led.length })
-    this.#led.push(uid, ref, to)
+    this.#changes.get(room)!.led.push(uid, ref, to)
   }
 
-  #use(ref: number): void {
-    const at = this.#box?.view.rowOf(ref) ?? NONE
-    if (at >= 0) this.#naming[at]!++
-  }
-
-  /** The message of this GUID that a row is led to: one that the box knows, if there is one. */
-  #best(guid: Uint8Array): number {
+  /**
+   * The message of this GUID that a row is led to: the one that says that it is this very row, else one that nobody calls
+   * expunged, else one that the box knows.
+   */
+  #best(guid: Uint8Array, mailbox: string, uid: number): number {
+    const found = this.#found
     let best = NONE
-    for (let one = this.#found.withGuid(guid); one !== NONE; one = this.#found.nextOf(one))
-      if (best === NONE || (this.#refs[best] === 0 && (this.#refs[one] !== 0 || !this.#found.isExpunged(one))))
-        best = one
+    let bestScore = 0
+    for (let one = found.withGuid(guid); one !== NONE; one = found.nextOf(one)) {
+      const isOwn = found.uid(one) === uid && found.origin(one).guid === mailbox
+      const score = 1 + (isOwn ? 4 : 0) + (found.isExpunged(one) ? 0 : 2) + (this.#refs[one] === 0 ? 0 : 1)
+      if (score <= bestScore) continue
+      best = one
+      bestScore = score
+    }
     return best
   }
 
-  #isDead(message: number): boolean {
-    if (!this.#evidence.isLossy || !this.#found.isExpunged(message)) return false
+  /** A message that knows its UID was expunged in that mailbox alone: of other rows that says nothing. */
+  #isDead(message: number, mailbox?: string, uid = 0): boolean {
+    const found = this.#found
+    if (!this.#evidence.isLossy || !found.isExpunged(message)) return false
+    const own = found.uid(message)
+    if (uid > 0 && own > 0 && !(own === uid && found.origin(message).guid === mailbox)) return false
     this.#fate[message] = 2
     return true
   }
@@ -310,6 +315,7 @@ export class Plan {
         record('note', 'message', '', '', `${copies} messages are copies of others, for a purge to take`),
       )
     for (const [room, list] of adopted) this.#append(room, list)
+    for (const [room, changes] of this.#changes) if (!this.#merged.has(room)) this.#write(room.table, changes)
     if (this.#orphans.length > 0) this.#quarantine(this.#mailboxes.placeOf(NOWHERE, false))
   }
 
@@ -340,47 +346,100 @@ export class Plan {
     return false
   }
 
-  #append(room: Mailroom, list: number[]): void {
+  /** Changes rows where they are. */
+  #write(table: string, { led, set, expunged }: Changes): void {
+    for (let at = 0; at < led.length; at += 3) this.#tx.setColumn(table, 'box', led[at]!, led[at + 2]!)
+    for (const [uid, columns] of set)
+      for (const [column, value] of Object.entries(columns)) this.#tx.setColumn(table, column, uid, value)
+    if (expunged.length > 0) this.#tx.expunge(table, UidSet.fromSorted(Uint32Array.from(expunged)))
+  }
+
+  #append(room: Mailroom, list: readonly number[]): void {
     const found = this.#found
     const { entry, table, view } = room
-    const own = (message: number): number =>
+    const uidOf = (message: number): number =>
       found.origin(message).uidValidity === entry.uidValidity ? found.uid(message) : 0
-    // An empty mailbox whose messages know their UIDs gets them back, whatever UIDNEXT has become.
-    let next = view?.uidNext ?? 1
-    if (view !== undefined && view.count === 0 && next > 1 && list.some((message) => own(message) > 0)) next = 1
-    const isAnew = view !== undefined && next === 1 && view.uidNext > 1
-    if (isAnew) {
-      this.#tx.dropTable(table)
-      this.#tx.createTable({ id: table, columns: this.#mailboxes.columns, uidValidity: entry.uidValidity })
+    const isFree = (uid: number): boolean => uid > 0 && (view === undefined || view.rowOf(uid) < 0)
+    const own = list.filter((message) => isFree(uidOf(message))).sort((a, b) => uidOf(a) - uidOf(b))
+    const others = list
+      .filter((message) => !isFree(uidOf(message)))
+      .sort((a, b) => found.receivedMs(a) - found.receivedMs(b) || a - b)
+    let floor = view?.uidNext ?? 1
+    const last = own.length === 0 ? 0 : uidOf(own.at(-1)!)
+    let modSeq: number | undefined
+    if (view !== undefined && own.length > 0 && uidOf(own[0]!) < floor) {
+      modSeq = view.highestModSeq + 1
+      this.#merge(room, view, own, uidOf, modSeq)
+      floor = Math.max(floor, last + 1)
+      this.#tx.raise(table, { uidNext: floor, highestModSeq: modSeq })
+    } else {
+      for (const message of own) this.#row(room, message, uidOf(message), undefined)
+      // Above what was given there may have been others, which are expunged.
+      if (last > 0) floor = Math.max(floor, last + 1 + (room.isNew ? UIDS_LOST : 0))
+      if (last > 0) this.#tx.raise(table, { uidNext: floor })
     }
-    list.sort((a, b) => {
-      const [first, second] = [own(a), own(b)]
-      if (first !== 0 && second !== 0) return first - second
-      if (first !== 0 || second !== 0) return first === 0 ? 1 : -1
-      return found.receivedMs(a) - found.receivedMs(b) || a - b
-    })
-    for (const message of list) {
-      const uid = own(message) >= next ? own(message) : 0
-      if (uid > 0) next = uid + 1
-      else next++
-      const ref = this.#refs[message] === 0 ? this.#newRow(message) : this.#refs[message]!
-      const row = this.#tx.append(table, {
-        ...(uid > 0 ? { uid } : {}),
-        columns: {
-          box: ref,
-          guid: found.guid(message),
-          received: found.receivedMs(message),
-          saved: this.#now,
-          size: found.size(message),
-          form: found.isCanonical(message) ? FORM_CANONICAL : 0,
-        },
+    for (const [i, message] of others.entries()) this.#row(room, message, floor + i, modSeq)
+  }
+
+  /**
+   * Puts messages that know their UIDs between the rows that are there: the table is made anew, with all that its rows are.
+   * What comes to it gets a modseq above every one that a client may know.
+   */
+  #merge(
+    room: Mailroom,
+    view: TableView,
+    own: readonly number[],
+    uidOf: (message: number) => number,
+    top: number,
+  ): void {
+    const { table, entry } = room
+    const changes = this.#changes.get(room)!
+    const expunged = new Set(changes.expunged)
+    const led = new Map<number, number>()
+    for (let at = 0; at < changes.led.length; at += 3) led.set(changes.led[at]!, changes.led[at + 2]!)
+    const columns = this.#mailboxes.columns.map(({ name }) => ({ name, column: view.extension(name)! }))
+    this.#merged.add(room)
+    this.#tx.dropTable(table)
+    this.#tx.createTable({ id: table, columns: this.#mailboxes.columns, uidValidity: entry.uidValidity })
+    let next = 0
+    for (let row = 0; row < view.count; row++) {
+      const uid = view.uid(row)
+      while (next < own.length && uidOf(own[next]!) < uid) this.#row(room, own[next]!, uidOf(own[next++]!), top)
+      if (expunged.has(uid)) continue
+      const values: Record<string, Uint8Array | number> = {}
+      for (const { name, column } of columns) values[name] = column.value(row)
+      Object.assign(values, changes.set.get(uid))
+      const to = led.get(uid)
+      if (to !== undefined) values['box'] = to
+      const isChanged = to !== undefined || changes.set.has(uid)
+      this.#tx.append(table, {
+        uid,
+        modSeq: isChanged ? top : Math.max(1, view.modSeq(row)),
+        flags: view.flags(row),
+        keywords: view.keywordSets[view.keywordSet(row)]!.map((k) => view.keywords[k]!),
+        columns: values,
       })
-      this.#added.push({ row, mailbox: entry.name, message })
     }
-    // Above what was given there may have been others, which are expunged.
-    if (isAnew) this.#tx.raise(table, { uidNext: view.uidNext, highestModSeq: view.highestModSeq })
-    else if (room.isNew && list.some((message) => own(message) > 0))
-      this.#tx.raise(table, { uidNext: next + UIDS_LOST })
+    while (next < own.length) this.#row(room, own[next]!, uidOf(own[next++]!), top)
+  }
+
+  /** A row for a message that no row named. */
+  #row({ table, entry }: Mailroom, message: number, uid: number, modSeq: number | undefined): void {
+    const found = this.#found
+    const ref = this.#refs[message] === 0 ? this.#newRow(message) : this.#refs[message]!
+    const row = this.#tx.append(table, {
+      uid,
+      ...(modSeq === undefined ? {} : { modSeq }),
+      columns: {
+        box: ref,
+        guid: found.guid(message),
+        received: found.receivedMs(message),
+        saved: this.#now,
+        size: found.size(message),
+        form: found.isCanonical(message) ? FORM_CANONICAL : 0,
+      },
+    })
+    this.#added.push({ row, mailbox: entry.name, message })
   }
 }
 
