@@ -9,6 +9,7 @@ import { type OtherProcess, start } from '../../test/processes.ts'
 import { depth } from '../../test/unless.ts'
 import type { Fs, FsErrorCode } from '../index.ts'
 import { posixFs } from '../posix.ts'
+import { kernelLocks } from './posix-lock.ts'
 
 let base: string
 let root: string
@@ -150,6 +151,29 @@ describe('a lock held by another process', () => {
 /** Holders that are killed, one after the other. Each has as many locks, since starting it takes longer than all else. */
 const holders = { normal: 2, ci: 50, soak: 2000 }[depth]
 const LOCKS = 4
+
+test('a lock that the system does not let go of is gone all the same when it is closed', async () => {
+  const real = kernelLocks()
+  let failing = true
+  await using lame = await posixFs(root, {
+    fs: nodeFs,
+    locks: {
+      tryLock: (fd, mode) => real.tryLock(fd, mode),
+      unlock(fd) {
+        if (failing) throw Object.assign(new Error('Unknown system error -37'), { code: 'UNKNOWN' })
+        real.unlock(fd)
+      },
+    },
+  })
+  const lock = await lame.lock('lock')
+  await lock.acquire()
+  expect(() => lock.release()).toThrow(error('FS_UNAVAILABLE'))
+  await using other = await fs.lock('lock')
+  expect(other.tryAcquire()).toBe(false)
+  await lock[Symbol.asyncDispose]()
+  expect(other.tryAcquire()).toBe(true)
+  failing = false
+})
 
 test(`${holders} holders of ${LOCKS} locks are killed, and whoever waits has the lock each time`, async () => {
   const paths = Array.from({ length: LOCKS }, (_, i) => `d/lock-${i}`)

@@ -124,11 +124,16 @@ export class PosixLock implements FsLock {
     if (this.#fd < 0) return
     try {
       this.release()
-    } finally {
-      const fd = this.#fd
-      this.#fd = -1
-      this.#onClose(this)
+    } catch {
+      // Closing lets go of it too.
+      this.#held = undefined
+    }
+    const fd = this.#fd
+    this.#fd = -1
+    this.#onClose(this)
+    try {
       this.#fs.closeSync(fd)
+    } finally {
       // Whoever waits on this very lock is told that it is closed.
       this.#queue.wake(this.#path)
     }
