@@ -32,8 +32,14 @@ box = "sdbox"
 message_bytes = 1000000
 idle_seconds = 10
 open = 5
+compression = "auto"
 [purge]
 interval_minutes = 0
+copy_bytes = 1000
+bytes_per_second = 2000
+[alternate]
+path = "old"
+query = "older 90d"
 [log]
 level = "warn"
 `,
@@ -46,6 +52,7 @@ level = "warn"
       imaps: { host: '::', port: 993 },
       lmtp: { host: '127.0.0.1', port: 24 },
       tls: { cert: '/etc/mailstead/cert.pem', key: '/etc/key.pem' },
+      alternate: { path: '/etc/mailstead/old' },
       imapSettings: { connections: 500, idleMinutes: 60, loginSeconds: 30, plaintextLogin: false },
       lmtpSettings: { connections: 20, recipients: 50, separator: '-', returnPath: true, idleSeconds: 60 },
       store: { flags: 'lazy', box: 'sdbox', messageBytes: 1_000_000, idleSeconds: 10, open: 5 },
@@ -67,6 +74,10 @@ level = "warn"
     ['[store]\nflags = "never"', 'm.toml: store.flags: must be "flushed" or "lazy"'],
     ['[store]\nmessage_bytes = 1.5', 'm.toml: store.message_bytes: must be a whole number'],
     ['[purge]\ninterval_minutes = -1', 'm.toml: purge.interval_minutes: must not be negative'],
+    ['[store]\ncompression = 20', 'm.toml: store.compression: must be at most 19'],
+    ['[store]\ncompression = "on"', 'm.toml: store.compression: must be "off", "auto" or a level of 1 to 19'],
+    ['[alternate]\nquery = "all"', 'm.toml: alternate.path: is missing'],
+    ['[alternate]\npath = "x"\nquery = "older 9"', 'm.toml: alternate.query: "9" is no age'],
     ['[log]\nlevel = "loud"', 'm.toml: log.level: must be trace, debug'],
   ])('%j is refused by file and key', (source, complaint) => {
     expect(() => parseConfig(source, 'm.toml')).toThrow(complaint)
