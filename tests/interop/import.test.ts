@@ -19,7 +19,8 @@ import {
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { settingsOf, startFromSettings } from '@mailstead/app-server'
+import { openUserStore, settingsOf, startFromSettings } from '@mailstead/app-server'
+import { decodePop3 } from '@mailstead/store'
 import { run } from 'mailstead'
 import { afterAll, describe, expect, vi } from 'vitest'
 import { deep, depth, runSeed, say, seeded } from '../support/depth.ts'
@@ -88,6 +89,13 @@ async function dataDirectory(): Promise<string> {
   expect(await mailstead('init', data)).toMatchObject({ code: 0 })
   writeFileSync(join(data, 'users.passwd'), `${USER}:{PLAIN}${PASSWORD}\n`, { mode: 0o600 })
   return data
+}
+
+/** Flags for stores of a format. */
+function configured(data: string, box: 'mdbox' | 'sdbox'): readonly string[] {
+  const file = join(data, 'config.toml')
+  writeFileSync(file, `data = ${JSON.stringify(data)}\n\n[store]\nbox = "${box}"\n`)
+  return ['--config', file]
 }
 
 async function imported(
@@ -247,6 +255,28 @@ function compare(
   return compared
 }
 
+/** What no IMAP client of today sees: GUIDs, save dates, and what POP3 knows. */
+async function compareUnseen(data: string, truth: ReturnType<typeof extracted>['truth']): Promise<void> {
+  await using opened = await openUserStore(data, { name: USER }, { readOnly: true })
+  const session = opened.store.as({ name: USER })
+  for (const [name, { guid, mail }] of Object.entries(truth.mailboxes)) {
+    await using mailbox = await session.open(name)
+    expect(mailbox.guid).toBe(guid)
+    const { view } = mailbox
+    const pop3 = decodePop3(view.values)
+    const rows = Array.from({ length: view.count }, (_, row) => [
+      view.uid(row),
+      Buffer.from(view.extension('guid')!.value(row)).toString('hex'),
+      view.extension('saved')!.number(row) / 1000,
+      pop3.get(view.uid(row))?.uidl ?? '',
+      String(pop3.get(view.uid(row))?.order ?? ''),
+    ])
+    expect(rows).toEqual(
+      mail.map((is) => [is.uid, guidHex(is.guid), is['date.saved'], is['pop3.uidl'], is['pop3.order']]),
+    )
+  }
+}
+
 describe('a store that Dovecot wrote', () => {
   for (const name of ['mdbox', 'mdbox-sis', 'sdbox', 'sdbox-sis', 'maildir'])
     testUnless(
@@ -256,15 +286,14 @@ describe('a store that Dovecot wrote', () => {
         const { home, truth } = extracted(name)
         const data = await dataDirectory()
         // One of them into a store whose files are messages.
-        const config = join(data, 'config.toml')
-        writeFileSync(config, `[store]\nbox = "${name === 'maildir' ? 'sdbox' : 'mdbox'}"\n`)
+        const config = configured(data, name === 'maildir' ? 'sdbox' : 'mdbox')
         if (name === 'mdbox') {
-          const tried = await imported(home, data, '--config', config, '--dry-run')
+          const tried = await imported(home, data, ...config, '--dry-run')
           expect(tried).toMatchObject({ code: 0, report: { faults: [] } })
           expect(totals(tried.report).added).toBe(530)
           expect(existsSync(join(data, 'users', USER))).toBe(false)
         }
-        const { code, report } = await imported(home, data, '--config', config)
+        const { code, report } = await imported(home, data, ...config)
         expect({ code, faults: report.faults, ...totals(report) }).toMatchObject({
           code: 0,
           faults: [],
@@ -273,6 +302,7 @@ describe('a store that Dovecot wrote', () => {
         })
         expect(totals(report).copies).toBeGreaterThanOrEqual(50)
         await checked(data)
+        await compareUnseen(data, truth)
         const compared = await served(data, async (port) => {
           const picture = await pictureOf(port)
           expect([...picture.keys()]).toEqual(
@@ -289,7 +319,7 @@ describe('a store that Dovecot wrote', () => {
           )
           return compare(picture, truth)
         })
-        const again = await imported(home, data, '--config', config)
+        const again = await imported(home, data, ...config)
         expect(again.code).toBe(0)
         expect(totals(again.report)).toMatchObject({ added: 0, present: 530, left: 0 })
         expect(again.report.mailboxes.every(({ outcome }) => outcome === 'unchanged')).toBe(true)
@@ -351,13 +381,14 @@ describe('a store that Dovecot wrote', () => {
     const seed = runSeed()
     const random = seeded(seed)
     const { home, truth } = extracted('mdbox-sis')
-    let [kills, done] = [0, 0]
+    let [kills, amid, done] = [0, 0, 0]
     while (kills < KILLS) {
       const data = await dataDirectory()
+      const config = configured(data, random() < 0.5 ? 'mdbox' : 'sdbox')
       for (let ended = false; !ended && kills < KILLS; ) {
         const program = `import { run } from ${JSON.stringify(ADMIN)}; console.log('begun'); process.exit(await run(process.argv.slice(1)))`
         const args = ['--conditions=@mailstead/source', '--input-type=module', '--eval', program, '--']
-        const child = spawn(process.execPath, [...args, 'import', `dovecot:${home}`, '--data', data, '--user', USER])
+        const child = spawn(process.execPath, [...args, 'import', `dovecot:${home}`, ...config, '--user', USER])
         const code = new Promise<number | null>((resolve) => child.once('close', resolve))
         await new Promise((resolve) => child.stdout.once('data', resolve))
         // Whenever it is: what is there afterwards is right.
@@ -367,13 +398,16 @@ describe('a store that Dovecot wrote', () => {
         if (!ended) kills++
         const check = await mailstead('check', '--data', data)
         expect(check.out).toMatch(/ 0 findings/)
+        if (check.out.includes('import-unfinished')) amid++
       }
-      expect((await imported(home, data)).code).toBe(0)
+      expect((await imported(home, data, ...config)).code).toBe(0)
       await served(data, async (port) => compare(await pictureOf(port), truth))
       await checked(data)
       done++
     }
-    say(`import: killed ${kills} times, ${done} stores complete afterwards, seed ${seed}`)
+    say(
+      `import: killed ${kills} times, ${amid} of them amid a mailbox, ${done} stores complete afterwards, seed ${seed}`,
+    )
   })
 })
 

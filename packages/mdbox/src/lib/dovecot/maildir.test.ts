@@ -233,6 +233,46 @@ describe('a Maildir', () => {
   })
 })
 
+test('every file comes once, whatever became of the list of UIDs', async () => {
+  const damage = fc.array(fc.record({ at: fc.nat(), byte: fc.nat(255), cut: fc.boolean() }), { maxLength: 4 })
+  const names = Array.from({ length: 9 }, (_, n) => `${100 + n}.M${n}P1.h`)
+  const list = `3 V77 N20 G${GUID}\n${names.map((name, n) => `${2 * n + 1} S4 :${name}\n`).join('')}`
+  await fc.assert(
+    fc.asyncProperty(
+      damage,
+      fc.subarray(names),
+      fc.array(fc.nat(25), { maxLength: 3 }),
+      async (changes, there, letters) => {
+        let bytes = Buffer.from(list)
+        for (const { at, byte, cut } of changes)
+          if (cut && at % 4 === 0) bytes = bytes.subarray(0, at % (bytes.length + 1))
+          else if (bytes.length > 0) bytes[at % bytes.length] = byte
+        const flags = letters.map((n) => String.fromCharCode(97 + n)).join('')
+        const files = Object.fromEntries(
+          there.map((name, n) => [`${n % 2 === 0 ? 'cur' : 'new'}/${name}:2,S${flags}`, name]),
+        )
+        const fs = await maildir({
+          ...files,
+          'dovecot-uidlist': bytes,
+          'dovecot-keywords': bytes,
+          subscriptions: bytes,
+        })
+        const { messages } = await inbox(fs)
+        const bodies = await Promise.all(
+          messages.map(async (message) => String(await bodyOf(message).catch(() => 'damaged'))),
+        )
+        // A size that was changed on the way may say that there is more.
+        expect(messages).toHaveLength(there.length)
+        expect(bodies.filter((body) => body !== 'damaged').sort()).toEqual(
+          there.filter((name) => bodies.includes(name)).sort(),
+        )
+        for (let i = 1; i < messages.length; i++) expect(messages[i]!.uid).toBeGreaterThan(messages[i - 1]!.uid)
+      },
+    ),
+    { numRuns },
+  )
+})
+
 test('a list of UIDs and one of subscriptions may be anything', () => {
   const line = fc.oneof(
     fc.string(),
