@@ -138,6 +138,9 @@ class World implements AsyncDisposable {
   }
 }
 
+/** How a round ended. */
+type Ended = 'done' | 'dead' | { readonly stuck: string }
+
 /** A process that works on indexes. */
 class Worker implements AsyncDisposable {
   readonly #child: ChildProcess
@@ -181,7 +184,7 @@ class Worker implements AsyncDisposable {
   }
 
   /** Works on the index at `path`. Resolves to how that ended. */
-  async round(path: string, first: number, expected: Expected): Promise<'done' | 'dead' | { stuck: string }> {
+  async round(path: string, first: number, expected: Expected): Promise<Ended> {
     counts.rounds++
     this.#child.stdin!.write(`${path} ${first}${expected.harmed ? ' harmed' : ''}\n`)
     for (;;) {
@@ -205,63 +208,61 @@ class Worker implements AsyncDisposable {
   }
 }
 
-/** One call fails in each round of work, at places that go on by `stride`; each round is on an index of its own. */
+/** In each round of work one call fails, each time another one; each round is on an index of its own. */
 async function failing(world: World, call: Call, error: string, places: number): Promise<void> {
   const stride = Math.max(1, Math.round(places / PLACES))
-  const rounds = Math.ceil(places / stride)
-  const first = 1 + below(random, stride)
+  let worker: Worker | undefined
   let failed = 0
-  for (let round = 0; round < rounds && world.wrong.length === 0; ) {
-    // Counted on from round to round: the next place is a round and a stride after this one.
-    const fault = { calls: call, effect: `error=${error}`, when: `${first + round * stride}+${places + stride}` }
-    const { done, calls } = await worked(world, call, [fault], [CAUSES[error] ?? '', 'FS_UNCERTAIN'], rounds - round)
-    round += done
-    world.wrong.push(...retriedFlushes(calls))
-    failed += calls.filter(({ injected }) => injected).length
+  try {
+    for (let n = 1 + below(random, stride); n <= places; n += stride) {
+      worker ??= await Worker.start(world, printingOf(call))
+      const fault = { calls: call, effect: `error=${error}`, when: String(n) }
+      const { dead, calls } = await worked(world, worker, call, [fault], [CAUSES[error] ?? '', 'FS_UNCERTAIN'])
+      world.wrong.push(...retriedFlushes(calls))
+      const last = calls.findLast(({ injected }) => injected)
+      if (last !== undefined) failed++
+      if (dead) {
+        // Node itself writes to wake its threads, and gives up where that fails: which is a kill as good as any.
+        if (last?.path?.startsWith('anon_inode') === true) count(counts.kills, 'of Node by itself')
+        else world.wrong.push(`the process died after ${JSON.stringify(last)}`)
+        await worker[Symbol.asyncDispose]()
+        worker = undefined
+      }
+      world.report(`${error} of the ${n}th ${call}`)
+    }
+  } finally {
+    await worker?.[Symbol.asyncDispose]()
   }
   count(counts.faults, `${call} ${error}`, failed)
-  if (failed === 0 && places > 0) world.wrong.push('nothing failed')
-  world.report(`${call} ${error}`)
+  // A round may make a few calls less than the one that was counted.
+  if (places > 0) expect(failed, `${call} ${error}`).toBeGreaterThan(0)
 }
 
-/** Rounds of work, traced, until they are done or the process aborts. How many there were, and their calls. */
+/** A round of work, traced: whether the process died of it, and its calls. `causes`: why commits may be refused. */
 async function worked(
   world: World,
+  worker: Worker,
   call: Call,
   faults: readonly Fault[],
   causes: readonly string[],
-  rounds: number,
-): Promise<{ readonly done: number; readonly calls: readonly TracedCall[] }> {
-  await using worker = await Worker.start(world, printingOf(call))
+): Promise<{ readonly dead: boolean; readonly calls: readonly TracedCall[] }> {
+  const path = `${call}-${worlds++}`
+  const expected = new Expected(causes)
   const strace = await Strace.attach(worker.pid, join(world.directory, `trace-${call}`), faults, threadsOf(call))
   let calls: readonly TracedCall[] = []
-  let done = 0
-  let dead = false
+  let ended: Ended
   try {
-    while (done < rounds && !dead && world.wrong.length === 0) {
-      done++
-      const path = `${call}-${worlds++}`
-      const expected = new Expected(causes)
-      const ended = await worker.round(path, NUMBERS, expected)
-      dead = ended === 'dead'
-      if (typeof ended === 'object') world.wrong.push(ended.stuck)
-      if (expected.uncertain > 0) world.wrong.push('a single failure left something uncertain')
-      for (const code of expected.strangeCodes) world.wrong.push(`a commit was refused with ${code}`)
-      world.wrong.push(...(await expected.judge(world.fs, path)))
-      await goesOn(world.fs, path)
-      rmSync(join(world.directory, path), { recursive: true })
-    }
+    ended = await worker.round(path, NUMBERS, expected)
   } finally {
     calls = await strace.detach()
   }
-  if (dead) {
-    // Node itself writes to wake its threads, and gives up where that fails: which is a kill as good as any.
-    const last = calls.findLast(({ injected }) => injected)
-    if (last?.path?.startsWith('anon_inode') !== true)
-      world.wrong.push(`the process died after ${JSON.stringify(last)}`)
-    else count(counts.kills, 'of Node by itself')
-  }
-  return { done, calls }
+  if (typeof ended === 'object') world.wrong.push(ended.stuck)
+  if (expected.uncertain > 0) world.wrong.push('a single failure left something uncertain')
+  for (const code of expected.strangeCodes) world.wrong.push(`a commit was refused with ${code}`)
+  world.wrong.push(...(await expected.judge(world.fs, path)))
+  await goesOn(world.fs, path)
+  rmSync(join(world.directory, path), { recursive: true })
+  return { dead: ended === 'dead', calls }
 }
 
 let calibrating: Promise<ReadonlyMap<Call, number>> | undefined
@@ -277,7 +278,8 @@ async function calibrate(): Promise<ReadonlyMap<Call, number>> {
   for (const calls of [MAIN, POOL] as const) {
     // Nothing ever fails here.
     const faults = calls.map((call) => ({ calls: call, effect: 'error=EIO', when: '60000' }))
-    const traced = await worked(world, calls[0], faults, [], 1)
+    await using worker = await Worker.start(world, printingOf(calls[0]))
+    const traced = await worked(world, worker, calls[0], faults, [])
     // What it prints with is another call where this one fails.
     const own = traced.calls.filter(({ path }) => !/^(?:pipe|socket):/.test(path ?? ''))
     for (const call of calls) found.set(call, own.filter((one) => one.call === call).length)
