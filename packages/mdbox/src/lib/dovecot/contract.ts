@@ -52,7 +52,7 @@ export interface DovecotMessage {
   readonly savedMs: number | undefined
   readonly pop3Uidl: string | undefined
   readonly pop3Order: number | undefined
-  /** Equal for messages that share their bytes (an mdbox map row); undefined where every message has its own. */
+  /** Equal for messages that share their bytes (a row of an mdbox's map, copies in an sdbox); undefined where nothing says so. */
   readonly shared: string | undefined
   /**
    * The bytes as Dovecot keeps them, verified by what it keeps of them (sizes, GUID, attachment hashes); decompressed,
@@ -81,4 +81,6 @@ export interface OpenDovecotOptions {
   readonly attachments?: DovecotRoot
   /** The root of dbox indexes, where they are not beside the mail. (default: the store) */
   readonly index?: DovecotRoot
+  /** The root of a dbox's control files (subscriptions), where they are not beside the mail. (default: the store) */
+  readonly control?: DovecotRoot
 }

@@ -11,7 +11,7 @@ import { DboxMessage, type KnownMessage } from './dbox-message.ts'
 import { readRecord } from './dbox-record.ts'
 import { DOVECOT_ALT, SYSTEM_FLAGS } from './flags.ts'
 import { type MailIndex, NEXT_UID_AT, UID_VALIDITY_AT } from './mail-index.ts'
-import { type FoundMailbox, MAILBOXES, MAILS, mailboxName } from './mailbox-tree.ts'
+import { type FoundMailbox, mailboxName } from './mailbox-tree.ts'
 import type { FoundRecord } from './mdbox-storage.ts'
 import { type ReadIndex, readIndex } from './read-index.ts'
 import { below, isAbsence, join, messageOf, type NamedRoot } from './root.ts'
@@ -267,11 +267,11 @@ export class DboxMailbox implements DovecotMailbox {
 
 /** Where the index of a mailbox is. */
 export function indexDirectory({ index }: DboxContext, found: FoundMailbox): NamedRoot {
-  return mailDirectory(index, found)
+  return below(index, found.indexes)
 }
 
 function mailDirectory(root: NamedRoot, found: FoundMailbox): NamedRoot {
-  return below(below(below(root, MAILBOXES), found.directory), MAILS)
+  return below(root, found.mails)
 }
 
 /** GUID, UIDVALIDITY, UIDNEXT and HIGHESTMODSEQ; where the index does not say, what the list says. */

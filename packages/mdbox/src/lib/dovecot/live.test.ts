@@ -1,6 +1,6 @@
 /** Stores that the Dovecot of this machine writes while we look: compressed in each of its ways, with attachments outside. */
 import { createHash, randomBytes } from 'node:crypto'
-import { writeFile } from 'node:fs/promises'
+import { rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { posixFs } from '@mailstead/fs/posix'
 import { describe, expect } from 'vitest'
@@ -72,5 +72,43 @@ describe('what the Dovecot of this machine writes', () => {
         }
       }
       expect(store.faults).toEqual([])
+    })
+
+  const places: readonly (readonly [string, (home: string) => string, 'index' | 'control' | undefined])[] = [
+    ['mdbox with directories named by GUID', (home) => `mdbox:${home}/mdbox:LAYOUT=index`, undefined],
+    ['sdbox with directories named by GUID', (home) => `sdbox:${home}/sdbox:LAYOUT=index`, undefined],
+    ['sdbox with indexes elsewhere', (home) => `sdbox:${home}/sdbox:INDEX=${home}/index`, 'index'],
+    ['mdbox with indexes elsewhere', (home) => `mdbox:${home}/mdbox:INDEX=${home}/index`, 'index'],
+    ['mdbox with control files elsewhere', (home) => `mdbox:${home}/mdbox:CONTROL=${home}/control`, 'control'],
+  ]
+  for (const [how, location, elsewhere] of places)
+    unless(noDovecot(), `(${how}) is read`, async () => {
+      await using dovecot = await Dovecot.create((directory) => ({ mail_location: location(join(directory, 'home')) }))
+      const file = join(dovecot.directory, 'message')
+      await writeFile(file, 'Subject: x\n\nbody\n')
+      await dovecot.doveadm('mailbox', 'create', '-s', 'Büro/Ablage')
+      await dovecot.doveadm('save', '-m', 'Büro/Ablage', file)
+      await dovecot.doveadm('flags', 'add', '\\Flagged Work', 'mailbox', 'Büro/Ablage')
+      await using fs = await posixFs(join(dovecot.directory, 'home'))
+      await using store = await openDovecot(
+        fs,
+        '',
+        elsewhere === undefined ? {} : { [elsewhere]: { fs, path: elsewhere } },
+      )
+      const mailbox = store.mailboxes.find(({ name }) => name === 'Büro/Ablage')
+      const status = await dovecot.doveadm('mailbox', 'status', 'guid uidvalidity uidnext', 'Büro/Ablage')
+      expect(status).toContain(`uidnext=${mailbox?.uidNext} uidvalidity=${mailbox?.uidValidity}`)
+      expect(status).toContain(Buffer.from(mailbox!.guid!).toString('hex'))
+      const [message] = (await Array.fromAsync(mailbox!.messages())).flat()
+      expect(message).toMatchObject({ uid: 1, flags: 2, keywords: ['Work'] })
+      expect(String(Buffer.concat(await Array.fromAsync(message!.open())))).toBe('Subject: x\n\nbody\n')
+      expect(store.subscriptions).toEqual(['Büro/Ablage'])
+      expect(store.faults).toEqual([])
+      if (!how.endsWith('GUID')) return
+      // Without the list the index of the mailbox itself knows its name.
+      await rm(join(dovecot.directory, 'home', how.slice(0, 5), 'dovecot.list.index.log'))
+      await using again = await openDovecot(fs, '')
+      expect(again.mailboxes.map(({ name }) => name)).toContain('Büro/Ablage')
+      expect(again.faults).toContainEqual(expect.objectContaining({ kind: 'list-damaged', mailbox: 'Büro/Ablage' }))
     })
 })

@@ -11,7 +11,6 @@
 import { createHash } from 'node:crypto'
 import type { Faults } from './fault.ts'
 import { join, type NamedRoot, readIfThere } from './root.ts'
-import { SUBSCRIPTIONS_FILE } from './subscriptions.ts'
 
 const MAILBOX_LOG = 'dovecot.mailbox.log'
 const RECORD_BYTES = 24
@@ -21,24 +20,24 @@ const UNSUBSCRIBED = 5
 const TYPE_MAX = 6
 
 /**
- * Compares the names in the file with the log, and gives back with them those that the log knows and the file has lost, as far
+ * Compares the names in `file` with the log, and gives back with them those that the log knows and the file has lost, as far
  * as they are names of mailboxes. The log does not reach back for ever: what it does not know is not wrong.
  */
 export async function checkSubscriptions(
   root: NamedRoot,
+  file: string,
   names: readonly string[],
   mailboxes: readonly string[],
   faults: Faults,
 ): Promise<readonly string[]> {
   const last = new Map<string, number>()
-  for (const file of [`${MAILBOX_LOG}.2`, MAILBOX_LOG]) {
-    const bytes = await readIfThere(root, file, LOG_BYTES_MAX, faults)
+  for (const name of [`${MAILBOX_LOG}.2`, MAILBOX_LOG]) {
+    const bytes = await readIfThere(root, name, LOG_BYTES_MAX, faults)
     if (bytes !== undefined)
       readRecords(bytes, last, (at) =>
-        faults.add('log-damaged', 'no record', { file: join(root.shown, file), offset: at }),
+        faults.add('log-damaged', 'no record', { file: join(root.shown, name), offset: at }),
       )
   }
-  const file = join(root.shown, SUBSCRIPTIONS_FILE)
   const known = new Set<string>()
   for (const name of names) {
     const hash = hashOf(name)

@@ -1,18 +1,21 @@
 /**
  * Which mailboxes a dbox store has: its directories, and what the index of the list of mailboxes says of them.
  *
- * A mailbox is a directory with a `dbox-Mails` in it, below `mailboxes`, named in modified UTF-7; a directory without one only
- * holds others. Where the list index is the list (`mailbox_list_layout=index`), directories are named by GUID.
+ * A mailbox is a directory below `mailboxes`, named in modified UTF-7, with a `dbox-Mails` in it; a directory without one only
+ * holds others. Where the list index is the list (`mailbox_list_layout=index`), directories are named by GUID. There, and where
+ * indexes are kept apart, files are in the directory itself.
  */
 import { storedName } from './stored-name.ts'
 import { u32, u64 } from './binary.ts'
 import type { Faults } from './fault.ts'
 import type { MailIndex } from './mail-index.ts'
 import { readIndex } from './read-index.ts'
-import { below, join, type NamedRoot, namesIn } from './root.ts'
+import { below, isAbsence, join, messageOf, type NamedRoot, namesIn } from './root.ts'
 
-export const MAILBOXES = 'mailboxes'
-export const MAILS = 'dbox-Mails'
+const MAILBOXES = 'mailboxes'
+const MAILS = 'dbox-Mails'
+/** What tells a directory of a mailbox. */
+const MAILBOX_FILE = /^(?:dovecot\.index(?:\.log|\.log\.2|\.backup)?|u\.[1-9][0-9]*)$/
 const LIST_INDEX = 'dovecot.list.index'
 const DEPTH_MAX = 64
 /** Most mailboxes of one store. */
@@ -38,22 +41,30 @@ export interface ListedMailbox {
 
 export interface FoundMailbox {
   readonly storageName: string
-  /** Below `mailboxes`. */
-  readonly directory: string
+  /** Where its messages are, and where its index is: below the roots. */
+  readonly mails: string
+  readonly indexes: string
   readonly selectable: boolean
   readonly listed: ListedMailbox | undefined
   /** False for one that only the list knows. */
   readonly exists: boolean
 }
 
-/** All mailboxes. `roots`: every root that may have directories of mailboxes, the store first. */
+/** All mailboxes. `mails`: the roots of messages, the store first. `index`: the root of indexes, often the store. */
 export async function findMailboxes(
-  roots: readonly NamedRoot[],
+  mails: readonly NamedRoot[],
   index: NamedRoot,
   faults: Faults,
 ): Promise<readonly FoundMailbox[]> {
-  const directories = new Map<string, boolean>()
-  for (const root of roots) await walk(below(root, MAILBOXES), '', directories, faults, 0)
+  const apart = !mails.includes(index)
+  const inMails = new Map<string, string | undefined>()
+  for (const root of mails) await walk(below(root, MAILBOXES), '', inMails, faults, 0)
+  const inIndex = new Map<string, string | undefined>()
+  if (apart) await walk(below(index, MAILBOXES), '', inIndex, faults, 0)
+  const place = (directory: string): Pick<FoundMailbox, 'mails' | 'indexes'> => {
+    const mailsAt = join(join(MAILBOXES, directory), inMails.get(directory) ?? MAILS)
+    return { mails: mailsAt, indexes: apart ? join(join(MAILBOXES, directory), inIndex.get(directory) ?? '') : mailsAt }
+  }
   const read = await readIndex(index, LIST_INDEX, faults)
   const listed = read === undefined ? [] : readList(read.index, faults, join(index.shown, LIST_INDEX))
   const byName = new Map(listed.map((mailbox) => [mailbox.storageName, mailbox]))
@@ -61,10 +72,11 @@ export async function findMailboxes(
     listed.flatMap((mailbox) => (mailbox.guid === undefined ? [] : [[hex(mailbox.guid), mailbox] as const])),
   )
   const found = new Map<string, FoundMailbox>()
-  for (const [directory, selectable] of directories) {
+  for (const directory of new Set([...inMails.keys(), ...inIndex.keys()])) {
     const known = byName.get(directory) ?? (/^[0-9a-f]{32}$/.test(directory) ? byGuid.get(directory) : undefined)
     const storageName = known?.storageName ?? directory
-    found.set(storageName, { storageName, directory, selectable, listed: known, exists: true })
+    const selectable = (inMails.get(directory) ?? inIndex.get(directory)) !== undefined
+    found.set(storageName, { storageName, ...place(directory), selectable, listed: known, exists: true })
   }
   for (const mailbox of listed) {
     if (found.has(mailbox.storageName)) continue
@@ -73,7 +85,7 @@ export async function findMailboxes(
       faults.add('mailbox-lost', 'the list knows this mailbox, but it has no directory', {
         mailbox: mailboxName(storageName),
       })
-    found.set(storageName, { storageName, directory: storageName, selectable, listed: mailbox, exists: false })
+    found.set(storageName, { storageName, ...place(storageName), selectable, listed: mailbox, exists: false })
   }
   return [...found.values()]
 }
@@ -86,11 +98,14 @@ export function mailboxName(storageName: string): string {
     .join('/')
 }
 
-/** Collects directories with (true) and above (false) a `dbox-Mails`. Resolves to whether there is one at or below this one. */
+/**
+ * Collects directories of mailboxes, with where in them their files are (`dbox-Mails`, or '' for the directory itself), and those
+ * above them, with undefined. Resolves to whether there is a mailbox at or below this one.
+ */
 async function walk(
   directory: NamedRoot,
   path: string,
-  found: Map<string, boolean>,
+  found: Map<string, string | undefined>,
   faults: Faults,
   depth: number,
 ): Promise<boolean> {
@@ -99,13 +114,24 @@ async function walk(
     return false
   }
   let any = false
-  let selectable = false
+  let own: string | undefined
   for (const name of await namesIn(directory, 'directory', faults)) {
-    if (name === MAILS && path !== '') selectable = true
+    if (name === MAILS && path !== '') own = MAILS
     else if (await walk(below(directory, name), join(path, name), found, faults, depth + 1)) any = true
   }
-  if (path !== '' && (selectable || any)) found.set(path, selectable || found.get(path) === true)
-  return selectable || any
+  if (own === undefined && path !== '' && (await hasMailboxFiles(directory, faults))) own = ''
+  if (path !== '' && (own !== undefined || any)) found.set(path, own ?? found.get(path))
+  return own !== undefined || any
+}
+
+async function hasMailboxFiles(directory: NamedRoot, faults: Faults): Promise<boolean> {
+  try {
+    for await (const page of directory.fs.list(directory.path))
+      if (page.some(({ name, kind }) => kind === 'file' && MAILBOX_FILE.test(name))) return true
+  } catch (error) {
+    if (!isAbsence(error)) faults.add('unreadable', messageOf(error), { file: directory.shown })
+  }
+  return false
 }
 
 /** Nodes of the list: name, parent, GUID and UIDVALIDITY of each. */

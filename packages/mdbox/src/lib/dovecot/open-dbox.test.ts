@@ -371,11 +371,9 @@ describe('a store of Dovecot', () => {
       ]),
     })
     const faults = new Faults()
-    expect(await checkSubscriptions({ fs, path: '', shown: '' }, ['B', 'F'], ['A', 'B', 'C', 'D'], faults)).toEqual([
-      'B',
-      'F',
-      'A',
-    ])
+    expect(
+      await checkSubscriptions({ fs, path: '', shown: '' }, 'subscriptions', ['B', 'F'], ['A', 'B', 'C', 'D'], faults),
+    ).toEqual(['B', 'F', 'A'])
     expect(faults.list.map((fault) => fault.kind)).toEqual([
       'log-damaged',
       'subscriptions-differ',

@@ -37,13 +37,15 @@ export async function openDbox(
   const storage =
     kind === 'mdbox' ? await MdboxStorage.open(below(index, STORAGE), storageRoots, pool, faults) : undefined
   const context: DboxContext = { kind, root, index, alt, attachments, pool, faults, storage }
-  const treeRoots = [root, ...(index === root ? [] : [index]), ...(alt === undefined || kind === 'mdbox' ? [] : [alt])]
-  const found = await findMailboxes(treeRoots, index, faults)
+  const mails = [root, ...(alt === undefined || kind === 'mdbox' ? [] : [alt])]
+  const found = await findMailboxes(mails, index, faults)
   const mailboxes = await openMailboxes(context, found)
-  const file = await readIfThere(root, SUBSCRIPTIONS_FILE, SUBSCRIPTIONS_BYTES_MAX, faults)
+  const control = named(options.control, 'control') ?? root
+  const file = await readIfThere(control, SUBSCRIPTIONS_FILE, SUBSCRIPTIONS_BYTES_MAX, faults)
   const names = file === undefined ? [] : readSubscriptions(file, '/')
   const subscriptions = await checkSubscriptions(
-    root,
+    index,
+    join(control.shown, SUBSCRIPTIONS_FILE),
     names,
     mailboxes.map((mailbox) => mailbox.name),
     faults,
@@ -63,11 +65,12 @@ async function openMailboxes(context: DboxContext, found: readonly FoundMailbox[
   const mailboxes: DovecotMailbox[] = []
   const lost: { readonly found: FoundMailbox; readonly head: MailboxHead }[] = []
   let stale = false
-  for (const mailbox of found) {
-    const name = mailboxName(mailbox.storageName)
-    const read = mailbox.selectable
-      ? await readIndex(indexDirectory(context, mailbox), MAIL_INDEX, faults, name)
+  for (const one of found) {
+    const read = one.selectable
+      ? await readIndex(indexDirectory(context, one), MAIL_INDEX, faults, mailboxName(one.storageName))
       : undefined
+    const mailbox = namedAgain(one, read, faults)
+    const name = mailboxName(mailbox.storageName)
     if (read?.deleted === true) {
       faults.add('deleted', 'Dovecot has begun to delete this mailbox: it is left out', { mailbox: name })
       continue
@@ -95,6 +98,24 @@ async function openMailboxes(context: DboxContext, found: readonly FoundMailbox[
       )
   }
   return mailboxes
+}
+
+/** A mailbox whose name only the list had, if the list has lost it: its index may have it too. */
+function namedAgain(mailbox: FoundMailbox, read: ReadIndex | undefined, faults: Faults): FoundMailbox {
+  if (mailbox.listed !== undefined || !/^[0-9a-f]{32}$/.test(mailbox.storageName)) return mailbox
+  const header = read?.index.extension('box-name')?.header ?? new Uint8Array(0)
+  // Later versions put flags behind the name, as if they were one more part of it.
+  const parts = Buffer.from(header)
+    .toString()
+    .split('\0')
+    .filter((part) => part.length > 1 || part > ' ')
+  const usable = parts.length > 0 && parts.every((part) => part !== '.' && part !== '..' && !part.includes('/'))
+  const storageName = usable ? parts.join('/') : `recovered-lost-folder-${mailbox.storageName}`
+  faults.add('list-damaged', 'the list has no name for this mailbox', {
+    file: mailbox.indexes,
+    mailbox: mailboxName(storageName),
+  })
+  return { ...mailbox, storageName }
 }
 
 function lostMessage({ kind, storage }: DboxContext): string {
