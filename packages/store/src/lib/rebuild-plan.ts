@@ -156,7 +156,10 @@ export class Plan {
       const isNameless = Buffer.compare(guid, NO_GUID) === 0
       let message = at === NONE ? NONE : this.#messages[at]!
       if (message !== NONE && !isNameless && Buffer.compare(guid, this.#found.guid(message)) !== 0) message = NONE
-      if (message === NONE && !isNameless) message = this.#best(guid, room.entry.guid, uid)
+      if (!isNameless && (message === NONE || this.#isOther(message, room.entry.guid, uid))) {
+        const best = this.#best(guid, room.entry.guid, uid)
+        if (message === NONE || this.#isOwn(best, room.entry.guid, uid)) message = best
+      }
       if (message === NONE) {
         const why = 'its bytes are missing or damaged; it stays until they are back'
         this.#records.push(record('damaged', 'message', '', '', why, { mailbox: name, uid }))
@@ -168,7 +171,8 @@ export class Plan {
         this.#records.push(record('changed', 'row', `${uid}`, 'none', why, { mailbox: name, uid }))
         continue
       }
-      this.#fate[message] = 1
+      // One that knows its UID is a row of its own besides, unless it is this one.
+      if (!this.#isOther(message, room.entry.guid, uid) || this.#found.isExpunged(message)) this.#fate[message] = 1
       this.#lead(room, uid, ref, at, message)
       const set = (field: string, before: string, value: Uint8Array | number, after: string): void => {
         changes.set.set(uid, { ...changes.set.get(uid), [field]: value })
@@ -215,8 +219,8 @@ export class Plan {
     let best = NONE
     let bestScore = 0
     for (let one = found.withGuid(guid); one !== NONE; one = found.nextOf(one)) {
-      const isOwn = found.uid(one) === uid && found.origin(one).guid === mailbox
-      const score = 1 + (isOwn ? 4 : 0) + (found.isExpunged(one) ? 0 : 2) + (this.#refs[one] === 0 ? 0 : 1)
+      const score =
+        1 + (this.#isOwn(one, mailbox, uid) ? 4 : 0) + (found.isExpunged(one) ? 0 : 2) + (this.#refs[one] === 0 ? 0 : 1)
       if (score <= bestScore) continue
       best = one
       bestScore = score
@@ -224,12 +228,21 @@ export class Plan {
     return best
   }
 
+  /** The message says that it is this row. */
+  #isOwn(message: number, mailbox: string, uid: number): boolean {
+    return this.#found.uid(message) === uid && this.#found.origin(message).guid === mailbox
+  }
+
+  /** The message says that it is another row. */
+  #isOther(message: number, mailbox: string, uid: number): boolean {
+    return this.#found.uid(message) > 0 && !this.#isOwn(message, mailbox, uid)
+  }
+
   /** A message that knows its UID was expunged in that mailbox alone: of other rows that says nothing. */
   #isDead(message: number, mailbox?: string, uid = 0): boolean {
     const found = this.#found
     if (!this.#evidence.isLossy || !found.isExpunged(message)) return false
-    const own = found.uid(message)
-    if (uid > 0 && own > 0 && !(own === uid && found.origin(message).guid === mailbox)) return false
+    if (mailbox !== undefined && this.#isOther(message, mailbox, uid)) return false
     this.#fate[message] = 2
     return true
   }
