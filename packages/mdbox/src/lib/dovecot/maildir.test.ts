@@ -273,6 +273,20 @@ test('every file comes once, whatever became of the list of UIDs', async () => {
   )
 })
 
+test('the example of a list of UIDs in the documentation is what it says', () => {
+  const page = readFileSync(new URL('../../../../../docs/formats/dovecot.md', import.meta.url), 'utf8')
+  const text = /```uidlist\n([^`]*)```/.exec(page)![1]!
+  const list = readUidlist(Buffer.from(text), (message) => expect.unreachable(message))
+  expect({ ...list, guid: Buffer.from(list.guid!).toString('hex') }).toEqual({
+    uidValidity: 1_700_000_000,
+    uidNext: 9,
+    guid: GUID,
+    uids: Uint32Array.of(3, 7),
+    names: ['1700000001.M5P1.host,S=120', '1700000002.M6P1.host'],
+    fields: ['', 'G1690000000.M1P1.old POLD-7 O2 S64'],
+  })
+})
+
 test('a list of UIDs and one of subscriptions may be anything', () => {
   const line = fc.oneof(
     fc.string(),
