@@ -254,15 +254,19 @@ export class SdboxBox implements Box, BatchHost {
     await this.#fs.makeDirectory(this.#directory)
     const taken = await takeSlot(this.#fs, this.#directory)
     this.#slot = taken
-    await this.#host.refresh()
-    for (const [slot, guids] of readTodo(this.#host)) {
-      await using lock = slot === taken.slot ? undefined : await lockSlot(this.#fs, this.#directory, slot)
-      if (slot === taken.slot || lock !== undefined) await this.#finish(slot, guids)
-    }
+    // What cannot be finished now stays noted, and is no reason to take no mail.
+    await this.#finishDead(taken.slot).catch(() => {})
     return taken.slot
   }
 
-  /** What fails stays noted. */
+  async #finishDead(own: number): Promise<void> {
+    await this.#host.refresh()
+    for (const [slot, guids] of readTodo(this.#host)) {
+      await using lock = slot === own ? undefined : await lockSlot(this.#fs, this.#directory, slot)
+      if (slot === own || lock !== undefined) await this.#finish(slot, guids)
+    }
+  }
+
   async #finish(slot: number, guids: readonly string[]): Promise<void> {
     const done: string[] = []
     for (const guid of guids)

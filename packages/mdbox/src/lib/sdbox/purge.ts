@@ -29,7 +29,7 @@ import { LINE_MAX, readFileLine } from '../format.ts'
 import type { Pace } from '../pace.ts'
 import { verifyRecord } from '../walk.ts'
 import { Window } from '../window.ts'
-import { identityOf, listMailbox, listMailboxes, listUnnamed, removeFile } from './directory.ts'
+import { identify, identityOf, listMailbox, listMailboxes, listUnnamed, removeFile } from './directory.ts'
 import { finishMailbox, type NamesContext, nameMessage, removeDirectory } from './finish.ts'
 import { ID_BYTES, UNNAMED } from './names.ts'
 import { PURGE_ROWS } from './options.ts'
@@ -88,9 +88,12 @@ async function finishAll(context: PurgeContext): Promise<void> {
     const guid = /^todo\.\d+\.([0-9a-f]{32})$/.exec(key)?.[1]
     if (guid !== undefined) noted.add(guid)
   }
-  for (const { guid, count } of mailboxes?.list() ?? []) {
+  for (const { count, ...mailbox } of mailboxes?.list() ?? []) {
     if (pace.isOver) return
-    const { named } = await listMailbox(fs, directory, guid)
+    const { guid } = mailbox
+    const { named, empty } = await listMailbox(fs, directory, guid)
+    // It may have another name by now.
+    if (!empty) await identify(fs, directory, mailbox, false)
     if (named.size !== count) await finishMailbox(context, guid)
     noted.delete(guid)
   }
