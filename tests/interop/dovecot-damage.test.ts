@@ -1,7 +1,7 @@
 /**
  * Damaged stores of Dovecot: what is intact is read, what is not is named, and no message is ever another one's.
  *
- * Files are cut, lost, or lose a sector: then every difference from the truth has to have a fault that names the message, its
+ * Files are cut, lost, cannot be read, or lose a sector: then every difference from the truth has to have a fault that names the message, its
  * mailbox or the file. A single flipped bit of what Dovecot keeps once, and without a checksum, nobody can find; such
  * differences are counted. Bytes of another message under a GUID are never among them.
  */
@@ -34,9 +34,9 @@ const KINDS: readonly RegExp[] = [
   /^attachments\//,
   /subscriptions$/,
 ]
-const WAYS = ['cut', 'flip', 'sector', 'lose'] as const
+const WAYS = ['cut', 'flip', 'sector', 'lose', 'break'] as const
 const SECTOR = 512
-const runs = { normal: 24, ci: 400, soak: 1_000_000 }[depth()]
+const runs = { normal: 20, ci: 400, soak: 1_000_000 }[depth()]
 
 interface Difference {
   readonly mailbox: string | undefined
@@ -63,7 +63,7 @@ async function bodyHash(message: DovecotMessage): Promise<string | undefined> {
   try {
     for await (const piece of message.open()) pieces.push(Uint8Array.from(piece))
   } catch (error) {
-    expect(['BOX_DAMAGED', 'BOX_UNSUPPORTED']).toContain((error as { code?: string }).code)
+    expect(['BOX_DAMAGED', 'BOX_UNSUPPORTED', 'FS_IO']).toContain((error as { code?: string }).code)
     return undefined
   }
   return sha256(pieces)
@@ -101,8 +101,13 @@ function trueFields(truth: TrueMailbox['mail'][number]): readonly unknown[] {
 const FIELDS = ['guid', 'flags', 'keywords', 'modseq', 'received', 'saved', 'uidl', 'order']
 
 /** Reads everything of a store and compares it with the truth. */
-async function judge({ truth, files: all }: Fixture, files: Files, damaged: ReadonlySet<string>): Promise<Judged> {
-  await using store = await openDovecot(filesFs(files, all.keys()), '')
+async function judge(
+  { truth, files: all }: Fixture,
+  files: Files,
+  damaged: ReadonlySet<string>,
+  broken: ReadonlySet<string> = new Set(),
+): Promise<Judged> {
+  await using store = await openDovecot(filesFs(files, all.keys(), broken), '')
   const bodies = new Map<string, string>()
   for (const { mail } of Object.values(truth.mailboxes))
     for (const one of mail) bodies.set(guidHex(one.guid), one.sha256)
@@ -166,6 +171,7 @@ async function judge({ truth, files: all }: Fixture, files: Files, damaged: Read
 function damage(bytes: Uint8Array, way: (typeof WAYS)[number], random: () => number): Uint8Array | undefined {
   const at = below(random, bytes.length)
   if (way === 'lose') return undefined
+  if (way === 'break') return bytes
   if (way === 'cut') return bytes.subarray(0, at)
   const changed = Uint8Array.from(bytes)
   if (way === 'flip') changed[at]! ^= 1 << below(random, 8)
@@ -187,6 +193,7 @@ describe('a damaged store of Dovecot', () => {
       const fixture = fixtures[below(random, fixtures.length)]!
       const files = new Map(fixture.files)
       const damaged = new Set<string>()
+      const broken = new Set<string>()
       const done: string[] = []
       let flipped = false
       let rot = false
@@ -202,12 +209,13 @@ describe('a damaged store of Dovecot', () => {
         if (changed === undefined) files.delete(path)
         else files.set(path, changed)
         damaged.add(path)
+        if (way === 'break') broken.add(path)
         done.push(`${way} ${path}`)
         flipped ||= way === 'flip'
         // Nothing tells that a byte of a message is another one, unless it is compressed, or kept by its hash.
         rot ||= way === 'flip' && /\/[mu]\.\d+$/.test(path)
       }
-      const judged = await judge(fixture, files, damaged)
+      const judged = await judge(fixture, files, damaged, broken)
       const context = `seed ${seed}: ${fixture.name}, ${done.join(', ')}`
       if (!rot) expect(judged.wrong, context).toBe(0)
       if (!flipped) expect(judged.unnamed, context).toEqual([])

@@ -83,9 +83,9 @@ export function guidHex(text: string): string {
 
 /**
  * Reads from files in memory; nothing can be written. Directories are those that files are in, and those of `names`: files that
- * were lost.
+ * were lost. What is `broken` cannot be read: not opened, or (an odd number of letters) opened and then not read.
  */
-export function filesFs(files: Files, names: Iterable<string> = []): Fs {
+export function filesFs(files: Files, names: Iterable<string> = [], broken: ReadonlySet<string> = new Set()): Fs {
   const directories = new Map<string, Map<string, FsEntry['kind']>>([['', new Map()]])
   for (const path of [...files.keys(), ...names]) {
     const parts = path.split('/')
@@ -98,6 +98,7 @@ export function filesFs(files: Files, names: Iterable<string> = []): Fs {
     }
   }
   const missing = (path: string): FsError => new FsError('FS_NOT_FOUND', `no ${path}`, { path })
+  const failed = (path: string): FsError => new FsError('FS_IO', `${path} cannot be read`, { path })
   const refuse = (): never => {
     throw new FsError('FS_READ_ONLY', 'this file system is only read from')
   }
@@ -109,7 +110,9 @@ export function filesFs(files: Files, names: Iterable<string> = []): Fs {
   const openFile = (path: string): FsFile => {
     const bytes = files.get(path)
     if (bytes === undefined) throw missing(path)
+    if (broken.has(path) && path.length % 2 === 0) throw failed(path)
     const readSync = (into: Uint8Array, position: number): number => {
+      if (broken.has(path)) throw failed(path)
       const piece = bytes.subarray(position, position + into.length)
       into.set(piece)
       return piece.length
@@ -147,6 +150,7 @@ export function filesFs(files: Files, names: Iterable<string> = []): Fs {
     readFile: async (path) => {
       const bytes = files.get(path)
       if (bytes === undefined) throw missing(path)
+      if (broken.has(path)) throw failed(path)
       return bytes
     },
     async *list(path) {
