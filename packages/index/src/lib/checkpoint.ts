@@ -9,14 +9,18 @@
  *
  * Everything runs beside commits; the pump is asked only for states, between two groups. Only flushed frames get into a
  * snapshot: it must never know more than the log.
+ *
+ * Whoever closes an index may write the list without the snapshots: the tables are then `behind`, the log is kept for them,
+ * and opening the index reads no frames.
  */
 import { type Fs, FsError } from '@mailstead/fs'
 import type { DroppedTables } from './changes-since.ts'
 import { Entry } from './entries.ts'
 import { IndexError } from './error.ts'
-import type { LogMedium } from './log.ts'
+import type { LogMedium, LogTail } from './log.ts'
 import type { Snapshots } from './snapshots.ts'
 import type { TableState } from './state.ts'
+import type { TableList } from './table-list.ts'
 
 export interface CheckpointHost {
   readonly fs: Fs
@@ -108,7 +112,10 @@ async function checkpointAlone(host: CheckpointHost): Promise<boolean> {
   // A checkpoint that ended before it told a closed log of its list: once that list is the old one, nobody could tell any more.
   if (list !== undefined && !snapshots.listIsOld)
     await host.whenFlushed(async () => log.relist(await snapshots.listChecksum()))
-  const old = await snapshots.writeList({
+  // The log is kept back to what the list before needs, whose place it could take.
+  const first =
+    list === undefined ? 1 : keepsLog || snapshots.listIsOld ? list.firstSegment : await firstNeeded(list, log)
+  await snapshots.writeList({
     uuid: log.uuid,
     generation: (list?.generation ?? 0) + 1,
     segment: tail.segment,
@@ -116,7 +123,7 @@ async function checkpointAlone(host: CheckpointHost): Promise<boolean> {
     next: tail.next,
     chain: tail.chain,
     ended: tail.ended,
-    firstSegment: (keepsLog ? list?.firstSegment : list?.segment) ?? 1,
+    firstSegment: first,
     nextTable,
     tables,
     // Tables dropped since the position are no longer in the list either.
@@ -138,9 +145,85 @@ async function checkpointAlone(host: CheckpointHost): Promise<boolean> {
   const keep = new Set(tables.map((table) => table.id))
   for (const entry of host.entryList()) keep.add(entry.id)
   await snapshots.removeOthers(keep)
-  // The log is kept back to the position of the list before, whose place it could take.
-  await log.drop((keepsLog ? list?.firstSegment : old?.segment) ?? 1)
+  await log.drop(first)
   return true
+}
+
+/** The first segment that whoever goes by a list may need: that of its position, or of the first frame that a table lacks. */
+async function firstNeeded(list: TableList, log: LogMedium): Promise<number> {
+  let frame = list.next
+  for (const table of list.tables)
+    if (table.behind) frame = Math.min(frame, (table.snapshot?.frame ?? table.created - 1) + 1)
+  if (frame === list.next) return list.segment
+  const start = await startBefore(log, frame)
+  return start === undefined ? list.firstSegment : Math.min(start.segment, list.segment)
+}
+
+/** The beginning of the last segment that does not begin after a frame, or else of the first there is. */
+export async function startBefore(log: LogMedium, frame: number): Promise<LogTail | undefined> {
+  const segments = await log.segments()
+  if (segments.length === 0) return undefined
+  let start = await log.startOf(segments[0]!)
+  for (let low = 1, high = segments.length - 1; low <= high; ) {
+    const middle = (low + high) >> 1
+    const found = await log.startOf(segments[middle]!)
+    if (found === undefined || found.next > frame) high = middle - 1
+    else {
+      start = found
+      low = middle + 1
+    }
+  }
+  return start
+}
+
+/** Log that opening the index would have to read, from which on the list is written when it is closed, in bytes; and so many segments are enough. */
+const LIST_AGAIN_BYTES = 64 * 1024
+const LIST_AGAIN_SEGMENTS = 2
+/** So many times its own length, so that lists are a small part of what is written. */
+const LIST_AGAIN_FACTOR = 4
+
+/** Whether the list had better be written, with so many bytes of log after it. */
+export function isListOverdue({ listLength }: Snapshots, logBytes: number, segmentBytes: number): boolean {
+  const least = Math.min(LIST_AGAIN_BYTES, LIST_AGAIN_SEGMENTS * segmentBytes)
+  return listLength > 0 && logBytes >= Math.max(least, LIST_AGAIN_FACTOR * listLength)
+}
+
+/**
+ * Writes the list of tables as they are at the end of the log, with the snapshots that there are. For whoever is alone,
+ * has the commit lock and knows every frame, all of them flushed.
+ */
+export async function listTables(
+  host: Pick<CheckpointHost, 'fs' | 'prefix' | 'log' | 'snapshots' | 'dropped' | 'entryList' | 'nextTableNumber'>,
+  tail: LogTail,
+): Promise<void> {
+  const { log, snapshots } = host
+  // Whoever checks the index meanwhile is to see one list.
+  await using lock = await host.fs.lock(`${host.prefix}checkpoint`)
+  if (!lock.tryAcquire('exclusive')) return
+  const list = await snapshots.readList()
+  const entries = host.entryList()
+  // What is damaged is left as it was found.
+  if (list === undefined || snapshots.listIsOld || list.next > tail.next) return
+  if (entries.some((entry) => entry.damage !== undefined)) return
+  const places = new Map(list.tables.map((table) => [table.number, table.snapshot]))
+  await snapshots.writeList({
+    uuid: log.uuid,
+    generation: list.generation + 1,
+    segment: tail.segment,
+    offset: tail.offset,
+    next: tail.next,
+    chain: tail.chain,
+    ended: tail.ended,
+    firstSegment: list.firstSegment,
+    nextTable: host.nextTableNumber(),
+    tables: entries.map((entry) => {
+      const copy = copyOf(entry)
+      copy.snapshot = places.get(entry.number)
+      return copy
+    }),
+    dropped: host.dropped.tables,
+    dropHorizon: host.dropped.horizon,
+  })
 }
 
 function copyOf(entry: Entry): Entry {

@@ -111,10 +111,11 @@ export function writeNumber(column: Uint8Array, at: number, width: number, value
   if (width > 6) throw new TypeError(`a column of ${width} bytes has no numbers`)
   if (!(value >= 0 && value < 256 ** width && value % 1 === 0))
     throw new RangeError(`${value} does not fit a column of ${width} bytes`)
-  for (let i = 0; i < width; i++) {
-    column[at + i] = value % 256
-    value = Math.floor(value / 256)
-  }
+  // Above 32 bits, bitwise operators would cut.
+  const high = Math.floor(value / 0x1_0000_0000)
+  for (let i = 0, low = value | 0; i < width && i < 4; i++, low >>>= 8) column[at + i] = low
+  if (width > 4) column[at + 4] = high
+  if (width > 5) column[at + 5] = high >>> 8
 }
 
 /** Index of the first row whose UID is at least `uid`: 0 … rows. */

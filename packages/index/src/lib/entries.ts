@@ -1,8 +1,12 @@
-/** What an open index knows of its tables without opening them, kept up to date by the headers of frames. */
+/**
+ * What an open index knows of its tables without opening them, kept up to date by the headers of frames. Of what the list of
+ * tables says, only those entries are made that somebody asks for.
+ */
 import type { TableCache } from './cache.ts'
 import { type Digest, NO_DIGEST } from './digest.ts'
 import type { FrameTable } from './frame.ts'
 import type { TableState } from './state.ts'
+import type { ListedTables } from './table-list.ts'
 
 /** Where a table's snapshot is, and up to which frame it goes. */
 export interface SnapshotPlace {
@@ -46,6 +50,8 @@ export class Entry {
   dropped = false
   /** Handles of callers. */
   handles = 0
+  /** What it counts among the loaded tables without a handle. */
+  idleRows = 0
   /** The cache beside the table, shared by all handles. */
   cache: Promise<TableCache> | undefined
 
@@ -74,5 +80,84 @@ export class Entry {
     for (let i = 0; i < this.frames.length; i += 3)
       if (this.frames[i]! > upTo) kept.push(this.frames[i]!, this.frames[i + 1]!, this.frames[i + 2]!)
     this.frames = kept
+  }
+}
+
+/** The tables that exist, by id and by number. */
+export class Entries {
+  readonly #byId = new Map<string, Entry>()
+  readonly #byNumber = new Map<number, Entry>()
+  #listed: ListedTables | undefined
+  /** Of the listed: 1 where the entry was made; it may be dropped since. */
+  #made: Uint8Array = new Uint8Array(0)
+  #left = 0
+
+  /** Begins anew with what a list says. */
+  reset(listed: ListedTables | readonly Entry[]): void {
+    this.#byId.clear()
+    this.#byNumber.clear()
+    this.#listed = undefined
+    this.#left = 0
+    if (Array.isArray(listed)) {
+      for (const entry of listed as readonly Entry[]) this.add(entry)
+      return
+    }
+    this.#listed = listed as ListedTables
+    this.#left = this.#listed.count
+    this.#made = new Uint8Array(this.#left)
+  }
+
+  get(id: string): Entry | undefined {
+    const known = this.#byId.get(id)
+    return known !== undefined || this.#left === 0 ? known : this.#make(this.#listed!.placeOf(id))
+  }
+
+  at(number: number): Entry | undefined {
+    const known = this.#byNumber.get(number)
+    return known !== undefined || this.#left === 0 ? known : this.#make(this.#listed!.placeOfNumber(number))
+  }
+
+  #make(k: number): Entry | undefined {
+    if (k < 0 || this.#made[k] === 1) return undefined
+    this.#made[k] = 1
+    this.#left--
+    const entry = this.#listed!.entry(k)
+    this.#byNumber.set(entry.number, entry)
+    this.#byId.set(entry.id, entry)
+    return entry
+  }
+
+  /** All of them, in the order in which they were listed or created. */
+  all(): IterableIterator<Entry> {
+    if (this.#listed !== undefined) {
+      const listed = this.#listed
+      for (let k = 0; this.#left > 0; k++) this.#make(k)
+      this.#listed = undefined
+      // What was asked for first came first.
+      const asMade = [...this.#byNumber]
+      this.#byNumber.clear()
+      const made = new Map(asMade)
+      for (let k = 0; k < listed.count; k++) {
+        const number = listed.numberAt(k)
+        const entry = made.get(number)
+        if (entry !== undefined) this.#byNumber.set(number, entry)
+      }
+      for (const [number, entry] of asMade) this.#byNumber.set(number, entry)
+    }
+    return this.#byNumber.values()
+  }
+
+  add(entry: Entry): void {
+    // Made here, so that nothing of the same name is made later.
+    this.get(entry.id)
+    this.at(entry.number)
+    this.#byId.set(entry.id, entry)
+    this.#byNumber.set(entry.number, entry)
+  }
+
+  /** The table is dropped; another one may have its id. */
+  remove(entry: Entry): void {
+    this.#byNumber.delete(entry.number)
+    if (this.#byId.get(entry.id) === entry) this.#byId.delete(entry.id)
   }
 }

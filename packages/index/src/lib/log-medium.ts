@@ -61,6 +61,8 @@ export interface LogMedium extends AsyncDisposable {
   lockSync(): Uint8Array | undefined
   lockShared(waitMs: number): Promise<boolean>
   unlock(): void
+  /** Tells those of other processes who wait for the lock that it is free. A hint, without which they look now and then. */
+  knock(): void
   readControl(): Promise<Control | undefined>
   /** Makes ready to append after `tail`; says where the next frame goes, and the salt for it. */
   prepare(tail: LogTail, rest: number): Promise<{ tail: LogTail; salt: Uint8Array }>

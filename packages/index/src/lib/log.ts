@@ -22,6 +22,7 @@ import { FRAME_END, frameLength, payloadIsValid, writeFrame } from './frame.ts'
 import type { LogMedium, LogOptions, LogRead, LogTail } from './log-medium.ts'
 import { type LogReader, readBytes } from './log-reader.ts'
 import { listSegments, LogSegments } from './log-segments.ts'
+import { LockTurns } from './lock-turns.ts'
 import { scanFrames, trailerIsValid } from './scan.ts'
 import { SEGMENT_HEADER, segmentName, writeSegmentHeader } from './segment.ts'
 
@@ -41,6 +42,7 @@ export class FileLog implements LogMedium {
   readonly #segments: LogSegments
   readonly #control: ControlFile
   #lock: FsLock | undefined
+  readonly #turns: LockTurns
   /** Segments whose names are known to be durable, as are then those of the files beside the log. */
   readonly #named = new Set<number>()
   /** A flush failed that covered frames from this one on: they are written again before anything counts as flushed. */
@@ -53,6 +55,7 @@ export class FileLog implements LogMedium {
     this.#prefix = prefix
     this.#options = options
     this.#segments = segments
+    this.#turns = new LockTurns(fs, `${prefix}lock`, `${prefix}turn.lock`)
     this.#control = new ControlFile(fs, `${prefix}control`, options.readOnly, segments.control)
   }
 
@@ -133,9 +136,9 @@ export class FileLog implements LogMedium {
   /** Takes the commit lock. INDEX_LOCKED after the time allowed. */
   async lock(): Promise<void> {
     this.#lock ??= await this.#fs.lock(`${this.#prefix}lock`)
-    if (this.#lock.tryAcquire('exclusive')) return
+    if (this.#turns.tryAcquire(this.#lock, 'exclusive')) return
     try {
-      await this.#lock.acquire({ waitMs: this.#options.lockWaitMs })
+      await this.#turns.wait(this.#lock, 'exclusive', this.#options.lockWaitMs)
     } catch (error) {
       if (error instanceof FsError && error.code === 'FS_LOCKED')
         throw new IndexError('INDEX_LOCKED', `another process held the lock for ${this.#options.lockWaitMs} ms`, {
@@ -143,6 +146,10 @@ export class FileLog implements LogMedium {
         })
       throw error
     }
+  }
+
+  knock(): void {
+    this.#turns.knock()
   }
 
   lockSync(): Uint8Array | undefined {
@@ -181,9 +188,9 @@ export class FileLog implements LogMedium {
   async lockShared(waitMs: number): Promise<boolean> {
     if (this.#options.readOnly) return false
     this.#lock ??= await this.#fs.lock(`${this.#prefix}lock`)
-    if (this.#lock.tryAcquire('shared')) return true
+    if (this.#turns.tryAcquire(this.#lock, 'shared')) return true
     try {
-      await this.#lock.acquire({ mode: 'shared', waitMs })
+      await this.#turns.wait(this.#lock, 'shared', waitMs)
       return true
     } catch (error) {
       if (error instanceof FsError && error.code === 'FS_LOCKED') return false
@@ -201,6 +208,7 @@ export class FileLog implements LogMedium {
       this.#lock = undefined
       lock?.[Symbol.asyncDispose]().then(undefined, () => {})
     }
+    if (this.#turns.isBusy) this.#turns.knock()
   }
 
   /**
@@ -432,6 +440,7 @@ export class FileLog implements LogMedium {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#segments[Symbol.asyncDispose]()
     await this.#control[Symbol.asyncDispose]()
+    await this.#turns[Symbol.asyncDispose]()
     await this.#lock?.[Symbol.asyncDispose]()
     this.#lock = undefined
   }

@@ -126,6 +126,8 @@ export class ObjectLog implements LogMedium {
     return true
   }
   unlock(): void {}
+
+  knock(): void {}
   async flush(): Promise<void> {}
   async sync(): Promise<void> {}
   async mend(): Promise<void> {}

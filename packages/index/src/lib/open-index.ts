@@ -17,7 +17,7 @@ import { changesSince, DroppedTables } from './changes-since.ts'
 import { applyFrameTable } from './apply-frame.ts'
 import { openCacheFile, type TableCache } from './cache.ts'
 import type { Control } from './control.ts'
-import { checkpoint, type CheckpointHost } from './checkpoint.ts'
+import { checkpoint, type CheckpointHost, isListOverdue, listTables, startBefore } from './checkpoint.ts'
 import { checkIndex } from './check.ts'
 import type {
   CacheDecision,
@@ -36,7 +36,7 @@ import type {
   TableView,
 } from './contract.ts'
 import { formatDigest } from './digest.ts'
-import { Entry } from './entries.ts'
+import { Entries, Entry } from './entries.ts'
 import { IndexError, refusalOf } from './error.ts'
 import { FRAME_END, FRAME_LAZY, FRAME_PART, type FrameTable, payloadIsValid, writeFrame } from './frame.ts'
 import { FRAME_MAX, TRANSACTION_MAX } from './limits.ts'
@@ -59,10 +59,14 @@ const REFRESH_WAIT_MS = 100
 const LOOK_AGAIN_MS = 25
 /** How often opening begins again because another process's checkpoint came between. */
 const OPEN_ATTEMPTS = 8
-/** Tables without a handle whose state is kept. */
-const IDLE_TABLES_MAX = 64
-/** Groups committed before another process gets its turn. */
+/** Rows of the tables without a handle whose state is kept, the last one apart … */
+const IDLE_ROWS_MAX = 1 << 21
+/** … where each table counts so many more, for what it takes besides rows. */
+const IDLE_TABLE_ROWS = 256
+/** Groups that a process commits, with others at work, before one of them gets its turn. */
 const GROUPS_IN_A_ROW = 4
+/** Steps that those who were told of their commit have to begin another one in the same turn. */
+const SOON_HOPS = 32
 /** For so long after its last frame another process is taken to be at work. */
 const SHARED_MS = 500
 /** How often a group is decided again because somebody else was first. */
@@ -144,11 +148,12 @@ class StoreIndex implements Index, Committer, CheckpointHost {
   readonly snapshots: Snapshots
   readonly dropped: DroppedTables = new DroppedTables()
   readonly #path: string
-  readonly #entries = new Map<string, Entry>()
-  readonly #byNumber = new Map<number, Entry>()
+  readonly #entries = new Entries()
   readonly #watchers = new Set<(tables: readonly string[]) => void>()
   readonly #handles = new Set<TableHandle>()
-  readonly #idle = new Map<number, Entry>()
+  /** Loaded tables without a handle, the one used last at the end. */
+  readonly #idle = new Set<Entry>()
+  #idleRows = 0
   #nextNumber = 1
   /** Until when another process is taken to be at work. */
   #sharedUntil = 0
@@ -188,7 +193,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
   }
 
   get tables(): readonly TableInfo[] {
-    return [...this.#entries.values()].map(infoOf)
+    return [...this.#entries.all()].map(infoOf)
   }
 
   info(id: string): TableInfo | undefined {
@@ -197,7 +202,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
   }
 
   entryList(): readonly Entry[] {
-    return [...this.#byNumber.values()]
+    return [...this.#entries.all()]
   }
 
   nextTableNumber(): number {
@@ -207,7 +212,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
   changesSince(frame: number): IndexChanges | undefined {
     this.#checkOpen()
     const { next, unflushed } = this.log.tail
-    return changesSince(frame, this.#byNumber.values(), this.dropped, {
+    return changesSince(frame, this.#entries.all(), this.dropped, {
       flushed: Math.min(next, unflushed) - 1,
       last: next - 1,
     })
@@ -269,9 +274,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
           if (attempt < OPEN_ATTEMPTS && this.snapshots.generation !== generation) continue
           throw error
         }
-        this.#entries.clear()
-        this.#byNumber.clear()
-        for (const entry of entries) this.#put(entry)
+        this.#entries.reset(entries)
         this.dropped.reset(dropped, dropHorizon)
         this.#nextNumber = nextNumber
         this.log.tail = start
@@ -298,7 +301,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
   async #afterCrash(): Promise<void> {
     const { control } = this.log
     if (control?.state === 'sealed' && !goesBeyond(this.log.tail, control)) return
-    const raised = [...this.#byNumber.values()].filter((entry) => entry.ceiling > entry.highestModSeq)
+    const raised = [...this.#entries.all()].filter((entry) => entry.ceiling > entry.highestModSeq)
     if (raised.length === 0) return
     await this.log.lock()
     try {
@@ -345,14 +348,9 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     }
   }
 
-  #put(entry: Entry): void {
-    this.#entries.set(entry.id, entry)
-    this.#byNumber.set(entry.number, entry)
-  }
-
   #damageAll(reason: string, before: number): void {
     this.settings.onEvent({ kind: 'log-damaged', message: reason })
-    for (const entry of this.#byNumber.values()) if ((entry.snapshot?.frame ?? 0) < before) entry.damage ??= reason
+    for (const entry of this.#entries.all()) if ((entry.snapshot?.frame ?? 0) < before) entry.damage ??= reason
   }
 
   // ---- tables
@@ -405,7 +403,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
       await this.snapshots.readList()
       if (this.snapshots.generation !== generation) {
         await this.#reload()
-        const again = this.#byNumber.get(entry.number)
+        const again = this.#entries.at(entry.number)
         return again === undefined ? entry : this.#load(again)
       }
       entry.damage = error.message
@@ -419,8 +417,14 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     const base = await this.snapshots.load(entry)
     let draft = base === undefined ? undefined : new Draft(base.state)
     const from = base?.frame ?? 0
+    const isWhole = from >= (entry.snapshot?.frame ?? 0)
     let { frames } = entry
-    if (entry.behind || from < (entry.snapshot?.frame ?? 0)) frames = await this.#framesSince(entry, from)
+    if (entry.behind || !isWhole) frames = await this.#framesSince(entry, from)
+    if (entry.behind && isWhole) {
+      // Found once, they are known.
+      entry.frames = frames
+      entry.behind = false
+    }
     const reader = this.log.reader()
     for (let i = 0; i < frames.length; i += 3) {
       const number = frames[i]!
@@ -450,8 +454,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
         kind: 'snapshot-replaced',
         message: `${entry.id}: its snapshot of frame ${entry.snapshot?.frame ?? 0} is damaged, going on from frame ${from}`,
       })
-    const first = (await this.log.segments())[0]
-    const start = first === undefined ? undefined : await this.log.startOf(first)
+    const start = await startBefore(this.log, from + 1)
     const read = start === undefined ? undefined : await this.log.read(start)
     if (start === undefined || read === undefined || start.next > from + 1 || read.gaps.length > 0)
       throw damaged(entry.id, `its snapshot is damaged, and the log does not reach back to frame ${from + 1}`)
@@ -469,17 +472,24 @@ class StoreIndex implements Index, Committer, CheckpointHost {
   }
 
   #keepIdle(entry: Entry): void {
-    this.#idle.delete(entry.number)
-    this.#idle.set(entry.number, entry)
-    if (this.#idle.size <= IDLE_TABLES_MAX) return
-    for (const [number, oldest] of this.#idle) {
-      this.#idle.delete(number)
+    this.#forgetIdle(entry)
+    entry.idleRows = IDLE_TABLE_ROWS + (entry.state?.count ?? 0)
+    this.#idleRows += entry.idleRows
+    this.#idle.add(entry)
+    if (this.#idleRows <= IDLE_ROWS_MAX) return
+    for (const oldest of this.#idle) {
+      if (oldest === entry) break
+      this.#forgetIdle(oldest)
       if (oldest.handles === 0) {
         oldest.state = undefined
         oldest.stateFrame = 0
       }
-      break
+      if (this.#idleRows <= IDLE_ROWS_MAX) break
     }
+  }
+
+  #forgetIdle(entry: Entry): void {
+    if (this.#idle.delete(entry)) this.#idleRows -= entry.idleRows
   }
 
   /** A handle is gone: with the last one goes the cache, and the table may be forgotten when others are needed. */
@@ -559,14 +569,8 @@ class StoreIndex implements Index, Committer, CheckpointHost {
         const group = this.#queue.length > GROUP_MAX ? this.#queue.splice(0, GROUP_MAX) : this.#queue
         if (group === this.#queue) this.#queue = []
         await this.#commitGroup(group)
-        // Between processes a waiter looks once a millisecond: now and then it must find the lock free.
-        if (this.#sharedUntil > performance.now() && ++this.#groupsInARow >= GROUPS_IN_A_ROW) {
-          this.#groupsInARow = 0
-          await new Promise<void>((resolve) => setTimeout(resolve, 1))
-        }
-        // Those who were told may want to be in the next group.
-        if (this.#queue.length > 0 || this.#jobs.length === 0)
-          await new Promise<void>((resolve) => setImmediate(resolve))
+        if (this.#locked) await this.#soonMore()
+        if (!this.#locked) await this.#passOn()
       } else if (this.#refreshes.length > 0) {
         const waiting = this.#refreshes
         this.#refreshes = []
@@ -579,6 +583,31 @@ class StoreIndex implements Index, Committer, CheckpointHost {
       } else break
     }
     this.#pumping = undefined
+  }
+
+  /** While it is this process's turn, a group of those who go on at once has the lock of the one before. */
+  async #soonMore(): Promise<void> {
+    // No turn of the event loop: who knows what else is done in it.
+    for (let hop = 0; hop < SOON_HOPS && this.#queue.length === 0; hop++) await Promise.resolve()
+    if (this.#queue.length === 0 || this.#jobs.length > 0) this.#unlock()
+  }
+
+  async #passOn(): Promise<void> {
+    const isEndOfTurn = this.#groupsInARow > 0
+    if (isEndOfTurn) {
+      this.#groupsInARow = 0
+      this.log.knock()
+    }
+    // Those who were told may want to be in the next group.
+    if (this.#queue.length > 0 || this.#jobs.length === 0) await new Promise<void>((resolve) => setImmediate(resolve))
+    // Somebody else is to be first.
+    if (isEndOfTurn && this.#queue.length > 0) await new Promise<void>((resolve) => setTimeout(resolve, 1))
+  }
+
+  #unlock(): void {
+    if (!this.#locked) return
+    this.#locked = false
+    this.log.unlock()
   }
 
   async #refreshNow(): Promise<void> {
@@ -626,13 +655,13 @@ class StoreIndex implements Index, Committer, CheckpointHost {
 
   /** Another process dropped frames that were not read here: everything is read anew. */
   async #reload(): Promise<void> {
-    const before = [...this.#byNumber.values()]
+    const before = [...this.#entries.all()]
     this.settings.onEvent({ kind: 'reloaded', message: 'another process dropped frames that were not read here' })
     await this.#readAll()
     const changed = new Set<string>()
     for (const old of before) {
       changed.add(old.id)
-      const entry = this.#byNumber.get(old.number)
+      const entry = this.#entries.at(old.number)
       if (entry === undefined) {
         old.dropped = true
         continue
@@ -649,7 +678,8 @@ class StoreIndex implements Index, Committer, CheckpointHost {
         })
     }
     this.#idle.clear()
-    for (const entry of this.#byNumber.values()) changed.add(entry.id)
+    this.#idleRows = 0
+    for (const entry of this.#entries.all()) changed.add(entry.id)
     this.#notify(changed)
   }
 
@@ -657,10 +687,13 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     let results: (CommitResult | { readonly error: unknown })[] = []
     try {
       await this.#preload(group)
-      // What a failed flush left may be what this group needs.
-      await this.log.mend()
-      await this.log.lock()
-      this.#locked = true
+      if (!this.#locked) {
+        // What a failed flush left may be what this group needs.
+        await this.log.mend()
+        await this.log.lock()
+        this.#locked = true
+      }
+      let isTurn = false
       try {
         for (let attempt = 1; ; attempt++) {
           const done = await this.#commitLocked(group)
@@ -672,11 +705,12 @@ class StoreIndex implements Index, Committer, CheckpointHost {
             throw new IndexError('INDEX_LOCKED', `others were first ${CONFLICTS_MAX} times`)
           await this.#preload(group)
         }
+        isTurn = this.#sharedUntil > performance.now() && ++this.#groupsInARow < GROUPS_IN_A_ROW
       } finally {
-        this.#locked = false
-        this.log.unlock()
+        if (!isTurn) this.#unlock()
       }
     } catch (error) {
+      this.#unlock()
       const refusal = refusalOf(error)
       for (const { reject } of group) reject(refusal)
       return
@@ -790,9 +824,31 @@ class StoreIndex implements Index, Committer, CheckpointHost {
 
   /** Decides the transactions of a group one after another, each against what those before it leave. */
   #decide(group: readonly Pick<Waiter, 'requested' | 'lazy'>[], batch: Batch): Decided {
+    if (group.length === 1) return this.#decideFor(group, batch, undefined)!
+    const { nextNumber } = batch
+    const states = [...batch.states]
+    const ids = [...batch.ids]
+    const decided = this.#decideFor(group, batch, {})
+    if (decided !== undefined) return decided
+    // One of them failed, and had written on what those before it made.
+    batch.nextNumber = nextNumber
+    batch.states.clear()
+    batch.ids.clear()
+    for (const [number, state] of states) batch.states.set(number, state)
+    for (const [id, number] of ids) batch.ids.set(id, number)
+    return this.#decideFor(group, batch, undefined)!
+  }
+
+  /** Undefined if a transaction failed that shares what it changes with those before it. */
+  #decideFor(
+    group: readonly Pick<Waiter, 'requested' | 'lazy'>[],
+    batch: Batch,
+    owner: object | undefined,
+  ): Decided | undefined {
     const world = {
       state: (id: string) => this.#stateIn(batch, id),
       newNumber: () => batch.nextNumber++,
+      owner,
       writer: () => this.#sectionWriter(),
     }
     this.#writersUsed = 0
@@ -817,6 +873,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
           else this.#dropIn(batch, table.number)
         }
       } catch (error) {
+        if (owner !== undefined && resolved.length > 0) return undefined
         batch.nextNumber = nextNumber
         results.push({ error })
       }
@@ -872,7 +929,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
   }
 
   #dropIn(batch: Batch, number: number): void {
-    const id = this.#byNumber.get(number)?.id
+    const id = this.#entries.at(number)?.id
     if (id !== undefined) batch.ids.set(id, undefined)
     for (const [created, one] of batch.ids) if (one === number) batch.ids.set(created, undefined)
     batch.states.delete(number)
@@ -888,9 +945,9 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     const entry = this.#entries.get(id)
     const number = batch.ids.has(id) ? batch.ids.get(id) : entry?.number
     if (number === undefined) return undefined
-    const reason = batch.damage.get(number) ?? this.#byNumber.get(number)?.damage
+    const reason = batch.damage.get(number) ?? this.#entries.at(number)?.damage
     if (reason !== undefined) throw damaged(id, reason)
-    const state = batch.states.get(number) ?? this.#byNumber.get(number)?.state
+    const state = batch.states.get(number) ?? this.#entries.at(number)?.state
     if (state === undefined) throw new Error(`table ${id} is not loaded`)
     return state
   }
@@ -925,7 +982,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     batch: Batch | undefined,
   ): Generator<string> {
     const number = batch?.ids.get(table) ?? this.#entries.get(table)?.number
-    const state = number === undefined ? undefined : (batch?.states.get(number) ?? this.#byNumber.get(number)?.state)
+    const state = number === undefined ? undefined : (batch?.states.get(number) ?? this.#entries.at(number)?.state)
     for (const { counts } of created ?? state?.meta.columns ?? []) {
       if (counts === undefined || seen.has(counts.table)) continue
       seen.add(counts.table)
@@ -952,7 +1009,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     for (const id of this.#needed(group, batch)) {
       const number = batch.ids.has(id) ? batch.ids.get(id) : this.#entries.get(id)?.number
       if (number === undefined || batch.states.has(number) || batch.damage.has(number)) continue
-      const entry = this.#byNumber.get(number)
+      const entry = this.#entries.at(number)
       if (entry === undefined || (entry.state === undefined && entry.damage === undefined)) return false
     }
     return true
@@ -989,7 +1046,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
           this.#dropIn(batch, number)
           drafts.delete(number)
         }
-        const entry = this.#byNumber.get(number)
+        const entry = this.#entries.at(number)
         const state = batch.states.get(number) ?? entry?.state
         const known = frame.header.number <= (entry?.stateFrame ?? 0)
         if (state !== undefined && !known && !table.dropped && !batch.damage.has(number)) {
@@ -1025,12 +1082,12 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     const touched = new Set<Entry>()
     for (const { number, tables, segment, offset } of batch.effects) {
       for (const table of tables) {
-        let entry = this.#byNumber.get(table.number)
+        let entry = this.#entries.at(table.number)
         if (table.created !== undefined) {
           // Known already if its snapshot was found before its frame; another table may have had its id meanwhile.
           entry ??= new Entry(table.number, table.created.id, table.created.uidValidity)
           entry.created = number
-          this.#put(entry)
+          this.#entries.add(entry)
           this.#nextNumber = Math.max(this.#nextNumber, table.number + 1)
         }
         if (entry === undefined) {
@@ -1046,9 +1103,8 @@ class StoreIndex implements Index, Committer, CheckpointHost {
         if (table.dropped) {
           entry.dropped = true
           this.dropped.add({ number: entry.number, id: entry.id, created: entry.created, frame: number })
-          this.#byNumber.delete(entry.number)
-          this.#idle.delete(entry.number)
-          if (this.#entries.get(entry.id) === entry) this.#entries.delete(entry.id)
+          this.#entries.remove(entry)
+          this.#forgetIdle(entry)
         } else touched.add(entry)
       }
     }
@@ -1229,6 +1285,8 @@ class StoreIndex implements Index, Committer, CheckpointHost {
       // What is torn is left to a writer: whoever only read says nothing of it.
       if (!this.#wrote && (read.rest > 0 || read.gaps.length > 0)) return
       await this.log.sync(read.tail)
+      if (this.#presence !== undefined && read.frames.length === 0 && read.gaps.length === 0)
+        if (isListOverdue(this.snapshots, this.#logBytes, this.settings.segmentBytes)) await listTables(this, read.tail)
       await this.log.seal(read.tail, await this.snapshots.listChecksum())
     } finally {
       this.#locked = false

@@ -209,7 +209,7 @@ async function strangers(
 ): Promise<void> {
   for (const { kind, file, message } of findings)
     if (kind === 'stray-file') page.push(record('note', file, 'file', '', '', message))
-  const own = new Set(['control', 'lock', 'open', 'checkpoint', 'log', 'tables', 'cache'])
+  const own = new Set(['control', 'lock', 'turn.lock', 'open', 'checkpoint', 'log', 'tables', 'cache'])
   for await (const entries of fs.list(path))
     for (const { name } of entries)
       if (!own.has(name) && !name.startsWith('repair-'))

@@ -20,7 +20,7 @@ import {
   writeNumber,
   ZERO_SETS,
 } from './chunk.ts'
-import { type AppendedRow, FLAG_DELETED, type NewRow } from './contract.ts'
+import { type AppendedRow, FLAG_DELETED } from './contract.ts'
 import { IndexError } from './error.ts'
 import type { FrameTable } from './frame.ts'
 import { findKeyword, findSet } from './keywords.ts'
@@ -54,6 +54,8 @@ export interface World {
   state(id: string): TableState | undefined
   /** A number for a new table, never given before. */
   newNumber(): number
+  /** Whose the drafts are; undefined: each is for itself. */
+  readonly owner: object | undefined
   /** An empty writer; what is written stays until the group is. */
   writer(): ByteWriter
 }
@@ -207,7 +209,7 @@ class Resolver {
         return
       }
       case 'append':
-        this.#append(this.#working(request.table), request.row, request.pending)
+        this.#append(this.#working(request.table), request)
         return
       case 'append-from':
         this.#appendFrom(this.#working(request.table), request)
@@ -273,7 +275,7 @@ class Resolver {
 
   #add(state: TableState): Working {
     const working: Working = {
-      draft: new Draft(state),
+      draft: new Draft(state, this.#world.owner),
       out: this.#world.writer(),
       modSeq: state.highestModSeq + 1,
       created: false,
@@ -290,7 +292,8 @@ class Resolver {
     return working
   }
 
-  #append(working: Working, row: NewRow, pending: PendingRow): void {
+  #append(working: Working, pending: PendingRow): void {
+    const { row } = pending
     const { draft } = working
     const { meta } = draft
     const uid = row.uid ?? draft.uidNext

@@ -30,7 +30,15 @@ import {
   writeSnapshotTrailer,
 } from './snapshot.ts'
 import type { TableMeta, TableState } from './state.ts'
-import { listChecksum, readTableList, type TableList, writeTableList } from './table-list.ts'
+import {
+  type LazyTableList,
+  listChecksum,
+  type ListedTables,
+  openTableList,
+  readTableList,
+  type TableList,
+  writeTableList,
+} from './table-list.ts'
 
 /** Files up to this many bytes are read as a whole and not kept open. */
 const WHOLE_BYTES = 256 * 1024
@@ -97,6 +105,8 @@ export class Snapshots implements AsyncDisposable {
   })
   /** What `tables/directory` said when it was last read or written. */
   generation = 0
+  /** Its length then, in bytes. */
+  listLength = 0
   /** That was `directory.old`, because `directory` is lost: what it says of the files is not the newest. */
   listIsOld = false
   /** Without locks: nothing is replaced but what was seen. */
@@ -115,6 +125,12 @@ export class Snapshots implements AsyncDisposable {
   // ---- the list of tables
 
   async readList(): Promise<TableList | undefined> {
+    return this.#readList(readTableList)
+  }
+
+  async #readList<L extends TableList | LazyTableList>(
+    read: (bytes: Uint8Array) => L | undefined,
+  ): Promise<L | undefined> {
     // What is replaced later must be what is read now.
     this.#listTag = this.#conditional ? (await this.#fs.stat(`${this.#prefix}tables/directory`))?.tag : undefined
     this.#snapshotTags.clear()
@@ -122,9 +138,10 @@ export class Snapshots implements AsyncDisposable {
     for (const name of ['directory', 'directory.old']) {
       const bytes = await readIfThere(this.#fs, `${this.#prefix}tables/${name}`)
       if (bytes === undefined) continue
-      const list = readTableList(bytes)
+      const list = read(bytes)
       if (list !== undefined && Buffer.compare(list.uuid, this.#uuid) === 0) {
         this.generation = list.generation
+        this.listLength = bytes.length
         this.listIsOld = name !== 'directory'
         return list
       }
@@ -135,19 +152,19 @@ export class Snapshots implements AsyncDisposable {
 
   /** What is known of the tables before the log is read, and where to read it from. */
   async readTables(log: LogMedium): Promise<{
-    entries: readonly Entry[]
+    entries: ListedTables | readonly Entry[]
     nextNumber: number
     start: LogTail
     dropped: readonly DroppedTable[]
     dropHorizon: number
   }> {
-    const list = await this.readList()
+    const list = await this.#readList(openTableList)
     if (list !== undefined) {
       const { segment, offset, next, chain, ended, dropped, dropHorizon } = list
       return {
         dropped,
         dropHorizon,
-        entries: list.tables,
+        entries: list.listed,
         nextNumber: list.nextTable,
         start: { segment, offset, next, chain, unflushed: next, ended },
       }
@@ -194,15 +211,16 @@ export class Snapshots implements AsyncDisposable {
     }
   }
 
-  /** Writes the list, keeping the one before. Returns that one. */
-  async writeList(list: TableList): Promise<TableList | undefined> {
+  /** Writes the list, keeping the one before. */
+  async writeList(list: TableList): Promise<void> {
     const path = `${this.#prefix}tables/directory`
     const before = await readIfThere(this.#fs, path)
     const old = before === undefined ? undefined : readTableList(before)
     if (before !== undefined && old !== undefined) await this.#fs.writeFile(`${path}.old`, before)
-    await this.#fs.writeFile(path, writeTableList(list), this.#condition(this.#listTag))
+    const bytes = writeTableList(list)
+    await this.#fs.writeFile(path, bytes, this.#condition(this.#listTag))
     this.generation = list.generation
-    return old
+    this.listLength = bytes.length
   }
 
   #condition(tag: string | undefined): FsWriteOptions {
@@ -290,21 +308,23 @@ export class Snapshots implements AsyncDisposable {
     const tried = new Set<number>()
     const queue: { offset: number; length: number }[] = []
     if (place !== undefined) queue.push({ offset: place.directory, length: place.directoryLength })
-    let sources = 0
+    let all: Uint8Array | undefined
+    let isFirst = true
     for (;;) {
       const next = queue.shift()
       if (next === undefined) {
-        // The trailer at the end, then whichever there is.
-        sources++
+        // The trailer at the end, then whichever there are: a directory that is lost does not tell the one before it.
         let trailer: ReturnType<typeof readSnapshotTrailer>
-        if (sources === 1)
-          trailer = readSnapshotTrailer(
-            await this.#bytes(opened, size - SNAPSHOT_TRAILER, SNAPSHOT_TRAILER),
-            0,
-            source.seed,
-          )
-        else if (sources === 2) trailer = findSnapshotTrailer(await this.#bytes(opened, 0, size), source.seed)
-        else return
+        if (isFirst) {
+          isFirst = false
+          const end = await this.#bytes(opened, size - SNAPSHOT_TRAILER, SNAPSHOT_TRAILER)
+          trailer = readSnapshotTrailer(end, 0, source.seed)
+        } else {
+          all ??= await this.#bytes(opened, 0, size)
+          trailer = findSnapshotTrailer(all, source.seed)
+          if (trailer === undefined) return
+          all = all.subarray(0, Math.max(0, Math.min(trailer.directory, all.length - 1)))
+        }
         if (trailer !== undefined) queue.push({ offset: trailer.directory, length: trailer.directoryLength })
         continue
       }

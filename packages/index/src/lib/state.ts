@@ -8,6 +8,8 @@
  *      one was taken back and is shown to nobody. So what lies beyond the rows of a state may be overwritten.
  *   3. Counters equal what a scan of the columns would count.
  *   4. Drafts do the same for a transaction and for the replay of its frame; they decide nothing.
+ *   5. Drafts with one owner follow each other, and of the states that they make only the last is ever shown: a group of
+ *      changes copies a chunk once. A draft among them that is given up takes those before it with it.
  */
 import {
   type Chunk,
@@ -61,6 +63,8 @@ export interface TableState {
   readonly bytes: number
   readonly digest: Digest
   readonly chunks: readonly Chunk[]
+  /** Who may go on changing the list of chunks. */
+  readonly owner?: object | undefined
   readonly layout: Layout
   readonly keywords: KeywordTable
   readonly tombstones: Tombstones
@@ -121,6 +125,9 @@ export function emptyState(meta: TableMeta, uidNext = 1): TableState {
   }
 }
 
+/** For one sum at a time, none of which waits. */
+const sums = new Int32Array(2)
+
 /** Makes the next state of a table. Use it once: after `freeze` it is done. */
 export class Draft {
   readonly meta: TableMeta
@@ -134,7 +141,7 @@ export class Draft {
   bytes: number
   keywords: KeywordTable
   tombstones: Tombstones
-  readonly #token = {}
+  readonly #token: object
   #chunks: Chunk[]
   #ownsChunks = false
   #layout: Layout
@@ -144,7 +151,10 @@ export class Draft {
   #values: Map<string, Uint8Array>
   #ownsValues = false
 
-  constructor(base: TableState) {
+  /** `owner`: drafts of one group have one, and write on what those before them copied; see invariant 5. */
+  constructor(base: TableState, owner: object = {}) {
+    this.#token = owner
+    this.#ownsChunks = base.owner === owner
     this.meta = base.meta
     this.base = base
     this.uidNext = base.uidNext
@@ -188,6 +198,7 @@ export class Draft {
       bytes: this.bytes,
       digest: this.digest,
       chunks: this.#chunks,
+      owner: this.#ownsChunks ? this.#token : undefined,
       layout: this.#layout,
       keywords: this.keywords,
       tombstones: this.tombstones,
@@ -262,7 +273,8 @@ export class Draft {
   }
 
   #sumGuids(uids: Uint32Array, column: Uint8Array, from: number, to: number, sign: 1 | -1): void {
-    const sums = Int32Array.of(this.#low, this.#high)
+    sums[0] = this.#low
+    sums[1] = this.#high
     sumGuids(sums, uids, column, from, to, sign)
     this.#low = sums[0]!
     this.#high = sums[1]!
@@ -597,11 +609,13 @@ export class Draft {
   #tail(): Chunk {
     const last = this.#chunks[this.#chunks.length - 1]
     if (last === undefined || last.rows >= CHUNK_ROWS) {
+      // Who filled the one before goes on like that.
+      const capacity = last?.owner === this.#token ? CHUNK_ROWS : 16
       const chunk: Chunk = {
         rows: 0,
-        uids: new Uint32Array(16),
-        flags: new Uint8Array(16),
-        modSeqs: new Float64Array(16),
+        uids: new Uint32Array(capacity),
+        flags: new Uint8Array(capacity),
+        modSeqs: new Float64Array(capacity),
         sets: ZERO_SETS,
         ext: this.meta.columns.map((column) => zeroColumn(column.bytes)),
         pages: undefined,

@@ -19,9 +19,10 @@
  *   1. It is written after every snapshot it names was flushed, and before any segment is dropped.
  *   2. The log is kept back to the position of `directory.old`, so that it can take the place of this one.
  */
-import { ByteReader, ByteWriter, crc32 } from '@mailstead/bytes'
+import { ByteReader, ByteWriter, crc32, readVarint } from '@mailstead/bytes'
 import type { DroppedTable } from './changes-since.ts'
 import { Entry } from './entries.ts'
+import { IndexError } from './error.ts'
 import { FORMAT_VERSION, isKnownVersion } from './format-version.ts'
 import { readU32 } from './frame.ts'
 
@@ -106,8 +107,25 @@ export function listChecksum(bytes: Uint8Array): number {
   return bytes.length < 4 ? 0 : readU32(bytes, bytes.length - 4)
 }
 
+/** A list whose tables are read when somebody asks for them. */
+export interface LazyTableList extends Omit<TableList, 'tables'> {
+  readonly listed: ListedTables
+}
+
 /** Undefined if it is damaged. */
 export function readTableList(bytes: Uint8Array): TableList | undefined {
+  const lazy = openTableList(bytes)
+  if (lazy === undefined) return undefined
+  const { listed, ...list } = lazy
+  try {
+    return { ...list, tables: Array.from({ length: listed.count }, (_, k) => listed.entry(k)) }
+  } catch {
+    return undefined
+  }
+}
+
+/** The same for who needs few of the tables: the others are passed over. Undefined if it is damaged. */
+export function openTableList(bytes: Uint8Array): LazyTableList | undefined {
   if (bytes.length < BODY + 4 || readU32(bytes, 12) !== bytes.length || !isKnownVersion(readU32(bytes, 8)))
     return undefined
   if (crc32(bytes.subarray(0, bytes.length - 4)) !== readU32(bytes, bytes.length - 4)) return undefined
@@ -122,8 +140,7 @@ export function readTableList(bytes: Uint8Array): TableList | undefined {
     const ended = reader.varint() === 1
     const firstSegment = reader.varint()
     const nextTable = reader.varint()
-    const tables: Entry[] = []
-    for (let n = reader.varint(); n > 0; n--) tables.push(readEntry(reader))
+    const listed = new ListedTables(bytes, reader)
     const dropHorizon = reader.varint()
     const dropped: DroppedTable[] = []
     for (let n = reader.varint(); n > 0; n--)
@@ -140,13 +157,145 @@ export function readTableList(bytes: Uint8Array): TableList | undefined {
       ended,
       firstSegment,
       nextTable,
-      tables,
+      listed,
       dropped,
       dropHorizon,
     }
   } catch {
     return undefined
   }
+}
+
+/** Varints of an entry between its id and its digest, and after it up to the salt. */
+const COUNTERS = 8
+const FRAMES = 4
+const DIGEST_BYTES = 8
+const SALT_BYTES = 8
+const CHECKSUM_BYTES = 4
+
+/**
+ * The tables of a list, found by id or number without reading the others: opening one of thousands of mailboxes makes no
+ * object for the rest.
+ */
+export class ListedTables {
+  readonly count: number
+  readonly #reader: ByteReader
+  readonly #bytes: Uint8Array
+  /** Where the entry of each table begins, and its id, which is ASCII. */
+  readonly #starts: Uint32Array
+  readonly #ids: Uint32Array
+  readonly #numbers: Float64Array
+  /** Open addressing by id: place in the list + 1, or 0. */
+  readonly #slots: Uint32Array
+  readonly #ascending: boolean
+
+  /** Passes over the tables from the reader's position on. Throws a BytesError where they are none. */
+  constructor(bytes: Uint8Array, reader: ByteReader) {
+    const count = reader.varint()
+    // What they take at least is known before anything is allocated.
+    if (count * (COUNTERS + DIGEST_BYTES) > reader.remaining) throw reader.malformed(`${count} tables`)
+    this.count = count
+    this.#bytes = bytes
+    this.#reader = new ByteReader(bytes)
+    this.#starts = new Uint32Array(count)
+    this.#ids = new Uint32Array(count)
+    this.#numbers = new Float64Array(count)
+    let size = 16
+    while (size < 2 * count) size *= 2
+    this.#slots = new Uint32Array(size)
+    let ascending = true
+    // By hand, since this is what opening one of thousands of mailboxes costs: numbers are passed over, not read.
+    const { end } = reader
+    let at = reader.position
+    for (let k = 0; k < count; k++) {
+      this.#starts[k] = at
+      const number = readVarint(bytes, at, end)
+      this.#numbers[k] = number
+      if (number <= (k === 0 ? -1 : this.#numbers[k - 1]!)) ascending = false
+      at = passed(bytes, at, 1)
+      this.#ids[k] = at
+      const length = readVarint(bytes, at, end)
+      at = passed(bytes, at, 1)
+      const afterId = at + length
+      if (length < 0 || afterId > end) throw reader.malformed('no id')
+      let hash = 0
+      for (; at < afterId; at++) {
+        if (bytes[at]! >= 0x80) throw reader.malformed('no id')
+        hash = mixed(hash, bytes[at]!)
+      }
+      let slot = hash & (size - 1)
+      while (this.#slots[slot] !== 0) slot = (slot + 1) & (size - 1)
+      this.#slots[slot] = k + 1
+      at = passed(bytes, at, COUNTERS) + DIGEST_BYTES
+      at = passed(bytes, at, FRAMES) + SALT_BYTES
+      at = passed(bytes, at, 2) + CHECKSUM_BYTES
+      if (at > end) throw reader.malformed('tables go on beyond the end')
+    }
+    reader.seek(at)
+    this.#ascending = ascending
+  }
+
+  /** Place of a table in the list, or -1. */
+  placeOf(id: string): number {
+    const size = this.#slots.length
+    let hash = 0
+    for (let at = 0; at < id.length; at++) hash = mixed(hash, id.charCodeAt(at))
+    for (let slot = hash & (size - 1); ; slot = (slot + 1) & (size - 1)) {
+      const k = this.#slots[slot]! - 1
+      if (k < 0 || this.#hasId(k, id)) return k
+    }
+  }
+
+  #hasId(k: number, id: string): boolean {
+    const bytes = this.#bytes
+    this.#reader.seek(this.#ids[k]!)
+    if (this.#reader.varint() !== id.length) return false
+    const from = this.#reader.position
+    for (let at = 0; at < id.length; at++) if (bytes[from + at] !== id.charCodeAt(at)) return false
+    return true
+  }
+
+  placeOfNumber(number: number): number {
+    // As they were created, unless somebody put it together otherwise.
+    if (!this.#ascending) return this.#numbers.indexOf(number)
+    let low = 0
+    let high = this.count - 1
+    while (low <= high) {
+      const middle = (low + high) >> 1
+      const found = this.#numbers[middle]!
+      if (found === number) return middle
+      if (found < number) low = middle + 1
+      else high = middle - 1
+    }
+    return -1
+  }
+
+  numberAt(k: number): number {
+    return this.#numbers[k]!
+  }
+
+  /** Throws INDEX_CORRUPT where the list, although its checksum is right, says nothing valid. */
+  entry(k: number): Entry {
+    this.#reader.seek(this.#starts[k]!)
+    try {
+      return readEntry(this.#reader)
+    } catch (error) {
+      throw new IndexError('INDEX_CORRUPT', 'the list of tables is malformed', { cause: error })
+    }
+  }
+}
+
+/** Offset after so many varints; beyond the end if they are cut off. */
+function passed(bytes: Uint8Array, at: number, count: number): number {
+  for (; count > 0; count--) {
+    while (bytes[at]! >= 0x80) at++
+    at++
+  }
+  return at
+}
+
+function mixed(hash: number, byte: number): number {
+  return (Math.imul(hash ^ byte, 0x01000193) + (hash >>> 15)) | 0
 }
 
 function readEntry(reader: ByteReader): Entry {

@@ -22,8 +22,16 @@ import { homeOfView } from './view.ts'
 
 /** A row on its way; `assigned` is its UID while the transaction is resolved, `uid` after the commit. */
 export class PendingRow implements AppendedRow {
+  readonly kind = 'append'
+  readonly table: string
+  readonly row: NewRow
   uid = 0
   assigned = 0
+
+  constructor(table: string, row: NewRow) {
+    this.table = table
+    this.row = row
+  }
 }
 
 export interface PendingFlags {
@@ -41,7 +49,7 @@ export interface PendingAppendFrom {
 export type Requested =
   | { readonly kind: 'create'; readonly table: string; readonly spec: TableSpec }
   | { readonly kind: 'drop'; readonly table: string }
-  | { readonly kind: 'append'; readonly table: string; readonly row: NewRow; readonly pending: PendingRow }
+  | PendingRow
   | {
       readonly kind: 'append-from'
       readonly table: string
@@ -114,8 +122,8 @@ export class Transaction implements IndexTransaction {
     if (row.keywords !== undefined) checkKeywords(row.keywords)
     if (row.uid !== undefined) checkGiven('UID', row.uid, UID_LAST)
     if (row.modSeq !== undefined) checkGiven('modseq', row.modSeq, MODSEQ_GIVEN_MAX)
-    const pending = new PendingRow()
-    this.#add({ kind: 'append', table, row, pending })
+    const pending = new PendingRow(table, row)
+    this.#add(pending)
     return pending
   }
 
