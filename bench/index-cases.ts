@@ -17,6 +17,8 @@ export interface IndexWork {
 export interface IndexCase {
   readonly row: string
   readonly unit: string
+  /** How long the event loop is held is told too. */
+  readonly tellsHeld?: boolean
   /** Makes what is run over and over in a store: turn after turn, each timed. Opening is measured by who opens. */
   prepare(name: StoreName, stores: Stores): Promise<Prepared>
 }
@@ -75,9 +77,9 @@ export class Stores implements AsyncDisposable {
     return directory
   }
 
-  /** A store with one mailbox of so many messages. Asked for again, it is as it was left. */
-  async with(name: StoreName, size: number): Promise<string> {
-    return this.#once(`${name}-${size}`, async (directory) => {
+  /** A store with one mailbox of so many messages, for some use. Asked for again, it is as it was left. */
+  async with(name: StoreName, size: number, use = 'rows'): Promise<string> {
+    return this.#once(`${name}-${size}-${use}`, async (directory) => {
       await using store = await openStore(name, directory)
       await store.create(MAILBOX, MAILBOX + 1)
       await fill(store, MAILBOX, size)
@@ -196,6 +198,15 @@ function coldRow(size: number, mailboxes: number): IndexCase {
   }
 }
 
+/** The hot one of them, with all that was changed in it. */
+function hotRow(size: number, mailboxes: number): IndexCase {
+  return {
+    row: `index open hot of ${label(mailboxes)}, hot ${label(size)}`,
+    unit: 'opens/s',
+    prepare: async (name, stores) => opening(name, await stores.ofMany(name, size, mailboxes), () => MAILBOX, size),
+  }
+}
+
 /** The same in a store that is open already, each for the first time. */
 function coldOpenRow(size: number, mailboxes: number): IndexCase {
   return {
@@ -301,21 +312,25 @@ export async function commits(store: MailStore, waiters: number, each: number, t
 export const WAITERS = [1, 16, 64] as const
 export const WAITED_SIZE = 10_000
 
-/** Commits of one run, by all who wait. */
+/** Commits of one run of one who waits, and for each of many, up to so many. */
 export const COMMITS = 512
+const COMMITTERS_MAX = 16
 
 /** Commits of each waiter in one run. */
 export function commitsEach(waiters: number, atLeast: number): number {
   return Math.max(4, Math.ceil(atLeast / waiters))
 }
 
-function commitRow(waiters: number, size: number, atLeast: number): IndexCase {
-  const each = commitsEach(waiters, atLeast)
+function commitRow(waiters: number, size: number, commitsOfOne: number): IndexCase {
+  // Long enough that what is measured goes on and on.
+  const each = commitsEach(waiters, commitsOfOne * Math.min(waiters, COMMITTERS_MAX))
   return {
     row: `index commits ${waiters} waiting`,
     unit: 'commits/s',
+    tellsHeld: true,
+    // No message is expunged there: every commit changes something.
     prepare: async (name, stores) =>
-      working(name, await stores.with(name, size), async (store, turn) =>
+      working(name, await stores.with(name, size, 'commits'), async (store, turn) =>
         timed(waiters * each, () => commits(store, waiters, each, turn)),
       ),
   }
@@ -327,7 +342,7 @@ export interface CaseSizes {
   readonly change: readonly number[]
   readonly bulk: number
   readonly waited: number
-  /** Commits of one run of those who wait. */
+  /** Commits of one run of one who waits. */
   readonly commits: number
   readonly hot: number
   readonly mailboxes: number
@@ -339,6 +354,7 @@ export function indexCases(sizes: CaseSizes): readonly IndexCase[] {
     ...sizes.open.map(openRow),
     coldRow(sizes.hot, sizes.mailboxes),
     coldOpenRow(sizes.hot, sizes.mailboxes),
+    hotRow(sizes.hot, sizes.mailboxes),
     ...WAITERS.map((waiters) => commitRow(waiters, sizes.waited, sizes.commits)),
     ...sizes.change.map(flagRow),
     searchRow(sizes.bulk),

@@ -5,7 +5,7 @@
  *   node index-child.ts day STORE DIRECTORY HUNDREDS SIZE    an empty directory; window and commits, for strace; a checkpoint ends it
  *   node index-child.ts days STORE DIRECTORY HUNDREDS SIZE   the same in groups, with the checkpoints that the store makes itself
  *   node index-child.ts memory STORE DIRECTORY               a filled store; bytes that an open mailbox takes
- *   node index-child.ts write STORE DIRECTORY SEED MS        a store of many mailboxes; commits and how long each took
+ *   node index-child.ts write STORE DIRECTORY SEED MS WARM   a store of many mailboxes; commits, after so many ms more, and how long each took
  *   node index-child.ts read STORE DIRECTORY MS              the same store; bytes read from files while others write
  */
 import { readFileSync } from 'node:fs'
@@ -38,6 +38,8 @@ export interface WriterRun extends CountedRun {
 
 export interface ReaderRun {
   readonly bytesRead: number
+  /** What others committed meanwhile. */
+  readonly commits: number
 }
 
 /** Between the opening of a store and what is counted, so that a trace has no doubt where it belongs, in milliseconds. */
@@ -66,7 +68,7 @@ function bytesRead(): number {
 }
 
 const [mode, name, directory, ...numbers] = process.argv.slice(2)
-const [a = 0, b = 0] = numbers.map(Number)
+const [a = 0, b = 0, c = 0] = numbers.map(Number)
 const store = await openStore(name as StoreName, directory!)
 
 const modes: Record<string, () => Promise<unknown>> = {
@@ -99,21 +101,32 @@ const modes: Record<string, () => Promise<unknown>> = {
   },
   async write() {
     const latencies: number[] = []
-    const run = await counted(async () => {
-      const until = performance.now() + b
-      for (let turn = 0; performance.now() < until; turn++) {
+    let turn = 0
+    const write = async (ms: number): Promise<void> => {
+      latencies.length = 0
+      for (const until = performance.now() + ms; performance.now() < until; turn++) {
         const started = performance.now()
         const mailbox = COLD + ((turn * 7919 + a * 251) % MAILBOXES)
         const uid = ((turn + a) % COLD_MESSAGES) + 1
         await store.flag(mailbox, uid, uid, FLAG_FLAGGED, Math.floor(turn / MAILBOXES) % 2 === 0)
         latencies.push(performance.now() - started)
       }
+    }
+    await write(c)
+    const run = await counted(async () => {
+      await write(b)
       return latencies.length
     })
     return { ...run, latencies } satisfies WriterRun
   },
   async read() {
     await store.view(COLD)
+    const total = async (): Promise<number> => {
+      let sum = 0
+      for (let at = 0; at < MAILBOXES; at++) sum += (await store.counters(COLD + at)).modSeq
+      return sum
+    }
+    const first = await total()
     const before = bytesRead()
     const until = performance.now() + a
     while (performance.now() < until) {
@@ -121,7 +134,8 @@ const modes: Record<string, () => Promise<unknown>> = {
       await store.counters(COLD)
       await sleep(LOOK_MS)
     }
-    return { bytesRead: bytesRead() - before } satisfies ReaderRun
+    const bytes = bytesRead() - before
+    return { bytesRead: bytes, commits: (await total()) - first } satisfies ReaderRun
   },
 }
 const result = await modes[mode!]!()

@@ -62,7 +62,7 @@ test('all stores that the index is compared with do the same work', async () => 
 })
 
 test('each row of the index does the same work on all stores', async () => {
-  const sizes = { open: [200, 300], change: [300, 1500], bulk: 1500, waited: 300, commits: 12, hot: 200, mailboxes: 30 }
+  const sizes = { open: [200, 300], change: [300, 1500], bulk: 1500, waited: 300, commits: 4, hot: 200, mailboxes: 30 }
   const cases = indexCases(sizes)
   expect(new Set(cases.map(({ row }) => row)).size).toBe(cases.length)
   await using stores = new Stores()

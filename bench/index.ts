@@ -43,7 +43,7 @@ export interface IndexFigure {
 }
 
 type Peer = Exclude<StoreName, 'ours'>
-const PEERS: readonly Peer[] = ['sqlite', 'lmdb']
+export const PEERS: readonly Peer[] = ['sqlite', 'lmdb']
 
 export interface IndexBenchOptions {
   readonly rounds: number
@@ -58,6 +58,8 @@ const GROWTH_MAX = 2
 const AMPLIFICATION_MAX = 2
 const MEMORY_MAX = 64e6
 const WRITERS = 4
+/** How long writers write before what they do is counted, in milliseconds. */
+const WARM_MS = 3000
 /** Rounds before those that count. */
 const WARM_ROUNDS = 2
 /** Share by which a ratio may be behind, which no median of so few rounds tells. */
@@ -103,6 +105,7 @@ class IndexBench {
     if (!this.#options.wanted(one.row)) return
     const rates = lists()
     const cpu = lists()
+    const held = lists()
     const prepared = new Map<StoreName, Prepared>()
     try {
       for (const name of STORE_NAMES) prepared.set(name, await one.prepare(name, stores))
@@ -110,11 +113,14 @@ class IndexBench {
         for (let place = 0; place < STORE_NAMES.length; place++) {
           const name = STORE_NAMES[(place + round) % STORE_NAMES.length]!
           const before = process.cpuUsage()
+          const loop = performance.eventLoopUtilization()
           const { operations, seconds } = await prepared.get(name)!.run(round)
+          const { active } = performance.eventLoopUtilization(loop)
           const { user, system } = process.cpuUsage(before)
           if (round < WARM_ROUNDS) continue
           rates[name].push(operations / seconds)
           cpu[name].push((user + system) / operations)
+          held[name].push((active * 1000) / operations)
         }
       const answers = new Set<string>()
       for (const side of prepared.values()) answers.add(JSON.stringify(await side.answer()))
@@ -123,6 +129,8 @@ class IndexBench {
       for (const side of prepared.values()) await side[Symbol.asyncDispose]()
     }
     this.#keep({ row: one.row, unit: one.unit, values: medians(rates), cpu: medians(cpu), ahead: true })
+    if (one.tellsHeld === true)
+      this.#keep({ row: `${one.row}: event loop`, unit: 'µs each', values: medians(held), lessIsBetter: true })
   }
 
   /**
@@ -156,7 +164,7 @@ class IndexBench {
     const flushes: PerStore = {}
     const bytes: PerStore = {}
     for (const name of STORE_NAMES) {
-      const directory = await stores.with(name, WAITED_SIZE)
+      const directory = await stores.with(name, WAITED_SIZE, 'commits')
       const { counts, run } = await traced(name, directory, ['commits', `${waiters}`])
       flushes[name] = counts.flushes / run.operations
       bytes[name] = counts.bytesWritten / run.operations
@@ -213,8 +221,11 @@ class IndexBench {
     const row = `index ${WRITERS} writers 1 reader`
     if (!this.#options.wanted(row)) return
     const rates: PerStore = {}
+    const slowest: PerStore = {}
+    const waits: PerStore = {}
     const middle: PerStore = {}
     const late: PerStore = {}
+    const longest: PerStore = {}
     const read: PerStore = {}
     const flushes: PerStore = {}
     for (const name of STORE_NAMES) {
@@ -224,20 +235,28 @@ class IndexBench {
         cpSync(await stores.ofMany(name, 1000, MAILBOXES), directory, { recursive: true })
         return directory
       }
-      const { writers, reader } = await together(name, await copy(), ms)
+      const alone = await together(name, await copy(), { ms: ms / 2, writers: 1 })
+      const { writers, reader } = await together(name, await copy(), { ms, writers: WRITERS })
       const latencies = writers.flatMap((writer) => writer.latencies).toSorted((x, y) => x - y)
-      rates[name] = writers.reduce((sum, { latencies: own }) => sum + own.length, 0) / (ms / 1000)
+      rates[name] = latencies.length / (ms / 1000)
+      slowest[name] = Math.min(...writers.map((writer) => writer.latencies.length)) / (ms / 1000)
+      waits[name] = mean(latencies) - mean(alone.writers[0]!.latencies)
       middle[name] = latencies[latencies.length >> 1]!
       late[name] = latencies[Math.floor(latencies.length * 0.99)]!
-      read[name] = reader.bytesRead / latencies.length
+      longest[name] = latencies.at(-1)!
+      // The reader is there before and after, and while the writers warm up: by all that was committed.
+      read[name] = reader.bytesRead / reader.commits
       if (!this.#strace) continue
-      const again = await together(name, await copy(), ms, stores.fresh())
+      const again = await together(name, await copy(), { ms, writers: WRITERS, traces: stores.fresh() })
       const operations = again.writers.reduce((sum, writer) => sum + writer.operations, 0)
       flushes[name] = again.flushes / operations
     }
     this.#keep({ row: `${row}: commits`, unit: 'commits/s', values: rates, ahead: true })
+    this.#keep({ row: `${row}: the slowest writer`, unit: 'commits/s', values: slowest, ahead: true })
+    this.#keep({ row: `${row}: lock wait, mean`, unit: 'ms', values: waits, lessIsBetter: true, ahead: true })
     this.#keep({ row: `${row}: commit, median`, unit: 'ms', values: middle, lessIsBetter: true, ahead: true })
     this.#keep({ row: `${row}: commit, 99 %`, unit: 'ms', values: late, lessIsBetter: true, ahead: true })
+    this.#keep({ row: `${row}: commit, longest`, unit: 'ms', values: longest, lessIsBetter: true, ahead: true })
     this.#keep({ row: `${row}: flushes`, unit: 'per commit', values: flushes, lessIsBetter: true, ahead: true })
     // lmdb reads through a mapping: no call, no bytes.
     this.#keep({ row: `${row}: reader's bytes`, unit: 'per commit', values: read, lessIsBetter: true })
@@ -311,20 +330,26 @@ async function traced(name: StoreName, directory: string, [mode, ...args]: reado
   }
 }
 
-/** Writers and a reader at once; with a directory for traces, flushes are counted. */
+interface Together {
+  readonly ms: number
+  readonly writers: number
+  /** A directory for traces: flushes are counted. */
+  readonly traces?: string
+}
+
+/** Writers and a reader at once. */
 async function together(
   name: StoreName,
   directory: string,
-  ms: number,
-  traces?: string,
+  { ms, writers: count, traces }: Together,
 ): Promise<{ readonly writers: readonly WriterRun[]; readonly reader: ReaderRun; readonly flushes: number }> {
   const traceOf = (seed: number): string => join(traces!, `${seed}.strace`)
-  const reading = child<ReaderRun>([], [], ['read', name, directory, `${ms + 1000}`])
-  const writing = Array.from({ length: WRITERS }, async (_, seed) =>
+  const reading = child<ReaderRun>([], [], ['read', name, directory, `${ms + WARM_MS + 1000}`])
+  const writing = Array.from({ length: count }, async (_, seed) =>
     child<WriterRun>(
       traces === undefined ? [] : straceCommand(traceOf(seed)),
       [],
-      ['write', name, directory, `${seed}`, `${ms}`],
+      ['write', name, directory, `${seed}`, `${ms}`, `${WARM_MS}`],
     ),
   )
   const [reader, ...writers] = await Promise.all([reading, ...writing])
@@ -332,6 +357,10 @@ async function together(
   if (traces !== undefined)
     for (const [seed, run] of writers.entries()) flushes += countSyscalls(traceOf(seed), run, directory).flushes
   return { writers, reader, flushes }
+}
+
+function mean(values: readonly number[]): number {
+  return values.reduce((sum, value) => sum + value, 0) / values.length
 }
 
 const header = [
@@ -342,9 +371,15 @@ const header = [
   'target'.padStart(8),
 ].join(' ')
 
+/** What the ratios, or ours, are to be; empty where a row is for information. */
+export function targetOf({ atMost, ahead, lessIsBetter }: IndexFigure): string {
+  if (atMost !== undefined) return `≤ ${human(atMost)}`
+  return ahead ? (lessIsBetter ? '≤ 1' : '≥ 1') : ''
+}
+
 function line(figure: IndexFigure): string {
-  const { row, unit, values, cpu, ratios, atMost, ahead, lessIsBetter } = figure
-  const goal = atMost === undefined ? (ahead ? (lessIsBetter ? '≤ 1' : '≥ 1') : '') : `≤ ${human(atMost)}`
+  const { row, unit, values, cpu, ratios } = figure
+  const goal = targetOf(figure)
   return [
     row.padEnd(44),
     ...STORE_NAMES.map((name) => human(values[name]).padStart(12)),
