@@ -12,7 +12,7 @@ import { readRecord } from './dbox-record.ts'
 import { DOVECOT_ALT, SYSTEM_FLAGS } from './flags.ts'
 import { type MailIndex, NEXT_UID_AT, UID_VALIDITY_AT } from './mail-index.ts'
 import { type FoundMailbox, mailboxName } from './mailbox-tree.ts'
-import type { FoundRecord } from './mdbox-storage.ts'
+import type { FoundRecord, LostRecord } from './mdbox-storage.ts'
 import { type ReadIndex, readIndex } from './read-index.ts'
 import { below, isAbsence, join, messageOf, type NamedRoot } from './root.ts'
 
@@ -127,7 +127,7 @@ export class DboxMailbox implements DovecotMailbox {
       hasUidl: maxUidl === undefined || uid <= maxUidl,
       suffix: this.#suffix(uid),
     }
-    let found: FoundRecord | undefined
+    let found: FoundRecord | LostRecord
     if (storage === undefined) found = await this.#file(uid, (index.flags[row]! & DOVECOT_ALT) !== 0)
     else {
       const mapUid = numberOf(index, 'mdbox', row, 0)
@@ -198,8 +198,8 @@ export class DboxMailbox implements DovecotMailbox {
     return this.#context.kind === 'sdbox' && guid !== undefined ? `-${Buffer.from(guid).toString('hex')}-${uid}` : ''
   }
 
-  /** The record of a u.N file; undefined (and faults say why) if it is not there. */
-  async #file(uid: number, wantedInAlt: boolean): Promise<FoundRecord | undefined> {
+  /** The record of a u.N file; faults say so too if it is lost. */
+  async #file(uid: number, wantedInAlt: boolean): Promise<FoundRecord | LostRecord> {
     const { pool, faults, alt } = this.#context
     const name = `u.${uid}`
     let why = `there is no ${name}`
@@ -226,8 +226,9 @@ export class DboxMailbox implements DovecotMailbox {
       if (found !== undefined) why = found
     }
     if (wantedInAlt && alt === undefined) why += ', and no alternate storage is known'
-    faults.add('message-lost', `the message is lost: ${why}`, { file: shown, offset, mailbox: this.name, uid })
-    return undefined
+    const lost: LostRecord = { why: `the message is lost: ${why}`, file: shown, offset }
+    faults.add('message-lost', lost.why, { file: shown, offset, mailbox: this.name, uid })
+    return lost
   }
 
   #fileRoots(): readonly NamedRoot[] {

@@ -5,7 +5,7 @@ import type { CachedFields } from './cache.ts'
 import type { DovecotMessage } from './contract.ts'
 import type { DboxContext } from './dbox-context.ts'
 import { type DboxRecord, guidBytes } from './dbox-record.ts'
-import type { FoundRecord } from './mdbox-storage.ts'
+import type { FoundRecord, LostRecord } from './mdbox-storage.ts'
 import { join, messageOf } from './root.ts'
 
 /** What a mailbox knows of a message without its file. */
@@ -38,12 +38,12 @@ export class DboxMessage implements DovecotMessage {
   readonly pop3Order: number | undefined
   readonly shared: string | undefined
   readonly #context: DboxContext
-  readonly #found: FoundRecord | undefined
+  readonly #found: FoundRecord | LostRecord
   readonly #mailbox: string
   readonly #suffix: string
 
-  constructor(context: DboxContext, known: KnownMessage, found: FoundRecord | undefined) {
-    const record = found?.record
+  constructor(context: DboxContext, known: KnownMessage, found: FoundRecord | LostRecord) {
+    const record = 'record' in found ? found.record : undefined
     const { cached } = known
     this.uid = known.uid
     this.flags = known.flags
@@ -55,23 +55,28 @@ export class DboxMessage implements DovecotMessage {
     this.savedMs = known.savedMs ?? cached?.savedMs
     this.pop3Uidl = known.hasUidl ? (record?.pop3Uidl ?? cached?.pop3Uidl) : undefined
     this.pop3Order = known.hasUidl ? (record?.pop3Order ?? nonZero(cached?.pop3Order)) : undefined
-    this.shared =
-      found === undefined
-        ? undefined
-        : context.kind === 'mdbox'
-          ? `${join(found.root.shown, found.name)}:${found.record.offset}`
-          : copyName(found.record)
+    this.shared = !('record' in found)
+      ? undefined
+      : context.kind === 'mdbox'
+        ? `${join(found.root.shown, found.name)}:${found.record.offset}`
+        : copyName(found.record)
     this.#context = context
     this.#found = found
     this.#mailbox = known.mailbox
     this.#suffix = known.suffix
-    if (found !== undefined) compare(context, known, found)
+    if ('record' in found) compare(context, known, found)
   }
 
   async *open(): AsyncGenerator<Uint8Array, void, undefined> {
     const found = this.#found
     const { pool, attachments, faults } = this.#context
-    if (found === undefined) throw new BoxError('BOX_DAMAGED', `the message ${this.uid} of ${this.#mailbox} is lost`)
+    if (!('record' in found)) {
+      const { why, file, offset } = found
+      throw new BoxError('BOX_DAMAGED', `${this.uid} of ${this.#mailbox}: ${why}`, {
+        ...(file === undefined ? {} : { file }),
+        ...(offset === undefined ? {} : { offset }),
+      })
+    }
     const lent = await pool.lend(found.root, found.name)
     try {
       const { file } = lent

@@ -26,6 +26,13 @@ export interface FoundRecord {
   readonly record: DboxRecord
 }
 
+/** Where a message should be and is not. */
+export interface LostRecord {
+  readonly why: string
+  readonly file: string | undefined
+  readonly offset: number | undefined
+}
+
 /** Whose message is looked for, for faults. */
 export interface Owner {
   readonly mailbox: string
@@ -95,8 +102,8 @@ export class MdboxStorage {
     return { file: u32(data, 0, map.little), offset: u32(data, 4, map.little), size: u32(data, 8, map.little) }
   }
 
-  /** The message of a mailbox's row; undefined (and faults say why) if it is not there. */
-  async find(mapUid: number, guid: Uint8Array | undefined, owner: Owner): Promise<FoundRecord | undefined> {
+  /** The message of a mailbox's row; faults say so too if it is lost. */
+  async find(mapUid: number, guid: Uint8Array | undefined, owner: Owner): Promise<FoundRecord | LostRecord> {
     const { map } = this
     const row = map === undefined ? -1 : map.rowOf(mapUid)
     const place = row < 0 ? undefined : this.placeOf(row)
@@ -149,12 +156,13 @@ export class MdboxStorage {
       })
       return other
     }
-    this.#faults.add('message-lost', `the message is lost: ${why}`, {
+    const lost: LostRecord = {
+      why: `the message is lost: ${why}`,
       file: place === undefined ? undefined : join(this.#roots[0]!.shown, `m.${place.file}`),
       offset: place?.offset,
-      ...owner,
-    })
-    return undefined
+    }
+    this.#faults.add('message-lost', lost.why, { file: lost.file, offset: lost.offset, ...owner })
+    return lost
   }
 
   /** The first message with this GUID that can be read. */
