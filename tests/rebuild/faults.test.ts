@@ -2,8 +2,9 @@
  * What other stores get wrong when part of them is lost, told one by one: each is shown not to happen here.
  */
 import type { Fs } from '@mailstead/fs'
+import { faultyFs } from '@mailstead/fs/faults'
 import { memoryFs } from '@mailstead/fs/memory'
-import { FLAG_FLAGGED, FLAG_SEEN } from '@mailstead/index'
+import { FLAG_FLAGGED, FLAG_SEEN, repairIndex } from '@mailstead/index'
 import { describe, expect, test } from 'vitest'
 import { UidSet } from '@mailstead/uidset'
 import { copyOf, deliver, expunge, openRebuilt, openTest, picture, rebuild, removeAll } from './support.ts'
@@ -97,4 +98,62 @@ test('messages whose mailbox is lost come back to it, and a purge before that ta
   await using store = await openRebuilt(fs)
   await store.purge()
   expect([...(await picture(fs)).get('INBOX')!.rows].map(({ text }) => text)).toEqual(['message 1'])
+})
+
+test('a message that was never acknowledged is not taken for mail where the index is whole', async () => {
+  const fs = await threeMessages()
+  const before = await picture(fs)
+  {
+    await using store = await openRebuilt(fs)
+    const failing = faultyFs(fs, {
+      fail: (operation, path) => (operation === 'append' && path.startsWith('index/log') ? 'ENOSPC' : undefined),
+    })
+    await store[Symbol.asyncDispose]()
+    await using other = await openRebuilt(failing)
+    await expect(deliver(other, 'INBOX', 'refused')).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' })
+  }
+  const records = await rebuild(fs)
+  expect(records.filter(({ kind }) => kind !== 'note')).toEqual([])
+  expect(await picture(fs)).toEqual(before)
+})
+
+test('nothing is purged between a repair of the index and the rebuild', async () => {
+  const fs = await threeMessages()
+  {
+    await using store = await openRebuilt(fs)
+    await deliver(store, 'INBOX', 'after the checkpoint')
+  }
+  await removeAll(fs, 'index/log')
+  for await (const _ of repairIndex(fs, 'index'));
+  const events: string[] = []
+  {
+    await using store = await openTest(fs, { create: false, onEvent: ({ kind }) => void events.push(kind) })
+    expect(await store.purge()).toMatchObject({ messages: 0, bytesReclaimed: 0 })
+    expect(events).toContain('rebuild-needed')
+  }
+  await rebuild(fs)
+  expect((await picture(fs)).get('INBOX')!.rows.map(({ text }) => text)).toContain('after the checkpoint')
+  await using store = await openRebuilt(fs)
+  expect((await store.purge()).messages).toBe(1)
+})
+
+test('storage that is away is no loss: nothing is changed, and the rebuild goes on when it is back', async () => {
+  const fs = await threeMessages()
+  const before = await picture(fs)
+  await removeAll(fs, 'index/tables/box.snap')
+  await removeAll(fs, 'index/log')
+  const away = faultyFs(fs, {
+    fail: (_operation, path) => (path.startsWith('storage/m.') ? 'FS_UNAVAILABLE' : undefined),
+  })
+  await expect(rebuild(away)).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' })
+  await rebuild(fs)
+  expect(await picture(fs)).toEqual(before)
+})
+
+test('a store that somebody has open is not rebuilt', async () => {
+  const fs = await threeMessages()
+  await using _ = await openRebuilt(fs)
+  await expect(rebuild(fs)).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' })
+  await expect(rebuild(fs, { dryRunIn: memoryFs() })).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' })
+  await expect(rebuild(memoryFs())).rejects.toMatchObject({ code: 'STORE_NOT_FOUND' })
 })

@@ -15,6 +15,7 @@ import {
   writeJournalHeader,
   writeRecords,
 } from './journal-format.ts'
+import { mdbox } from './mdbox.ts'
 import { COLUMNS, PlaceTable } from './place.ts'
 
 const depth = process.env['MAILSTEAD_DEPTH']
@@ -315,4 +316,29 @@ describe('journal', () => {
   test.each(['sync', 'writeFile'] as const)('a disk whose %s does nothing is caught', async (lie) => {
     await expect(cutEverywhere((operation) => operation === lie)).rejects.toThrow()
   })
+})
+
+test('a message that is used again is not purged, though the journal called it dead, and is not called so any more', async () => {
+  const fs = memoryFs()
+  const { host, keep, setUses } = memoryTable(COLUMNS).process()
+  await using box = await mdbox(fs, 'storage', { purgeShare: 0.01 }).open(host)
+  await using batch = box.begin()
+  const saved = [
+    await batch.save(Buffer.alloc(500, 'a'), { guid: Buffer.alloc(16, 1), receivedMs: 0 }),
+    await batch.save(Buffer.alloc(500, 'b'), { guid: Buffer.alloc(16, 2), receivedMs: 0 }),
+  ]
+  await batch.flush()
+  const refs = await keep(...saved)
+  await batch[Symbol.asyncDispose]()
+  await setUses(refs, 0)
+  await box.journal!()
+  const expunged = async (): Promise<number> =>
+    (await Array.fromAsync(box.scan())).flat().filter((one) => one.expunged === true).length
+  expect(await expunged()).toBe(2)
+  await setUses([refs[0]!], 1)
+  expect((await box.purge()).messages).toBe(1)
+  await using message = await box.open(refs[0]!)
+  expect(Buffer.from(message.whole!).toString()).toBe('a'.repeat(500))
+  await box.journal!()
+  expect(await expunged()).toBe(0)
 })
