@@ -165,11 +165,13 @@ export class Batch implements BoxBatch {
     return this.#smallBytes + bytes <= BATCH_MEMORY_MAX
   }
 
-  #keep(chunks: readonly Uint8Array[], bytes: number, metadata: BoxMetadata): Saved {
+  async #keep(chunks: readonly Uint8Array[], bytes: number, metadata: BoxMetadata): Promise<Saved> {
     this.#tooLarge(bytes)
     const lines = new Lines()
     for (const chunk of chunks) lines.add(chunk)
-    const compressed = compressAll(this.#host.options.compression, chunks, bytes)
+    const { compression } = this.#host.options
+    const compressed = compression === 'off' ? undefined : await compressAll(compression, chunks, bytes)
+    if (compression !== 'off') this.#mustBeOpen()
     const body = compressed?.parts ?? chunks
     const digest = new Digest()
     for (const part of body) digest.add(part)

@@ -43,27 +43,26 @@ export type Compression = 'off' | 'auto' | number
 
 const compressLater = promisify(zstdCompress)
 
+/** Up to here a frame is compressed at once, at AUTO_LEVEL and below, and above it; longer ones on another thread. In bytes. */
+const AT_ONCE_MAX: number = 32 * 1024
+const AT_ONCE_MAX_HIGH: number = 2 * 1024
+
 /** Makes the frames of one body. */
 export class Compressor {
   readonly #level: number
+  readonly #atOnceMax: number
   readonly #sizes: number[] = []
   #plainSize = 0
 
   constructor(level: number) {
     this.#level = level
+    this.#atOnceMax = level <= AUTO_LEVEL ? AT_ONCE_MAX : AT_ONCE_MAX_HIGH
   }
 
-  /** The stored form of the next frame: FRAME_BYTES, or less if it is the last. */
-  add(plain: Uint8Array): Buffer {
-    return this.#keep(plain, zstdCompressSync(plain, options(this.#level)))
-  }
-
-  /** The same on another thread. */
-  async addLater(plain: Uint8Array): Promise<Buffer> {
-    return this.#keep(plain, await compressLater(plain, options(this.#level)))
-  }
-
-  #keep(plain: Uint8Array, stored: Buffer): Buffer {
+  /** The stored form of the next frame: FRAME_BYTES, or less if it is the last. One after the other. */
+  async add(plain: Uint8Array): Promise<Buffer> {
+    const how = options(this.#level)
+    const stored = plain.length <= this.#atOnceMax ? zstdCompressSync(plain, how) : await compressLater(plain, how)
     this.#sizes.push(stored.length)
     this.#plainSize += plain.length
     return stored
@@ -84,32 +83,37 @@ function options(level: number): { readonly params: Readonly<Record<number, numb
 }
 
 /** What compresses a body that begins with `first` (all of it, or a frame's worth), with that first frame; undefined: keep it as it is. */
-export function compressorOf(
+export async function compressorOf(
   policy: Compression,
   first: Uint8Array,
-): { readonly compressor: Compressor; readonly stored: Buffer } | undefined {
+): Promise<{ readonly compressor: Compressor; readonly stored: Buffer } | undefined> {
   if (policy === 'off') return undefined
   const must = magicOf(first) !== undefined
   if (first.length < COMPRESS_MIN && !must) return undefined
   const compressor = new Compressor(policy === 'auto' ? AUTO_LEVEL : policy)
-  const stored = compressor.add(first)
+  const stored = await compressor.add(first)
   const most = policy === 'auto' ? first.length * (1 - AUTO_SAVING) : first.length
   return must || stored.length < most ? { compressor, stored } : undefined
 }
 
+export interface Compressed {
+  readonly parts: readonly Buffer[]
+  readonly compressor: Compressor
+}
+
 /** The frames of a body in memory; undefined: keep it as it is. */
-export function compressAll(
+export async function compressAll(
   policy: Compression,
   chunks: readonly Uint8Array[],
   bytes: number,
-): { readonly parts: Buffer[]; readonly compressor: Compressor } | undefined {
+): Promise<Compressed | undefined> {
   if (policy === 'off' || bytes === 0) return undefined
   const body = chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks, bytes)
-  const begun = compressorOf(policy, body.subarray(0, FRAME_BYTES))
+  const begun = await compressorOf(policy, body.subarray(0, FRAME_BYTES))
   if (begun === undefined) return undefined
   const parts = [begun.stored]
   for (let at = FRAME_BYTES; at < bytes; at += FRAME_BYTES)
-    parts.push(begun.compressor.add(body.subarray(at, at + FRAME_BYTES)))
+    parts.push(await begun.compressor.add(body.subarray(at, at + FRAME_BYTES)))
   return { parts, compressor: begun.compressor }
 }
 
@@ -133,10 +137,10 @@ export async function* compressing(
   const next = async function* (): AsyncGenerator<Uint8Array, void, undefined> {
     const taken = frame()
     if (compressor !== undefined) {
-      yield await compressor.addLater(taken)
+      yield await compressor.add(taken)
       return
     }
-    const begun = compressorOf(policy, taken)
+    const begun = await compressorOf(policy, taken)
     plain = begun === undefined
     if (begun !== undefined) {
       compressor = begun.compressor

@@ -7,6 +7,7 @@ import { expect, test } from 'vitest'
 import { mdbox } from './mdbox.ts'
 import type { MdboxOptions } from './options.ts'
 import { COLUMNS } from './place.ts'
+import { openMdbox } from './standalone.ts'
 
 /** `inner`, where `before` comes first in everything that changes something. */
 function pausing(inner: Fs, before: () => Promise<void>): Fs {
@@ -198,6 +199,61 @@ test('a power cut at any operation of altmoves there and back: every row finds i
   const { images, again } = await altmoves()
   console.log(`${images} images of a power cut between tiers, every message found in each, ${again} gone on with`)
   expect(images).toBeGreaterThan(100)
+})
+
+/** The box and its own index on one disk: what was acknowledged is there when both are opened again. */
+async function indexed(lies: Cut['lies']): Promise<number> {
+  const disk = crashableFs(lies === undefined ? {} : { lies })
+  const kept = new Map<BoxRef, Buffer>()
+  const options = (fs: Fs): MdboxOptions => ({
+    rotateBytes: 3000,
+    purgeShare: 0.1,
+    compression: 'auto',
+    alt: { fs: { ...fs, [Symbol.asyncDispose]: () => Promise.resolve() }, path: 'alt' },
+  })
+  let images = 0
+  let isOpen = false
+  const look = async (): Promise<void> => {
+    if (!isOpen) return
+    const seed = Number(process.env['MAILSTEAD_SEED'] ?? 1) + images
+    const where = `seed ${seed}, ${disk.volatile().join(', ')}`
+    const rows = new Map(kept)
+    await using fs = disk.crash(seed)
+    await using box = await openMdbox(fs, 'storage', options(fs))
+    for (const [ref, body] of rows) expect((await read(box, ref)).equals(body), `message ${ref}, ${where}`).toBe(true)
+    const found = (await Array.fromAsync(box.check())).flat().filter(({ severity }) => severity === 'damage')
+    expect(found, where).toEqual([])
+    images++
+  }
+  const fs = pausing(disk, look)
+  await using box = await openMdbox(fs, 'storage', { ...options(fs), create: true })
+  isOpen = true
+  const rounds = process.env['MAILSTEAD_DEPTH'] === undefined ? 1 : 6
+  for (let round = 0; round < rounds; round++) {
+    await using batch = box.begin()
+    const bodies = [100, 1500, 2500].map((size) => randomBytes(size))
+    bodies.push(Buffer.alloc(200_000, 'words and words\r\n'))
+    for (const body of bodies) await batch.save(body, { guid: randomBytes(16), receivedMs: 0 })
+    for (const [i, ref] of (await batch.commit()).entries()) kept.set(ref, bodies[i]!)
+    await box.altmove(Uint32Array.from(kept.keys()), { to: 'alt' })
+    const dead = [...kept.keys()].filter((ref) => ref % 3 === 0)
+    for (const ref of dead) kept.delete(ref)
+    await box.remove(dead)
+    await box.purge()
+    await box.altmove(Uint32Array.from([...kept.keys()].slice(1)), { to: 'primary' })
+  }
+  isOpen = false
+  return images
+}
+
+test('a power cut at any operation, with an index of its own: what was acknowledged is there', async () => {
+  const images = await indexed(undefined)
+  console.log(`${images} images of a power cut of box and index, every message found in each`)
+  expect(images).toBeGreaterThan(30)
+})
+
+test('a second tier whose sync does nothing is caught with an index too', async () => {
+  await expect(indexed((operation, path) => operation === 'sync' && path.startsWith('alt/'))).rejects.toThrow(/message/)
 })
 
 test.each(['sync', 'syncDirectory'] as const)('a disk whose %s does nothing is caught', async (lie) => {
