@@ -156,7 +156,9 @@ export class Plan {
       const isNameless = Buffer.compare(guid, NO_GUID) === 0
       let message = at === NONE ? NONE : this.#messages[at]!
       if (message !== NONE && !isNameless && Buffer.compare(guid, this.#found.guid(message)) !== 0) message = NONE
-      if (!isNameless && (message === NONE || this.#isOther(message, room.entry.guid, uid))) {
+      // Where nothing is lost a row is right about its message, though that may have another name of this row's own.
+      const isDoubtful = this.#evidence.isLossy && message !== NONE && this.#isOther(message, room.entry.guid, uid)
+      if (!isNameless && (message === NONE || isDoubtful)) {
         const best = this.#best(guid, room.entry.guid, uid)
         if (message === NONE || this.#isOwn(best, room.entry.guid, uid)) message = best
       }
