@@ -3,17 +3,16 @@
  * counted again. Read-only; while it runs no checkpoint is made, and commits go on.
  *
  * Damage is what costs something or could: a reader may be able to repair it from redundant bytes. A note is what a
- * crash leaves: a torn tail, the bytes of a checkpoint that was not finished. Caches: `check-cache.ts`.
+ * crash leaves: a torn tail, the bytes of a checkpoint that was not finished. Caches: `check-cache.ts`; snapshots: `check-snapshot.ts`.
  */
-import { crc32, toHex } from '@mailstead/bytes'
+import { toHex } from '@mailstead/bytes'
 import { type Fs, FsError } from '@mailstead/fs'
 import { CACHE_SUFFIX, checkCacheFile } from './check-cache.ts'
-import { EXT } from './chunk.ts'
+import { checkSnapshot, type ListedSnapshot } from './check-snapshot.ts'
 import { CONTROL_LENGTH, CONTROL_SLOT, type Control, readControl, readControlSlot } from './control.ts'
 import type { Index, IndexFinding, Table, TableView } from './contract.ts'
 import { FLAG_DELETED, FLAG_SEEN } from './contract.ts'
 import { digestOf, formatDigest, sameDigest } from './digest.ts'
-import type { SnapshotPlace } from './entries.ts'
 import { IndexError } from './error.ts'
 import { frameLength, payloadIsValid } from './frame.ts'
 import { keepsObjects } from './object-log.ts'
@@ -27,18 +26,6 @@ import {
   segmentName,
   segmentOfName,
 } from './segment.ts'
-import {
-  columnWidth,
-  damagedSnapshotHeaders,
-  directoryLength,
-  padded,
-  readDirectory,
-  readSnapshotHeader,
-  readSnapshotTrailer,
-  SNAPSHOT_HEADER,
-  SNAPSHOT_TRAILER,
-  snapshotSeed,
-} from './snapshot.ts'
 import type { TableMeta } from './state.ts'
 import { listChecksum, readTableList, type TableList } from './table-list.ts'
 import { stateOfView } from './view.ts'
@@ -102,7 +89,8 @@ class Checker {
     for (const table of list?.tables ?? []) {
       const { snapshot } = table
       // A table that was damaged before its first snapshot has none.
-      if (snapshot !== undefined) await this.#snapshot(table.id, table.number, snapshot, list!.nextTable, control)
+      if (snapshot !== undefined)
+        await this.#snapshot(table.id, { number: table.number, place: snapshot, nextTable: list!.nextTable }, control)
       yield undefined
     }
     await this.#strays(list)
@@ -352,118 +340,19 @@ class Checker {
 
   // ---- snapshots
 
-  async #snapshot(
-    id: string,
-    number: number,
-    { length: listed, salt }: SnapshotPlace,
-    nextTable: number,
-    control: Control | undefined,
-  ): Promise<void> {
+  async #snapshot(id: string, listed: ListedSnapshot, control: Control | undefined): Promise<void> {
     const file = `tables/${id}.snap`
     const bytes = await this.#read(file)
     if (bytes === undefined) {
       this.#find('damage', 'snapshot-missing', file, 0, 'the snapshot is missing', id)
       return
     }
-    for (const at of damagedSnapshotHeaders(bytes))
-      this.#find('damage', 'snapshot-header', file, at, 'a copy of the header is damaged', id)
-    const header = readSnapshotHeader(bytes)
-    if (header === undefined) return
-    this.#own(file, control, header.uuid, id)
-    // Made anew under the same name since the list was written, by a checkpoint that was not finished.
-    if (header.table >= nextTable) number = header.table
-    if (header.table !== number)
-      this.#find('damage', 'snapshot-misplaced', file, 0, `this is the snapshot of table ${header.table}`, id)
-    // Written anew by a checkpoint that was not finished: it tells of itself.
-    const renewed = Buffer.from(header.salt).toString('hex') !== salt
-    if (renewed) this.#find('note', 'snapshot-renewed', file, 0, 'no list names this snapshot yet', id)
-    const length = renewed ? bytes.length : listed
-    if (bytes.length < length)
-      this.#find('damage', 'snapshot-short', file, bytes.length, `${length} bytes are expected`, id)
-    if (bytes.length > length)
-      this.#find(
-        'note',
-        'snapshot-rest',
-        file,
-        length,
-        `${bytes.length - length} bytes of an unfinished checkpoint`,
-        id,
-      )
-    const seed = snapshotSeed(header.salt)
-    const end = Math.min(length, bytes.length)
-    // Every directory from the newest to the first, and every page that any of them names, tile the file.
-    const seen: [from: number, to: number][] = [[0, SNAPSHOT_HEADER]]
-    const pages = new Map<number, number>()
-    const trailer = readSnapshotTrailer(bytes, end - SNAPSHOT_TRAILER, seed)
-    if (trailer === undefined)
-      this.#find('damage', 'snapshot-trailer', file, end - SNAPSHOT_TRAILER, 'the trailer is damaged', id)
-    // If the last trailer is lost, what it says can be found by looking for the directories.
-    let at = trailer?.directory ?? this.#lastDirectory(bytes, end, number, seed)
-    for (let newest = true; at > 0; newest = false) {
-      const size = directoryLength(bytes, at) || directoryLength(bytes, at + this.#copyLength(bytes, at, end))
-      const copies = size === 0 ? [] : [bytes.subarray(at, at + size), bytes.subarray(at + size, at + 2 * size)]
-      const read = copies.map((copy) => readDirectory(copy, number, seed))
-      for (const [i, copy] of read.entries())
-        if (copy === undefined)
-          this.#find('damage', 'snapshot-directory', file, at + i * size, 'a copy of a directory is damaged', id)
-      const directory = read[0] ?? read[1]
-      if (directory === undefined) {
-        this.#find('damage', 'snapshot-directory', file, at, 'a directory is damaged', id)
-        break
-      }
-      const after = at + 2 * size
-      if (readSnapshotTrailer(bytes, after, seed) === undefined && after !== end - SNAPSHOT_TRAILER)
-        this.#find('damage', 'snapshot-trailer', file, after, 'a trailer is damaged', id)
-      seen.push([at, after + SNAPSHOT_TRAILER])
-      const { rows, offsets, checksums } = directory.pages
-      for (let k = 0; k < offsets.length; k++) {
-        const offset = offsets[k]!
-        if (offset === 0 || pages.has(offset)) continue
-        const chunk = k % rows.length
-        const column = Math.floor(k / rows.length)
-        const page = padded(rows[chunk]! * columnWidth(directory.meta, column))
-        pages.set(offset, page)
-        seen.push([offset, offset + page])
-        if (crc32(bytes.subarray(offset, offset + page), seed) !== checksums[k])
-          this.#find(
-            'damage',
-            newest ? 'page-checksum' : 'old-page-checksum',
-            file,
-            offset,
-            `the page of column ${columnName(directory.meta, column)} of chunk ${chunk} is damaged`,
-            id,
-          )
-      }
-      const before = directory.previous?.offset ?? 0
-      if (before >= at)
-        this.#find('damage', 'snapshot-directory', file, at, `the directory before is said to be at ${before}`, id)
-      at = before < at ? before : 0
-    }
-    seen.sort((a, b) => a[0] - b[0])
-    let covered = 0
-    for (const [from, to] of seen) {
-      if (from > covered && bytes.subarray(covered, from).some((byte) => byte !== 0))
-        this.#find('damage', 'snapshot-bytes', file, covered, `bytes ${covered} to ${from} belong to nothing`, id)
-      covered = Math.max(covered, to)
-    }
-    if (covered < end)
-      this.#find('damage', 'snapshot-bytes', file, covered, `bytes from ${covered} on belong to nothing`, id)
-  }
-
-  /** Length of the directory at `at` by its second copy, if its own beginning is damaged. */
-  #copyLength(bytes: Uint8Array, at: number, end: number): number {
-    for (let size = 16; at + 2 * size <= end; size += 8) if (directoryLength(bytes, at + size) === size) return size
-    return 0
-  }
-
-  #lastDirectory(bytes: Uint8Array, end: number, number: number, seed: number): number {
-    for (let at = end - (end & 7) - 8; at >= SNAPSHOT_HEADER; at -= 8) {
-      const size = directoryLength(bytes, at)
-      // The first of two copies.
-      if (size === 0 || directoryLength(bytes, at + size) !== size) continue
-      if (readDirectory(bytes.subarray(at, at + size), number, seed) !== undefined) return at
-    }
-    return 0
+    checkSnapshot(
+      bytes,
+      listed,
+      (uuid) => this.#own(file, control, uuid, id),
+      (severity, kind, offset, message) => this.#find(severity, kind, file, offset, message, id),
+    )
   }
 
   async #strays(list: TableList | undefined): Promise<void> {
@@ -617,8 +506,4 @@ function countUses(view: TableView, meta: TableMeta, c: number, uses: Map<string
     const uid = column.number(row)
     if (uid !== 0) counted.set(uid, (counted.get(uid) ?? 0) + 1)
   }
-}
-
-function columnName(meta: TableMeta, column: number): string {
-  return ['uids', 'flags', 'modseqs', 'sets'][column] ?? meta.columns[column - EXT]!.name
 }
