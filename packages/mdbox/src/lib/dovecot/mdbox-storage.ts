@@ -204,8 +204,8 @@ export class MdboxStorage {
       const where = this.#roots[root]!
       for (const name of await namesIn(where, 'file', this.#faults)) {
         const id = /^m\.([1-9][0-9]{0,9})$/.exec(name)
-        if (id === null) continue
-        const file = Number(id[1])
+        const file = Number(id?.[1] ?? 0)
+        if (file === 0 || file > 0xffff_ffff) continue
         scan.files.add(file)
         await this.#pool.with(where, name, async (opened) => {
           if (opened === undefined) scan.whole = false
@@ -238,8 +238,7 @@ export class MdboxStorage {
       if (opened.head !== undefined || at > 0)
         this.#faults.add('file-damaged', record, { file: opened.shown, offset: at })
       // The map knows better where the next message begins than bytes that anybody may have sent.
-      const from = at
-      let next = known.find((offset) => offset > from) ?? -1
+      let next = firstAbove(known, at)
       if (next < 0) {
         window ??= new Window(opened.file, opened.size)
         next = await window.run(findHeader(at + 1, opened.size)).catch(() => -1)
@@ -264,6 +263,18 @@ export class MdboxStorage {
     for (const list of found.values()) list.sort((a, b) => a - b)
     return found
   }
+}
+
+/** The first of ascending numbers that is larger; -1 if none is. */
+function firstAbove(numbers: readonly number[], value: number): number {
+  let low = 0
+  let high = numbers.length
+  while (low < high) {
+    const middle = (low + high) >>> 1
+    if (numbers[middle]! <= value) low = middle + 1
+    else high = middle
+  }
+  return numbers[low] ?? -1
 }
 
 /** What going through all files found. */
