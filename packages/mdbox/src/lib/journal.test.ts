@@ -320,7 +320,8 @@ describe('journal', () => {
 
 test('a message that is used again is not purged, though the journal called it dead, and is not called so any more', async () => {
   const fs = memoryFs()
-  const { host, keep, setUses } = memoryTable(COLUMNS).process()
+  const process = memoryTable(COLUMNS).process()
+  const { host } = process
   await using box = await mdbox(fs, 'storage', { purgeShare: 0.01 }).open(host)
   await using batch = box.begin()
   const saved = [
@@ -328,14 +329,14 @@ test('a message that is used again is not purged, though the journal called it d
     await batch.save(Buffer.alloc(500, 'b'), { guid: Buffer.alloc(16, 2), receivedMs: 0 }),
   ]
   await batch.flush()
-  const refs = await keep(...saved)
+  const refs = await process.keep(...saved)
   await batch[Symbol.asyncDispose]()
-  await setUses(refs, 0)
+  await process.setUses(refs, 0)
   await box.journal!()
   const expunged = async (): Promise<number> =>
     (await Array.fromAsync(box.scan())).flat().filter((one) => one.expunged === true).length
   expect(await expunged()).toBe(2)
-  await setUses([refs[0]!], 1)
+  await process.setUses([refs[0]!], 1)
   expect((await box.purge()).messages).toBe(1)
   await using message = await box.open(refs[0]!)
   expect(Buffer.from(message.whole!).toString()).toBe('a'.repeat(500))
