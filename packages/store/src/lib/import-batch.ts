@@ -16,8 +16,9 @@ import type { KeptMessage, SharedMessages } from './shared-messages.ts'
 import { type Entry, mailboxTable } from './tree.ts'
 
 export const KEY_LEFT = 'import/left'
+export const KEY_MOVED = 'import/moved'
 /** System flags that a row may have. */
-const FLAGS = 0x1f
+export const ROW_FLAGS = 0x1f
 /** Longest UIDL that is kept, in bytes of UTF-8. */
 const UIDL_BYTES_MAX = 512
 
@@ -50,6 +51,8 @@ export interface ImportBatchOptions {
   readonly batchMessages: number
   readonly batchBytes: number
   readonly left: UidSet
+  /** Those that came with new UIDs. */
+  readonly moved: UidSet
   readonly onFault: (fault: ImportFault) => void
   readonly onCommit: () => void
   readonly counts: { added: number; copies: number; bytes: number }
@@ -63,12 +66,14 @@ export class ImportBatch implements AsyncDisposable {
   #bytes = 0
   #fieldBytes = 0
   #left: UidSet
+  #moved: UidSet
   #leftChanged = false
 
   constructor(options: ImportBatchOptions) {
     this.#options = options
     this.#box = options.core.box.begin()
     this.#left = options.left
+    this.#moved = options.moved
   }
 
   /** UIDs left out so far. */
@@ -95,7 +100,10 @@ export class ImportBatch implements AsyncDisposable {
       counts.bytes += kept.fresh.saved.physicalSize
       this.#bytes += kept.fresh.saved.physicalSize
     } else counts.copies++
-    if (uid === undefined) this.#leave(this.#left.subtract(UidSet.of(message.uid)))
+    if (uid === undefined) {
+      this.#leave(this.#left.subtract(UidSet.of(message.uid)))
+      this.#moved = this.#moved.union(UidSet.of(message.uid))
+    }
     const keywords = this.#keywords(message)
     this.#pending.push({ uid, message, guid, receivedMs, keywords, bytes, fields })
     if (this.#pending.length >= batchMessages || this.#bytes >= batchBytes) await this.commit()
@@ -200,7 +208,7 @@ export class ImportBatch implements AsyncDisposable {
         } else ({ ref: box, size, form } = bytes)
         const saved = timeOf(message.savedMs ?? message.receivedMs ?? now)
         const row = tx.append(table, {
-          flags: message.flags & FLAGS,
+          flags: message.flags & ROW_FLAGS,
           keywords,
           columns: { box, guid, received: receivedMs, saved, size, form },
           ...(uid === undefined ? {} : { uid }),
@@ -215,9 +223,12 @@ export class ImportBatch implements AsyncDisposable {
       }
       for (const [key, value] of encodePop3(pop3)) tx.setValue(table, key, value)
       if (this.#leftChanged) {
-        const value = Buffer.from(this.#left.toString())
-        // So many are not tried again: only those that are known to be missing can be.
-        tx.setValue(table, KEY_LEFT, value.length === 0 || value.length > VALUE_MAX ? undefined : value)
+        // Too many to be written down are only told of once.
+        const left = Buffer.from(this.#left.toString())
+        tx.setValue(table, KEY_LEFT, left.length === 0 || left.length > VALUE_MAX ? undefined : left)
+        // What is not written down would come again: STORE_LIMIT, with nothing done, if it cannot be.
+        const moved = Buffer.from(this.#moved.toString())
+        if (moved.length > 0) tx.setValue(table, KEY_MOVED, moved)
       }
       await tx.commit()
     }

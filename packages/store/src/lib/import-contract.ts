@@ -88,8 +88,8 @@ export interface ImportOutcome {
  *   3. A mailbox that is there already (the same GUID and UIDVALIDITY) gets the messages whose UIDs are beyond its own, while all
  *      that both have are the same. If mail came to both it is refused. Flags that changed and messages that were
  *      expunged on either side stay as they are here.
- *   4. Messages that cannot be read are left out, with a fault each. A later run adds those that can be read by then, with new UIDs
- *      if the mailbox is in use.
+ *   4. Messages that cannot be read are left out, with a fault each. A later run adds those that can be read by then, and those
+ *      that the other store did not show the first time, with new UIDs if the mailbox is in use.
  */
 export interface StoreImport {
   /** `messages` may be called several times: ascending by UID, in pages. STORE_BAD_NAME. */

@@ -18,7 +18,7 @@ import { SharedMessages } from './shared-messages.ts'
 const depth = process.env['MAILSTEAD_DEPTH']
 const numRuns = depth === 'soak' ? 10_000 : depth === 'ci' ? 40 : 4
 /** Disks of each run that are opened. */
-const DISKS = depth === 'soak' ? 1000 : depth === 'ci' ? 150 : 30
+const DISKS = depth === 'soak' ? 1000 : depth === 'ci' ? 100 : 20
 
 interface Source {
   readonly spec: ImportMailbox
@@ -231,6 +231,20 @@ describe('an import', () => {
     expect(await damage(store)).toEqual([])
   })
 
+  test('adds what was not shown the first time, and nothing that was expunged here', async () => {
+    await using store = await open(memoryFs())
+    const all = [1, 2, 3, 4, 5].map((uid) => message(uid, `${uid}`))
+    await take(store, [source('INBOX', [all[0]!, all[3]!, all[4]!], { uidNext: 6 })])
+    await using mailbox = await store.as(anna).open('INBOX')
+    await mailbox.expunge(UidSet.of(4), { force: true })
+    const whole = source('INBOX', all, { uidNext: 6 })
+    expect(await take(store, [whole])).toMatchObject([{ outcome: 'continued', added: 2, present: 2 }])
+    expect(Array.from({ length: 4 }, (_, row) => mailbox.view.uid(row))).toEqual([1, 5, 6, 7])
+    expect(await bytesOf(mailbox, 3)).toBe(mail('3').toString())
+    expect(await take(store, [whole])).toMatchObject([{ outcome: 'unchanged', added: 0, present: 2 }])
+    expect(await damage(store)).toEqual([])
+  })
+
   test('that was interrupted is seen by nobody, and goes on or is given up', async () => {
     await using store = await open(memoryFs())
     const inbox = source(
@@ -253,6 +267,30 @@ describe('an import', () => {
     ).rejects.toMatchObject({ name: 'AbortError' })
     expect(await take(store, [inbox])).toMatchObject([{ outcome: 'imported', added: 4, present: 2 }])
     expect(await shown(store, 'INBOX')).toEqual(await expected(inbox))
+  })
+
+  test('begins anew if the mailbox changed since it was interrupted', async () => {
+    const uids = [1, 2, 3, 4, 5, 6]
+    const before = source(
+      'a',
+      uids.map((uid) => message(uid, `${uid}`)),
+    )
+    const later: readonly (readonly ImportMessage[])[] = [
+      before.messages.slice(1),
+      [message(1, '1', { flags: FLAG_SEEN }), ...before.messages.slice(1)],
+      [message(1, 'other'), ...before.messages.slice(1)],
+      [message(1, '1', { modSeq: 80 }), ...before.messages.slice(1)],
+    ]
+    for (const messages of later) {
+      await using store = await open(memoryFs())
+      const stop = new AbortController()
+      const interrupted = { batchMessages: 2, onProgress: () => stop.abort(), signal: stop.signal }
+      await expect(take(store, [before], interrupted)).rejects.toMatchObject({ name: 'AbortError' })
+      const after = source('a', messages)
+      expect(await take(store, [after])).toMatchObject([{ outcome: 'imported', added: messages.length, present: 0 }])
+      expect(await shown(store, 'a')).toEqual(await expected(after))
+      expect(await findings(store)).toEqual([])
+    }
   })
 
   test('a UIDVALIDITY from elsewhere is never given again', async () => {
@@ -333,6 +371,47 @@ test('whenever the power goes, an import that is run again brings everything onc
     { numRuns },
   )
   console.log(`import: ${disks} disks after a power cut, ${interrupted} of them amid a mailbox`)
+})
+
+test('whenever the power goes, what comes in two parts comes once', async () => {
+  let disks = 0
+  const rows = fc.array(fc.record({ text: word, shared: fc.boolean(), early: fc.boolean() }), {
+    minLength: 1,
+    maxLength: 9,
+  })
+  await fc.assert(
+    fc.asyncProperty(rows, fc.nat(), async (list, seed) => {
+      const all = list.map(({ text, shared }, n) => message(2 * n + 1, text, { shared: shared ? text : undefined }))
+      const early = source(
+        'INBOX',
+        all.filter((_, n) => list[n]!.early),
+        { uidNext: 2 * all.length },
+      )
+      const whole = source('INBOX', all, { uidNext: 2 * all.length })
+      const fs = crashableFs()
+      {
+        await using store = await open(fs)
+        await take(store, [early], { batchMessages: 2 })
+        await take(store, [whole], { batchMessages: 2 })
+      }
+      const states = Array.from(fs.everyState({ seed, maxStates: 2 }))
+      const step = Math.max(1, Math.floor((2 * states.length) / DISKS))
+      for (let at = seed % step; at < states.length; at += step) {
+        disks++
+        await using store = await open(states[at]!.open())
+        await take(store, [whole], { batchMessages: 3 })
+        expect(await take(store, [whole])).toMatchObject([{ outcome: 'unchanged', left: 0 }])
+        await using mailbox = await store.as(anna).open('INBOX')
+        const { view } = mailbox
+        // Each has the time of its own.
+        const received = Array.from({ length: view.count }, (_, row) => view.extension('received')!.number(row))
+        expect(received.sort((a, b) => a - b)).toEqual(all.map(({ receivedMs }) => receivedMs))
+        expect(await damage(store)).toEqual([])
+      }
+    }),
+    { numRuns },
+  )
+  console.log(`import: ${disks} disks after a power cut amid two imports`)
 })
 
 test('what POP3 knows is read as it was written', () => {

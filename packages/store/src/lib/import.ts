@@ -7,16 +7,17 @@
  *          3. One frame raises uidNext and highestModSeq to what they were, and makes it the mailbox `m/<GUID>`. What never held
  *             a message and has its name goes in the same frame.
  *
- * FORMAT   value `import/left` of a mailbox's table: UIDs that were left out, as IMAP writes sets. Must not change: on disk
+ * FORMAT   values of a mailbox's table: `import/left`, UIDs that were left out, as IMAP writes sets; `import/moved`, those that
+ *          came later, with other UIDs; `import/modseq`, the highestModSeq with which it appeared, decimal. Must not change: on disk
  */
 import type { BoxNames } from '@mailstead/box'
 import { type Table, type TableView, UID_LAST } from '@mailstead/index'
-import { UidSet } from '@mailstead/uidset'
+import { UidSet, UidSetBuilder } from '@mailstead/uidset'
 import { MAILBOX_COLUMNS } from './contract.ts'
 import { type Core, isConflict } from './core.ts'
 import { StoreError } from './error.ts'
 import { storeError } from './failure.ts'
-import { ImportBatch, isOfOneMessage, KEY_LEFT, modSeqOf, unreadable } from './import-batch.ts'
+import { ImportBatch, isOfOneMessage, KEY_LEFT, KEY_MOVED, modSeqOf, ROW_FLAGS, unreadable } from './import-batch.ts'
 import type { ImportMailbox, ImportMessage, ImportOptions, ImportOutcome, StoreImport } from './import-contract.ts'
 import { checkName } from './name.ts'
 import { beginNames, settleNames } from './names.ts'
@@ -24,6 +25,7 @@ import { SharedMessages } from './shared-messages.ts'
 import { type Entry, encodeEntry, importKey, MAILBOXES_MAX, mailboxKey, mailboxTable, TREE_TABLE } from './tree.ts'
 
 const MiB = 1024 * 1024
+const KEY_MODSEQ = 'import/modseq'
 
 /** Where the messages of one mailbox go. */
 interface Target {
@@ -176,7 +178,8 @@ export class Importer implements StoreImport {
     const { view } = table
     if (!core.syncRead) await view.load(core.columnNames)
     const { uidNext } = view
-    const leftBefore = leftOf(view)
+    const leftBefore = uidsAt(view, KEY_LEFT)
+    const moved = uidsAt(view, KEY_MOVED)
     await using batch = new ImportBatch({
       core,
       entry,
@@ -187,6 +190,7 @@ export class Importer implements StoreImport {
       batchMessages: this.#options.batchMessages,
       batchBytes: this.#options.batchBytes,
       left: leftBefore,
+      moved,
       onFault,
       onCommit: (): void => {
         onProgress(name, table.view.count)
@@ -194,8 +198,9 @@ export class Importer implements StoreImport {
       },
       counts,
     })
-    /** Left out before, and tried again: with new UIDs, after all others. */
-    let again = false
+    const expunged = published ? expungedHere(table) : undefined
+    /** Not taken over before, and not expunged since: they come after all others, with new UIDs. */
+    const missing = new UidSetBuilder()
     signal?.throwIfAborted()
     for await (const page of messages())
       for (const message of page) {
@@ -206,18 +211,23 @@ export class Importer implements StoreImport {
         }
         const row = view.rowOf(uid)
         if (row >= 0) this.#present(view, row, message, { entry, published }, counts)
-        else if (leftBefore.has(uid)) {
-          if (published) again = true
-          else if (await isReadable(message)) throw new Outdated('a message can be read that could not')
+        else if (published) {
+          if (leftBefore.has(uid) || (expunged?.has(uid) === false && !moved.has(uid))) missing.add(uid)
+        } else {
+          if (!leftBefore.has(uid)) throw new Outdated('a message is there that was not')
+          if (await isReadable(message)) throw new Outdated('a message can be read that could not')
           else onFault(unreadable(name, uid, 'it cannot be read, as before', undefined))
         }
       }
+    if (!published && counts.present < view.count) throw new Outdated('messages were expunged')
     try {
       await batch.commit()
-      if (again)
+      const again = missing.build()
+      if (!again.isEmpty) {
         for await (const page of messages())
-          for (const message of page) if (leftBefore.has(message.uid)) await batch.add(message, undefined)
-      await batch.commit()
+          for (const message of page) if (again.has(message.uid)) await batch.add(message, undefined)
+        await batch.commit()
+      }
       await (published ? this.#goOn(entry, table, spec) : this.#publish(entry, spec))
     } catch (error) {
       if (published && isConflict(error)) throw bothGotMail(name)
@@ -234,6 +244,7 @@ export class Importer implements StoreImport {
       if (published) throw bothGotMail(entry.name)
       throw new Outdated(`UID ${message.uid} is another message now`)
     }
+    if (!published && changed(view, row, message)) throw new Outdated(`UID ${message.uid} has changed`)
     counts.present++
     if (message.shared === undefined) return
     this.#shared.remember(message.shared, guid, {
@@ -265,8 +276,9 @@ export class Importer implements StoreImport {
         tx.dropTable(mailboxTable(other.guid))
         tx.setValue(TREE_TABLE, mailboxKey(other.guid), undefined)
       }
-      const counters = { uidNext: Math.max(1, uidNext), highestModSeq: modSeqOf(highestModSeq) }
-      tx.raise(table, { ...counters, uidNext: Math.min(counters.uidNext, UID_LAST) })
+      const modSeq = modSeqOf(highestModSeq)
+      tx.raise(table, { uidNext: Math.min(Math.max(1, uidNext), UID_LAST), highestModSeq: modSeq })
+      tx.setValue(table, KEY_MODSEQ, Buffer.from(String(modSeq)))
       tx.setValue(TREE_TABLE, importKey(entry.guid), undefined)
       tx.setValue(
         TREE_TABLE,
@@ -292,8 +304,19 @@ function bothGotMail(name: string): Refused {
   return new Refused(`mail came to ${JSON.stringify(name)} here and there since it was imported`)
 }
 
-function leftOf(view: TableView): UidSet {
-  const value = view.values.get(KEY_LEFT)
+/** Since an import that nobody has seen yet. Keywords change the modseq, where there is one. */
+function changed(view: TableView, row: number, { flags, modSeq }: ImportMessage): boolean {
+  return view.flags(row) !== (flags & ROW_FLAGS) || (modSeq !== undefined && view.modSeq(row) !== modSeqOf(modSeq))
+}
+
+/** What was expunged since the mailbox was imported; undefined if that is no longer known. */
+function expungedHere(table: Table): UidSet | undefined {
+  const modSeq = Number(Buffer.from(table.view.values.get(KEY_MODSEQ) ?? []).toString())
+  return modSeq > 0 ? table.expungedSince(modSeq) : undefined
+}
+
+function uidsAt(view: TableView, key: string): UidSet {
+  const value = view.values.get(key)
   return value === undefined || value.length === 0 ? UidSet.empty : UidSet.parse(Buffer.from(value).toString())
 }
 

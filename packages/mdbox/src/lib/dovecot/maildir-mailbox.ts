@@ -111,19 +111,19 @@ export class MaildirMailbox implements DovecotMailbox {
     const { directory, faults, name } = this.#parts
     const { fs } = directory
     const files = new Map<string, string>()
-    let missing = 0
+    const missing: string[] = []
     // What lies in both was being moved to `cur`.
     for (const part of ['new', 'cur']) {
       const at = below(directory, part)
       try {
-        if ((await fs.stat(at.path)) === undefined) missing++
+        if ((await fs.stat(at.path)) === undefined) missing.push(part)
         for await (const page of fs.list(at.path)) for (const entry of page) this.#take(files, part, entry)
       } catch (error) {
         faults.add('unreadable', messageOf(error), { file: at.shown, mailbox: name })
       }
     }
-    if (missing === 2 && expected)
-      faults.add('mail-lost', 'there is neither `cur` nor `new`, and messages are listed', {
+    if (missing.length > 0 && expected)
+      faults.add('mail-lost', `there is no ${missing.join(' and no ')}, and messages are listed`, {
         file: directory.shown,
         mailbox: name,
       })

@@ -224,12 +224,23 @@ describe('a Maildir', () => {
     const fs = await maildir({
       'dovecot-keywords': '0 $Forwarded\n25 last\n26 none\n',
       'cur/1.a:2,DRaz': 'x',
+      '.Half/new/1.x': 'y',
+      '.Half/dovecot-uidlist': `3 V1 N3 G${GUID}\n1 :1.y\n`,
       '.Lost/dovecot-uidlist': `3 V1 N3 G${GUID}\n1 :1.x\n`,
     })
     const { messages, store } = await inbox(fs)
     expect(messages[0]).toMatchObject({ flags: FLAG_DRAFT | FLAG_ANSWERED, keywords: ['$Forwarded', 'last'] })
     expect(await messagesOf(named(store, 'Lost'))).toEqual([])
-    expect(store.faults).toMatchObject([{ kind: 'mail-lost', file: 'Maildir/.Lost', mailbox: 'Lost' }])
+    expect(await messagesOf(named(store, 'Half'))).toHaveLength(1)
+    expect(store.faults).toMatchObject([
+      {
+        kind: 'mail-lost',
+        file: 'Maildir/.Lost',
+        mailbox: 'Lost',
+        message: expect.stringContaining('no new and no cur') as string,
+      },
+      { kind: 'mail-lost', file: 'Maildir/.Half', mailbox: 'Half' },
+    ])
   })
 })
 
