@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import { type Box, BoxError, type BoxRef } from '@mailstead/box'
+import { type Box, BoxError, type BoxHost, type BoxRef } from '@mailstead/box'
 import { type MemoryProcess, type MemoryTable, memoryTable } from '@mailstead/box/testing'
 import { type Fs, FsError } from '@mailstead/fs'
 import { type Fault, faultyFs } from '@mailstead/fs/faults'
@@ -158,6 +158,30 @@ describe('altmove', () => {
     expect(await namesIn(subject.alt, 'second/alt')).toEqual([])
     // Nothing of it is needed any more.
     await subject.unmount()
+    await subject.expectAll()
+  })
+
+  test('space is given back on the way', async () => {
+    await using subject = await Subject.create({ rotateBytes: 100_000 })
+    const refs = await subject.save(150, 120_000)
+    let most = 0
+    const inner = subject.proc.host
+    await subject.box[Symbol.asyncDispose]()
+    const host = {
+      ...inner,
+      table: inner.table,
+      transact: async (body: Parameters<BoxHost['transact']>[0]) => {
+        await inner.transact(body)
+        most = Math.max(most, inner.table.view.values?.get('condemned')?.length ?? 0)
+      },
+    }
+    const alt = { fs: kept(subject.alt), path: 'second/alt' }
+    subject.box = await mdbox(subject.primary, 'storage', { rotateBytes: 100_000, alt }).open(host)
+    const report = await subject.box.altmove!(refsOf(refs), { to: 'alt' })
+    expect(report).toMatchObject({ messages: 150, left: 0 })
+    expect(report.bytesReclaimed).toBeGreaterThan(150 * 120_000)
+    expect(most / 4).toBeLessThan(60)
+    expect(await namesIn(subject.primary, 'storage')).toEqual([])
     await subject.expectAll()
   })
 

@@ -23,6 +23,8 @@ import type { Place } from './read.ts'
 /** Bytes moved by one transaction, and messages. */
 const FRAME_BYTES: number = 4 * 1024 * 1024
 const FRAME_MESSAGES = 4096
+/** Files without a row any more that are removed together. */
+const EMPTIED_MAX = 16
 /** Times a transaction is tried again since messages in it were dropped meanwhile. */
 const ATTEMPTS_MAX = 4
 
@@ -43,6 +45,11 @@ export async function altmoveBox(
   const [from, target] = to === 'alt' ? [context.primary, alt] : [alt, context.primary]
   await target.appender.takeSlot()
   const sources = new Sources(await table.loaded(), from)
+  const purge = async (ids: Set<number>): Promise<void> => {
+    const purged = await purgeBox(context, budget, { tier: from, ids })
+    report.bytesReclaimed += purged.bytesReclaimed
+    ids.clear()
+  }
   let at = 0
   let isFull = false
   while (at < wanted.length && !isFull && !pace.isOver) {
@@ -71,12 +78,12 @@ export async function altmoveBox(
     if (target.alt) await context.alt.verify()
     report.messages += await commit(context, moves, sources)
     report.bytes += bytes
+    // Space is given back on the way, and what is condemned stays a short list.
+    if (sources.emptied.size >= EMPTIED_MAX) await purge(sources.emptied)
   }
   report.left = wanted.length - at
-  if (sources.touched.size > 0) {
-    const purged = await purgeBox(context, budget, { tier: from, ids: sources.touched })
-    report.bytesReclaimed = purged.bytesReclaimed
-  }
+  const rest = new Set([...sources.touched, ...sources.emptied])
+  if (rest.size > 0) await purge(rest)
   return report
 }
 
@@ -135,7 +142,9 @@ function mayBeMoved(error: unknown): boolean {
 
 /** Rows that are left in each file of the tier that messages leave. */
 class Sources {
+  /** Files that rows have left, and those that all have. */
   readonly touched = new Set<number>()
+  readonly emptied = new Set<number>()
   readonly #rows = new Map<number, number>()
 
   constructor(places: Places, from: Tier) {
@@ -150,8 +159,13 @@ class Sources {
 
   /** Rows leave the file. */
   leave(id: number, count: number): void {
-    this.#rows.set(id, this.count(id) - count)
-    this.touched.add(id)
+    const left = this.count(id) - count
+    this.#rows.set(id, left)
+    if (left > 0) this.touched.add(id)
+    else {
+      this.touched.delete(id)
+      this.emptied.add(id)
+    }
   }
 }
 
