@@ -6,7 +6,7 @@
  *          may be another process's: nothing is done to them but to write down, in the frame that moves the last row out of one,
  *          that it is to be removed, which whoever has its slot then does.
  *
- * A crash leaves: before the transaction, copies that no row names; after it, dead bytes where the messages were.
+ * A crash leaves: before the transaction, copies that no row names; after it, dead bytes where the messages were. (I-17)
  *
  * Another process may purge the same messages at the same time: both copies are good, and the last transaction decides which
  * one counts.
