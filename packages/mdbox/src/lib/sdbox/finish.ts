@@ -120,6 +120,8 @@ export async function markRemoved(fs: Fs, directory: string, guid: string, known
 /** Of a directory that holds no more than its identity. */
 export async function removeDirectory(fs: Fs, directory: string, guid: string): Promise<void> {
   try {
+    // A message that came back without it would not be known as one that was removed.
+    await fs.syncDirectory(`${directory}/${guid}`)
     await fs.remove(`${directory}/${guid}/${IDENTITY}`)
     await fs.remove(`${directory}/${guid}`)
   } catch (error) {
