@@ -45,10 +45,15 @@ describe('what the Dovecot of this machine writes', () => {
         mail_plugins: 'zlib',
       }))
       const messages = mail()
-      for (const codec of ['', ...CODECS]) {
+      for (const codec of ['', ...(deep || kind === 'mdbox' ? CODECS : CODECS.slice(0, 1))]) {
         const mailbox = codec === '' ? 'plain' : codec
         await dovecot.doveadm('mailbox', 'create', mailbox)
-        for (const [i, body] of (codec === '' || deep ? messages : messages.slice(2, 4)).entries()) {
+        for (const [i, body] of (deep
+          ? messages
+          : codec === ''
+            ? messages.slice(1, 4)
+            : messages.slice(3, 4)
+        ).entries()) {
           const file = join(dovecot.directory, `message.${i}`)
           await writeFile(file, body)
           const options = codec === '' ? [] : ['-o', `plugin/zlib_save=${codec}`]
