@@ -98,6 +98,12 @@ test('mail goes to the second tier and back; while that is not mounted it is una
 
 test('misuse is told', async () => {
   expect(await mailstead('altmove', '--data', data, '--user', 'ann', 'all')).toMatch(/^2 .*no second tier/)
+  const other = join(directory, 'other.toml')
+  writeFileSync(other, `data = "other"\n[store]\nbox = "sdbox"\n[alternate]\npath = "second"\n`)
+  await mailstead('init', join(directory, 'other'))
+  writeFileSync(join(directory, 'other/users.passwd'), 'ann:{PLAIN}x\n')
+  await mailstead('deliver', '--config', other, '--user', 'ann', join(directory, 'small'))
+  expect(await mailstead('altmove', '--config', other, '--user', 'ann', 'all')).toMatch(/^2 .*no second tier/)
   expect(await mailstead('altmove', ...where, 'bigger', '5')).toMatch(/^2 .*"bigger" is not known/)
   expect(await mailstead('altmove', ...where, '--rate', 'x', 'all')).toMatch(/^2 .*--rate/)
   writeFileSync(config, `data = "data"\n[alternate]\npath = "second"\n`)

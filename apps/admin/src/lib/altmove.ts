@@ -43,6 +43,7 @@ export function altmoveCommand(): Command {
       if (rate !== undefined && !(rate > 0)) throw new Exit(2, `--rate ${flags.rate}: must be a number above 0`)
       const user = mustFindUser(where, flags.user)
       await using opened = await openUserStore(where.data, user, { settings: where.config })
+      if (!opened.store.hasTiers) throw new Exit(2, `the store of ${user.name} is in a format that has no second tier`)
       const report = await opened.store.altmove({
         to: flags.back === true ? 'primary' : 'alt',
         where: query.at(Date.now()),
