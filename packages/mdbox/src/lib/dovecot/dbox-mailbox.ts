@@ -283,7 +283,7 @@ export function headOf(context: DboxContext, found: FoundMailbox, read: ReadInde
       guid: listed?.guid,
       // The UIDs of an mdbox are lost with its index; those of an sdbox are the names of its files.
       uidValidity: context.kind === 'sdbox' ? listed?.uidValidity : undefined,
-      uidNext: undefined,
+      uidNext: context.kind === 'sdbox' && listed !== undefined && listed.uidNext > 0 ? listed.uidNext : undefined,
       highestModSeq: undefined,
     }
   const { index } = read
