@@ -1,7 +1,7 @@
 /** The command over small Maildirs made here; what a real Dovecot wrote is compared in tests/interop. */
 import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
 import { openUserStore } from '@mailstead/app-server'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { run } from './run.ts'
@@ -30,7 +30,9 @@ function maildir(files: Readonly<Record<string, string>>): string {
   const home = join(directory, `home${++homes}`)
   for (const part of ['cur', 'new', 'tmp']) mkdirSync(join(home, 'Maildir', part), { recursive: true })
   for (const [name, text] of Object.entries(files)) {
-    mkdirSync(dirname(join(home, 'Maildir', name)), { recursive: true })
+    const [folder] = name.split('/')
+    if (folder!.startsWith('.'))
+      for (const part of ['cur', 'new']) mkdirSync(join(home, 'Maildir', folder!, part), { recursive: true })
     writeFileSync(join(home, 'Maildir', name), text)
   }
   return home
@@ -110,10 +112,47 @@ describe('mailstead import', () => {
     expect((await mailstead('check', '--data', data, '--user', 'bob')).code).toBe(0)
   })
 
+  test('gives up what was interrupted', async () => {
+    {
+      await using opened = await openUserStore(data, { name: 'dan' }, { create: true })
+      const stop = new AbortController()
+      const importing = opened.store
+        .as({ name: 'dan' })
+        .importer({ signal: stop.signal, onProgress: () => stop.abort() })
+      const spec = { name: 'Half', guid: Buffer.alloc(16, 7), uidValidity: 7, uidNext: 9, highestModSeq: 1 }
+      const message = {
+        uid: 1,
+        flags: 0,
+        keywords: [],
+        modSeq: 1,
+        guid: Buffer.alloc(16, 8),
+        receivedMs: 0,
+        savedMs: 0,
+        pop3Uidl: undefined,
+        pop3Order: undefined,
+        shared: undefined,
+        open: async function* () {
+          yield await Promise.resolve(Buffer.from(mail))
+        },
+      }
+      const messages = async function* (): AsyncGenerator<readonly (typeof message)[]> {
+        yield await Promise.resolve([message])
+      }
+      await expect(importing.mailbox(spec, messages)).rejects.toMatchObject({ name: 'AbortError' })
+    }
+    expect((await mailstead('check', '--data', data, '--user', 'dan')).out).toContain('import-unfinished')
+    const given = await mailstead('import', '--give-up', '--data', data, '--user', 'dan')
+    expect(given).toMatchObject({ code: 0, out: 'Half: given up: messages=1\n' })
+    expect((await mailstead('check', '--data', data, '--user', 'dan')).out).toContain('0 findings, 0 notes')
+    expect(await names('dan')).toHaveLength(1)
+  })
+
   test('misuse and what is not there are told, and nothing is made', async () => {
     const home = maildir({ 'cur/1.a:2,S': mail })
     for (const args of [
+      [],
       [home],
+      [`dovecot:${home}`, '--give-up'],
       ['dovecot:'],
       [`dovecot:${join(home, 'nowhere')}`],
       [`dovecot:${directory}`],
@@ -126,7 +165,7 @@ describe('mailstead import', () => {
       expect(err).not.toBe('')
     }
     expect((await mailstead('import', `dovecot:${home}`, '--data', data, '--user', 'cat', '--dry-run')).code).toBe(0)
-    expect(readdirSync(join(data, 'users'))).toEqual(['ann', 'bob'])
+    expect(readdirSync(join(data, 'users'))).toEqual(['ann', 'bob', 'dan'])
   })
 })
 

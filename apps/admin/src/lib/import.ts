@@ -33,6 +33,7 @@ interface ImportFlags extends WhereFlags {
   readonly prefix?: string
   readonly specialUse?: readonly string[]
   readonly dryRun?: boolean
+  readonly giveUp?: boolean
   readonly json?: boolean
 }
 
@@ -62,7 +63,7 @@ interface Report {
 export function importCommand(): Command {
   return new Command('import')
     .description("take over a user's mail from Dovecot (mdbox, sdbox or Maildir), which nobody changes meanwhile")
-    .argument('<source>', 'dovecot:DIR, where DIR is the home directory, or the mail directory itself')
+    .argument('[source]', 'dovecot:DIR, where DIR is the home directory, or the mail directory itself')
     .requiredOption('--user <name>', 'whose it becomes; the store is made if it is not there')
     .option('--data <dir>', 'data directory')
     .option('--users <file>', 'users file (default: users.passwd in the data directory)')
@@ -74,11 +75,18 @@ export function importCommand(): Command {
     .option('--prefix <text>', "the namespace's prefix, for all but INBOX: INBOX/ where clients know INBOX/Sent")
     .option('--special-use <name=use...>', 'such as Papierkorb=\\Trash (default: by the usual English names)')
     .option('--dry-run', 'read everything, say what would be done, and change nothing')
+    .option('--give-up', 'remove what interrupted imports have brought and nobody has seen, instead of going on')
     .option('--json', 'one JSON value')
-    .action(async (source: string, flags: ImportFlags) => {
+    .action(async (source: string | undefined, flags: ImportFlags) => {
       const where = whereOf(flags)
-      const home = homeOf(source)
+      if ((source === undefined) !== (flags.giveUp === true))
+        throw new Exit(2, 'say which mail to import, as dovecot:DIR, or --give-up')
       const user = mustFindUser(where, flags.user)
+      if (source === undefined) {
+        await giveUp(where, user)
+        return
+      }
+      const home = homeOf(source)
       const { alt, attachments, index, separator } = flags
       await using from = await openSource({ home, alt, attachments, index, separator })
       const job = new Job(from, flags)
@@ -87,6 +95,15 @@ export function importCommand(): Command {
       const short = report.mailboxes.some(({ outcome, left }) => outcome === 'refused' || left > 0)
       if (short || report.faults.length > 0) throw new Exit(1)
     })
+}
+
+async function giveUp({ data, config }: Where, user: FoundUser): Promise<void> {
+  await using opened = await openUserStore(data, user, { settings: config })
+  const importing = opened.store.as({ name: user.name }).importer()
+  for (const { name, guid, count } of importing.unfinished()) {
+    await importing.discard(guid)
+    say(`${name}: given up: messages=${count}`)
+  }
 }
 
 /** One import: the mailboxes as they are to be called, and what is found out about them. */
