@@ -383,7 +383,7 @@ function encodedName(name: string): string {
 let lastOrigin: BoxMetadata['origin']
 let lastOriginText: string | undefined
 /** And the same origin: its text is kept as long as nobody gives another. */
-function originText({ origin }: BoxMetadata): string | undefined {
+export function originText({ origin }: BoxMetadata): string | undefined {
   if (origin?.uidValidity === undefined) return undefined
   if (
     lastOrigin === undefined ||

@@ -15,7 +15,7 @@
  *          R  hex      received, unix time
  *          G  32 hex   GUID
  *          B  text     mailbox it was first saved to (modified UTF-7), for rebuilds; may be absent
- *          M  40 hex   the same mailbox's GUID (32 digits) and UIDVALIDITY (8), lower-case; sdbox only
+ *          M  40 hex   the same mailbox's GUID (32 digits) and UIDVALIDITY (8), lower-case; may be absent
  *          C  text     how the body is compressed (compress.ts); absent if it is not
  *          H  "0" crc* sum   our checksum: CRC-32 of each 64 KiB of the body, then `sum`
  *          crc and sum are CRC-32 (as in zlib) in 8 lower-case hex digits.

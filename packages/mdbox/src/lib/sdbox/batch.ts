@@ -11,15 +11,13 @@ import {
   type BoxSaved,
   type BoxTransaction,
 } from '@mailstead/box'
-import { Digest, Lines } from '../batch.ts'
+import { Digest, Lines, originText } from '../batch.ts'
 import { type Compressor, compressAll, compressing } from '../compress.ts'
 import { sumOf } from '../format.ts'
 import { BATCH_MEMORY_MAX, SMALL_MAX } from '../options.ts'
 import { FLAG_CANONICAL } from '../place.ts'
-import { writeOrigin } from './names.ts'
 import type { SdboxOptions } from './options.ts'
 import { inParallel } from './parallel.ts'
-import { hex } from './row.ts'
 import { isOurs, type Writer, writeFailed, type WrittenFile } from './writer.ts'
 
 /** Pieces of a long stream are gathered to this many bytes before they are written. */
@@ -192,7 +190,7 @@ export class Batch implements BoxBatch {
     const body = compressed?.parts ?? chunks
     const digest = new Digest()
     for (const part of body) digest.add(part)
-    const frame = digest.frame(metadata, lines.size, compressed?.compressor, originOf(metadata))
+    const frame = digest.frame(metadata, lines.size, compressed?.compressor, originText(metadata))
     const saved = new Saved(this.#host, metadata, lines, frame, body, digest.size)
     this.#small.push(saved)
     this.#smallBytes += saved.recordBytes
@@ -245,7 +243,7 @@ export class Batch implements BoxBatch {
     this.#mustBeOpen()
     if (waitingBytes > 0) await file.append(waiting)
     const { lines } = plain
-    const frame = digest.frame(metadata, lines.size, compressor, originOf(metadata))
+    const frame = digest.frame(metadata, lines.size, compressor, originText(metadata))
     await file.finish(frame)
     const saved = new Saved(this.#host, metadata, lines, frame, [], digest.size)
     saved.id = file.id
@@ -306,9 +304,4 @@ export class Batch implements BoxBatch {
 interface Counted {
   readonly lines: Lines
   readonly bytes: AsyncIterable<Uint8Array>
-}
-
-function originOf({ origin }: BoxMetadata): string | undefined {
-  if (origin?.uidValidity === undefined) return undefined
-  return writeOrigin({ guid: hex(origin.mailbox), uidValidity: origin.uidValidity })
 }
