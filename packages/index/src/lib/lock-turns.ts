@@ -61,14 +61,16 @@ export class LockTurns implements AsyncDisposable {
       await lock.acquire({ mode, waitMs })
       return
     }
-    const turn = (this.#turn ??= await this.#fs.lock(this.#turnPath))
+    // Without it, on a full disk, the lock is as good; only who is next is then left to chance.
+    this.#turn ??= await this.#fs.lock(this.#turnPath).catch(() => undefined)
+    const turn = this.#turn
     const ending = new AbortController()
     const begun = performance.now()
     let isMine = false
     const found = new Promise<void>((resolve, reject) => {
       this.#onKnock = () => {
         try {
-          if (!isMine && performance.now() - begun > LONG_MS) isMine = turn.tryAcquire('exclusive')
+          if (!isMine && performance.now() - begun > LONG_MS) isMine = turn?.tryAcquire('exclusive') === true
           if (isMine ? lock.tryAcquire(mode) : this.tryAcquire(lock, mode)) resolve()
         } catch (error) {
           reject(error)
@@ -85,7 +87,7 @@ export class LockTurns implements AsyncDisposable {
       this.#busyUntil = performance.now() + BUSY_MS
       ending.abort(ENDED)
       acquired.catch(() => {})
-      if (isMine) turn.release()
+      if (isMine) turn?.release()
     }
   }
 
