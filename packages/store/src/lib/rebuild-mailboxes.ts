@@ -73,10 +73,6 @@ export class Mailboxes {
     this.#newGuid = options.guid
   }
 
-  get columns(): typeof MAILBOX_COLUMNS {
-    return MAILBOX_COLUMNS
-  }
-
   get all(): Iterable<Mailroom> {
     return this.#byGuid.values()
   }

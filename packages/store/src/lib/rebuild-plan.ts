@@ -14,10 +14,11 @@
  *   2. A rebuild of what a rebuild left changes nothing.
  */
 import { BOX_USES_COLUMN } from '@mailstead/box'
-import type { AppendedRow, IndexTransaction, Table, TableView } from '@mailstead/index'
+import type { AppendedRow, IndexTransaction, Table } from '@mailstead/index'
 import { UidSet } from '@mailstead/uidset'
 import { FORM_CANONICAL } from './contract.ts'
 import type { FoundMessages } from './rebuild-found.ts'
+import { Arrivals, type Changes } from './rebuild-arrivals.ts'
 import type { Mailboxes, Mailroom } from './rebuild-mailboxes.ts'
 import { record, type RebuildRecord } from './rebuild-record.ts'
 import { BOX_TABLE } from './tree.ts'
@@ -33,27 +34,16 @@ export interface Evidence {
   readonly lostRows: boolean
 }
 
-/** What becomes of the rows of a mailbox. */
-interface Changes {
-  /** Rows that are led to their messages, which may be all there are: in threes UID, and BoxRef before and after. */
-  readonly led: number[]
-  /** Other columns, by UID. */
-  readonly set: Map<number, Readonly<Record<string, Uint8Array | number>>>
-  readonly expunged: number[]
-}
-
 export class Plan {
   readonly #tx: IndexTransaction
   readonly #found: FoundMessages
   readonly #mailboxes: Mailboxes
   readonly #evidence: Evidence
-  readonly #now: number
   readonly #records: RebuildRecord[]
   readonly #changes = new Map<Mailroom, Changes>()
   /** Mailboxes whose tables are made anew with all their rows. */
-  readonly #merged = new Set<Mailroom>()
-  /** Rows of mailboxes that are appended; the message is NONE for one that is damaged. */
-  readonly #added: { readonly row: AppendedRow; readonly mailbox: string; readonly message: number }[] = []
+  readonly #anew = new Set<Mailroom>()
+  readonly #arrivals: Arrivals
   readonly #box: Table | undefined
   /** Of each message: the row of the box that names it, a new one included; 0 if there is none. */
   readonly #refs: Uint32Array
@@ -83,8 +73,8 @@ export class Plan {
     this.#mailboxes = parts.mailboxes
     this.#box = box
     this.#evidence = parts.evidence
-    this.#now = parts.now
     this.#records = parts.records
+    this.#arrivals = new Arrivals({ ...parts, refOf: (message) => this.#refs[message]! || this.#newRow(message) })
     this.#refs = new Uint32Array(found.count)
     this.#fate = new Uint8Array(found.count)
     const rows = box?.view.count ?? 0
@@ -110,17 +100,7 @@ export class Plan {
         const why = 'the message was found by its GUID'
         yield record('changed', 'box', `${ref}`, `${to}`, why, { mailbox: entry.name, uid: uid! })
       }
-    for (const { row, mailbox, message } of this.#added) {
-      const { uid } = row
-      if (message === NONE) {
-        const why = 'its bytes are missing or damaged, and the rows that named it are lost'
-        yield record('damaged', 'message', '', '', why, { mailbox, uid })
-        continue
-      }
-      const own = this.#found.uid(message) === uid
-      const why = `no mailbox had the message; ${own ? 'it knows its UID;' : 'UID,'} flags and keywords are lost`
-      yield record('changed', 'row', 'none', `${uid}`, why, { mailbox, uid, file: this.#found.file(message) })
-    }
+    yield* this.#arrivals.settle()
   }
 
   #placeBoxRows(): void {
@@ -329,17 +309,11 @@ export class Plan {
       this.#records.push(
         record('note', 'message', '', '', `${copies} messages are copies of others, for a purge to take`),
       )
-    for (const [room, list] of adopted) this.#append(room, list)
-    for (const [room, changes] of this.#changes) if (!this.#merged.has(room)) this.#write(room.table, changes)
-    if (this.#orphans.length > 0) this.#quarantine(this.#mailboxes.placeOf(NOWHERE, false))
-  }
-
-  /** Of these nothing is left but that they were: they are listed until their bytes come back and say what they are. */
-  #quarantine({ entry, table }: Mailroom): void {
-    for (const ref of this.#orphans) {
-      const row = this.#tx.append(table, { columns: { box: ref, saved: this.#now } })
-      this.#added.push({ row, mailbox: entry.name, message: NONE })
-    }
+    // Whose rows are written anew, with all that they are to be.
+    for (const [room, list] of adopted)
+      if (this.#arrivals.append(room, list, this.#changes.get(room)) === 'anew') this.#anew.add(room)
+    for (const [room, changes] of this.#changes) if (!this.#anew.has(room)) this.#write(room.table, changes)
+    if (this.#orphans.length > 0) this.#arrivals.quarantine(this.#mailboxes.placeOf(NOWHERE, false), this.#orphans)
   }
 
   /**
@@ -368,94 +342,6 @@ export class Plan {
       for (const [column, value] of Object.entries(columns)) this.#tx.setColumn(table, column, uid, value)
     if (expunged.length > 0) this.#tx.expunge(table, UidSet.fromSorted(Uint32Array.from(expunged)))
   }
-
-  #append(room: Mailroom, list: readonly number[]): void {
-    const found = this.#found
-    const { entry, table, view } = room
-    const uidOf = (message: number): number =>
-      found.origin(message).uidValidity === entry.uidValidity ? found.uid(message) : 0
-    const isFree = (uid: number): boolean => uid > 0 && (view === undefined || view.rowOf(uid) < 0)
-    const own = list.filter((message) => isFree(uidOf(message))).sort((a, b) => uidOf(a) - uidOf(b))
-    const others = list
-      .filter((message) => !isFree(uidOf(message)))
-      .sort((a, b) => found.receivedMs(a) - found.receivedMs(b) || a - b)
-    let floor = view?.uidNext ?? 1
-    const last = own.length === 0 ? 0 : uidOf(own.at(-1)!)
-    let modSeq: number | undefined
-    if (view !== undefined && own.length > 0 && uidOf(own[0]!) < floor) {
-      modSeq = view.highestModSeq + 1
-      this.#merge(room, view, own, uidOf, modSeq)
-      floor = Math.max(floor, last + 1)
-      this.#tx.raise(table, { uidNext: floor, highestModSeq: modSeq })
-    } else {
-      for (const message of own) this.#row(room, message, uidOf(message), undefined)
-      // Above what was given there may have been others, which are expunged.
-      if (last > 0) floor = Math.max(floor, last + 1 + (room.isNew ? UIDS_LOST : 0))
-      if (last > 0) this.#tx.raise(table, { uidNext: floor })
-    }
-    for (const [i, message] of others.entries()) this.#row(room, message, floor + i, modSeq)
-  }
-
-  /**
-   * Puts messages that know their UIDs between the rows that are there: the table is made anew, with all that its rows are.
-   * What comes to it gets a modseq above every one that a client may know.
-   */
-  #merge(
-    room: Mailroom,
-    view: TableView,
-    own: readonly number[],
-    uidOf: (message: number) => number,
-    top: number,
-  ): void {
-    const { table, entry } = room
-    const changes = this.#changes.get(room)!
-    const expunged = new Set(changes.expunged)
-    const led = new Map<number, number>()
-    for (let at = 0; at < changes.led.length; at += 3) led.set(changes.led[at]!, changes.led[at + 2]!)
-    const columns = this.#mailboxes.columns.map(({ name }) => ({ name, column: view.extension(name)! }))
-    this.#merged.add(room)
-    this.#tx.dropTable(table)
-    this.#tx.createTable({ id: table, columns: this.#mailboxes.columns, uidValidity: entry.uidValidity })
-    let next = 0
-    for (let row = 0; row < view.count; row++) {
-      const uid = view.uid(row)
-      while (next < own.length && uidOf(own[next]!) < uid) this.#row(room, own[next]!, uidOf(own[next++]!), top)
-      if (expunged.has(uid)) continue
-      const values: Record<string, Uint8Array | number> = {}
-      for (const { name, column } of columns) values[name] = column.value(row)
-      Object.assign(values, changes.set.get(uid))
-      const to = led.get(uid)
-      if (to !== undefined) values['box'] = to
-      const isChanged = to !== undefined || changes.set.has(uid)
-      this.#tx.append(table, {
-        uid,
-        modSeq: isChanged ? top : Math.max(1, view.modSeq(row)),
-        flags: view.flags(row),
-        keywords: view.keywordSets[view.keywordSet(row)]!.map((k) => view.keywords[k]!),
-        columns: values,
-      })
-    }
-    while (next < own.length) this.#row(room, own[next]!, uidOf(own[next++]!), top)
-  }
-
-  /** A row for a message that no row named. */
-  #row({ table, entry }: Mailroom, message: number, uid: number, modSeq: number | undefined): void {
-    const found = this.#found
-    const ref = this.#refs[message] === 0 ? this.#newRow(message) : this.#refs[message]!
-    const row = this.#tx.append(table, {
-      uid,
-      ...(modSeq === undefined ? {} : { modSeq }),
-      columns: {
-        box: ref,
-        guid: found.guid(message),
-        received: found.receivedMs(message),
-        saved: this.#now,
-        size: found.size(message),
-        form: found.isCanonical(message) ? FORM_CANONICAL : 0,
-      },
-    })
-    this.#added.push({ row, mailbox: entry.name, message })
-  }
 }
 
 /** Those that know their UIDs first: their mailboxes are what they were. */
@@ -463,9 +349,6 @@ function* inTurn(found: FoundMessages): Generator<number, void, undefined> {
   for (let message = 0; message < found.count; message++) if (found.uid(message) > 0) yield message
   for (let message = 0; message < found.count; message++) if (found.uid(message) === 0) yield message
 }
-
-/** UIDs that are left out where nothing tells how many were given and expunged. */
-const UIDS_LOST: number = 1 << 20
 
 function hex(bytes: Uint8Array): string {
   return Buffer.from(bytes).toString('hex')
