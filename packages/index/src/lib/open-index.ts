@@ -562,6 +562,8 @@ class StoreIndex implements Index, Committer, CheckpointHost {
   async #pump(): Promise<void> {
     for (;;) {
       if (this.#jobs.length > 0) {
+        // It may have come after the last group looked: jobs take the lock themselves, and let go of it.
+        this.#unlock()
         const jobs = this.#jobs
         this.#jobs = []
         for (const job of jobs) await job()
@@ -589,17 +591,24 @@ class StoreIndex implements Index, Committer, CheckpointHost {
   async #soonMore(): Promise<void> {
     // No turn of the event loop: who knows what else is done in it.
     for (let hop = 0; hop < SOON_HOPS && this.#queue.length === 0; hop++) await Promise.resolve()
-    if (this.#queue.length === 0 || this.#jobs.length > 0) this.#unlock()
+    if (this.#queue.length === 0 || this.#jobs.length > 0 || !this.#isLoaded(this.#queue)) this.#unlock()
+  }
+
+  /** What has to be read for a group is read while others have the lock. */
+  #isLoaded(group: readonly Waiter[]): boolean {
+    for (const id of this.#needed(group, undefined)) {
+      const entry = this.#entries.get(id)
+      if (entry !== undefined && entry.state === undefined && entry.damage === undefined) return false
+    }
+    return true
   }
 
   async #passOn(): Promise<void> {
-    const isEndOfTurn = this.#groupsInARow > 0
-    if (isEndOfTurn) {
-      this.#groupsInARow = 0
-      this.log.knock()
-    }
+    if (this.#groupsInARow > 0) this.log.knock()
     // Those who were told may want to be in the next group.
     if (this.#queue.length > 0 || this.#jobs.length === 0) await new Promise<void>((resolve) => setImmediate(resolve))
+    const isEndOfTurn = this.#groupsInARow >= GROUPS_IN_A_ROW
+    if (isEndOfTurn || this.#queue.length === 0) this.#groupsInARow = 0
     // Somebody else is to be first.
     if (isEndOfTurn && this.#queue.length > 0) await new Promise<void>((resolve) => setTimeout(resolve, 1))
   }
@@ -1286,7 +1295,8 @@ class StoreIndex implements Index, Committer, CheckpointHost {
       if (!this.#wrote && (read.rest > 0 || read.gaps.length > 0)) return
       await this.log.sync(read.tail)
       if (this.#presence !== undefined && read.frames.length === 0 && read.gaps.length === 0)
-        if (isListOverdue(this.snapshots, this.#logBytes, this.settings.segmentBytes)) await listTables(this, read.tail)
+        if (isListOverdue(this.snapshots, this.#logBytes, this.settings.segmentBytes))
+          await listTables(this, read.tail, this.settings.checkpointBytes)
       await this.log.seal(read.tail, await this.snapshots.listChecksum())
     } finally {
       this.#locked = false
