@@ -151,12 +151,20 @@ async function checkpointAlone(host: CheckpointHost): Promise<boolean> {
 
 /** The first segment that whoever goes by a list may need: that of its position, or of the first frame that a table lacks. */
 async function firstNeeded(list: TableList, log: LogMedium): Promise<number> {
-  let frame = list.next
-  for (const table of list.tables)
-    if (table.behind) frame = Math.min(frame, (table.snapshot?.frame ?? table.created - 1) + 1)
+  const frame = firstLacking(list.tables, list.next)
   if (frame === list.next) return list.segment
   const start = await startBefore(log, frame)
   return start === undefined ? list.firstSegment : Math.min(start.segment, list.segment)
+}
+
+/** The first frame that the snapshot of one of the tables may lack; `next` if they have all before that. */
+function firstLacking(tables: readonly Entry[], next: number): number {
+  let frame = next
+  for (const { snapshot, created, frame: last } of tables) {
+    const from = (snapshot?.frame ?? created - 1) + 1
+    if (last >= from && from < frame) frame = from
+  }
+  return frame
 }
 
 /** The beginning of the last segment that does not begin after a frame, or else of the first there is. */
@@ -190,11 +198,13 @@ export function isListOverdue({ listLength }: Snapshots, logBytes: number, segme
 
 /**
  * Writes the list of tables as they are at the end of the log, with the snapshots that there are. For whoever is alone,
- * has the commit lock and knows every frame, all of them flushed.
+ * has the commit lock and knows every frame, all of them flushed. Not where the tables lack more log than `lackingMax`
+ * bytes: whoever opens the index counts what there is after the list, and that has to add up to a checkpoint some time.
  */
 export async function listTables(
   host: Pick<CheckpointHost, 'fs' | 'prefix' | 'log' | 'snapshots' | 'dropped' | 'entryList' | 'nextTableNumber'>,
   tail: LogTail,
+  lackingMax: number,
 ): Promise<void> {
   const { log, snapshots } = host
   // Whoever checks the index meanwhile is to see one list.
@@ -206,6 +216,14 @@ export async function listTables(
   if (list === undefined || snapshots.listIsOld || list.next > tail.next) return
   if (entries.some((entry) => entry.damage !== undefined)) return
   const places = new Map(list.tables.map((table) => [table.number, table.snapshot]))
+  const tables = entries.map((entry) => {
+    const copy = copyOf(entry)
+    copy.snapshot = places.get(entry.number)
+    return copy
+  })
+  const lacking = firstLacking(tables, tail.next)
+  const start = lacking < tail.next ? await startBefore(log, lacking) : undefined
+  if (start !== undefined && log.bytesBetween(start, tail) > lackingMax) return
   await snapshots.writeList({
     uuid: log.uuid,
     generation: list.generation + 1,
@@ -216,11 +234,7 @@ export async function listTables(
     ended: tail.ended,
     firstSegment: list.firstSegment,
     nextTable: host.nextTableNumber(),
-    tables: entries.map((entry) => {
-      const copy = copyOf(entry)
-      copy.snapshot = places.get(entry.number)
-      return copy
-    }),
+    tables,
     dropped: host.dropped.tables,
     dropHorizon: host.dropped.horizon,
   })

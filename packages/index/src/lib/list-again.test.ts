@@ -169,3 +169,28 @@ test('whatever is closed, killed, checkpointed and lost between, tables that are
   console.log(`opened with tables behind their snapshots: ${behind}`)
   expect(behind).toBeGreaterThan(3)
 })
+
+test('the log stays bounded although nobody has the index open for long', async () => {
+  const fs = memoryFs()
+  const few: IndexOptions = { segmentBytes: 1500, checkpointBytes: 12_000 }
+  const created = await openIndex(fs, 'store', { create: true, ...few })
+  await using tx = created.begin()
+  createBoxAndInbox(tx)
+  await tx.commit()
+  await deliver(created, 1)
+  await created.checkpoint()
+  await created[Symbol.asyncDispose]()
+  let longest = 0
+  for (let session = 0; session < 40; session++) {
+    {
+      await using index = await openIndex(fs, 'store', few)
+      for (let n = 0; n < 12; n++) await flag(index, 1, n % 2 === 0)
+    }
+    let bytes = 0
+    for await (const page of fs.list('store/log'))
+      for (const { name } of page) bytes += (await fs.stat(`store/log/${name}`))!.size
+    longest = Math.max(longest, bytes)
+  }
+  // What tables lack, what came since, and both once more for the list before.
+  expect(longest).toBeLessThan(4 * few.checkpointBytes!)
+})

@@ -454,10 +454,12 @@ class StoreIndex implements Index, Committer, CheckpointHost {
         kind: 'snapshot-replaced',
         message: `${entry.id}: its snapshot of frame ${entry.snapshot?.frame ?? 0} is damaged, going on from frame ${from}`,
       })
-    const start = await startBefore(this.log, from + 1)
+    // Before its creation there is nothing of it.
+    const first = Math.max(from + 1, entry.created)
+    const start = await startBefore(this.log, first)
     const read = start === undefined ? undefined : await this.log.read(start)
-    if (start === undefined || read === undefined || start.next > from + 1 || read.gaps.length > 0)
-      throw damaged(entry.id, `its snapshot is damaged, and the log does not reach back to frame ${from + 1}`)
+    if (start === undefined || read === undefined || start.next > first || read.gaps.length > 0)
+      throw damaged(entry.id, `its snapshot is damaged, and the log does not reach back to frame ${first}`)
     const places: number[] = []
     let begin: LogFrame | undefined
     for (const frame of read.frames) {
@@ -1296,7 +1298,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
       await this.log.sync(read.tail)
       if (this.#presence !== undefined && read.frames.length === 0 && read.gaps.length === 0)
         if (isListOverdue(this.snapshots, this.#logBytes, this.settings.segmentBytes))
-          await listTables(this, read.tail, this.settings.checkpointBytes)
+          await listTables(this, read.tail, this.settings.checkpointBytes / 2)
       await this.log.seal(read.tail, await this.snapshots.listChecksum())
     } finally {
       this.#locked = false
