@@ -194,3 +194,45 @@ test('the log stays bounded although nobody has the index open for long', async 
   // What tables lack, what came since, and both once more for the list before.
   expect(longest).toBeLessThan(4 * few.checkpointBytes!)
 })
+
+test('however many tables are behind, few passes over the log find their frames', async () => {
+  const disk = memoryFs()
+  const wide: IndexOptions = { segmentBytes: 20_000, checkpointBytes: 1 << 30 }
+  const TABLES = 60
+  {
+    await using index = await openIndex(disk, 'store', { create: true, ...wide })
+    await using tx = index.begin()
+    for (let n = 0; n < TABLES; n++) tx.createTable({ id: `t${n}`, uidValidity: 1, columns: [] })
+    await tx.commit()
+    await index.checkpoint()
+    for (let n = 0; n < 20 * TABLES; n++) {
+      await using more = index.begin()
+      more.append(`t${Math.floor(n / 20)}`, {})
+      await more.commit()
+    }
+  }
+  expect((await listOf(disk)).tables.filter(({ behind }) => behind).length).toBe(TABLES)
+  let log = 0
+  for await (const page of disk.list('store/log'))
+    for (const { name } of page) log += (await disk.stat(`store/log/${name}`))!.size
+  let bytes = 0
+  const fs: Fs = {
+    ...disk,
+    open: async (path, mode, how) => {
+      const file = await disk.open(path, mode, how)
+      const readSync = (into: Uint8Array, position: number): number => {
+        const count = file.readSync!(into, position)
+        if (path.includes('/log/')) bytes += count
+        return count
+      }
+      return { ...file, readSync }
+    },
+  }
+  await using index = await openIndex(fs, 'store', wide)
+  for (let n = 0; n < TABLES; n++) {
+    await using table = (await index.open(`t${n}`))!
+    expect(table.view.count).toBe(20)
+  }
+  // A pass for all, and what each reads of its own.
+  expect(bytes).toBeLessThan(20 * log)
+})

@@ -461,14 +461,31 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     if (start === undefined || read === undefined || start.next > first || read.gaps.length > 0)
       throw damaged(entry.id, `its snapshot is damaged, and the log does not reach back to frame ${first}`)
     const places: number[] = []
+    // Thousands may be behind: one pass is for all whose frames are in it.
+    const others = new Map<Entry, number[]>()
     let begin: LogFrame | undefined
     for (const frame of read.frames) {
       begin ??= frame
       if ((frame.header.bits & FRAME_PART) !== 0) continue
       const { number, tables } = frame.header
-      if (number > from && number <= entry.frame && tables.some((table) => table.number === entry.number))
-        places.push(number, begin.segment, begin.offset)
+      for (const table of tables) {
+        if (table.number === entry.number) {
+          if (number > from && number <= entry.frame) places.push(number, begin.segment, begin.offset)
+          continue
+        }
+        const other = this.#entries.at(table.number)
+        if (other?.behind !== true) continue
+        const lacking = (other.snapshot?.frame ?? other.created - 1) + 1
+        if (lacking < start.next || number < lacking || number > other.frame) continue
+        let found = others.get(other)
+        if (found === undefined) others.set(other, (found = []))
+        found.push(number, begin.segment, begin.offset)
+      }
       begin = undefined
+    }
+    for (const [other, found] of others) {
+      other.frames = found
+      other.behind = false
     }
     return places
   }
