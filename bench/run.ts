@@ -23,6 +23,7 @@ import {
   startMailstead,
   temporaryDirectory,
 } from '../tests/interop/lib/servers.ts'
+import { boxBench } from './box.ts'
 import { fsBench } from './fs.ts'
 import { indexBench } from './index.ts'
 import { CheapImap } from './lib/cheap-imap.ts'
@@ -557,6 +558,7 @@ try {
     const shared = { wanted, machine, update: flags['update-baseline'] }
     complaints.push(...(await fsBench({ ...shared, rounds: 3 * ROUNDS })))
     complaints.push(...(await indexBench({ ...shared, rounds: ROUNDS, quick: flags.quick })))
+    complaints.push(...(await boxBench({ ...shared, rounds: ROUNDS, quick: flags.quick })))
   }
   for (const part of [deliveries, memory, reads, million]) {
     await part()

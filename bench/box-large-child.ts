@@ -1,0 +1,142 @@
+/**
+ * One task over a large store, in a process of its own: `node box-large-child.ts TASK DIRECTORY [MESSAGES]`. Prints one line of JSON.
+ *
+ *   make       a store of the corpus, again and again: each a message of its own
+ *   expunge    every second message
+ *   there      every message to the second tier
+ *   back       and back
+ *   purge      what was expunged
+ *   rebuild    a store that nobody has open
+ *   read       the message files, in order
+ *   checksum   the CRC-32 of the message files, which are in memory
+ */
+import { closeSync, openSync, readdirSync, readFileSync, readSync, statSync } from 'node:fs'
+import { join } from 'node:path'
+import { crc32 } from 'node:zlib'
+import { posixFs } from '@mailstead/fs/posix'
+import { mdbox } from '@mailstead/mdbox'
+import { openStore, rebuildStore, type Store } from '@mailstead/store'
+import { UidSet } from '@mailstead/uidset'
+import { corpus } from '../tests/support/corpus.ts'
+
+export type LargeTask = 'make' | 'expunge' | 'there' | 'back' | 'purge' | 'rebuild' | 'read' | 'checksum'
+
+export interface LargeRun {
+  readonly messages: number
+  /** Of message files: all of them, or those that were moved, or of the files that were purged. */
+  readonly bytes: number
+  readonly seconds: number
+  readonly cpuSeconds: number
+  /** Most memory of the process, in MB. */
+  readonly memory: number
+}
+
+export const LARGE = 50_000
+const MAILBOXES = 10
+const BATCH = 500
+const READ_BYTES = 1024 * 1024
+
+if (import.meta.main) {
+  const [task, directory, messages] = process.argv.slice(2)
+  const found = await largeTask(task as LargeTask, directory!, Number(messages ?? LARGE))
+  const { user, system } = process.cpuUsage()
+  const memory = Number(/^VmHWM:\s+(\d+) kB/m.exec(readFileSync('/proc/self/status', 'latin1'))![1]) / 1000
+  process.stdout.write(JSON.stringify({ cpuSeconds: (user + system) / 1e6, memory, ...found }))
+}
+
+type Found = Omit<LargeRun, 'cpuSeconds' | 'memory'>
+
+export async function largeTask(task: LargeTask, directory: string, messages: number): Promise<Found> {
+  const main = join(directory, 'main')
+  if (task === 'read' || task === 'checksum') return readFiles(messageFiles(main), task)
+  await using fs = await posixFs(main, { create: true })
+  await using alt = await posixFs(join(directory, 'alt'), { create: true })
+  const box = (root: typeof fs): ReturnType<typeof mdbox> =>
+    mdbox(root, 'storage', { alt: { fs: alt, path: 'storage' } })
+  if (task === 'rebuild') {
+    const { bytes } = filesOf(main)
+    const started = performance.now()
+    for await (const _ of rebuildStore({ fs, box }));
+    const seconds = (performance.now() - started) / 1000
+    await using store = await openStore({ owner: 'large', fs, box })
+    return { messages: countOf(store), bytes, seconds }
+  }
+  await using store = await openStore({ owner: 'large', fs, box, create: task === 'make' })
+  if (task === 'make') await make(store, messages)
+  if (task === 'expunge') await expunge(store)
+  const count = countOf(store)
+  const { bytes } = filesOf(main)
+  const started = performance.now()
+  const seconds = (): number => (performance.now() - started) / 1000
+  if (task === 'purge') {
+    const report = await store.purge()
+    return { messages: report.messages, bytes, seconds: seconds() }
+  }
+  if (task === 'there' || task === 'back') {
+    const report = await store.altmove({ to: task === 'there' ? 'alt' : 'primary', where: () => true })
+    if (report.messages !== count) throw new Error(`${report.messages} of ${count} messages were moved`)
+    return { messages: report.messages, bytes: report.bytes, seconds: seconds() }
+  }
+  return { messages: count, bytes, seconds: seconds() }
+}
+
+function countOf(store: Store): number {
+  const mailboxes = store.as({ name: 'large' }).mailboxes()
+  return mailboxes.reduce((sum, { count }) => sum + count, 0)
+}
+
+async function make(store: Store, messages: number): Promise<void> {
+  const session = store.as({ name: 'large' })
+  for (let number = 0; number < MAILBOXES; number++) await session.create(`Folder ${number}`)
+  const mail = corpus()
+  for (let number = 0; number < messages; ) {
+    await using batch = session.save()
+    for (const end = Math.min(messages, number + BATCH); number < end; number++)
+      await batch.add(mail[number % mail.length]!.bytes, [{ mailbox: `Folder ${number % MAILBOXES}` }])
+    await batch.commit()
+  }
+  await store.checkpoint()
+}
+
+async function expunge(store: Store): Promise<void> {
+  const session = store.as({ name: 'large' })
+  for (let number = 0; number < MAILBOXES; number++) {
+    await using mailbox = await session.open(`Folder ${number}`)
+    const { view } = mailbox
+    const uids = new Uint32Array(Math.floor(view.count / 2))
+    for (let at = 0; at < uids.length; at++) uids[at] = view.uid(2 * at)
+    await mailbox.expunge(UidSet.fromSorted(uids), { force: true })
+  }
+}
+
+function messageFiles(main: string): readonly string[] {
+  const storage = join(main, 'storage')
+  return readdirSync(storage)
+    .filter((name) => /^m\.\d+$/.test(name))
+    .map((name) => join(storage, name))
+}
+
+function filesOf(main: string): { readonly bytes: number } {
+  return { bytes: messageFiles(main).reduce((sum, path) => sum + statSync(path).size, 0) }
+}
+
+function readFiles(paths: readonly string[], task: 'read' | 'checksum'): Found {
+  const into = Buffer.alloc(READ_BYTES)
+  let bytes = 0
+  let sum = 0
+  let spent = 0
+  for (const path of paths) {
+    const fd = openSync(path, 'r')
+    for (;;) {
+      const before = performance.now()
+      const read = readSync(fd, into)
+      const between = performance.now()
+      if (task === 'checksum') sum = crc32(into.subarray(0, read), sum)
+      spent += task === 'read' ? between - before : performance.now() - between
+      bytes += read
+      if (read === 0) break
+    }
+    closeSync(fd)
+  }
+  return { messages: 0, bytes, seconds: spent / 1000 }
+}
