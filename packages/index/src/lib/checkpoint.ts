@@ -9,9 +9,6 @@
  *
  * Everything runs beside commits; the pump is asked only for states, between two groups. Only flushed frames get into a
  * snapshot: it must never know more than the log.
- *
- * Whoever closes an index may write the list without the snapshots: the tables are then `behind`, the log is kept for them,
- * and opening the index reads no frames.
  */
 import { type Fs, FsError } from '@mailstead/fs'
 import type { DroppedTables } from './changes-since.ts'
@@ -182,62 +179,6 @@ export async function startBefore(log: LogMedium, frame: number): Promise<LogTai
     }
   }
   return start
-}
-
-/** Log that opening the index would have to read, from which on the list is written when it is closed, in bytes; and so many segments are enough. */
-const LIST_AGAIN_BYTES = 64 * 1024
-const LIST_AGAIN_SEGMENTS = 2
-/** So many times its own length, so that lists are a small part of what is written. */
-const LIST_AGAIN_FACTOR = 4
-
-/** Whether the list had better be written, with so many bytes of log after it. */
-export function isListOverdue({ listLength }: Snapshots, logBytes: number, segmentBytes: number): boolean {
-  const least = Math.min(LIST_AGAIN_BYTES, LIST_AGAIN_SEGMENTS * segmentBytes)
-  return listLength > 0 && logBytes >= Math.max(least, LIST_AGAIN_FACTOR * listLength)
-}
-
-/**
- * Writes the list of tables as they are at the end of the log, with the snapshots that there are. For whoever is alone,
- * has the commit lock and knows every frame, all of them flushed. Not where the tables lack more log than `lackingMax`
- * bytes: whoever opens the index counts what there is after the list, and that has to add up to a checkpoint some time.
- */
-export async function listTables(
-  host: Pick<CheckpointHost, 'fs' | 'prefix' | 'log' | 'snapshots' | 'dropped' | 'entryList' | 'nextTableNumber'>,
-  tail: LogTail,
-  lackingMax: number,
-): Promise<void> {
-  const { log, snapshots } = host
-  // Whoever checks the index meanwhile is to see one list.
-  await using lock = await host.fs.lock(`${host.prefix}checkpoint`)
-  if (!lock.tryAcquire('exclusive')) return
-  const list = await snapshots.readList()
-  const entries = host.entryList()
-  // What is damaged is left as it was found.
-  if (list === undefined || snapshots.listIsOld || list.next > tail.next) return
-  if (entries.some((entry) => entry.damage !== undefined)) return
-  const places = new Map(list.tables.map((table) => [table.number, table.snapshot]))
-  const tables = entries.map((entry) => {
-    const copy = copyOf(entry)
-    copy.snapshot = places.get(entry.number)
-    return copy
-  })
-  const lacking = firstLacking(tables, tail.next)
-  const start = lacking < tail.next ? await startBefore(log, lacking) : undefined
-  if (start !== undefined && log.bytesBetween(start, tail) > lackingMax) return
-  await snapshots.writeList({
-    uuid: log.uuid,
-    generation: list.generation + 1,
-    segment: tail.segment,
-    offset: tail.offset,
-    next: tail.next,
-    chain: tail.chain,
-    ended: tail.ended,
-    firstSegment: list.firstSegment,
-    nextTable: host.nextTableNumber(),
-    tables,
-    dropped: host.dropped.tables,
-    dropHorizon: host.dropped.horizon,
-  })
 }
 
 function copyOf(entry: Entry): Entry {

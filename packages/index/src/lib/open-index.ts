@@ -17,7 +17,7 @@ import { changesSince, DroppedTables } from './changes-since.ts'
 import { applyFrameTable } from './apply-frame.ts'
 import { openCacheFile, type TableCache } from './cache.ts'
 import type { Control } from './control.ts'
-import { checkpoint, type CheckpointHost, isListOverdue, listTables, startBefore } from './checkpoint.ts'
+import { checkpoint, type CheckpointHost, startBefore } from './checkpoint.ts'
 import { checkIndex } from './check.ts'
 import type {
   CacheDecision,
@@ -1313,9 +1313,6 @@ class StoreIndex implements Index, Committer, CheckpointHost {
       // What is torn is left to a writer: whoever only read says nothing of it.
       if (!this.#wrote && (read.rest > 0 || read.gaps.length > 0)) return
       await this.log.sync(read.tail)
-      if (this.#presence !== undefined && read.frames.length === 0 && read.gaps.length === 0)
-        if (isListOverdue(this.snapshots, this.#logBytes, this.settings.segmentBytes))
-          await listTables(this, read.tail, this.settings.checkpointBytes / 2)
       await this.log.seal(read.tail, await this.snapshots.listChecksum())
     } finally {
       this.#locked = false

@@ -105,8 +105,6 @@ export class Snapshots implements AsyncDisposable {
   })
   /** What `tables/directory` said when it was last read or written. */
   generation = 0
-  /** Its length then, in bytes. */
-  listLength = 0
   /** That was `directory.old`, because `directory` is lost: what it says of the files is not the newest. */
   listIsOld = false
   /** Without locks: nothing is replaced but what was seen. */
@@ -141,7 +139,6 @@ export class Snapshots implements AsyncDisposable {
       const list = read(bytes)
       if (list !== undefined && Buffer.compare(list.uuid, this.#uuid) === 0) {
         this.generation = list.generation
-        this.listLength = bytes.length
         this.listIsOld = name !== 'directory'
         return list
       }
@@ -220,7 +217,6 @@ export class Snapshots implements AsyncDisposable {
     const bytes = writeTableList(list)
     await this.#fs.writeFile(path, bytes, this.#condition(this.#listTag))
     this.generation = list.generation
-    this.listLength = bytes.length
   }
 
   #condition(tag: string | undefined): FsWriteOptions {
