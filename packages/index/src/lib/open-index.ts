@@ -73,7 +73,10 @@ const SHARED_MS = 500
 const CONFLICTS_MAX = 1000
 /** Transactions of one group. */
 const GROUP_MAX = 1024
-/** Opens the index in a directory. Throws INDEX_NOT_FOUND if there is none and `create` is not set. */
+/**
+ * Opens the index in a directory. Throws INDEX_NOT_FOUND if there is none and `create` is not set, and FS_UNSUPPORTED (an FsError)
+ * if the file system neither has append, overwrite, rename and lock nor creates conditionally.
+ */
 export async function openIndex(fs: Fs, path: string, options: IndexOptions = {}): Promise<Index> {
   const settings = withDefaults(options)
   // Appended files where there are appends and locks; numbered objects where creation is conditional.
@@ -461,31 +464,14 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     if (start === undefined || read === undefined || start.next > first || read.gaps.length > 0)
       throw damaged(entry.id, `its snapshot is damaged, and the log does not reach back to frame ${first}`)
     const places: number[] = []
-    // Thousands may be behind: one pass is for all whose frames are in it.
-    const others = new Map<Entry, number[]>()
     let begin: LogFrame | undefined
     for (const frame of read.frames) {
       begin ??= frame
       if ((frame.header.bits & FRAME_PART) !== 0) continue
       const { number, tables } = frame.header
-      for (const table of tables) {
-        if (table.number === entry.number) {
-          if (number > from && number <= entry.frame) places.push(number, begin.segment, begin.offset)
-          continue
-        }
-        const other = this.#entries.at(table.number)
-        if (other?.behind !== true) continue
-        const lacking = (other.snapshot?.frame ?? other.created - 1) + 1
-        if (lacking < start.next || number < lacking || number > other.frame) continue
-        let found = others.get(other)
-        if (found === undefined) others.set(other, (found = []))
-        found.push(number, begin.segment, begin.offset)
-      }
+      if (number > from && number <= entry.frame && tables.some((table) => table.number === entry.number))
+        places.push(number, begin.segment, begin.offset)
       begin = undefined
-    }
-    for (const [other, found] of others) {
-      other.frames = found
-      other.behind = false
     }
     return places
   }
