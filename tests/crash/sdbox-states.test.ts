@@ -4,57 +4,21 @@
  * and tell without any index which message of which mailbox each file is.
  */
 import type { BoxFormat } from '@mailstead/box'
-import { memoryTable } from '@mailstead/box/testing'
 import type { Fs } from '@mailstead/fs'
 import { type CrashableFs, type CrashableFsOptions, failNth, faultyFs } from '@mailstead/fs/faults'
-import { sdbox } from '@mailstead/mdbox/sdbox'
 import { beforeEach, describe, expect, test } from 'vitest'
 import { depth, runSeed, say } from '../support/depth.ts'
-import { type Picture, useBox } from './store-states.ts'
+import { formatOf, namedBox, STORAGE } from './sdbox-named.ts'
+import { useBox } from './store-states.ts'
 import { FAILURES, type Judged, judged, SEEDS, STATES_MAX, tell, withFiles, worked } from './store-work.ts'
 
-const STORAGE = 'storage'
 const SEED = runSeed()
 /** Fewer than of other boxes in a normal run: what is the index's is judged there. */
 const STATES_EACH = depth() === 'normal' ? 1 : Math.ceil(STATES_MAX / 2)
 const FAILURES_EACH = depth() === 'normal' ? 1 : FAILURES / 6
 const OPERATIONS = ['sync', 'append', 'syncDirectory', 'rename', 'link', 'writeFile'] as const
-const formatOf = (fs: Fs): BoxFormat => sdbox(fs, STORAGE)
 
-/** Which message each file says it is, without any index: `<GUID of the mailbox> <UIDVALIDITY> <UID> <GUID of the message>`. */
-async function named(fs: Fs): Promise<Set<string>> {
-  const format = formatOf(fs)
-  const found = new Set<string>()
-  await using box = await format.open(memoryTable(format.columns).process().host)
-  for await (const page of box.scan())
-    for (const { file, origin, guid, damage, expunged } of page) {
-      if (expunged === true) continue
-      const mailbox = Buffer.from(origin?.mailbox ?? []).toString('hex')
-      const id = Buffer.from(guid ?? []).toString('hex')
-      // What was written and never acknowledged has no name.
-      if (file.startsWith('unnamed/') && origin?.uid === undefined) continue
-      found.add(
-        `${mailbox} ${origin?.uidValidity} ${origin?.uid} ${id}${damage === undefined ? '' : ` DAMAGED ${damage}`}`,
-      )
-    }
-  return found
-}
-
-async function afterwards(disk: Fs, shown: Picture): Promise<readonly string[]> {
-  const expected = new Set<string>()
-  for (const { guid, uidValidity, rows } of shown.mailboxes.values())
-    for (const row of rows) {
-      const parts = row.split(' ')
-      expected.add(`${guid} ${uidValidity} ${parts[0]} ${parts.at(-2)}`)
-    }
-  const found = await named(disk)
-  return [
-    ...[...expected].filter((one) => !found.has(one)).map((one) => `no file is ${one}`),
-    ...[...found].filter((one) => !expected.has(one)).map((one) => `a file is ${one}, which no mailbox has`),
-  ]
-}
-
-beforeEach(() => useBox({ box: formatOf, afterwards }))
+beforeEach(() => useBox(namedBox))
 
 describe.each([
   ['on a disk that promises the minimum', { profile: 'posix-minimum' }] as const,
@@ -172,7 +136,7 @@ const planted: readonly Planted[] = [
 
 describe('of an sdbox, the judge notices', () => {
   test.each(planted)('$what', async ({ options, wrap, box = formatOf, steps }) => {
-    useBox({ box, afterwards })
+    useBox({ ...namedBox, box })
     const run = await worked({ profile: 'posix-minimum', ...options }, wrap)
     const found = await judged(run, { seed: SEED, enough: 1, ...(steps === undefined ? {} : { steps }) })
     const states = [...found.counts.values()].reduce((sum, count) => sum + count, 0)

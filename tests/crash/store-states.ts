@@ -9,7 +9,7 @@
  */
 import { createHash } from 'node:crypto'
 import type { Fs } from '@mailstead/fs'
-import { type CrashableFs, type CrashImage, imageOf } from '@mailstead/fs/faults'
+import { type CrashImage, imageOf } from '@mailstead/fs/faults'
 import { mdbox } from '@mailstead/mdbox'
 import { openStore, type Store, StoreError, type StoreFinding, type StoreOptions } from '@mailstead/store'
 
@@ -20,8 +20,8 @@ const ROTATE_BYTES = 3_000
 /** What the messages are kept in. */
 export interface StateBox {
   readonly box: StoreOptions['box']
-  /** What is wrong with a disk that was recovered and worked on, as only this box knows. */
-  readonly afterwards?: (disk: Fs, shown: Picture) => Promise<readonly string[]>
+  /** What is wrong with a disk that was recovered and worked on, as only this box knows; `ever`: see JudgeOptions. */
+  readonly afterwards?: (disk: Fs, shown: Picture, ever: ReadonlySet<string>) => Promise<readonly string[]>
 }
 let kept: StateBox = { box: (root) => mdbox(root, 'storage', { rotateBytes: ROTATE_BYTES }) }
 /** Another box, for all tests of this file. */
@@ -154,6 +154,11 @@ function difference(found: Picture, expected: Picture): string | undefined {
   return undefined
 }
 
+/** GUIDs of the messages in a picture. */
+export function guidsOf({ mailboxes }: Picture): ReadonlySet<string> {
+  return new Set([...mailboxes.values()].flatMap(({ rows }) => rows.map((row) => row.split(' ').at(-2)!)))
+}
+
 function short(rows: readonly string[]): string {
   return rows.map((row) => row.replace(/([0-9a-f]{6})[0-9a-f]+/g, '$1')).join(', ')
 }
@@ -161,6 +166,8 @@ function short(rows: readonly string[]): string {
 export interface JudgeOptions extends PictureOptions {
   /** What the store had shown for certain before the power went. */
   readonly told: Picture
+  /** GUIDs of all messages that it had ever shown by then. (default: none) */
+  readonly ever?: ReadonlySet<string>
   /** Open it a second time, which must find nothing to do, and go on. */
   readonly twice: boolean
   /** Caches are never flushed: on a disk that may show old bytes, anything may be in them. */
@@ -169,9 +176,9 @@ export interface JudgeOptions extends PictureOptions {
 
 /** Everything that is wrong with a disk that a power cut left; nothing if it is as it should be. */
 export async function judge(
-  disk: CrashableFs,
+  disk: Fs,
   allowed: readonly Picture[],
-  { told, twice, caches, ...options }: JudgeOptions,
+  { told, ever = new Set(), twice, caches, ...options }: JudgeOptions,
 ): Promise<readonly string[]> {
   const wrong: string[] = []
   let found = NOTHING
@@ -213,7 +220,7 @@ export async function judge(
     await using last = await openOn(disk)
     shown = await pictureOf(last, options)
   }
-  return kept.afterwards(disk, shown)
+  return kept.afterwards(disk, shown, ever)
 }
 
 /** Paths of what is not the same in both. */

@@ -8,6 +8,7 @@ import { depth, say } from '../support/depth.ts'
 import { plainMessage } from '../support/made-mail.ts'
 import {
   allowedAt,
+  guidsOf,
   judge,
   NOTHING,
   openOn,
@@ -39,19 +40,34 @@ export interface Run {
 /** What a step may answer once something was refused. */
 const REFUSED: ReadonlySet<string> = new Set(['STORE_UNAVAILABLE', 'STORE_NO_MAILBOX', 'STORE_EXISTS'])
 
+/** Counts the moments of a disk. */
+export interface Clock {
+  readonly tick: number
+}
+
 /** Where the clock and the choices of a run stand. */
-class Work {
-  readonly disk: CrashableFs
+export class Work {
   readonly steps: Step[] = []
   store!: Store
   picture: Picture = NOTHING
   refused = 0
 
-  readonly options: PictureOptions
+  readonly #fs: Fs
+  readonly #clock: Clock
+  readonly #options: PictureOptions
 
-  constructor(disk: CrashableFs, options: PictureOptions) {
-    this.disk = disk
-    this.options = options
+  constructor(fs: Fs, clock: Clock, options: PictureOptions = {}) {
+    this.#fs = fs
+    this.#clock = clock
+    this.#options = options
+  }
+
+  async open(options: Partial<StoreOptions> = {}): Promise<void> {
+    this.store = await opened(this.#fs, { flags: this.#options.lazyFlags === true ? 'lazy' : 'flushed', ...options })
+  }
+
+  async close(): Promise<void> {
+    await this.store[Symbol.asyncDispose]()
   }
 
   get session(): StoreSession {
@@ -60,7 +76,7 @@ class Work {
 
   /** A step fails only if the storage does, or did in a step before; then it has not happened. */
   async step(name: string, body: () => Promise<unknown>, parts?: Step['parts']): Promise<void> {
-    const from = this.disk.tick
+    const from = this.#clock.tick
     const before = this.picture
     const refusedBefore = this.refused
     try {
@@ -70,9 +86,9 @@ class Work {
       if (this.refused === 0 && error.code !== 'STORE_UNAVAILABLE') throw error
       this.refused++
     }
-    const to = this.disk.tick
+    const to = this.#clock.tick
     // Closed while the step ended: it shows what it showed before.
-    if (!name.startsWith('close')) this.picture = await pictureOf(this.store, this.options)
+    if (!name.startsWith('close')) this.picture = await pictureOf(this.store, this.#options)
     const refused = this.refused > refusedBefore
     this.steps.push({ name, from, to, before, after: this.picture, refused, ...(parts === undefined ? {} : { parts }) })
   }
@@ -97,19 +113,12 @@ class Work {
   }
 }
 
+/** What is done to a store that does not exist yet. */
+export type Workload = (work: Work) => Promise<void>
+
 /** Everything that a store does, from its creation to its end, with a restart between. */
-export async function worked(
-  options: CrashableFsOptions & PictureOptions,
-  wrap: (disk: CrashableFs) => Fs = (disk) => disk,
-): Promise<Run> {
-  const { lazyFlags = false } = options
-  const disk = crashableFs(options)
-  const fs = wrap(disk)
-  const work = new Work(disk, { lazyFlags })
-  const flags = lazyFlags ? 'lazy' : 'flushed'
-  await work.step('create the store', async () => {
-    work.store = await opened(fs, { create: true, flags })
-  })
+export const everything: Workload = async (work) => {
+  await work.step('create the store', () => work.open({ create: true }))
   await work.step('deliver', () => work.deliver([1, 300, 'INBOX']))
   await work.step('create', () => work.session.create('Lists/dev'))
   await work.step('deliver to several', () => work.deliver([2, 500, 'INBOX', 'Lists/dev', 'Lists']))
@@ -140,12 +149,8 @@ export async function worked(
   await work.step('rename INBOX', () => work.session.rename('INBOX', 'Old'))
   await work.step('remove', () => work.session.remove('Old'))
   await work.step('purge', () => work.store.purge())
-  await work.step('close', async () => {
-    await work.store[Symbol.asyncDispose]()
-  })
-  await work.step('open', async () => {
-    work.store = await opened(fs, { flags })
-  })
+  await work.step('close', () => work.close())
+  await work.step('open', () => work.open())
   await work.step('deliver after a restart', () => work.deliver([8, 400, 'INBOX', 'Archive']))
   await work.step('checkpoint again', () => work.store.checkpoint())
   await work.step('move all', () => work.in('Archive', (box) => box.move(UidSet.parse('1:99'), 'INBOX')))
@@ -154,9 +159,22 @@ export async function worked(
   )
   await work.step('unsubscribe', () => work.session.subscribe('Lists', false))
   await work.step('purge again', () => work.store.purge())
-  await work.step('close again', async () => {
-    await work.store[Symbol.asyncDispose]()
-  })
+  await work.step('close again', () => work.close())
+}
+
+export interface WorkOptions extends CrashableFsOptions, PictureOptions {
+  /** (default: `everything`) */
+  readonly workload?: Workload
+}
+
+/** A workload on a disk whose every moment can be looked at. */
+export async function worked(
+  { workload = everything, lazyFlags = false, ...options }: WorkOptions,
+  wrap: (disk: CrashableFs) => Fs = (disk) => disk,
+): Promise<Run> {
+  const disk = crashableFs(options)
+  const work = new Work(wrap(disk), disk, { lazyFlags })
+  await workload(work)
   return { disk, steps: work.steps, refused: work.refused, lazyFlags }
 }
 
@@ -171,7 +189,7 @@ async function opened(fs: Fs, options: Partial<StoreOptions>): Promise<Store> {
 }
 
 /** All of them have ended when this ends. */
-async function all(running: readonly Promise<unknown>[]): Promise<void> {
+export async function all(running: readonly Promise<unknown>[]): Promise<void> {
   for (const outcome of await Promise.allSettled(running)) if (outcome.status === 'rejected') throw outcome.reason
 }
 
@@ -199,11 +217,12 @@ export async function judged(
     seen.add(key)
     result.counts.set(step.name, (result.counts.get(step.name) ?? 0) + 1)
     const told = pictures.length === 1 ? step.after : step.before
+    const ever = everShown(steps, step)
     const note = (where: string, wrong: readonly string[]): void => {
       for (const text of wrong) result.wrong.push(`${step.name}, seed ${seed}: ${where}: ${text}`)
     }
     const twice = ++number % TWICE_EVERY === 0
-    const wrong = await judge(state.open(), pictures, { told, twice, caches, lazyFlags })
+    const wrong = await judge(state.open(), pictures, { told, ever, twice, caches, lazyFlags })
     note(state.description, wrong)
     if (wrong.length === 0 && number % AGAIN_EVERY === 0) {
       const first = state.open()
@@ -213,7 +232,7 @@ export async function judged(
         const allowed = second.tick >= shown!.tick ? [shown!.picture] : pictures
         note(
           `${state.description}; then ${second.description}`,
-          await judge(second.open(), allowed, { told, twice: true, caches, lazyFlags }),
+          await judge(second.open(), allowed, { told, ever, twice: true, caches, lazyFlags }),
         )
         result.again++
       }
@@ -221,6 +240,12 @@ export async function judged(
     if (result.wrong.length >= enough) break
   }
   return result
+}
+
+/** GUIDs of all messages that there were when a step began. */
+export function everShown(steps: readonly Step[], step: Step): ReadonlySet<string> {
+  const before = steps.slice(0, steps.indexOf(step) + 1).map((each) => each.before)
+  return new Set(before.flatMap((picture) => [...guidsOf(picture)]))
 }
 
 async function shownAndClosed(
