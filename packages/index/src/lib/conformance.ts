@@ -60,6 +60,7 @@ const INBOX: TableSpec = {
   ],
 }
 
+/** Declares the tests of the contract, each in a place of its own, which is disposed of when the test ends. */
 export function indexConformance({ describe, it }: Runner, subject: IndexUnderTest): void {
   const test = (name: string, body: (index: Index, place: IndexPlace) => Promise<void>): void => {
     it(name, async () => {

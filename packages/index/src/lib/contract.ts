@@ -23,7 +23,8 @@ export interface ColumnSpec {
   /**
    * The value names a row of another table (4 bytes: its UID; 0: none). Every row here counts one use there: the index
    * adds and subtracts in the same frame as the append or expunge, and `check` recounts.
-   * A commit that would name a row that is not there fails with INDEX_CONFLICT.
+   * A commit that would name a row that is not there fails with INDEX_CONFLICT. Nothing keeps a row that is named from being
+   * expunged: see `ExpungeOptions.onlyZero`.
    */
   readonly counts?: { readonly table: string; readonly column: string }
   /** The sum of this column over all rows is the table's `bytes` counter. At most one column has it. */
@@ -34,7 +35,7 @@ export interface TableSpec {
   /** 1 to 64 characters of a-z, 0-9 and `-`: `box`, `tree`, `mailbox-<32 hex>`. */
   readonly id: string
   readonly columns: readonly ColumnSpec[]
-  /** 1 … 2 ** 32 - 1. */
+  /** 1 … 2 ** 32 - 1. UIDs and modseqs of a table that is made again begin anew: it needs another one than before. */
   readonly uidValidity: number
   /** First UID to be assigned. (default 1) */
   readonly uidNext?: number
@@ -45,6 +46,7 @@ export interface TableInfo {
   readonly id: string
   readonly uidValidity: number
   readonly uidNext: number
+  /** 1 where nothing has happened yet. */
   readonly highestModSeq: number
   readonly count: number
   readonly unseen: number
@@ -120,6 +122,7 @@ export interface TableView {
   /** Number of rows with a UID below `uid`: where it is or would be. */
   rowsBelow(uid: number): number
   extension(name: string): FixedColumn | undefined
+  /** Derived data of the messages. Asking for a value is a use of the field. */
   cache(field: string): CacheColumn
   /** Brings pages of extension columns (all rows, or `first` … `end` - 1) into memory. */
   load(columns: readonly string[], first?: number, end?: number): Promise<void>
@@ -135,8 +138,12 @@ export interface ViewChanges {
 
 export interface CacheEntry {
   readonly uid: number
-  /** The 16 bytes of the message's `guid` column: what makes a wrong record impossible. */
+  /** The 16 bytes of the message's `guid` column: what makes a wrong record impossible. With others the entry is never served. */
   readonly guid: Uint8Array
+  /**
+   * All that is to be kept of the message: a field that an earlier entry had and this one has not is gone. Names have up to 64
+   * bytes. Fields beyond the 64th, and those that would make the record longer than 192 KiB, are left out.
+   */
   readonly fields: readonly (readonly [name: string, value: Uint8Array])[]
 }
 
@@ -162,9 +169,17 @@ export interface Table extends AsyncDisposable {
   readonly view: TableView
   /** Called after `view` was replaced, by whatever process. What it throws makes nothing fail: it is an uncaught exception. */
   watch(onChange: () => void): Disposable
-  /** UIDs expunged after `modSeq` (for VANISHED (EARLIER)), or undefined if history no longer reaches back that far. */
+  /**
+   * UIDs expunged after `modSeq` (for VANISHED (EARLIER)), or undefined if history no longer reaches back that far. Empty if it
+   * is above `highestModSeq`.
+   */
   expungedSince(modSeq: number): UidSet | undefined
-  /** Keeps derived data. Returns at once; never durable, never an error: a cache that cannot be written is not there. */
+  /**
+   * Keeps derived data of messages of a table that has a column `guid` of 16 bytes, of which each entry replaces what was kept
+   * before. Returns at once, and views have it some turns of the event loop later; fields decided `no` are left out. Never durable,
+   * never a failure of the storage: a cache that cannot be written (numbered objects, no such column) is not there. A RangeError if
+   * a name is too long.
+   */
   cacheWrite(entries: readonly CacheEntry[]): void
   /** Of which messages this field is kept now. Asking is no use of it: `TableView.cache` is. */
   cacheDecision(field: string): CacheDecision
@@ -185,12 +200,17 @@ export interface FlagChange {
 
 /** A row to be appended. Its UID is known after commit. */
 export interface AppendedRow {
-  /** 0 before commit. */
+  /** 0 before commit, and for good if that fails: after INDEX_UNCERTAIN too, whatever came of it. */
   readonly uid: number
 }
 
 export interface NewRow {
+  /** 0 … 255; bits that are no FLAG_… are kept as they are. */
   readonly flags?: number
+  /**
+   * 1 to KEYWORD_BYTES_MAX bytes each. Those that differ in case only are the same, spelled as the table had it first. Their syntax
+   * is the caller's to check: `\Seen` is just another keyword here.
+   */
   readonly keywords?: readonly string[]
   /** For rows that come from elsewhere and keep it: at least the table's uidNext, or INDEX_CONFLICT at commit. (default: uidNext) */
   readonly uid?: number
@@ -208,7 +228,7 @@ export interface NewRow {
 export interface FlagOutcome {
   /** Rows whose flags or keywords are now different from before. */
   readonly changed: UidSet
-  /** Rows left alone because their modseq is above `unchangedSince` (MODIFIED of RFC 7162), and rows expunged meanwhile. */
+  /** Rows left alone because their modseq is above `unchangedSince` (MODIFIED of RFC 7162), and UIDs that no row has (any more). */
   readonly failed: UidSet
   /** The modseq that the changed rows got; 0 if there are none. Others may have changed them again since. */
   readonly modSeq: number
@@ -289,7 +309,8 @@ export interface IndexTransaction extends AsyncDisposable {
   expectRows(table: string, uids: UidSet): void
   /**
    * Group commit: what waits together is written and flushed together. Rejects with an IndexError and nothing changed; only
-   * after INDEX_UNCERTAIN it may be. What failed below is its `cause`.
+   * after INDEX_UNCERTAIN it may be. What failed below is its `cause`. Once: whatever came of it, any further use of the
+   * transaction is a TypeError, and who tries again makes another one.
    */
   commit(options?: CommitOptions): Promise<CommitResult>
 }
@@ -326,9 +347,12 @@ export interface IndexFinding {
 export interface IndexOptions {
   /** Create the index if the directory holds none. (default false: INDEX_NOT_FOUND) */
   readonly create?: boolean
-  /** Never write: for `check` and `dump`. (default false) */
+  /** Never write: for `check` and `dump`. Changes and checkpoints are a TypeError; nothing is created. (default false) */
   readonly readOnly?: boolean
-  /** Nobody else may have it open: INDEX_LOCKED if somebody has, and for them as long as it is open here. (default false) */
+  /**
+   * Nobody else may have it open: INDEX_LOCKED if somebody has, and for them as long as it is open here. Where there are no
+   * locks (numbered objects) nobody can know, and it changes nothing. (default false)
+   */
   readonly alone?: boolean
   /** How long a commit may wait for another process, in milliseconds. (default 30 000) */
   readonly lockWaitMs?: number
@@ -349,6 +373,7 @@ export interface IndexOptions {
 }
 
 export interface IndexEvent {
+  /** Machine-readable: `torn-tail`, `table-damaged`, `checkpoint-failed`, `seal-failed` … New ones may come. */
   readonly kind: string
   readonly message: string
 }

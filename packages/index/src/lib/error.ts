@@ -16,10 +16,11 @@ export type IndexErrorCode =
   | 'INDEX_LIMIT'
   /**
    * The storage failed somewhere between the lock and the flush (it is full, away, refuses or is broken): what was begun was
-   * taken back, and nothing was changed. `cause` is the FsError, whose code says why and whether it may pass; commit again then.
+   * taken back, and nothing was changed. `cause` is the FsError, whose code says why and whether it may pass; make the transaction
+   * again then.
    */
   | 'INDEX_WRITE_FAILED'
-  /** The flush failed and so did taking it back: reopen to learn which it is. */
+  /** The flush failed and so did taking it back. The next `refresh` that succeeds shows which it is; if none does, opening anew. */
   | 'INDEX_UNCERTAIN'
   /** Bytes fail their checksum and no redundancy restores them. `table` says what is affected. */
   | 'INDEX_CORRUPT'
