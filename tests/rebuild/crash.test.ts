@@ -8,9 +8,12 @@ import { expect, test } from 'vitest'
 import { depth, runSeed, say, seeded } from '../support/depth.ts'
 import { type History, live } from './history.ts'
 import { type Damage, destroy, judge, left } from './judge.ts'
-import { copyOf, fromCopy, picture, rebuild } from './support.ts'
+import { copyOf, type Format, fromCopy, picture, rebuild, useFormat } from './support.ts'
 
-const HISTORIES = { normal: 1, ci: 12, soak: 100_000 }[depth()]
+const HISTORIES: Readonly<Record<Format, number>> = {
+  mdbox: { normal: 1, ci: 12, soak: 100_000 }[depth()],
+  sdbox: { normal: 1, ci: 4, soak: 100_000 }[depth()],
+}
 const DAMAGES_EACH = { normal: 2, ci: 4, soak: 10 }[depth()]
 /** States of a rebuild that are looked at. */
 const STATES = { normal: 10, ci: 40, soak: 300 }[depth()]
@@ -96,22 +99,27 @@ async function cut(
   return { states, again, wrong }
 }
 
-test('a rebuild that the power ends is made again, and ends the same', async () => {
-  const first = runSeed()
-  let states = 0
-  let again = 0
-  for (let n = 0; n < HISTORIES; n++) {
-    const done = await cut(first + n)
-    expect(done.wrong).toEqual([])
-    states += done.states
-    again += done.again
-    if (depth() === 'soak' && n % 10 === 9) say(`${states} states, ${again} of them twice`)
-  }
-  say(`rebuild, seed ${first}: power lost ${states} times, and ${again} times again`)
-  expect(states).toBeGreaterThan(0)
-})
+test.each<Format>(['mdbox', 'sdbox'])(
+  'a rebuild of an %s that the power ends is made again, and ends the same',
+  async (format) => {
+    useFormat(format)
+    const first = runSeed()
+    let states = 0
+    let again = 0
+    for (let n = 0; n < HISTORIES[format]; n++) {
+      const done = await cut(first + n)
+      expect(done.wrong).toEqual([])
+      states += done.states
+      again += done.again
+      if (depth() === 'soak' && n % 10 === 9) say(`${states} states, ${again} of them twice`)
+    }
+    say(`rebuild of an ${format}, seed ${first}: power lost ${states} times, and ${again} times again`)
+    expect(states).toBeGreaterThan(0)
+  },
+)
 
 test.each(['sync', 'writeFile'] as const)('a disk whose %s does nothing is noticed', async (lie) => {
+  useFormat('mdbox')
   for (let seed = 1; seed <= 10; seed++)
     if ((await cut(seed, (operation) => operation === lie)).wrong.length > 0) return
   expect.fail('nothing was noticed')
