@@ -46,7 +46,10 @@ inMemory(
 inMemory(
   'mdbox on a stack of wrappers, with a second tier, compressed',
   (disk) =>
-    prefixed(delayed(metered(disk, { meter: fsMeter() }), { latencyMs: 0, sleep: () => Promise.resolve() }), 'deep/inside'),
+    prefixed(
+      delayed(metered(disk, { meter: fsMeter() }), { latencyMs: 0, sleep: () => Promise.resolve() }),
+      'deep/inside',
+    ),
   (fs) => ({ compression: 1, alt: { fs: () => Promise.resolve(kept(prefixed(fs, 'elsewhere'))), path: 'alt' } }),
 )
 
