@@ -28,6 +28,7 @@ export type PosixNodeFs = Pick<
   | 'watch'
   | 'write'
   | 'writeSync'
+  | 'writev'
   | 'writevSync'
 >
 

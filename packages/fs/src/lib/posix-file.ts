@@ -153,15 +153,7 @@ export class PosixFile implements FsFile {
 
   /** Writes on after the first `skip` bytes; returns how many more went out. */
   #writeRest(parts: readonly Uint8Array[], skip: number, position: number | null): number {
-    const rest: Uint8Array[] = []
-    for (const part of parts) {
-      if (skip < part.length) {
-        rest.push(skip > 0 ? part.subarray(skip) : part)
-        if (rest.length === WRITEV_PARTS) break
-      }
-      skip = Math.max(0, skip - part.length)
-    }
-    const count = this.#writeSome(rest, position)
+    const count = this.#writeSome(restOf(parts, skip), position)
     if (count === 0) throw new FsError('FS_IO', `${this.path}: nothing was written`, { path: this.path })
     return count
   }
@@ -175,11 +167,12 @@ export class PosixFile implements FsFile {
       start = this.#size()
       if (total === 0) return start
       if (start < this.#dirtyFrom) this.#dirtyFrom = start
-      for (const part of parts) {
-        const before = written
-        await this.#writeAll(fd, part, this.#mode === 'append' ? null : start + before, (count) => {
-          written += count
-        })
+      while (written < total) {
+        const position = this.#mode === 'append' ? null : start + written
+        const rest = restOf(parts, written)
+        const count = await call<number>((done) => this.#fs.writev(fd, rest, position, done))
+        if (count === 0) throw new FsError('FS_IO', `${this.path}: nothing was written`, { path: this.path })
+        written += count
       }
       return start
     } catch (error) {
@@ -372,4 +365,17 @@ export class PosixFile implements FsFile {
     if (this.#fd < 0) return new TypeError(`${this.path} is closed`)
     return fsErrorOf(error, this.path, 'existing')
   }
+}
+
+/** What one writev takes of the bytes after the first `skip`. */
+function restOf(parts: readonly Uint8Array[], skip: number): Uint8Array[] {
+  const rest: Uint8Array[] = []
+  for (const part of parts) {
+    if (skip < part.length) {
+      rest.push(skip > 0 ? part.subarray(skip) : part)
+      if (rest.length === WRITEV_PARTS) break
+    }
+    skip = Math.max(0, skip - part.length)
+  }
+  return rest
 }

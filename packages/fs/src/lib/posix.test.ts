@@ -276,6 +276,7 @@ describe('failures of the kernel', () => {
       writevSync: sync(nodeFs.writevSync),
       read: callback(nodeFs.read as (...args: never[]) => void),
       write: callback(nodeFs.write as (...args: never[]) => void),
+      writev: callback(nodeFs.writev as (...args: never[]) => void),
       fsync: callback(nodeFs.fsync),
       fdatasync: callback(nodeFs.fdatasync),
       ftruncate: callback(nodeFs.ftruncate as (...args: never[]) => void),
@@ -321,6 +322,11 @@ describe('failures of the kernel', () => {
         position: number | null,
         done: () => void,
       ) => nodeFs.write(fd, data, offset, Math.min(length, 400_000), position, done),
+      writev: (fd: number, parts: Uint8Array[], position: number | null, done: () => void) => {
+        // Ends within a part, and between two.
+        const first = parts[0]!
+        nodeFs.writev(fd, parts.length > 1 ? [first] : [first.subarray(0, 400_000)], position, done)
+      },
     })
     const parts = Array.from({ length: 20 }, (_, i) => bytes('abcdefghij'.slice(0, i % 11)))
     const all = text(Buffer.concat(parts))
@@ -364,6 +370,13 @@ describe('failures of the kernel', () => {
         ) => {
           try {
             nodeFs.write(fd, data, offset, take(length), position, done)
+          } catch (failure) {
+            process.nextTick(done, failure)
+          }
+        },
+        writev: (fd: number, parts: Uint8Array[], position: number | null, done: (error: Error | null) => void) => {
+          try {
+            nodeFs.writev(fd, [parts[0]!.subarray(0, take(parts[0]!.length))], position, done)
           } catch (failure) {
             process.nextTick(done, failure)
           }
