@@ -269,6 +269,11 @@ export interface CommitResult {
  */
 export interface IndexTransaction extends AsyncDisposable {
   createTable(spec: TableSpec): void
+  /**
+   * Rows that count elsewhere are counted no more, unless the table is damaged: that can be dropped too, but what it counted
+   * nobody can tell, and the counts stay too high until `repairIndex` counts again (`check` reports `uses-miscounted`; both ask
+   * the tables that still count there, and say nothing of a column in which none does).
+   */
   dropTable(id: string): void
   append(table: string, row: NewRow): AppendedRow
   /**

@@ -45,7 +45,7 @@ import { ObjectLog } from './object-log.ts'
 import { resolveTransaction, type Resolved } from './resolve.ts'
 import { type Settings, withDefaults } from './settings.ts'
 import { Snapshots } from './snapshots.ts'
-import { Draft, type TableState } from './state.ts'
+import { Draft, emptyState, tableMeta, type TableState } from './state.ts'
 import { tell } from './tell.ts'
 import { expungedAfter } from './tombstones.ts'
 import { type Committer, type Requested, Transaction } from './transaction.ts'
@@ -393,7 +393,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
   /** Brings the state of a table into memory, as of the last published frame. Returns its entry, which may be another one. */
   async #load(entry: Entry): Promise<Entry> {
     if (entry.dropped) return entry
-    if (entry.damage !== undefined) throw damaged(entry.id, entry.damage)
+    if (entry.damage !== undefined) throw new TableDamaged(entry.id, entry.damage)
     if (entry.state !== undefined) return entry
     try {
       const { state, frame } = await this.#read(entry)
@@ -409,7 +409,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
         const again = this.#entries.at(entry.number)
         return again === undefined ? entry : this.#load(again)
       }
-      entry.damage = error.message
+      entry.damage = error instanceof TableDamaged ? error.reason : error.message
       throw error
     }
     if (entry.handles === 0) this.#keepIdle(entry)
@@ -434,19 +434,20 @@ class StoreIndex implements Index, Committer, CheckpointHost {
       if (number <= from) continue
       const found = await reader.transactionAt(frames[i + 1]!, frames[i + 2]!)
       if (found === undefined || found.header.number !== number)
-        throw damaged(entry.id, `frame ${number} in segment ${frames[i + 1]!} at ${frames[i + 2]!} is damaged`)
+        throw new TableDamaged(entry.id, `frame ${number} in segment ${frames[i + 1]!} at ${frames[i + 2]!} is damaged`)
       let at = 0
       for (const table of found.header.tables) {
         if (table.number === entry.number)
           try {
             draft = applyFrameTable(draft, table, found.payload.subarray(at, at + table.sectionLength), number)
           } catch (error) {
-            throw damaged(entry.id, String(error))
+            throw new TableDamaged(entry.id, String(error))
           }
         at += table.sectionLength
       }
     }
-    if (draft === undefined) throw damaged(entry.id, 'neither a snapshot nor the frame that created it is there')
+    if (draft === undefined)
+      throw new TableDamaged(entry.id, 'neither a snapshot nor the frame that created it is there')
     return { state: draft.freeze(), frame: Math.max(from, entry.frame) }
   }
 
@@ -462,7 +463,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     const start = await startBefore(this.log, first)
     const read = start === undefined ? undefined : await this.log.read(start)
     if (start === undefined || read === undefined || start.next > first || read.gaps.length > 0)
-      throw damaged(entry.id, `its snapshot is damaged, and the log does not reach back to frame ${first}`)
+      throw new TableDamaged(entry.id, `its snapshot is damaged, and the log does not reach back to frame ${first}`)
     const places: number[] = []
     let begin: LogFrame | undefined
     for (const frame of read.frames) {
@@ -861,6 +862,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
   ): Decided | undefined {
     const world = {
       state: (id: string) => this.#stateIn(batch, id),
+      ruin: (id: string) => this.#ruinIn(batch, id),
       newNumber: () => batch.nextNumber++,
       owner,
       writer: () => this.#sectionWriter(),
@@ -955,12 +957,24 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     return { effects: [], states: new Map(), ids: new Map(), damage: new Map(), nextNumber: this.#nextNumber }
   }
 
+  #numberIn(batch: Batch, id: string): number | undefined {
+    return batch.ids.has(id) ? batch.ids.get(id) : this.#entries.get(id)?.number
+  }
+
+  #ruinIn(batch: Batch, id: string): TableState | undefined {
+    const number = this.#numberIn(batch, id)
+    const entry = number === undefined ? undefined : this.#entries.at(number)
+    if (entry === undefined || (batch.damage.get(entry.number) ?? entry.damage) === undefined) return undefined
+    const { uidValidity, uidNext, highestModSeq, ceiling, count, unseen, deleted, bytes, digest } = entry
+    const empty = emptyState(tableMeta(entry.number, { id, uidValidity, columns: [] }))
+    return { ...empty, uidNext, highestModSeq, ceiling, count, unseen, deleted, bytes, digest }
+  }
+
   #stateIn(batch: Batch, id: string): TableState | undefined {
-    const entry = this.#entries.get(id)
-    const number = batch.ids.has(id) ? batch.ids.get(id) : entry?.number
+    const number = this.#numberIn(batch, id)
     if (number === undefined) return undefined
     const reason = batch.damage.get(number) ?? this.#entries.at(number)?.damage
-    if (reason !== undefined) throw damaged(id, reason)
+    if (reason !== undefined) throw new TableDamaged(id, reason)
     const state = batch.states.get(number) ?? this.#entries.at(number)?.state
     if (state === undefined) throw new Error(`table ${id} is not loaded`)
     return state
@@ -1021,7 +1035,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
 
   #loadedFor(group: readonly Waiter[], batch: Batch): boolean {
     for (const id of this.#needed(group, batch)) {
-      const number = batch.ids.has(id) ? batch.ids.get(id) : this.#entries.get(id)?.number
+      const number = this.#numberIn(batch, id)
       if (number === undefined || batch.states.has(number) || batch.damage.has(number)) continue
       const entry = this.#entries.at(number)
       if (entry === undefined || (entry.state === undefined && entry.damage === undefined)) return false
@@ -1495,8 +1509,14 @@ function isShort(tail: LogTail, control: Control): boolean {
   return tail.next <= control.lastFrame || (tail.next === control.lastFrame + 1 && tail.chain !== control.chain)
 }
 
-function damaged(table: string, reason: string): IndexError {
-  return new IndexError('INDEX_CORRUPT', `table ${table} is damaged: ${reason}`, { table })
+class TableDamaged extends IndexError {
+  /** Why, as it is kept of the table: not yet the whole message. */
+  readonly reason: string
+  constructor(table: string, reason: string) {
+    const help = 'repairIndex restores what can be, dropTable gives it up'
+    super('INDEX_CORRUPT', `table ${table} is damaged: ${reason} (${help})`, { table })
+    this.reason = reason
+  }
 }
 
 function infoOf(entry: Entry): TableInfo {

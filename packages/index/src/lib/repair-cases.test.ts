@@ -313,6 +313,46 @@ test('files that are no part of an index are named and stay; damaged caches go',
   expect(await fs.stat('store/cache/inbox.cache')).toBeUndefined()
 })
 
+test('a damaged table can be dropped: what it counted elsewhere stays too high until a repair counts again', async () => {
+  const fs = await store(async (index) => {
+    const counts = { table: 'box', column: 'uses' }
+    await commit(index, (tx) =>
+      tx.createTable({ id: 'sent', uidValidity: 3, columns: [{ name: 'ref', bytes: 4, counts }] }),
+    )
+    for (let n = 1; n <= 3; n++) {
+      await deliver(index, n)
+      await index.checkpoint()
+    }
+  }, 1)
+  await fs.remove('store/tables/inbox.snap')
+  const uses = async (index: Index): Promise<number[]> => {
+    await using box = (await index.open('box'))!
+    return Array.from({ length: 3 }, (_, row) => box.view.extension('uses')!.number(row))
+  }
+  {
+    await using index = await openIndex(fs, 'store')
+    await expect(index.open('inbox')).rejects.toMatchObject({ code: 'INDEX_CORRUPT', table: 'inbox' })
+    const append = index.begin()
+    append.append('inbox', {})
+    await expect(append.commit()).rejects.toMatchObject({ code: 'INDEX_CORRUPT', table: 'inbox' })
+    await commit(index, (tx) => {
+      tx.append('sent', { columns: { ref: 2 } })
+      tx.dropTable('inbox')
+    })
+    expect(index.info('inbox')).toBeUndefined()
+    expect(await index.open('inbox')).toBeUndefined()
+    expect(await uses(index)).toEqual([1, 2, 1])
+    await index.checkpoint()
+    const kinds = new Set<string>()
+    for await (const page of index.check()) for (const one of page) if (one.severity === 'damage') kinds.add(one.kind)
+    expect([...kinds]).toEqual(['uses-miscounted'])
+  }
+  await repair(fs)
+  await using index = await openIndex(fs, 'store')
+  expect(index.info('inbox')).toBeUndefined()
+  expect(await uses(index)).toEqual([0, 1, 0])
+})
+
 describe('a table that is made anew', () => {
   const anew = (id: string): { name: string; bytes: number }[] | undefined =>
     id === 'box' ? ['uses', 'size'].map((name) => ({ name, bytes: 4 })) : undefined
@@ -352,6 +392,27 @@ describe('a table that is made anew', () => {
     expect(Array.from({ length: 3 }, (_, row) => box.view.extension('uses')!.number(row))).toEqual([1, 1, 1])
     expect(index.info('inbox')).toMatchObject({ count: 0 })
     expect(index.info('inbox')!.uidNext).toBeGreaterThanOrEqual(4)
+  })
+
+  test('or would be, can be dropped instead, and another one made in its place', async () => {
+    const fs = await store(async (index) => {
+      for (let n = 1; n <= 3; n++) await deliver(index, n)
+      await index.checkpoint()
+    })
+    await fs.remove('store/tables/box.snap')
+    await fs.remove(log)
+    for await (const _ of repairIndex(fs, 'store'));
+    await using index = await openIndex(fs, 'store')
+    await expect(index.open('box')).rejects.toMatchObject({ code: 'INDEX_CORRUPT', table: 'box' })
+    const frame = await commit(index, (tx) => {
+      tx.dropTable('box')
+      tx.createTable({ id: 'box', uidValidity: 7, columns: [{ name: 'uses', bytes: 4 }] })
+    })
+    expect(index.info('box')).toMatchObject({ uidValidity: 7, count: 0 })
+    expect(index.changesSince(frame - 1)).toMatchObject({ dropped: [{ id: 'box' }], created: [{ id: 'box' }] })
+    await using other = await openIndex(fs, 'store')
+    await using box = (await other.open('box'))!
+    expect(box.view.count).toBe(0)
   })
 
   test('nobody else may have an index open that is opened alone', async () => {

@@ -44,7 +44,7 @@ export interface RepairOptions {
    * Columns of a table of which nothing is left, asked by its id: it is made anew, empty, and goes on beyond every UID and
    * modseq that is known of it. Names of its rows in other tables become 0, and counts of uses are raised only: who gave this
    * looks for the rows that are lost, and counts when they are back. (default, or undefined: a table that others count in
-   * stays a ruin, which can be neither opened, changed nor dropped, until a repair makes it anew; others are dropped)
+   * stays a ruin, which can be neither opened nor changed, only dropped, until a repair makes it anew; others are dropped)
    */
   readonly anew?: (id: string) => readonly ColumnSpec[] | undefined
   /** The clock, in milliseconds since the epoch. (default Date.now) */

@@ -52,6 +52,8 @@ import { stateOfView } from './view.ts'
 export interface World {
   /** Undefined if there is no such table. Throws INDEX_CORRUPT if it is damaged. */
   state(id: string): TableState | undefined
+  /** What stands for a table that is damaged, in a draft that drops it: empty, but for its counters. Undefined if it is not. */
+  ruin(id: string): TableState | undefined
   /** A number for a new table, never given before. */
   newNumber(): number
   /** Whose the drafts are; undefined: each is for itself. */
@@ -199,7 +201,9 @@ class Resolver {
         return
       }
       case 'drop': {
-        const working = this.#working(request.table)
+        // Which rows elsewhere a damaged table counts nobody can tell: their counts stay too high, which keeps what they keep.
+        const ruin = this.#open.has(request.table) ? undefined : this.#world.ruin(request.table)
+        const working = ruin === undefined ? this.#working(request.table) : this.#add(ruin)
         this.#flushAppend(working)
         const { meta, chunks } = working.draft
         for (const c of meta.counting) for (const chunk of chunks) this.#useRows(working, c, chunk, 0, chunk.rows, -1)
