@@ -355,8 +355,9 @@ export interface IndexOptions {
   /** Never write: for `check` and `dump`. Changes and checkpoints are a TypeError; nothing is created. (default false) */
   readonly readOnly?: boolean
   /**
-   * Nobody else may have it open: INDEX_LOCKED if somebody has, and for them as long as it is open here. Where there are no
-   * locks (numbered objects) nobody can know, and it changes nothing. (default false)
+   * Nobody else may have it open: INDEX_LOCKED if somebody has, and for them as long as it is open here. Who only reads
+   * (`readOnly`) neither counts nor is kept out. FS_UNSUPPORTED (an FsError) where there are no locks (numbered objects): nobody
+   * can know there. (default false)
    */
   readonly alone?: boolean
   /** How long a commit may wait for another process, in milliseconds. (default 30 000) */

@@ -30,6 +30,23 @@ async function damagesOf(index: Index): Promise<string[]> {
   return all.filter(({ severity }) => severity === 'damage').map(({ kind, file }) => `${kind} ${file}`)
 }
 
+test('nobody is promised to have objects alone, and what can hold no index is told what it lacks', async () => {
+  const fs = memoryFs(OBJECTS)
+  const alone = openIndex(fs, path, { create: true, alone: true })
+  await expect(alone).rejects.toMatchObject({
+    code: 'FS_UNSUPPORTED',
+    message: expect.stringContaining('has no locks'),
+  })
+  // It was refused before anything was made.
+  await expect(openIndex(fs, path)).rejects.toMatchObject({ code: 'INDEX_NOT_FOUND' })
+  await expect(openIndex(memoryFs(), path, { create: true, alone: true, readOnly: true })).rejects.toThrow(TypeError)
+  const poor = openIndex(memoryFs({ ...OBJECTS, conditional: false }), path, { create: true })
+  await expect(poor).rejects.toMatchObject({
+    code: 'FS_UNSUPPORTED',
+    message: expect.stringMatching(/append, overwrite.* lock, .*conditional$/),
+  })
+})
+
 describe('an object that is created late', () => {
   /** An index whose next object is created only after others did `meanwhile`. */
   async function late(fs: Fs, meanwhile: () => Promise<void>): Promise<Index> {

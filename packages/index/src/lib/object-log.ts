@@ -36,6 +36,18 @@ export function keepsObjects({ append, overwrite, lock, conditional }: FsSupport
   return !(append && overwrite && lock) && conditional
 }
 
+/** Throws FS_UNSUPPORTED (an FsError) if a file system keeps logs in neither way. Returns whether in numbered objects. */
+export function expectLog({ name, supports }: Pick<Fs, 'name' | 'supports'>): boolean {
+  if (keepsObjects(supports)) return true
+  const missing = (['append', 'overwrite', 'rename', 'lock'] as const).filter((one) => !supports[one])
+  if (missing.length > 0)
+    throw new FsError(
+      'FS_UNSUPPORTED',
+      `${name} cannot hold an index: for a log in files it lacks ${missing.join(', ')}, for one in numbered objects conditional`,
+    )
+  return false
+}
+
 export class ObjectLog implements LogMedium {
   readonly endsGroups = true
   readonly lazy = false

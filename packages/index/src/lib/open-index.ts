@@ -12,7 +12,7 @@
  *   3. The position of the log and the entries move together.
  */
 import { ByteWriter } from '@mailstead/bytes'
-import { type Fs, type FsLock, requireSupport } from '@mailstead/fs'
+import { type Fs, FsError, type FsLock } from '@mailstead/fs'
 import { changesSince, DroppedTables } from './changes-since.ts'
 import { applyFrameTable } from './apply-frame.ts'
 import { openCacheFile, type TableCache } from './cache.ts'
@@ -41,7 +41,7 @@ import { IndexError, refusalOf } from './error.ts'
 import { FRAME_END, FRAME_LAZY, FRAME_PART, type FrameTable, payloadIsValid, writeFrame } from './frame.ts'
 import { FRAME_MAX, TRANSACTION_MAX } from './limits.ts'
 import { FileLog, type LogFrame, type LogMedium, type LogRead, type LogTail } from './log.ts'
-import { ObjectLog } from './object-log.ts'
+import { expectLog, keepsObjects, ObjectLog } from './object-log.ts'
 import { resolveTransaction, type Resolved } from './resolve.ts'
 import { type Settings, withDefaults } from './settings.ts'
 import { Snapshots } from './snapshots.ts'
@@ -75,14 +75,14 @@ const CONFLICTS_MAX = 1000
 const GROUP_MAX = 1024
 /**
  * Opens the index in a directory. Throws INDEX_NOT_FOUND if there is none and `create` is not set, and FS_UNSUPPORTED (an FsError)
- * if the file system neither has append, overwrite, rename and lock nor creates conditionally.
+ * if the file system neither has append, overwrite, rename and lock nor creates conditionally, or has no locks for `alone`.
  */
 export async function openIndex(fs: Fs, path: string, options: IndexOptions = {}): Promise<Index> {
   const settings = withDefaults(options)
   // Appended files where there are appends and locks; numbered objects where creation is conditional.
-  const { append, overwrite, lock, conditional } = fs.supports
-  const Medium = !(append && overwrite && lock) && conditional ? ObjectLog : FileLog
-  if (Medium === FileLog && !settings.readOnly) requireSupport(fs, ['append', 'overwrite', 'rename', 'lock'])
+  const Medium = (settings.readOnly ? keepsObjects(fs.supports) : expectLog(fs)) ? ObjectLog : FileLog
+  if (settings.alone && !fs.supports.lock)
+    throw new FsError('FS_UNSUPPORTED', `${fs.name} has no locks: nobody can know that an index is open elsewhere`)
   const prefix = path === '' ? '' : `${path}/`
   const logOptions = {
     ...settings,

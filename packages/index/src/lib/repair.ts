@@ -22,13 +22,13 @@
  *   4. Among numbered objects nothing is replaced but what was read: where somebody else wrote meanwhile, everything is read and
  *      planned again.
  */
-import { type Fs, type FsLock, requireSupport } from '@mailstead/fs'
+import type { Fs, FsLock } from '@mailstead/fs'
 import { CACHE_SUFFIX } from './check-cache.ts'
 import { checkIndex } from './check.ts'
 import { expectKnownVersion, openControl } from './control.ts'
 import type { ColumnSpec, IndexFinding } from './contract.ts'
 import { IndexError } from './error.ts'
-import { cameSecond, keepsObjects } from './object-log.ts'
+import { cameSecond, expectLog, keepsObjects } from './object-log.ts'
 import { openIndex } from './open-index.ts'
 import { gatherEvidence, readIfThere } from './repair-log.ts'
 import { record, type RepairRecord } from './repair-record.ts'
@@ -75,8 +75,7 @@ export async function* repairIndex(
   path: string,
   options: RepairOptions = {},
 ): AsyncGenerator<readonly RepairRecord[], void, undefined> {
-  const objects = keepsObjects(fs.supports)
-  if (!objects) requireSupport(fs, ['append', 'overwrite', 'rename', 'lock'])
+  const objects = expectLog(fs)
   const prefix = path === '' ? '' : `${path}/`
   if (!(await isIndex(fs, prefix))) throw new IndexError('INDEX_NOT_FOUND', `there is no index in ${fs.name}/${path}`)
   await using locks = new AsyncDisposableStack()

@@ -22,6 +22,7 @@ export function withDefaults(options: IndexOptions): Settings {
     random = (bytes: Uint8Array) => void randomFillSync(bytes),
     onEvent = () => {},
   } = options
+  if (alone && readOnly) throw new TypeError('who only reads takes no locks: alone and readOnly exclude each other')
   if (!(lockWaitMs >= 0)) throw new TypeError(`lockWaitMs must be a number of milliseconds, not ${lockWaitMs}`)
   if (!(segmentBytes > 0)) throw new TypeError(`segmentBytes must be a positive number of bytes, not ${segmentBytes}`)
   if (!(checkpointBytes > 0))

@@ -63,7 +63,8 @@ const LOSSY = 'lossy'
 const LOST_ROWS = 'rows'
 
 /**
- * Rebuilds a store that nobody may have open (STORE_UNAVAILABLE if somebody has). Gives what it changes, what cannot be
+ * Rebuilds a store that nobody may have open (STORE_UNAVAILABLE if somebody has; where the storage has no
+ * locks, it is the caller who sees to it). Gives what it changes, what cannot be
  * restored, and every message whose bytes are missing or damaged: those stay listed. It is done when the iteration ends; a
  * second one changes nothing. STORE_NOT_FOUND if there is neither an index nor a message.
  */
@@ -191,7 +192,8 @@ class Rebuild {
     if (pending === undefined) this.#untold = await newestRepair(this.#fs)
     yield* this.#repairIndex()
     const { now, random } = this.#settings
-    await using index = await openIndex(this.#fs, INDEX_PATH, { create: true, alone: true, now, random })
+    const { lock: alone } = this.#fs.supports
+    await using index = await openIndex(this.#fs, INDEX_PATH, { create: true, alone, now, random })
     yield* this.#fit(index)
     // A file of which nothing is known is none that somebody else needs.
     await this.#forget()
