@@ -379,7 +379,11 @@ export interface IndexOptions {
 }
 
 export interface IndexEvent {
-  /** Machine-readable: `torn-tail`, `table-damaged`, `checkpoint-failed`, `seal-failed` … New ones may come. */
+  /**
+   * Machine-readable. Damage that was found, or made up for: `control-damaged`, `control-slot-damaged` (a crash may leave that, too),
+   * `torn-tail`, `log-damaged`, `table-damaged`, `snapshot-replaced`, `unknown-table`. Upkeep that failed and is done again later:
+   * `checkpoint-failed`, `seal-failed`, `refresh-failed`, `watch-failed`. And `reloaded`. New ones may come.
+   */
   readonly kind: string
   readonly message: string
 }

@@ -105,6 +105,12 @@ export function readControlSlot(bytes: Uint8Array, at: number): Control | undefi
   }
 }
 
+/** Where the one damaged slot is, if the other one is valid. */
+export function damagedSlot(bytes: Uint8Array): number | undefined {
+  const [a, b] = [0, CONTROL_SLOT].filter((at) => readControlSlot(bytes, at) === undefined)
+  return b === undefined ? a : undefined
+}
+
 /** The newer valid slot; undefined if there is none. */
 export function readControl(bytes: Uint8Array): Control | undefined {
   const a = readControlSlot(bytes, 0)

@@ -5,7 +5,7 @@
  * of the last whole frame; where nothing may be (`object-log.ts`), what is no frame there is a gap like any other.
  */
 import { type Fs, FsError, type FsFile } from '@mailstead/fs'
-import { type Control, expectKnownVersion, openControl, readControl } from './control.ts'
+import { type Control, damagedSlot, expectKnownVersion, openControl, readControl } from './control.ts'
 import { IndexError } from './error.ts'
 import type { LogFrame, LogOptions, LogRead, LogTail } from './log-medium.ts'
 import { LogReader, readBytes, type Segment } from './log-reader.ts'
@@ -51,6 +51,12 @@ export class LogSegments implements AsyncDisposable {
       const bytes = await fs.readFile(`${prefix}control`)
       expectKnownVersion(bytes)
       control = readControl(bytes)
+      const damaged = damagedSlot(bytes)
+      if (damaged !== undefined)
+        onEvent(
+          'control-slot-damaged',
+          `${prefix}control: the slot at offset ${damaged} is torn or damaged; the other one counts, and the next writer mends it`,
+        )
     } catch (error) {
       if (!(error instanceof FsError) || error.code !== 'FS_NOT_FOUND') throw error
       if (await isUnmade(fs, prefix)) return undefined

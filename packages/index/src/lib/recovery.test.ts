@@ -11,6 +11,7 @@ import {
   type IndexFinding,
   type IndexOptions,
 } from './contract.ts'
+import { CONTROL_SLOT } from './control.ts'
 import { segmentName } from './segment.ts'
 import { openIndex } from './open-index.ts'
 import { createBoxAndInbox } from '../../test/schema.ts'
@@ -283,6 +284,27 @@ describe('bit rot in a sealed store', () => {
     await fs.remove('store/tables/directory.old')
     await using index = await openIndex(fs, 'store')
     expect(await contents(index)).toEqual(expected)
+  })
+
+  test('a damaged slot of the control file is made up for by the other one, mended by the next writer, and told', async () => {
+    for (const slot of [0, CONTROL_SLOT]) {
+      const fs = memoryFs()
+      await history(fs)
+      const bytes = Uint8Array.from(await fs.readFile('store/control'))
+      bytes[slot + 30]! ^= 4
+      await fs.writeFile('store/control', bytes)
+      const told = async (readOnly: boolean): Promise<string[]> => {
+        const events: IndexEvent[] = []
+        await using index = await openIndex(fs, 'store', { readOnly, onEvent: (event) => events.push(event) })
+        expect(index.info('inbox')!.count).toBeGreaterThanOrEqual(15)
+        if (!readOnly) await deliver(index, 0)
+        return events.map(({ kind, message }) => `${kind}: ${message}`)
+      }
+      const event = expect.stringMatching(`^control-slot-damaged: .*offset ${slot} `)
+      expect(await told(true)).toEqual([event])
+      expect(await told(false)).toEqual([event])
+      expect(await told(true)).toEqual([])
+    }
   })
 
   test('without its control file, an index is opened as one that was not closed', async () => {
