@@ -6,8 +6,9 @@ import { decodeRoot, ROOT_FILE } from './root.ts'
 
 /**
  * A file of an index as text, one line at a time: segments of the log, snapshots, caches, the control file, the list of
- * tables, root markers. `name` is the file's own name; a cache needs it, since it is named after its table. Never fails on
- * damage, and leaves out no byte: what cannot be decoded is shown in hex. Undefined for what is no file of an index.
+ * tables, root markers, locks. `name` is the file's own name, with or without directories: a cache is named after its table, and
+ * a file whose first bytes are damaged is known by its name. Never fails on damage, and leaves out no byte: what cannot be
+ * decoded is shown in hex. Undefined for what is no file of an index.
  */
 export function dumpFile(bytes: Uint8Array, name: string): Iterable<string> | undefined {
   const base = name.slice(name.lastIndexOf('/') + 1)
@@ -16,7 +17,7 @@ export function dumpFile(bytes: Uint8Array, name: string): Iterable<string> | un
     const lines = dumpCacheFile(bytes, base.slice(0, -'.cache'.length))
     if (lines !== undefined) return lines
   }
-  return dumpIndexFile(bytes)
+  return dumpIndexFile(bytes, base)
 }
 
 function* dumpRoot(bytes: Uint8Array): Generator<string> {

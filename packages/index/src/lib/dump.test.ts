@@ -45,6 +45,31 @@ describe('dump', () => {
     )
   })
 
+  test('files are known by name where the first bytes are damaged', () => {
+    for (const [path, bytes] of files) {
+      const harmed = bytes.slice()
+      if (harmed.length === 0) continue
+      harmed[3]! ^= 8
+      expect([path, [...(dumpFile(harmed, path) ?? [])].join('\n')]).toEqual([
+        path,
+        expect.stringMatching(/damaged|no record of this table/),
+      ])
+    }
+    const older = files.get('tables/directory.old')!
+    expect([...dumpFile(older.subarray(0, 3), 'tables/directory.old')!][0]).toBe('list of tables: damaged')
+  })
+
+  test('locks are empty files, and what is in one is shown', () => {
+    for (const name of ['lock', 'turn.lock', 'open', 'checkpoint']) {
+      expect([...dumpFile(new Uint8Array(0), `index/${name}`)!]).toEqual(['lock of an index: an empty file'])
+      const lines = [...dumpFile(Buffer.from('oh'), `index/${name}`)!]
+      expect(lines).toEqual([
+        'lock of an index: 2 bytes in a file that should be empty',
+        expect.stringContaining('6f 68'),
+      ])
+    }
+  })
+
   test('what is no file of an index is none', () => {
     expect(dumpFile(new Uint8Array(100), 'notes.txt')).toBeUndefined()
     expect(dumpFile(new Uint8Array(0), 'inbox.cache')).toBeUndefined()

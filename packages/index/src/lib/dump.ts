@@ -27,17 +27,30 @@ import {
 import { readTableList } from './table-list.ts'
 import { crc32 } from '@mailstead/bytes'
 
+const LIST_NAMES: ReadonlySet<string> = new Set(['directory', 'directory.old'])
+/** Of the commit lock, of whose turn it is, of who has the index open, and of who makes a checkpoint. */
+const LOCK_NAMES: ReadonlySet<string> = new Set(['lock', 'turn.lock', 'open', 'checkpoint'])
 /** Elements shown of a list of values. */
 const SHOWN = 8
 
-/** The dump of a file, one line at a time; undefined if it is no file of an index (a cache is dumped elsewhere). */
-export function dumpIndexFile(bytes: Uint8Array): Iterable<string> | undefined {
+/**
+ * The dump of a file, one line at a time; undefined if neither its first bytes nor its name (without directories) are those of
+ * a file of an index (a cache is dumped elsewhere).
+ */
+export function dumpIndexFile(bytes: Uint8Array, name: string): Iterable<string> | undefined {
   const magic = Buffer.from(bytes.subarray(0, 8)).toString('latin1')
   if (magic === 'MSlogSEG' || readSegmentHeader(bytes) !== undefined) return dumpSegment(bytes)
   if (magic === 'MStabSNP' || readSnapshotHeader(bytes) !== undefined) return dumpSnapshot(bytes)
   if (magic === 'MSindCTL' || readControlSlot(bytes, CONTROL_SLOT) !== undefined) return dumpControl(bytes)
-  if (magic === 'MStabDIR') return dumpTableList(bytes)
-  return undefined
+  if (magic === 'MStabDIR' || LIST_NAMES.has(name)) return dumpTableList(bytes)
+  if (name === 'control') return dumpControl(bytes)
+  return LOCK_NAMES.has(name) ? dumpLock(bytes) : undefined
+}
+
+function* dumpLock(bytes: Uint8Array): Generator<string> {
+  if (bytes.length === 0) yield 'lock of an index: an empty file'
+  else yield `lock of an index: ${bytes.length} bytes in a file that should be empty`
+  yield* hex(bytes, 0, bytes.length)
 }
 
 function* dumpControl(bytes: Uint8Array): Generator<string> {
