@@ -6,6 +6,7 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { readFileSync, rmSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { processTree } from '../interop/lib/processes.ts'
 import type { Lack } from '../support/depth.ts'
 
 export interface Fault {
@@ -24,6 +25,14 @@ export interface TracedCall {
   /** `EIO` and so on; undefined if it succeeded. */
   readonly error: string | undefined
   readonly injected: boolean
+}
+
+export interface TracedRun {
+  readonly calls: readonly TracedCall[]
+  readonly killed: boolean
+  /** Its exit code; null if it was killed. */
+  readonly code: number | null
+  readonly said: string
 }
 
 /** What is shown of every run, beside what is injected. */
@@ -75,6 +84,39 @@ export class Strace {
       child.once('exit', () => reject(new Error(`strace ended: ${said}`)))
     })
     return new Strace(child, output, pid)
+  }
+
+  /** Runs a command under strace to its end. */
+  static async run(command: readonly string[], output: string, faults: readonly Fault[]): Promise<TracedRun> {
+    const shown = [SHOWN, ...faults.map(({ calls }) => calls)].join()
+    const args = ['-f', '-y', '-s', '0', '-o', output, '-e', `trace=${shown}`]
+    for (const { calls, effect, when } of faults) args.push('-e', `inject=${calls}:${effect}:when=${when}`)
+    const child = spawn('strace', [...args, ...command], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      env: { ...process.env, UV_THREADPOOL_SIZE: '1' },
+    })
+    let said = ''
+    for (const stream of [child.stdout, child.stderr])
+      stream.on('data', (chunk: Buffer) => {
+        said += chunk.toString()
+      })
+    let code: number | null = null
+    const ended = new Promise<boolean>((resolve, reject) => {
+      child.once('error', reject)
+      child.once('exit', (status) => {
+        code = status
+        resolve(true)
+      })
+    })
+    for (let deadMs = 0; !(await Promise.race([ended, sleep(POLL_MS, false)])); ) {
+      const [, traced] = processTree(child.pid!)
+      deadMs = traced !== undefined && isDead(traced) ? deadMs + POLL_MS : 0
+      // QUIRK: as in `detach`.
+      if (deadMs >= NOTICE_MS) child.kill('SIGKILL')
+    }
+    const text = readFileSync(output, 'utf8')
+    rmSync(output, { force: true })
+    return { calls: parseTrace(text), killed: text.includes('+++ killed by SIGKILL'), code, said }
   }
 
   private constructor(child: ChildProcess, output: string, pid: number) {

@@ -40,6 +40,8 @@ export interface ServerOptions {
   readonly users?: readonly string[]
   /** Flag changes without a flush. (default false) */
   readonly lazyFlags?: boolean
+  /** What Node runs in the place of the `mailstead` command, with the same arguments. */
+  readonly program?: readonly string[]
   /** Further lines of the TOML configuration. */
   readonly config?: string
   /** A command that runs the server, as `['strace', '-f', …]`. The server is its only child. */
@@ -87,7 +89,12 @@ export async function startMailstead(options: ServerOptions = {}): Promise<Serve
   const ports = options.ports ?? { imap: 0, lmtp: 0 }
   const args = ['serve', '--data', data, '--imap', `127.0.0.1:${ports.imap}`, '--lmtp', `127.0.0.1:${ports.lmtp}`]
   args.push('--users', users, '--config', config, ...(fresh ? ['--init'] : []))
-  const [command, ...rest] = [...(options.wrapper ?? []), process.execPath, MAILSTEAD_COMMAND, ...args]
+  const [command, ...rest] = [
+    ...(options.wrapper ?? []),
+    process.execPath,
+    ...(options.program ?? [MAILSTEAD_COMMAND]),
+    ...args,
+  ]
   const child = spawn(command!, rest, { stdio: ['ignore', 'pipe', 'pipe'], cwd: directory })
   const ended = exitOf(child)
   options.onSpawn?.(child.pid!)
@@ -134,9 +141,17 @@ export interface CheckResult {
   readonly output: string
 }
 
-/** `mailstead check` over the data of a server that does not run. */
-export function checkStore(directory: string): CheckResult {
-  const run = spawnSync(process.execPath, [MAILSTEAD_COMMAND, 'check', '--data', join(directory, 'data'), '--json'], {
+/** `mailstead check` over the data of a server that does not run; its configuration says where a second tier is. */
+export function checkStore(directory: string, program: readonly string[] = [MAILSTEAD_COMMAND]): CheckResult {
+  const config = join(directory, 'mailstead.toml')
+  const args = [
+    'check',
+    '--data',
+    join(directory, 'data'),
+    '--json',
+    ...(existsSync(config) ? ['--config', config] : []),
+  ]
+  const run = spawnSync(process.execPath, [...program, ...args], {
     encoding: 'utf8',
     maxBuffer: 64 * 1024 * 1024,
   })
