@@ -55,8 +55,8 @@ describe('dump', () => {
         expect.stringMatching(/damaged|no record of this table/),
       ])
     }
-    const older = files.get('tables/directory.old')!
-    expect([...dumpFile(older.subarray(0, 3), 'tables/directory.old')!][0]).toBe('list of tables: damaged')
+    const list = files.get('tables/directory')!
+    expect([...dumpFile(list.subarray(0, 3), 'tables/directory.old')!][0]).toBe('list of tables: damaged')
   })
 
   test('locks are empty files, and what is in one is shown', () => {

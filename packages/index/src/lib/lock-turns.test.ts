@@ -1,7 +1,7 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import type { Fs, FsLock } from '@mailstead/fs'
+import { type Fs, FsError, type FsLock } from '@mailstead/fs'
 import { posixFs } from '@mailstead/fs/posix'
 import { faultPlan, faultyFs } from '@mailstead/fs/faults'
 import { afterAll, expect, test } from 'vitest'
@@ -107,4 +107,45 @@ test('where the turn cannot be had, the lock can', async () => {
   a.pass()
   await waiting
   expect(b.lock.held).toBe('exclusive')
+})
+
+test('who cannot give its turn back has not got the lock either', async () => {
+  await using a = await party()
+  let isBroken = false
+  /** Does something else instead of one method. */
+  const instead = <T extends object>(of: T, method: keyof T, done: () => unknown): T =>
+    new Proxy(of, {
+      get(target, name) {
+        const value: unknown = name === method ? done : Reflect.get(target, name, target)
+        return typeof value === 'function' ? value.bind(target) : value
+      },
+    })
+  await using b = await party((fs) => {
+    const lock = async (path: string): Promise<FsLock> => {
+      const below = await fs.lock(path)
+      return instead(below, 'release', () => {
+        below.release()
+        if (isBroken && path === 'turn.lock') throw new FsError('FS_IO', 'made up')
+      })
+    }
+    return instead(fs, 'lock', lock as () => unknown)
+  })
+  a.lock.tryAcquire('exclusive')
+  const waiting = b.wait()
+  a.pass()
+  await waiting
+  b.lock.release()
+  // It has just waited, and so asks for its turn, unless that is long ago on a busy machine.
+  isBroken = b.turns.isBusy
+  if (isBroken) expect(() => b.turns.tryAcquire(b.lock, 'exclusive')).toThrow('made up')
+  isBroken = false
+  expect(b.lock.held).toBeUndefined()
+  a.lock.tryAcquire('exclusive')
+  const again = b.wait()
+  await turnIsTaken()
+  isBroken = true
+  a.pass()
+  await expect(again).rejects.toThrow('made up')
+  isBroken = false
+  expect(b.lock.held).toBeUndefined()
 })

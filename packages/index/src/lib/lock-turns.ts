@@ -51,7 +51,7 @@ export class LockTurns implements AsyncDisposable {
     try {
       return lock.tryAcquire(mode)
     } finally {
-      turn.release()
+      giveBack(turn, lock)
     }
   }
 
@@ -87,7 +87,7 @@ export class LockTurns implements AsyncDisposable {
       this.#busyUntil = performance.now() + BUSY_MS
       ending.abort(ENDED)
       acquired.catch(() => {})
-      if (isMine) turn?.release()
+      if (isMine) giveBack(turn!, lock)
     }
   }
 
@@ -140,5 +140,15 @@ export class LockTurns implements AsyncDisposable {
     await file?.[Symbol.asyncDispose]()
     await this.#turn?.[Symbol.asyncDispose]()
     this.#turn = undefined
+  }
+}
+
+/** If that fails, the caller hears that it has not got the lock: then nobody may have it. */
+function giveBack(turn: FsLock, lock: FsLock): void {
+  try {
+    turn.release()
+  } catch (error) {
+    if (lock.held !== undefined) lock.release()
+    throw error
   }
 }
