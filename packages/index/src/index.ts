@@ -1,3 +1,4 @@
+export { CACHE_FIELDS_MAX, CACHE_NAME_MAX, CACHE_RECORD_MAX } from './lib/cache-record.ts'
 export { changesBetween } from './lib/changes.ts'
 export * from './lib/contract.ts'
 export { IndexError, type IndexErrorCode } from './lib/error.ts'

@@ -48,6 +48,15 @@ export function fieldKey(name: string): number {
   return crc32(Buffer.from(name))
 }
 
+/** Throws a RangeError for a name that is too long. */
+export function checkFieldName(name: string): void {
+  // No character has less than one byte, nor more than three for each unit of its own.
+  if (name.length * 3 <= CACHE_NAME_MAX) return
+  const size = Buffer.byteLength(name)
+  if (size > CACHE_NAME_MAX)
+    throw new RangeError(`a cache field's name of ${size} bytes is longer than ${CACHE_NAME_MAX}`)
+}
+
 /** Seed of all checksums of a table's records. Must not change: on disk. */
 export function tableSeed(tableId: string): number {
   return crc32(Buffer.from(tableId))

@@ -34,6 +34,7 @@ import {
   CACHE_FIELDS_MAX,
   CACHE_MAGIC_BYTES,
   CACHE_NAME_MAX,
+  checkFieldName,
   CACHE_RECORD_MAX,
   decodeRecord,
   FILE_UID,
@@ -320,8 +321,7 @@ class FileCache implements TableCache {
   #key(name: string): number {
     let key = this.#keys.get(name)
     if (key === undefined) {
-      if (Buffer.byteLength(name) > CACHE_NAME_MAX)
-        throw new RangeError(`a cache field's name of ${name.length} characters`)
+      checkFieldName(name)
       key = fieldKey(name)
       for (const [other, taken] of this.#keys)
         if (taken === key) throw new RangeError(`cache fields ${other} and ${name} have the same key`)

@@ -138,11 +138,12 @@ export interface ViewChanges {
 
 export interface CacheEntry {
   readonly uid: number
-  /** The 16 bytes of the message's `guid` column: what makes a wrong record impossible. With others the entry is never served. */
+  /** The 16 bytes of the message's `guid` column: what makes a wrong record impossible. With others than the row's the entry is never served. */
   readonly guid: Uint8Array
   /**
-   * All that is to be kept of the message: a field that an earlier entry had and this one has not is gone. Names have up to 64
-   * bytes. Fields beyond the 64th, and those that would make the record longer than 192 KiB, are left out.
+   * All that is to be kept of the message: a field that an earlier entry had and this one has not is gone. Names have up to
+   * CACHE_NAME_MAX bytes. Fields beyond the first CACHE_FIELDS_MAX, and those that would make the record longer than
+   * CACHE_RECORD_MAX bytes, are left out: they are made again from the message whenever they are wanted.
    */
   readonly fields: readonly (readonly [name: string, value: Uint8Array])[]
 }
@@ -177,15 +178,15 @@ export interface Table extends AsyncDisposable {
   /**
    * Keeps derived data of messages of a table that has a column `guid` of 16 bytes, of which each entry replaces what was kept
    * before. Returns at once, and views have it some turns of the event loop later; fields decided `no` are left out. Never durable,
-   * never a failure of the storage: a cache that cannot be written (numbered objects, no such column) is not there. A RangeError if
-   * a name is too long.
+   * never a failure of the storage: a cache that cannot be written (numbered objects, no such column) is not there. A RangeError,
+   * and nothing is kept, if a name is longer than CACHE_NAME_MAX, a GUID has not 16 bytes or a UID cannot be one.
    */
   cacheWrite(entries: readonly CacheEntry[]): void
   /** Of which messages this field is kept now. Asking is no use of it: `TableView.cache` is. */
   cacheDecision(field: string): CacheDecision
   /** Every field that this mailbox knows. Reads the heads of the cache file if nobody has yet. */
   cacheFields(): readonly CacheFieldInfo[]
-  /** Decides for good, whatever is used; undefined: use decides again. As durable as the cache. */
+  /** Decides for good, whatever is used; undefined: use decides again. As durable as the cache. A TypeError for what is no decision. */
   forceCache(field: string, decision: CacheDecision | undefined): void
 }
 

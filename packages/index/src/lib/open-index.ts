@@ -16,6 +16,7 @@ import { type Fs, FsError, type FsLock } from '@mailstead/fs'
 import { changesSince, DroppedTables } from './changes-since.ts'
 import { applyFrameTable } from './apply-frame.ts'
 import { openCacheFile, type TableCache } from './cache.ts'
+import { checkFieldName, GUID_BYTES } from './cache-record.ts'
 import type { Control } from './control.ts'
 import { checkpoint, type CheckpointHost, startBefore } from './checkpoint.ts'
 import { checkIndex } from './check.ts'
@@ -39,11 +40,11 @@ import { formatDigest } from './digest.ts'
 import { Entries, Entry } from './entries.ts'
 import { IndexError, refusalOf } from './error.ts'
 import { FRAME_END, FRAME_LAZY, FRAME_PART, type FrameTable, payloadIsValid, writeFrame } from './frame.ts'
-import { FRAME_MAX, TRANSACTION_MAX } from './limits.ts'
+import { FRAME_MAX, TRANSACTION_MAX, UID_LAST } from './limits.ts'
 import { FileLog, type LogFrame, type LogMedium, type LogRead, type LogTail } from './log.ts'
 import { expectLog, keepsObjects, ObjectLog } from './object-log.ts'
 import { resolveTransaction, type Resolved } from './resolve.ts'
-import { type Settings, withDefaults } from './settings.ts'
+import { checkDecision, type Settings, withDefaults } from './settings.ts'
 import { Snapshots } from './snapshots.ts'
 import { Draft, emptyState, tableMeta, type TableState } from './state.ts'
 import { tell } from './tell.ts'
@@ -1386,6 +1387,13 @@ class TableHandle implements Table {
   }
 
   cacheWrite(entries: readonly CacheEntry[]): void {
+    for (const { uid, guid, fields } of entries) {
+      if (guid.length !== GUID_BYTES)
+        throw new RangeError(`a GUID of ${guid.length} bytes for the cache, not ${GUID_BYTES}`)
+      if (!(uid >= 1 && uid <= UID_LAST && uid % 1 === 0))
+        throw new RangeError(`UID ${uid} is not within 1 … ${UID_LAST}`)
+      for (const [name] of fields) checkFieldName(name)
+    }
     if (!this.#disposed) this.#cache.write(entries)
   }
 
@@ -1398,6 +1406,7 @@ class TableHandle implements Table {
   }
 
   forceCache(field: string, decision: CacheDecision | undefined): void {
+    checkDecision(decision)
     if (!this.#disposed) this.#cache.force(field, decision)
   }
 

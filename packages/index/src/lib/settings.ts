@@ -1,5 +1,5 @@
 import { randomFillSync } from 'node:crypto'
-import type { IndexEvent, IndexOptions } from './contract.ts'
+import type { CacheDecision, IndexEvent, IndexOptions } from './contract.ts'
 import { CACHE_BYTES_MAX } from './limits.ts'
 import { tell } from './tell.ts'
 
@@ -29,6 +29,7 @@ export function withDefaults(options: IndexOptions): Settings {
     throw new TypeError(`checkpointBytes must be a positive number of bytes, not ${checkpointBytes}`)
   if (!(cacheBytesMax > 0 && cacheBytesMax <= CACHE_BYTES_MAX))
     throw new TypeError(`cacheBytesMax must be at most ${CACHE_BYTES_MAX} bytes, not ${cacheBytesMax}`)
+  for (const field in cacheFields) checkDecision(cacheFields[field])
   return {
     create,
     readOnly,
@@ -42,4 +43,10 @@ export function withDefaults(options: IndexOptions): Settings {
     random,
     onEvent: (event) => tell(onEvent, event),
   }
+}
+
+/** Throws a TypeError for what is no decision; undefined is none. */
+export function checkDecision(decision: CacheDecision | undefined): void {
+  if (decision !== undefined && decision !== 'no' && decision !== 'temp' && decision !== 'yes')
+    throw new TypeError(`a cache decision is no, temp or yes (undefined: none), not ${JSON.stringify(decision)}`)
 }

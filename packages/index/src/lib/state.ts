@@ -86,7 +86,8 @@ export function tableMeta(number: number, spec: TableSpec): TableMeta {
   const counting: number[] = []
   let summed = -1
   for (const [c, column] of columns.entries()) {
-    if (!columnPattern.test(column.name)) throw new TypeError(`${JSON.stringify(column.name)} is no column name`)
+    if (!columnPattern.test(column.name))
+      throw new TypeError(`${JSON.stringify(column.name)} is no column name: 1 to 32 characters of a-z, 0-9 and -`)
     if (byName.has(column.name)) throw new TypeError(`two columns are named ${column.name}`)
     if (!(column.bytes >= 1 && column.bytes <= COLUMN_BYTES_MAX && column.bytes % 1 === 0))
       throw new RangeError(`column ${column.name} of ${column.bytes} bytes`)

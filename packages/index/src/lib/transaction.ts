@@ -148,6 +148,7 @@ export class Transaction implements IndexTransaction {
     change: FlagChange,
     options: { readonly unchangedSince?: number } = {},
   ): FlagOutcome {
+    checkUids(uids)
     checkFlags(change.add ?? 0)
     checkFlags(change.remove ?? 0)
     if (change.addKeywords !== undefined) checkKeywords(change.addKeywords)
@@ -159,6 +160,7 @@ export class Transaction implements IndexTransaction {
   }
 
   expunge(table: string, uids: UidSet, options: ExpungeOptions = {}): ExpungeOutcome {
+    checkUids(uids)
     const outcome: PendingExpunge = { expunged: Uids.empty }
     this.#add({ kind: 'expunge', table, uids, options, outcome })
     return outcome
@@ -194,6 +196,7 @@ export class Transaction implements IndexTransaction {
   }
 
   expectRows(table: string, uids: UidSet): void {
+    checkUids(uids)
     this.#add({ kind: 'expect-rows', table, uids })
   }
 
@@ -219,6 +222,11 @@ export class Transaction implements IndexTransaction {
 function checkGiven(what: string, value: number, most: number): void {
   if (!(value >= 1 && value <= most && value % 1 === 0))
     throw new RangeError(`${what} ${value} is not within 1 … ${most}`)
+}
+
+/** By what it has: there may be more than one copy of the class. */
+function checkUids(uids: UidSet): void {
+  if ((uids as Partial<UidSet> | undefined)?.ranges === undefined) throw new TypeError('uids must be a UidSet')
 }
 
 function checkFlags(flags: number): void {
