@@ -1,2 +1,13 @@
 export { type IndexPlace, type IndexUnderTest, indexConformance, type Runner } from './lib/conformance.ts'
-export { Model, type ModelChange, type ModelOutcome, type ModelRow, type ModelTable } from './lib/model.ts'
+export {
+  countersOf,
+  describeModel,
+  describeView,
+  expungedInModel,
+  Model,
+  type ModelChange,
+  type ModelOutcome,
+  type ModelRow,
+  type ModelTable,
+  request,
+} from './lib/model.ts'

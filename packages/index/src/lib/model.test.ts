@@ -11,7 +11,15 @@ import { afterAll, describe, expect, test } from 'vitest'
 import { changesBetween } from './changes.ts'
 import type { Index, Table, TableSpec, TableView } from './contract.ts'
 import { IndexError } from './error.ts'
-import { countersOf, describeModel, describeView, expungedInModel, Model, type ModelChange, request } from './model.ts'
+import {
+  countersOf,
+  describeModel,
+  describeView,
+  expungedInModel,
+  Model,
+  type ModelChange,
+  request,
+} from '../testing.ts'
 import { openIndex } from './open-index.ts'
 
 // Absence is an answer that file systems give as an error: nobody reads where those came from.
@@ -192,6 +200,8 @@ function changeOf(model: Model, { op, table: t, a, b, n, bits }: Rough): ModelCh
   }
   // Whoever drops a table whose rows are named elsewhere leaves those names dangling: not this test.
   if (op === 27 && spec.id !== 'box') return { kind: 'drop', table: spec.id }
+  if (op === 26 && n % 2 === 0)
+    return { kind: 'expect-rows', table: spec.id, uids: n % 4 === 0 ? uids : UidSet.of(uidAt(a), uidAt(b)) }
   const value = bits < 8 ? undefined : Uint8Array.of(bits, n & 255)
   return { kind: op === 26 ? 'expect' : 'value', table: spec.id, key: `k${n % 4}`, value }
 }

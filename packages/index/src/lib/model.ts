@@ -68,6 +68,7 @@ export type ModelChange =
     }
   | { readonly kind: 'value'; readonly table: string; readonly key: string; readonly value: Uint8Array | undefined }
   | { readonly kind: 'expect'; readonly table: string; readonly key: string; readonly value: Uint8Array | undefined }
+  | { readonly kind: 'expect-rows'; readonly table: string; readonly uids: UidSet }
 
 /** What an outcome holds, as text. */
 export type ModelOutcome = Readonly<Record<string, string>>
@@ -313,11 +314,19 @@ export class Model {
         if (!same) throw new Refused('INDEX_CONFLICT')
         return {}
       }
+      case 'expect-rows': {
+        const { rows } = this.#table(change.table)
+        for (const uid of change.uids) if (!rows.has(uid)) throw new Refused('INDEX_CONFLICT')
+        return {}
+      }
     }
   }
 }
 
-/** Tells a transaction of the changes. The function returned reads the outcomes, after the commit. */
+/**
+ * Tells a transaction of the changes, as `Model.commit` does them. `viewOf` gives the open table that rows are copied from. The
+ * function returned reads the outcomes, after the commit: they are to be those of the model.
+ */
 export function request(
   transaction: IndexTransaction,
   changes: readonly ModelChange[],
@@ -390,12 +399,15 @@ export function request(
       case 'expect':
         transaction.expectValue(change.table, change.key, change.value)
         return () => ({})
+      case 'expect-rows':
+        transaction.expectRows(change.table, change.uids)
+        return () => ({})
     }
   })
   return () => outcomes.map((read) => read())
 }
 
-/** What a table is, as one value that can be compared; from the model. */
+/** What a table is, as one plain value to be compared deeply with that of `describeView`; from the model. */
 export function describeModel(table: ModelTable): unknown {
   let unseen = 0
   let deleted = 0
@@ -441,7 +453,10 @@ function sumOf(lanes: readonly number[]): number {
   return lanes.reduce((sum, lane) => (sum + lane) | 0, 0)
 }
 
-/** The same from a view. */
+/**
+ * The same from the newest view of an open table, which was made by `spec`. Throws an Error if the view contradicts itself. Where
+ * the file system cannot read synchronously, load the columns first.
+ */
 export function describeView(table: Table, spec: TableSpec): unknown {
   const { view } = table
   const rows: unknown[] = []
@@ -477,13 +492,13 @@ export function describeView(table: Table, spec: TableSpec): unknown {
   return { ...countersOf(view), rows, values: valuesOf(view.values) }
 }
 
-/** The part of a table that is known without opening it. */
+/** The part of a description that is known without opening the table: compare that of `Index.info` with that of a description. */
 export function countersOf(info: Omit<TableInfo, 'id'>): Omit<TableInfo, 'id'> {
   const { uidValidity, uidNext, highestModSeq, count, unseen, deleted, bytes, digest } = info
   return { uidValidity, uidNext, highestModSeq, count, unseen, deleted, bytes, digest }
 }
 
-/** UIDs that the model knows to be expunged after a modseq; undefined where it cannot know. */
+/** UIDs that the model knows to be expunged after a modseq, as the text of a UidSet; undefined where it cannot know. */
 export function expungedInModel(table: ModelTable, modSeq: number): string | undefined {
   if (modSeq < table.horizon) return undefined
   return UidSet.of(...[...table.expunged].filter(([, at]) => at > modSeq).map(([uid]) => uid)).toString()
