@@ -21,6 +21,7 @@ import {
   request,
 } from '../testing.ts'
 import { openIndex } from './open-index.ts'
+import { lockWatched } from '../../test/lock-watched.ts'
 
 // Absence is an answer that file systems give as an error: nobody reads where those came from.
 Error.stackTraceLimit = 4
@@ -229,11 +230,12 @@ async function run(
   const model = new Model()
   const handles: (Open | undefined)[] = [undefined, undefined, undefined]
   const events: string[] = []
+  const unlocked: string[] = []
   let killed = false
   const openAt = async (at: number): Promise<Open> => {
     const known = handles[at]
     if (known !== undefined) return known
-    const index = await openIndex(fs, 'store', {
+    const index = await openIndex(lockWatched(fs, 'store/lock', unlocked), 'store', {
       create: true,
       ...options,
       onEvent: (event) => events.push(event.kind),
@@ -375,6 +377,7 @@ async function run(
   await using last = await openIndex(fs, 'store', { readOnly: true })
   await compare({ index: last, tables: new Map(), views: new Map() })
   for await (const findings of last.check()) expect(findings.filter((one) => one.severity === 'damage')).toEqual([])
+  expect(unlocked).toEqual([])
   // A checkpoint in the background may be killed too.
   expect(
     events.filter(

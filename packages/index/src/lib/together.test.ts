@@ -4,6 +4,7 @@ import { UidSet } from '@mailstead/uidset'
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
 import type { Index, Table } from './contract.ts'
 import { openIndex } from './open-index.ts'
+import { lockWatched } from '../../test/lock-watched.ts'
 import { Random } from '../../test/random.ts'
 
 const ROWS = 1500
@@ -32,8 +33,10 @@ test('what several do at once is done once, in the order of its modseqs, and see
     const random = new Random(round)
     const below = (limit: number): number => random.below(limit)
     const fs = memoryFs()
+    const unlocked: string[] = []
+    // Each of them is a process of its own.
     const open = (): Promise<Index> =>
-      openIndex(fs, 's', {
+      openIndex(lockWatched(fs, 's/lock', unlocked), 's', {
         create: true,
         segmentBytes: 3000 + below(20_000),
         checkpointBytes: 20_000 + below(60_000),
@@ -113,6 +116,7 @@ test('what several do at once is done once, in the order of its modseqs, and see
       if (gone.has(uid) || view.flags(row) !== flags[uid]) wrong.push(`${uid}: ${view.flags(row)}, not ${flags[uid]}`)
     }
     expect(wrong, `round ${round}`).toEqual([])
+    expect(unlocked, `round ${round}`).toEqual([])
     const found = (await Array.fromAsync(index.check())).flat()
     expect(found.filter(({ severity }) => severity === 'damage')).toEqual([])
   }

@@ -1,45 +1,10 @@
 /** A process keeps the commit lock from group to group for its turn: whatever else the pump does meanwhile, nothing is appended without it. */
-import type { Fs, FsLock } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
 import { expect, test } from 'vitest'
 import type { CheckpointHost } from './checkpoint.ts'
 import type { Index } from './contract.ts'
 import { openIndex } from './open-index.ts'
-
-const PATH = 's/lock'
-
-/** The file system of one process, which notes whatever is appended to the log by who has not got the lock. */
-function watched(fs: Fs, found: string[]): Fs {
-  let own: FsLock | undefined
-  return new Proxy(fs, {
-    get(target, name) {
-      const value: unknown = Reflect.get(target, name, target)
-      if (name === 'lock')
-        return async (path: string, options?: never) => {
-          const lock = await target.lock(path, options)
-          if (path === PATH) own = lock
-          return lock
-        }
-      if (name === 'open')
-        return async (path: string, ...rest: [never]) => {
-          const file = await target.open(path, ...rest)
-          if (!path.includes('/log/')) return file
-          return new Proxy(file, {
-            get(one, method) {
-              const member: unknown = Reflect.get(one, method, one)
-              if (typeof member !== 'function') return member
-              return (...args: unknown[]): unknown => {
-                if ((method === 'append' || method === 'appendSync') && own?.held !== 'exclusive')
-                  found.push(`${String(method)} with the lock ${own?.held ?? 'released'}`)
-                return Reflect.apply(member, one, args)
-              }
-            },
-          })
-        }
-      return typeof value === 'function' ? value.bind(target) : value
-    },
-  })
-}
+import { lockWatched } from '../../test/lock-watched.ts'
 
 async function hops(count: number): Promise<void> {
   for (; count > 0; count--) await Promise.resolve()
@@ -54,7 +19,7 @@ async function append(index: Index): Promise<void> {
 test('what is done between two groups does not let go of the lock under the next one', async () => {
   const found: string[] = []
   const disk = memoryFs()
-  await using mine = await openIndex(watched(disk, found), 's', { create: true })
+  await using mine = await openIndex(lockWatched(disk, 's/lock', found), 's', { create: true })
   const create = mine.begin()
   create.createTable({ id: 'inbox', uidValidity: 1, columns: [] })
   await create.commit()
