@@ -382,7 +382,8 @@ export interface IndexOptions {
 export interface IndexEvent {
   /**
    * Machine-readable. Damage that was found, or made up for: `control-damaged`, `control-slot-damaged` (a crash may leave that, too),
-   * `torn-tail`, `log-damaged`, `table-damaged`, `snapshot-replaced`, `unknown-table`. Upkeep that failed and is done again later:
+   * `torn-tail`, `log-damaged`, `table-damaged`, `snapshot-damaged`, `snapshot-replaced`,
+   * `unknown-table`. Upkeep that failed and is done again later:
    * `checkpoint-failed`, `seal-failed`, `refresh-failed`, `watch-failed`. And `reloaded`. New ones may come.
    */
   readonly kind: string

@@ -13,6 +13,7 @@ import {
 } from './contract.ts'
 import { CONTROL_SLOT } from './control.ts'
 import { segmentName } from './segment.ts'
+import { findSnapshotTrailer, readSnapshotHeader, snapshotSeed } from './snapshot.ts'
 import { openIndex } from './open-index.ts'
 import { createBoxAndInbox } from '../../test/schema.ts'
 
@@ -267,6 +268,41 @@ describe('bit rot in a sealed store', () => {
     await using index = await openIndex(fs, 'store', { onEvent: (event) => events.push(event) })
     expect(await contents(index)).toEqual(expected)
     expect(events.map((event) => event.kind)).toContain('snapshot-replaced')
+  })
+
+  test('whatever directories of a snapshot are ruined, the newest whole one is gone on from', async () => {
+    const fs = memoryFs()
+    await history(fs)
+    const expected = await (async () => {
+      await using index = await openIndex(fs, 'store')
+      for (let n = 20; n < 24; n++) {
+        await deliver(index, n)
+        await index.checkpoint()
+      }
+      return await contents(index)
+    })()
+    const path = 'store/tables/inbox.snap'
+    const bytes = Uint8Array.from(await fs.readFile(path))
+    const seed = snapshotSeed(readSnapshotHeader(bytes)!.salt)
+    const trailers: NonNullable<ReturnType<typeof findSnapshotTrailer>>[] = []
+    for (let end = bytes.length; ; ) {
+      const trailer = findSnapshotTrailer(bytes.subarray(0, end), seed)
+      if (trailer === undefined) break
+      trailers.push(trailer)
+      end = trailer.directory
+    }
+    expect(trailers.length).toBeGreaterThan(2)
+    // The trailers stay: each leads to a directory of which neither copy can be read.
+    for (const [ruined, { directory, directoryLength }] of trailers.slice(0, -1).entries()) {
+      bytes.fill(0x55, directory, directory + 2 * directoryLength)
+      await fs.writeFile(path, bytes)
+      const events: string[] = []
+      const onEvent = ({ kind, message }: IndexEvent): number => events.push(`${kind}: ${message}`)
+      await using index = await openIndex(fs, 'store', { readOnly: true, onEvent })
+      expect(await contents(index)).toEqual(expected)
+      const from = expect.stringMatching(`^snapshot-replaced: .*going on from frame ${trailers[ruined + 1]!.frame}$`)
+      expect(events).toContainEqual(from)
+    }
   })
 
   test('without its list of tables, an index is opened from the snapshots', async () => {
