@@ -22,7 +22,10 @@ export type IndexErrorCode =
   | 'INDEX_WRITE_FAILED'
   /** The flush failed and so did taking it back. The next `refresh` that succeeds shows which it is; if none does, opening anew. */
   | 'INDEX_UNCERTAIN'
-  /** Bytes fail their checksum and no redundancy restores them. `table` says what is affected. */
+  /**
+   * Bytes fail their checksum and no redundancy restores them. `table` says what is affected. `repairIndex` makes the index whole
+   * again from what is left; a table can also be dropped.
+   */
   | 'INDEX_CORRUPT'
   /** The index is closed. */
   | 'INDEX_CLOSED'
