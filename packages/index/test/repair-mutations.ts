@@ -2,7 +2,8 @@
  * Mistakes that one could make in the protocol of a repair, each made between it and its disk. Every one must be caught: by what
  * power cuts leave, by what the second repair then makes of it, or by somebody else who commits meanwhile. (That the list and
  * snapshots among objects are replaced only if they are what was read is not here: once the log is begun anew nobody commits, and
- * what an old checkpoint writes says nothing that is not true of the repaired index too.)
+ * what an old checkpoint writes says nothing that is not true of the repaired index too. Nor that the control file is written
+ * in place: what a power cut leaves of it is damage, which the next repair ends.)
  */
 import type { Mutation } from './crash-workload.ts'
 import { replacesInPlace, segmentsOf, wrap, writesLater } from './crash-mutations.ts'
@@ -65,7 +66,6 @@ export const repairMutations: readonly Mutation[] = [
     soon: true,
     ...writesLater(isList, (_, name) => isControl(name)),
   },
-  { name: 'the control file is written in place', ...replacesInPlace(isControl) },
   {
     name: 'segments stay',
     soon: true,

@@ -43,9 +43,11 @@ export function checkCommand(): Command {
             else failures.push({ user: user.name, message: `not all was looked at: ${(error as Error).message}` })
           }
         } catch (error) {
-          const isGone = !isThere(join(where.data, userDirectory(user), INDEX_PATH))
-          if (isGone && error instanceof StoreError && (error.code === 'STORE_CORRUPT' || flags.user === undefined))
-            findings.push(withoutIndex(where.data, user))
+          const code = error instanceof StoreError ? error.code : undefined
+          const isGone = code !== undefined && !isThere(join(where.data, userDirectory(user), INDEX_PATH))
+          // A store that a crash left half made has no index either, though perhaps the directory for it.
+          const isUnmade = flags.user === undefined && (isGone || code === 'STORE_NOT_FOUND')
+          if (isUnmade || (isGone && code === 'STORE_CORRUPT')) findings.push(withoutIndex(where.data, user))
           else if (isDamage(error))
             findings.push(finding(user.name, 'damage', 'store-unopenable', error.message, error.mailbox))
           else failures.push({ user: user.name, message: (error as Error).message })

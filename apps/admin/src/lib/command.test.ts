@@ -262,6 +262,23 @@ describe('a data directory', () => {
     rmSync(join(root, 'users/vic/index'), { recursive: true })
     expect(await repair()).toMatchObject({ code: 2, err: expect.stringContaining('no index') })
   })
+  test('repair asks the messages too: without their rows they would be nobody’s, and a purge would take them', async () => {
+    const root = join(directory, 'rows-lost')
+    await mailstead(['init', root])
+    writeFileSync(join(root, 'users.passwd'), 'ola:{PLAIN}x\n')
+    for (const text of ['one', 'two'])
+      await mailstead(['deliver', '--data', root, '--user', 'ola'], `Subject: ${text}\n\n${text}\n`)
+    const log = join(root, 'users/ola/index/log')
+    for (const name of readdirSync(log)) rmSync(join(log, name))
+    expect(await mailstead(['repair', '--data', root])).toMatchObject({ code: 1 })
+    {
+      await using opened = await openUserStore(root, { name: 'ola' })
+      await opened.store.purge()
+    }
+    const status = await mailstead(['mailbox', 'status', '--data', root, '--user', 'ola', '--json'])
+    expect(JSON.parse(status.out)).toMatchObject([{ count: 2 }])
+    expect(await mailstead(['check', '--data', root])).toMatchObject({ code: 0 })
+  })
   test('rebuild brings back a store whose index is lost, and says what it did', async () => {
     const root = join(directory, 'lost')
     await mailstead(['init', root])

@@ -6,12 +6,11 @@
  */
 import { join } from 'node:path'
 import { Command } from 'commander'
-import { userFs } from '@mailstead/app-server'
-import { IndexError, type RepairRecord, repairIndex } from '@mailstead/index'
+import { rebuildUserStore } from '@mailstead/app-server'
 import { userDirectory } from '@mailstead/server'
-import { INDEX_PATH } from '@mailstead/store'
+import { INDEX_PATH, type RebuildRecord, StoreError } from '@mailstead/store'
 import { Exit } from './exit.ts'
-import { type FoundUser, isThere, type WhereFlags } from './find-user.ts'
+import { type FoundUser, isThere, type Where, type WhereFlags } from './find-user.ts'
 import { lookAt, subjects, type UserFinding, withoutIndex } from './subjects.ts'
 
 interface RepairFlags extends WhereFlags {
@@ -20,7 +19,7 @@ interface RepairFlags extends WhereFlags {
   readonly json?: boolean
 }
 
-interface UserRecord extends RepairRecord {
+interface UserRecord extends RebuildRecord {
   readonly user: string
 }
 
@@ -48,7 +47,7 @@ export function repairCommand(): Command {
           continue
         }
         try {
-          await repairStore(where.data, user, flags.dryRun === true, (one) => records.push({ user: user.name, ...one }))
+          await repairStore(where, user, flags.dryRun === true, (one) => records.push({ user: user.name, ...one }))
           looked++
         } catch (error) {
           failures.push({ user: user.name, message: messageOf(error) })
@@ -60,18 +59,22 @@ export function repairCommand(): Command {
     })
 }
 
+/**
+ * By way of a rebuild, which repairs the index and then asks the messages: a repair of the index alone counts no uses of messages
+ * whose rows are lost, and a purge would take them.
+ */
 async function repairStore(
-  data: string,
+  where: Where,
   user: FoundUser,
   dryRun: boolean,
-  onRecord: (record: RepairRecord) => void,
+  onRecord: (record: RebuildRecord) => void,
 ): Promise<void> {
-  await using fs = await userFs(data, user)
-  for await (const page of repairIndex(fs, INDEX_PATH, { dryRun })) for (const one of page) onRecord(one)
+  for await (const page of rebuildUserStore(where.data, user, { dryRun, settings: where.config }))
+    for (const one of page) onRecord(one)
 }
 
 function messageOf(error: unknown): string {
-  if (error instanceof IndexError && error.code === 'INDEX_LOCKED')
+  if (error instanceof StoreError && (error.cause as { code?: unknown } | undefined)?.code === 'INDEX_LOCKED')
     return 'the store is open: stop the server, and whoever else uses it, first'
   return (error as Error).message
 }
@@ -88,13 +91,17 @@ function report(
     process.stdout.write(`${JSON.stringify({ stores: looked, dryRun: flags.dryRun === true, records, failures })}\n`)
     return
   }
-  for (const { user, kind, file, table, uid, field, message, ...value } of records) {
-    const place = [table === undefined ? '' : ` table ${table}`, uid === undefined ? '' : ` row ${uid}`].join('')
+  for (const { user, kind, file, mailbox, uid, field, message, ...value } of records) {
+    const place = [
+      file === undefined ? '' : ` ${file}`,
+      mailbox === undefined ? '' : ` mailbox ${mailbox}`,
+      uid === undefined ? '' : ` UID ${uid}`,
+    ].join('')
     const values = value.old === '' && value.new === '' ? '' : ` ${value.old} -> ${value.new}`
-    process.stdout.write(`${user}: ${kind}: ${file}${place}: ${field}${values}: ${message}\n`)
+    process.stdout.write(`${user}: ${kind}:${place}: ${field}${values}: ${message}\n`)
   }
   for (const { user, message } of failures) process.stderr.write(`mailstead: ${user}: ${message}\n`)
-  const count = (kind: RepairRecord['kind']): number => records.filter((one) => one.kind === kind).length
+  const count = (kind: RebuildRecord['kind']): number => records.filter((one) => one.kind === kind).length
   const changes = `${count('changed')} ${flags.dryRun === true ? 'would be changed' : 'changed'}`
   process.stdout.write(`${looked} stores, ${changes}, ${count('lost')} lost, ${count('remains')} remain\n`)
 }
