@@ -3,7 +3,7 @@ export {
   countersOf,
   describeModel,
   describeView,
-  expungedInModel,
+  expungedFault,
   Model,
   type ModelChange,
   type ModelOutcome,

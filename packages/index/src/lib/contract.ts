@@ -172,7 +172,7 @@ export interface Table extends AsyncDisposable {
   watch(onChange: () => void): Disposable
   /**
    * UIDs expunged after `modSeq` (for VANISHED (EARLIER)), or undefined if history no longer reaches back that far. Empty if it
-   * is above `highestModSeq`.
+   * is above `highestModSeq`. UIDs that were gone before, or never were, may be among them: telling of those is harmless.
    */
   expungedSince(modSeq: number): UidSet | undefined
   /**

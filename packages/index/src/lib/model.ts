@@ -498,10 +498,19 @@ export function countersOf(info: Omit<TableInfo, 'id'>): Omit<TableInfo, 'id'> {
   return { uidValidity, uidNext, highestModSeq, count, unseen, deleted, bytes, digest }
 }
 
-/** UIDs that the model knows to be expunged after a modseq, as the text of a UidSet; undefined where it cannot know. */
-export function expungedInModel(table: ModelTable, modSeq: number): string | undefined {
-  if (modSeq < table.horizon) return undefined
-  return UidSet.of(...[...table.expunged].filter(([, at]) => at > modSeq).map(([uid]) => uid)).toString()
+/**
+ * What is wrong with an answer of `expungedSince(modSeq)`: undefined if nothing is. Every UID expunged since is in it, and that of no
+ * row. UIDs that were gone before, or never were, may be: rows that follow each other are expunged as one range.
+ */
+export function expungedFault(table: ModelTable, modSeq: number, answer: UidSet | undefined): string | undefined {
+  if (modSeq < table.horizon) return answer === undefined ? undefined : `history begins at ${table.horizon} only`
+  if (answer === undefined) return `history begins at ${table.horizon}`
+  const gone = UidSet.of(...[...table.expunged].filter(([, at]) => at > modSeq).map(([uid]) => uid))
+  const lacking = gone.subtract(answer)
+  if (!lacking.isEmpty) return `${lacking.toString()} are not told of`
+  const alive = answer.intersect(UidSet.of(...table.rows.keys()))
+  if (!alive.isEmpty) return `${alive.toString()} are there`
+  return answer.isEmpty || answer.last < table.uidNext ? undefined : `${answer.last} is still to come`
 }
 
 function valuesOf(values: ReadonlyMap<string, Uint8Array>): string {
