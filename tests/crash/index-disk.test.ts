@@ -7,6 +7,7 @@ import { type Index, openIndex } from '@mailstead/index'
 import { expect } from 'vitest'
 import { BlockLogDisk, blockLogUnavailable } from '../../packages/fs/test/block-log/disk.ts'
 import { History, type Promised, recoveredOf } from '../../packages/index/test/crash-history.ts'
+import { isDamage } from '../../packages/index/test/crash-judge.ts'
 import { PATH, sessions, SMALL, SPECS } from '../../packages/index/test/crash-workload.ts'
 import { depth, runSeed, say } from '../support/depth.ts'
 import { testUnless } from '../support/test-unless.ts'
@@ -48,7 +49,7 @@ testUnless(
         await using fs = await posixFs(directory)
         const damages: string[] = []
         const onEvent = ({ kind, message }: { kind: string; message: string }): void => {
-          if (kind.includes('damaged')) damages.push(`${kind}: ${message}`)
+          if (isDamage(kind)) damages.push(`${kind}: ${message}`)
         }
         const index = await openIndex(fs, PATH, { create: true, ...SMALL, onEvent })
         const found = await recoveredOf(index, SPECS)

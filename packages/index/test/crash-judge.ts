@@ -111,7 +111,7 @@ async function recover(state: CrashState, { medium, mutation, seed, onward, duri
   const fs = mutation?.wrap?.(disk, scene) ?? disk
   const damages: string[] = []
   const onEvent = ({ kind, message }: { kind: string; message: string }): void => {
-    if (kind.includes('damaged')) damages.push(`${kind}: ${message}`)
+    if (isDamage(kind)) damages.push(`${kind}: ${message}`)
   }
   const options = { create: true, ...SMALL, onEvent }
   const index = await openIndex(fs, PATH, options)
@@ -177,4 +177,9 @@ function stepOf(after: string): string {
     .replace(/store\//g, '')
     .replace(/[0-9]{16}/, 'segment')
     .replace(/ (@|to ).*/, '')
+}
+
+/** Whether an event tells of what no power cut may leave. One slot of the control file may be torn: the other one counts. */
+export function isDamage(kind: string): boolean {
+  return kind.includes('damaged') && kind !== 'control-slot-damaged'
 }
