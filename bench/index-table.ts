@@ -9,7 +9,7 @@ import { readBaseline } from './lib/baseline.ts'
 import { human } from './lib/statistics.ts'
 
 const figures = readBaseline<IndexFigure>('index')
-if (figures.size === 0) throw new Error('there is no baseline: npm run bench -- --only "index " --update-baseline')
+if (figures.size === 0) throw new Error('there is no baseline: npm run bench -- --only "^index " --update-baseline')
 const line = (cells: readonly string[]): string => `| ${cells.join(' | ')} |\n`
 process.stdout.write(
   line(['row', 'unit', ...STORE_NAMES, ...PEERS.map((peer) => `/ ${peer}`), 'target', 'CPU, µs each']) +
