@@ -423,7 +423,7 @@ export async function everyCall(
 export const lack: Lack | undefined =
   serverLack() ?? straceLack() ?? (testServer() === 'dovecot' ? { reason: 'this is about Mailstead' } : undefined)
 
-export async function newWorld({ tiers = false } = {}): Promise<World> {
+export async function newWorld({ tiers = false }: { readonly tiers?: boolean } = {}): Promise<World> {
   const world = new World(tiers)
   if (tiers) await initAlternateDirectory(join(world.directory, 'second'))
   world.ports = { imap: await freePort(), lmtp: await freePort() }
