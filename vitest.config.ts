@@ -1,5 +1,6 @@
 import { globSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
+import { fileURLToPath } from 'node:url'
 import { defaultServerConditions } from 'vite'
 import { defineConfig } from 'vitest/config'
 
@@ -17,6 +18,7 @@ export default defineConfig({
     // One generous guard against hangs; no test has a limit of its own, and a soak has none at all.
     testTimeout: guardMs,
     hookTimeout: guardMs,
+    setupFiles: [fileURLToPath(new URL('tests/support/fixed-draws.ts', import.meta.url))],
     projects: globSync(['packages/*', 'apps/*', 'tests/*', 'bench', 'tools']).map((root) => ({
       extends: true,
       root,

@@ -62,8 +62,17 @@ export class Work {
     this.#options = options
   }
 
+  /** Once it can be: a failure of the storage is not for ever here. */
   async open(options: Partial<StoreOptions> = {}): Promise<void> {
-    this.store = await opened(this.#fs, { flags: this.#options.lazyFlags === true ? 'lazy' : 'flushed', ...options })
+    const all: Partial<StoreOptions> = { flags: this.#options.lazyFlags === true ? 'lazy' : 'flushed', ...options }
+    try {
+      this.store = await openOn(this.#fs, all)
+    } catch (error) {
+      if (!(error instanceof StoreError && error.code === 'STORE_UNAVAILABLE')) throw error
+      // A creation that failed may be found by whoever looks before the second one is done: its INBOX is another.
+      if (options.create === true) this.refused++
+      this.store = await openOn(this.#fs, all)
+    }
   }
 
   async close(): Promise<void> {
@@ -176,16 +185,6 @@ export async function worked(
   const work = new Work(wrap(disk), disk, { lazyFlags })
   await workload(work)
   return { disk, steps: work.steps, refused: work.refused, lazyFlags }
-}
-
-/** Once it can be: a failure of the storage is not for ever here. */
-async function opened(fs: Fs, options: Partial<StoreOptions>): Promise<Store> {
-  try {
-    return await openOn(fs, options)
-  } catch (error) {
-    if (!(error instanceof StoreError && error.code === 'STORE_UNAVAILABLE')) throw error
-    return openOn(fs, options)
-  }
 }
 
 /** All of them have ended when this ends. */
