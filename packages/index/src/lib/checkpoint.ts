@@ -15,6 +15,7 @@ import type { DroppedTables } from './changes-since.ts'
 import { Entry } from './entries.ts'
 import { IndexError } from './error.ts'
 import type { LogMedium, LogTail } from './log.ts'
+import type { Settings } from './settings.ts'
 import type { Snapshots } from './snapshots.ts'
 import type { TableState } from './state.ts'
 import type { TableList } from './table-list.ts'
@@ -24,6 +25,7 @@ export interface CheckpointHost {
   readonly prefix: string
   readonly log: LogMedium
   readonly snapshots: Snapshots
+  readonly settings: Pick<Settings, 'onEvent'>
   /** Runs between two groups, with everything that was appended flushed. */
   whenFlushed<T>(body: () => Promise<T>): Promise<T>
   /** Takes in what other processes appended. */
@@ -111,7 +113,11 @@ async function checkpointAlone(host: CheckpointHost): Promise<boolean> {
     await host.whenFlushed(async () => log.relist(await snapshots.listChecksum()))
   // The log is kept back to what the list before needs, whose place it could take.
   const first =
-    list === undefined ? 1 : keepsLog || snapshots.listIsOld ? list.firstSegment : await firstNeeded(list, log)
+    list === undefined
+      ? 1
+      : keepsLog || snapshots.listIsOld
+        ? list.firstSegment
+        : await firstNeeded(list, log, host.settings.onEvent)
   await snapshots.writeList({
     uuid: log.uuid,
     generation: (list?.generation ?? 0) + 1,
@@ -147,11 +153,13 @@ async function checkpointAlone(host: CheckpointHost): Promise<boolean> {
 }
 
 /** The first segment that whoever goes by a list may need: that of its position, or of the first frame that a table lacks. */
-async function firstNeeded(list: TableList, log: LogMedium): Promise<number> {
+async function firstNeeded(list: TableList, log: LogMedium, onEvent: Settings['onEvent']): Promise<number> {
   const frame = firstLacking(list.tables, list.next)
   if (frame === list.next) return list.segment
-  const start = await startBefore(log, frame)
-  return start === undefined ? list.firstSegment : Math.min(start.segment, list.segment)
+  const start = await startBefore(log, frame, onEvent)
+  // What comes before the first that can be read may be needed by whoever repairs it.
+  if (start === undefined || start.next > frame) return list.firstSegment
+  return Math.min(start.segment, list.segment)
 }
 
 /** The first frame that the snapshot of one of the tables may lack; `next` if they have all before that. */
@@ -164,18 +172,38 @@ function firstLacking(tables: readonly Entry[], next: number): number {
   return frame
 }
 
-/** The beginning of the last segment that does not begin after a frame, or else of the first there is. */
-export async function startBefore(log: LogMedium, frame: number): Promise<LogTail | undefined> {
+/**
+ * The beginning of the last segment that does not begin after a frame, or else of the first there is. Segments whose header
+ * is lost are told of and passed over: what they hold is a gap to whoever reads from here on.
+ */
+export async function startBefore(
+  log: LogMedium,
+  frame: number,
+  onEvent: Settings['onEvent'],
+): Promise<LogTail | undefined> {
   const segments = await log.segments()
-  if (segments.length === 0) return undefined
-  let start = await log.startOf(segments[0]!)
-  for (let low = 1, high = segments.length - 1; low <= high; ) {
+  /** The first of these that can be read, and which it is. */
+  const firstReadable = async (from: number, to: number): Promise<{ at: number; start: LogTail } | undefined> => {
+    for (let at = from; at <= to; at++)
+      try {
+        const start = await log.startOf(segments[at]!)
+        if (start !== undefined) return { at, start }
+      } catch (error) {
+        if (!(error instanceof IndexError)) throw error
+        onEvent({ kind: 'segment-damaged', message: error.message })
+      }
+    return undefined
+  }
+  const last = segments.length - 1
+  const first = await firstReadable(0, last)
+  let start = first?.start
+  for (let low = (first?.at ?? last) + 1, high = last; low <= high; ) {
     const middle = (low + high) >> 1
-    const found = await log.startOf(segments[middle]!)
-    if (found === undefined || found.next > frame) high = middle - 1
+    const found = await firstReadable(middle, high)
+    if (found === undefined || found.start.next > frame) high = middle - 1
     else {
-      start = found
-      low = middle + 1
+      start = found.start
+      low = found.at + 1
     }
   }
   return start

@@ -188,6 +188,61 @@ describe('a damaged table', () => {
       expect(await findingsOf(again)).toEqual([])
     }
   })
+
+  test('that is dropped leaves checkpoints that are made, though the header of a segment kept for it is lost', async () => {
+    const fs = memoryFs()
+    const events: string[] = []
+    const options: IndexOptions = {
+      segmentBytes: 1500,
+      checkpointBytes: 1 << 30,
+      onEvent: ({ kind, message }) => events.push(`${kind} ${message}`),
+    }
+    const index = await create(fs, options)
+    await add(index, 'other')
+    const log = Buffer.from(await fs.readFile(segment(1)))
+    const last = log.lastIndexOf(Buffer.from('4d534672', 'hex'))
+    const at = last + log.readUInt32LE(last + 4)
+    for (let n = 0; n < 40; n++) await add(index, 'inbox')
+    await abandon(index)
+    log[at]! ^= 1
+    {
+      await using file = await fs.open(segment(1), 'write')
+      await file.write(log.subarray(at, at + 1), at)
+    }
+    const numbers = (names: readonly string[]): number[] => names.map((name) => Number.parseInt(name.slice(-20), 10))
+    {
+      await using again = await openIndex(fs, 's', options)
+      await again.checkpoint()
+      await again.checkpoint()
+    }
+    const kept = await segmentsOf(fs)
+    expect(numbers(kept)[0]).toBe(1)
+    expect(kept.length).toBeGreaterThan(4)
+    // Every one in turn, but that which is written on.
+    for (const name of kept.slice(0, -1)) {
+      const copy = memoryFs()
+      for (const directory of ['s', 's/log', 's/tables', 's/cache'])
+        for await (const page of fs.list(directory))
+          for (const entry of page)
+            if (entry.kind === 'file')
+              await copy.writeFile(`${directory}/${entry.name}`, await fs.readFile(`${directory}/${entry.name}`))
+      const damaged = await copy.readFile(`s/log/${name}`)
+      damaged.fill(0xff, 0, 256)
+      await copy.writeFile(`s/log/${name}`, damaged)
+      await using again = await openIndex(copy, 's', options)
+      await using tx = again.begin()
+      tx.dropTable('other')
+      await tx.commit()
+      for (let n = 0; n < 3; n++) {
+        await add(again, 'inbox')
+        await again.checkpoint()
+      }
+      expect(numbers(await segmentsOf(copy))[0]).toBeGreaterThan(numbers(kept)[0]!)
+      expect(again.info('inbox')!.count).toBe(43)
+    }
+    // Looking for where it begins comes by one of them at least, which is then named.
+    expect(events).toContainEqual(expect.stringMatching(/^segment-damaged s\/log\/\d{16}\.log has no valid header/))
+  })
 })
 
 describe('copies of rows', () => {
@@ -458,6 +513,34 @@ describe('a flush that failed', () => {
     await one.refresh()
     expect(one.info('inbox')!.count).toBe(2)
     expect(await findingsOf(one)).toEqual([])
+  })
+
+  test('with lazy changes that were shown and are lost lets nothing be appended, and says so', async () => {
+    const inner = memoryFs()
+    let failing = false
+    const { fs, done } = watched(
+      inner,
+      (operation, path) => failing && (operation === 'sync' || operation === 'truncate') && path === segment(1),
+    )
+    const index = await create(fs)
+    await add(index, 'inbox')
+    // The first one is flushed, with a ceiling for those that follow.
+    await flag(index, 'inbox', UidSet.of(1), FLAG_FLAGGED, true)
+    const flushed = await inner.readFile(segment(1))
+    await flag(index, 'inbox', UidSet.of(1), FLAG_ANSWERED, true)
+    failing = true
+    await expect(add(index, 'inbox')).rejects.toMatchObject({ code: 'INDEX_UNCERTAIN' })
+    // What the kernel could not write it may forget.
+    await inner.writeFile(segment(1), flushed)
+    failing = false
+    done.length = 0
+    for (let n = 0; n < 2; n++) await expect(add(index, 'inbox')).rejects.toMatchObject({ code: 'INDEX_WRITE_FAILED' })
+    expect(done.filter((one) => one.startsWith('append'))).toEqual([])
+    expect(await inner.readFile(segment(1))).toEqual(flushed)
+    await abandon(index)
+    await using again = await openIndex(inner, 's')
+    expect(await add(again, 'inbox')).toBe(2)
+    expect((await findingsOf(again)).filter((one) => one.severity === 'damage')).toEqual([])
   })
 })
 

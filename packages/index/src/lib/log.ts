@@ -217,7 +217,7 @@ export class FileLog implements LogMedium {
    */
   async prepare(tail: LogTail, rest: number): Promise<{ tail: LogTail; salt: Uint8Array }> {
     if (this.#gone !== undefined)
-      throw new IndexError('INDEX_UNCERTAIN', 'an earlier flush failed: open the index again', { cause: this.#gone })
+      throw new IndexError('INDEX_WRITE_FAILED', 'an earlier flush failed: open the index again', { cause: this.#gone })
     if (!this.#staysOpen) await this.readControl()
     this.#segments.expectWhole(tail)
     if (!this.#control.says('open')) await this.#writeControl(openControl(this.uuid))
@@ -400,7 +400,8 @@ export class FileLog implements LogMedium {
       const last = frames.at(-1)
       const end = last === undefined ? SEGMENT_HEADER : last.offset + frameLength(last.header)
       if (number === this.tail.segment && from < this.tail.next && end < this.tail.offset) {
-        this.#gone = new IndexError('INDEX_UNCERTAIN', `frames from ${from} on are gone with the flush that failed`)
+        const why = `frames from ${from} on are gone with an earlier flush that failed: open the index again`
+        this.#gone = new IndexError('INDEX_WRITE_FAILED', why)
         throw this.#gone
       }
       for (const { header, offset, payload } of frames) {

@@ -461,7 +461,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
       })
     // Before its creation there is nothing of it.
     const first = Math.max(from + 1, entry.created)
-    const start = await startBefore(this.log, first)
+    const start = await startBefore(this.log, first, this.settings.onEvent)
     const read = start === undefined ? undefined : await this.log.read(start)
     if (start === undefined || read === undefined || start.next > first || read.gaps.length > 0)
       throw new TableDamaged(entry.id, `its snapshot is damaged, and the log does not reach back to frame ${first}`)
