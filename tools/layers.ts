@@ -15,6 +15,7 @@ export const arrows: Readonly<Record<string, readonly string[]>> = {
   'packages/message': [],
   'packages/box': [],
   'packages/index': ['bytes', 'fs', 'uidset'],
+  'packages/sis': ['bytes', 'fs', 'message'],
   'packages/imap': ['message', 'uidset'],
   'packages/mdbox': ['box', 'bytes', 'fs', 'index', 'uidset'],
   'packages/store': ['box', 'bytes', 'fs', 'index', 'message', 'uidset'],

@@ -1,0 +1,2 @@
+export * from './lib/contract.ts'
+export { SisError, type SisErrorCode } from './lib/error.ts'
