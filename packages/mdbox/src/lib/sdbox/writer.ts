@@ -9,7 +9,6 @@
  * A crash leaves files that no row names. They are never read. One that was flushed stays until somebody decides: with a lost
  * or older index it may be the only copy. `check` notes it.
  */
-import { BoxError } from '@mailstead/box'
 import { type Fs, FsError, type FsFile } from '@mailstead/fs'
 import { close } from '../files.ts'
 import { HEADER_BYTES, writeFileLine } from '../format.ts'
@@ -128,6 +127,3 @@ export class WrittenFile {
 
 /** As BOX_WRITE_FAILED; what is a BoxError already, stays. */
 export { writeFailed } from '../append.ts'
-export function isOurs(error: unknown): boolean {
-  return error instanceof FsError || error instanceof BoxError
-}
