@@ -1,7 +1,7 @@
 /** The messages of an import on their way into one mailbox, batch by batch. */
 import { type BoxBatch, BoxError, type BoxNames, type BoxSaved } from '@mailstead/box'
 import { FsError } from '@mailstead/fs'
-import type { AppendedRow, CacheEntry } from '@mailstead/index'
+import type { AppendedRow, CacheEntry, IndexTransaction } from '@mailstead/index'
 import { KEYWORD_BYTES_MAX, MODSEQ_GIVEN_MAX, VALUE_MAX } from '@mailstead/index'
 import { UidSet } from '@mailstead/uidset'
 import { FORM_CANONICAL } from './contract.ts'
@@ -15,6 +15,7 @@ import { BATCH_FIELDS_MAX, computeFields, keep } from './save.ts'
 import type { KeptMessage, SharedMessages } from './shared-messages.ts'
 import { type Entry, mailboxTable } from './tree.ts'
 
+export const KEY_GIVEN = 'import/given'
 export const KEY_LEFT = 'import/left'
 export const KEY_MOVED = 'import/moved'
 /** System flags that a row may have. */
@@ -53,6 +54,8 @@ export interface ImportBatchOptions {
   readonly left: UidSet
   /** Those that came with new UIDs. */
   readonly moved: UidSet
+  /** UIDs that stand for the messages that have them in the other store; undefined: not known, or nobody asks yet. */
+  readonly given: UidSet | undefined
   readonly onFault: (fault: ImportFault) => void
   readonly onCommit: () => void
   readonly counts: { added: number; copies: number; bytes: number }
@@ -67,6 +70,7 @@ export class ImportBatch implements AsyncDisposable {
   #fieldBytes = 0
   #left: UidSet
   #moved: UidSet
+  #given: UidSet | undefined
   #leftChanged = false
 
   constructor(options: ImportBatchOptions) {
@@ -74,6 +78,7 @@ export class ImportBatch implements AsyncDisposable {
     this.#box = options.core.box.begin()
     this.#left = options.left
     this.#moved = options.moved
+    this.#given = options.given
   }
 
   /** UIDs left out so far. */
@@ -230,6 +235,7 @@ export class ImportBatch implements AsyncDisposable {
         const moved = Buffer.from(this.#moved.toString())
         if (moved.length > 0) tx.setValue(table, KEY_MOVED, moved)
       }
+      if (published) this.#give(tx, table)
       await tx.commit()
     }
     counts.added += rows.length
@@ -247,6 +253,16 @@ export class ImportBatch implements AsyncDisposable {
     this.#fieldBytes = 0
     this.#leftChanged = false
     onCommit()
+  }
+
+  /** Notes the UIDs of this batch, in its frame. What is too much to note is refused by a later import, should it be expunged here. */
+  #give(tx: IndexTransaction, table: string): void {
+    if (this.#given === undefined) return
+    const uids = this.#pending.flatMap(({ uid }) => uid ?? [])
+    if (uids.length === 0) return
+    this.#given = this.#given.union(UidSet.of(...uids))
+    const value = Buffer.from(this.#given.toString())
+    if (value.length <= VALUE_MAX) tx.setValue(table, KEY_GIVEN, value)
   }
 
   #told(rows: readonly AppendedRow[]): void {

@@ -42,8 +42,10 @@ export interface ImportFault {
     | 'too-large'
     /** A keyword that no mailbox can have was left out; the message is there. */
     | 'keyword'
+    /** They are not here, and whether they were and were expunged is not known (`message` has their UIDs). They were left out. */
+    | 'unknown'
   readonly mailbox: string
-  readonly uid: number
+  readonly uid: number | undefined
   readonly message: string
   readonly cause: unknown
 }

@@ -5,7 +5,7 @@ import { parseHex, toHex } from '@mailstead/bytes'
 import type { Fs } from '@mailstead/fs'
 import { crashableFs } from '@mailstead/fs/faults'
 import { memoryFs } from '@mailstead/fs/memory'
-import { FLAG_FLAGGED, FLAG_SEEN } from '@mailstead/index'
+import { FLAG_FLAGGED, FLAG_SEEN, openIndex } from '@mailstead/index'
 import { UidSet } from '@mailstead/uidset'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
@@ -243,6 +243,72 @@ describe('an import', () => {
     expect(await bytesOf(mailbox, 3)).toBe(mail('3').toString())
     expect(await take(store, [whole])).toMatchObject([{ outcome: 'unchanged', added: 0, present: 2 }])
     expect(await damage(store)).toEqual([])
+  })
+
+  test('refuses a new message whose UID another one had here, wherever that is now', async () => {
+    for (const gone of ['expunged', 'moved'] as const) {
+      await using store = await open(memoryFs())
+      await take(store, [source('INBOX', [message(1, 'a')], { uidNext: 2 })])
+      expect(await save(store, 'INBOX', mail('here'))).toEqual([2])
+      await store.as(anna).create('Archive')
+      await using mailbox = await store.as(anna).open('INBOX')
+      if (gone === 'moved') await mailbox.move(UidSet.of(2), 'Archive')
+      else await mailbox.expunge(UidSet.of(2), { force: true })
+      const before = await shown(store, 'INBOX')
+      const there = source('INBOX', [message(1, 'a'), message(2, 'there'), message(3, 'too')], { uidNext: 4 })
+      expect(await take(store, [there])).toMatchObject([{ outcome: 'refused', added: 0 }])
+      expect(await shown(store, 'INBOX')).toEqual(before)
+      // Nobody says of this one that it is the message that was here.
+      await save(store, 'INBOX', mail('again'))
+      const nameless = source('INBOX', [message(1, 'a'), message(3, 'too', { guid: undefined })], { uidNext: 4 })
+      expect(await take(store, [nameless])).toMatchObject([{ outcome: 'refused', added: 0 }])
+    }
+  })
+
+  test('knows what a second one has brought, though it was interrupted and mail came here since', async () => {
+    await using store = await open(memoryFs())
+    await take(store, [source('INBOX', [message(1, 'a')], { uidNext: 2 })])
+    const later = source(
+      'INBOX',
+      [1, 2, 3, 4].map((uid) => message(uid, uid === 1 ? 'a' : `${uid}`)),
+      { uidNext: 5 },
+    )
+    const stop = new AbortController()
+    await expect(
+      take(store, [later], { batchMessages: 2, onProgress: () => stop.abort(), signal: stop.signal }),
+    ).rejects.toMatchObject({ name: 'AbortError' })
+    await using mailbox = await store.as(anna).open('INBOX')
+    await mailbox.expunge(UidSet.of(2), { force: true })
+    expect(await take(store, [later])).toMatchObject([{ outcome: 'continued', added: 1, present: 2 }])
+    expect(Array.from({ length: 3 }, (_, row) => mailbox.view.uid(row))).toEqual([1, 3, 4])
+    await save(store, 'INBOX', mail('here'))
+    await mailbox.expunge(UidSet.of(4), { force: true })
+    expect(await take(store, [later])).toMatchObject([{ outcome: 'unchanged', present: 2, left: 0 }])
+  })
+
+  test('says which messages may have been expunged here, where nothing tells', async () => {
+    const fs = memoryFs()
+    const all = [1, 2, 3].map((uid) => message(uid, `${uid}`))
+    const inbox = source('INBOX', all, { uidNext: 4 })
+    {
+      await using store = await open(fs)
+      await take(store, [inbox])
+      await using mailbox = await store.as(anna).open('INBOX')
+      await mailbox.expunge(UidSet.of(2), { force: true })
+    }
+    {
+      // As an import was before the store noted whose UIDs are whose.
+      await using index = await openIndex(fs, 'index')
+      await using tx = index.begin()
+      tx.setValue(`mailbox-${Buffer.from(inbox.spec.guid).toString('hex')}`, 'import/given', undefined)
+      await tx.commit()
+    }
+    await using store = await open(fs)
+    const faults: ImportFault[] = []
+    const onFault = (fault: ImportFault): void => void faults.push(fault)
+    expect(await take(store, [inbox], { onFault })).toMatchObject([{ outcome: 'unchanged', added: 0, present: 2 }])
+    expect(faults).toMatchObject([{ kind: 'unknown', mailbox: 'INBOX', uid: undefined }])
+    expect(faults[0]!.message).toContain('UID 2 ')
   })
 
   test('that was interrupted is seen by nobody, and goes on or is given up', async () => {

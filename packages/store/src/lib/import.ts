@@ -7,7 +7,8 @@
  *          3. One frame raises uidNext and highestModSeq to what they were, and makes it the mailbox `m/<GUID>`. What never held
  *             a message and has its name goes in the same frame.
  *
- * FORMAT   values of a mailbox's table: `import/left`, UIDs that were left out, as IMAP writes sets; `import/moved`, those that
+ * FORMAT   values of a mailbox's table, sets of UIDs as IMAP writes them: `import/given`, those that stand for the messages of
+ *          the other store that have them there (absent: not known); `import/left`, those that were left out; `import/moved`, those that
  *          came later, with other UIDs; `import/modseq`, the highestModSeq with which it appeared, decimal. Must not change: on disk
  */
 import type { BoxNames } from '@mailstead/box'
@@ -17,8 +18,24 @@ import { MAILBOX_COLUMNS } from './contract.ts'
 import { type Core, isConflict } from './core.ts'
 import { StoreError } from './error.ts'
 import { storeError } from './failure.ts'
-import { ImportBatch, isOfOneMessage, KEY_LEFT, KEY_MOVED, modSeqOf, ROW_FLAGS, unreadable } from './import-batch.ts'
-import type { ImportMailbox, ImportMessage, ImportOptions, ImportOutcome, StoreImport } from './import-contract.ts'
+import {
+  ImportBatch,
+  isOfOneMessage,
+  KEY_GIVEN,
+  KEY_LEFT,
+  KEY_MOVED,
+  modSeqOf,
+  ROW_FLAGS,
+  unreadable,
+} from './import-batch.ts'
+import type {
+  ImportFault,
+  ImportMailbox,
+  ImportMessage,
+  ImportOptions,
+  ImportOutcome,
+  StoreImport,
+} from './import-contract.ts'
 import { checkName } from './name.ts'
 import { beginNames, settleNames } from './names.ts'
 import { SharedMessages } from './shared-messages.ts'
@@ -26,6 +43,8 @@ import { type Entry, encodeEntry, importKey, MAILBOXES_MAX, mailboxKey, mailboxT
 
 const MiB = 1024 * 1024
 const KEY_MODSEQ = 'import/modseq'
+/** Of a list of UIDs, in a fault. */
+const DOUBT_CHARS = 1000
 
 /** Where the messages of one mailbox go. */
 interface Target {
@@ -180,6 +199,7 @@ export class Importer implements StoreImport {
     const { uidNext } = view
     const leftBefore = uidsAt(view, KEY_LEFT)
     const moved = uidsAt(view, KEY_MOVED)
+    const given = view.values.has(KEY_GIVEN) ? uidsAt(view, KEY_GIVEN) : undefined
     await using batch = new ImportBatch({
       core,
       entry,
@@ -191,6 +211,7 @@ export class Importer implements StoreImport {
       batchBytes: this.#options.batchBytes,
       left: leftBefore,
       moved,
+      given,
       onFault,
       onCommit: (): void => {
         onProgress(name, table.view.count)
@@ -201,6 +222,8 @@ export class Importer implements StoreImport {
     const expunged = published ? expungedHere(table) : undefined
     /** Not taken over before, and not expunged since: they come after all others, with new UIDs. */
     const missing = new UidSetBuilder()
+    /** Not here, and nothing tells whether they were. */
+    const doubtful = new UidSetBuilder()
     signal?.throwIfAborted()
     for await (const page of messages())
       for (const message of page) {
@@ -210,9 +233,16 @@ export class Importer implements StoreImport {
           continue
         }
         const row = view.rowOf(uid)
-        if (row >= 0) this.#present(view, row, message, { entry, published }, counts)
-        else if (published) {
-          if (leftBefore.has(uid) || (expunged?.has(uid) === false && !moved.has(uid))) missing.add(uid)
+        if (published && leftBefore.has(uid)) missing.add(uid)
+        else if (row >= 0) {
+          if (given?.has(uid) === false && message.guid === undefined) throw bothGotMail(name)
+          this.#present(view, row, message, { entry, published }, counts)
+        } else if (published) {
+          if (moved.has(uid)) continue
+          if (expunged?.has(uid) === false) missing.add(uid)
+          // Another message had its UID here, and clients may know that one by it.
+          else if (given?.has(uid) === false) throw bothGotMail(name)
+          else if (given === undefined || expunged === undefined) doubtful.add(uid)
         } else {
           if (!leftBefore.has(uid)) throw new Outdated('a message is there that was not')
           if (await isReadable(message)) throw new Outdated('a message can be read that could not')
@@ -233,6 +263,8 @@ export class Importer implements StoreImport {
       if (published && isConflict(error)) throw bothGotMail(name)
       throw error
     }
+    const unknown = doubtful.build()
+    if (!unknown.isEmpty) onFault(doubt(name, unknown))
     const outcome = !published ? 'imported' : counts.added > 0 ? 'continued' : 'unchanged'
     return { outcome, reason: undefined, ...counts, left: batch.left.size }
   }
@@ -279,6 +311,9 @@ export class Importer implements StoreImport {
       const modSeq = modSeqOf(highestModSeq)
       tx.raise(table, { uidNext: Math.min(Math.max(1, uidNext), UID_LAST), highestModSeq: modSeq })
       tx.setValue(table, KEY_MODSEQ, Buffer.from(String(modSeq)))
+      // Nobody but the import has given any yet.
+      const next = Math.min(Math.max(uidNext, this.#core.index.info(table)?.uidNext ?? 1), UID_LAST)
+      tx.setValue(table, KEY_GIVEN, Buffer.from(next === 1 ? '' : `1:${next - 1}`))
       tx.setValue(TREE_TABLE, importKey(entry.guid), undefined)
       tx.setValue(
         TREE_TABLE,
@@ -302,6 +337,13 @@ function freeUse({ name, specialUse }: Entry, byName: ReadonlyMap<string, Entry>
 
 function bothGotMail(name: string): Refused {
   return new Refused(`mail came to ${JSON.stringify(name)} here and there since it was imported`)
+}
+
+function doubt(mailbox: string, uids: UidSet): ImportFault {
+  const list = uids.toString()
+  const some = list.length > DOUBT_CHARS ? `${list.slice(0, DOUBT_CHARS)}…` : list
+  const message = `UID ${some} not here: expunged, or never brought, nothing tells any more; left out`
+  return { kind: 'unknown', mailbox, uid: undefined, message, cause: undefined }
 }
 
 /** Since an import that nobody has seen yet. Keywords change the modseq, where there is one. */
