@@ -270,3 +270,48 @@ describe('structure', () => {
     ])
   })
 })
+
+describe('events of a scan', () => {
+  const leaves = (part: MessagePart): readonly MessagePart[] =>
+    part.message !== undefined
+      ? leaves(part.message)
+      : part.kind === 'multipart'
+        ? part.children.flatMap(leaves)
+        : [part]
+
+  test('tell where every leaf begins and ends, in any chunking, before a byte beyond what is decided is needed', () => {
+    fc.assert(
+      fc.property(anyBytes, fc.array(fc.nat(), { maxLength: 8 }), (bytes, cuts) => {
+        // Offsets of the structure are of the canonical form, those of events are of what is pushed.
+        const message = canonicalBytes(bytes)
+        const told: { part: MessagePart; start: number; end: number }[] = []
+        let decided = 0
+        const scanner = new MessageScanner(undefined, {
+          leafStart: (part, at) => {
+            expect(at).toBeGreaterThanOrEqual(decided - 2)
+            told.push({ part, start: at, end: -1 })
+          },
+          leafEnd: (part, at, lineEnd) => {
+            expect(at).toBeGreaterThanOrEqual(decided)
+            const last = told.at(-1)!
+            expect(last.part).toBe(part)
+            last.end = Math.max(last.start, lineEnd ? at - 2 : at)
+          },
+        })
+        let at = 0
+        for (const cut of [...cuts.map((n) => n % (message.length + 1)).sort((a, b) => a - b), message.length]) {
+          scanner.push(message.subarray(at, cut))
+          at = cut
+          decided = scanner.decided
+          expect(decided).toBeLessThanOrEqual(cut)
+          expect(cut - decided).toBeLessThanOrEqual(86)
+        }
+        const { root } = scanner.finish()
+        const found = leaves(root)
+        expect(told.map(({ part }) => part)).toEqual(found)
+        for (const { part, start, end } of told) expect([start, end]).toEqual([part.bodyStart, part.bodyEnd])
+      }),
+      { numRuns: runs },
+    )
+  })
+})

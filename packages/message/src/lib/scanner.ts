@@ -42,12 +42,24 @@ interface Open {
 /** Bytes read at a time, whatever the size of chunks: what is copied of a message at any moment. */
 const WINDOW = 65_536
 
+/** What is told while the message goes by. Offsets are of the bytes as they were pushed; told in their order, within `push` and `finish`. */
+export interface ScanEvents {
+  /** A part that has no parts, its fields known, has its body from `at`. */
+  leafStart(part: MessagePart, at: number): void
+  /**
+   * That body ended, at the boundary line that begins at `at`, or at the end of the message. `lineEnd`: the line end before
+   * `at` belongs to the boundary line, not to the body. An empty body may end before it began.
+   */
+  leafEnd(part: MessagePart, at: number, lineEnd: boolean): void
+}
+
 const NEED_MORE = -2
 const NO_BOUNDARY = -1
 
 /** Feed a message in any chunking with `push`, then ask `finish`. A scanner reads one message. */
 export class MessageScanner {
   readonly #limits: Required<ScanOptions>
+  readonly #events: ScanEvents | undefined
   readonly #budget: ContentLimits
   /** Bits as in `QUIRKS`. */
   #quirks = 0
@@ -81,12 +93,18 @@ export class MessageScanner {
   #enclosedBytes = 0
   #topHeader: Buffer = EMPTY
 
-  constructor(options?: ScanOptions) {
+  constructor(options?: ScanOptions, events?: ScanEvents) {
     this.#limits = withDefaults(options)
+    this.#events = events
     const { parameters, fieldBytes, contentBytes } = this.#limits
     this.#budget = { parameters, fieldBytes, contentBytes }
     this.#root = this.#open(undefined, 0, false)
     this.#current = this.#root
+  }
+
+  /** Bytes whose place is decided: no event to come is about a byte before this, but for the line end just before it. */
+  get decided(): number {
+    return this.#base
   }
 
   /** The next bytes of the message. They are not kept: the caller may reuse the array. */
@@ -118,6 +136,7 @@ export class MessageScanner {
       if (this.#headerLength > 0) this.#quirk('no-empty-line')
       this.#endHeader(size, this.#lines, EMPTY, '', 0, 0)
     }
+    this.#leafEnd(this.#base, false)
     for (const open of this.#waiting) if (open.part.children.length > 0) this.#quirk('unclosed-multipart')
     this.#closeUntil(undefined, size, this.#lines)
     this.#state = 'finished'
@@ -289,6 +308,7 @@ export class MessageScanner {
     this.#floor = bodyStart
     this.#atLineStart = true
     this.#apply(content, open)
+    if (this.#events !== undefined && isLeaf(part)) this.#events.leafStart(part, bodyStart - this.#bare)
   }
 
   /** Decides what the part is, and opens what is inside it. */
@@ -490,6 +510,7 @@ export class MessageScanner {
   #boundaryFound(index: number, bytes: Buffer, at: number): number {
     const open = this.#waiting[index]!
     const here = this.#base + at + this.#bare
+    this.#leafEnd(this.#base + at, here > this.#floor)
     if (here <= this.#floor) this.#closeUntil(open, here, this.#lines)
     else if (this.#cut === undefined) this.#closeUntil(open, here - 2, this.#lines - 1)
     else {
@@ -506,6 +527,11 @@ export class MessageScanner {
     this.#state = 'boundary'
     this.#atLineStart = false
     return at + 2
+  }
+
+  #leafEnd(at: number, lineEnd: boolean): void {
+    const { part } = this.#current
+    if (this.#events !== undefined && isLeaf(part)) this.#events.leafEnd(part, at, lineEnd)
   }
 
   /** Ends every open part inside `open` (all of them when undefined). */
@@ -536,6 +562,10 @@ export class MessageScanner {
     this.#state = 'header'
     return lf + 1
   }
+}
+
+function isLeaf(part: MessagePart): boolean {
+  return part.kind === 'text' || part.kind === 'other'
 }
 
 function isComposite(part: MessagePart): boolean {
