@@ -10,8 +10,9 @@
  *                   flush()                       the blobs survive power loss, before any frame names them
  *                   record(tx)                    in each transaction that is tried, beside the row of the message
  *
- * ORDER OF A PURGE  the frame that drops the message's row also carries `dropped`, and fails as a whole if the message got a use
- *                   again meanwhile: it is decided under the lock, and never by what was seen before. Files of blobs are
+ * ORDER OF A PURGE  drop(segments)                what the messages hold is looked up
+ *                   record(tx)                    in the transaction that drops their rows
+ *                   That transaction fails as a whole if one of the messages got a use again meanwhile: it is decided under the lock, and never by what was seen before. Files of blobs are
  *                   removed by `sweep` alone, later.
  *
  * A message that is copied (one more use of its row) or moved (by a purge, to another tier) keeps its segments: references
@@ -133,6 +134,11 @@ export interface AttachmentBatch extends AsyncDisposable {
   flush(): Promise<void>
 }
 
+/** Messages that go away, prepared: what they held was looked up. */
+export interface AttachmentDrop {
+  record(tx: AttachmentTransaction): void
+}
+
 /** How much a sweep may do in one call. */
 export interface AttachmentSweepOptions {
   /** When it is aborted, what is under way is finished, and the rest left for another time. */
@@ -168,10 +174,11 @@ export interface AttachmentStore extends AsyncDisposable {
    */
   open(segments: Uint8Array, inline: AttachmentInline): Promise<AttachmentReader>
   /**
-   * The message that had these segments goes away in this transaction, which must fail as a whole if its row is to stay
-   * after all. Segments that cannot be read change nothing: what they held is found by `check`, and stays.
+   * These messages, by their segments, are about to go away. `record` of what it resolves to adds that to the transaction that
+   * drops their rows, which must fail as a whole if one of them is to stay after all. Segments that cannot be read, or name
+   * what no row has, change nothing: `check` finds what they held. Ask again for each transaction that is tried.
    */
-  dropped(tx: AttachmentTransaction, segments: Uint8Array): void
+  drop(messages: readonly Uint8Array[]): Promise<AttachmentDrop>
   /** Gives back the space of blobs that nobody has used for the grace period. In bounded memory; several at once do no harm. */
   sweep(options?: AttachmentSweepOptions): Promise<AttachmentSweepReport>
   /**
