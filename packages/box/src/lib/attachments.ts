@@ -12,8 +12,8 @@
  *
  * ORDER OF A PURGE  drop(segments)                what the messages hold is looked up
  *                   record(tx)                    in the transaction that drops their rows
- *                   That transaction fails as a whole if one of the messages got a use again meanwhile: it is decided under the lock, and never by what was seen before. Files of blobs are
- *                   removed by `sweep` alone, later.
+ *                   That transaction fails as a whole if one of the messages got a use again meanwhile: it is decided
+ *                   under the lock, and never by what was seen before. Files of blobs are removed by `sweep` alone.
  *
  * A message that is copied (one more use of its row) or moved (by a purge, to another tier) keeps its segments: references
  * are counted once for each message of the box, so nothing is told here.
