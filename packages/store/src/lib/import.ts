@@ -86,11 +86,10 @@ export class Importer implements StoreImport {
 
   unfinished(): readonly { readonly name: string; readonly guid: string; readonly count: number }[] {
     const { index, tree } = this.#core
-    return Array.from(tree.state.imports.values(), ({ name, guid }) => ({
-      name,
-      guid,
-      count: index.info(mailboxTable(guid))?.count ?? 0,
-    }))
+    const { byGuid, imports } = tree.state
+    return [...imports.values()]
+      .filter(({ guid }) => !byGuid.has(guid))
+      .map(({ name, guid }) => ({ name, guid, count: index.info(mailboxTable(guid))?.count ?? 0 }))
   }
 
   async discard(guid: string): Promise<void> {
@@ -99,6 +98,11 @@ export class Importer implements StoreImport {
     const dropped = await core.changeTree(async ({ tx, state }) => {
       const entry = state.imports.get(guid)
       if (entry === undefined) return undefined
+      if (state.byGuid.has(guid)) {
+        // A rebuild made it a mailbox, to which mail may have come: only that it was an import is forgotten.
+        tx.setValue(TREE_TABLE, importKey(guid), undefined)
+        return undefined
+      }
       const names = await beginNames(core, tx, () => [entry])
       tx.dropTable(mailboxTable(guid))
       tx.setValue(TREE_TABLE, importKey(guid), undefined)
@@ -263,7 +267,7 @@ export class Importer implements StoreImport {
       if (published && isConflict(error)) throw bothGotMail(name)
       throw error
     }
-    const unknown = doubtful.build()
+    const unknown = await notAmong(view, doubtful.build(), messages())
     if (!unknown.isEmpty) onFault(doubt(name, unknown))
     const outcome = !published ? 'imported' : counts.added > 0 ? 'continued' : 'unchanged'
     return { outcome, reason: undefined, ...counts, left: batch.left.size }
@@ -337,6 +341,23 @@ function freeUse({ name, specialUse }: Entry, byName: ReadonlyMap<string, Entry>
 
 function bothGotMail(name: string): Refused {
   return new Refused(`mail came to ${JSON.stringify(name)} here and there since it was imported`)
+}
+
+/** Of these UIDs those whose messages no row is, under whatever UID: a rebuild may have given them others. */
+async function notAmong(
+  view: TableView,
+  uids: UidSet,
+  messages: AsyncIterable<readonly ImportMessage[]>,
+): Promise<UidSet> {
+  if (uids.isEmpty) return uids
+  const keyOf = (guid: Uint8Array): string => Buffer.from(guid.buffer, guid.byteOffset, guid.length).toString('latin1')
+  const guids = view.extension('guid')!
+  const here = new Set<string>()
+  for (let row = 0; row < view.count; row++) here.add(keyOf(guids.value(row)))
+  const found = new UidSetBuilder()
+  for await (const page of messages)
+    for (const { uid, guid } of page) if (guid !== undefined && here.has(keyOf(guid))) found.add(uid)
+  return uids.subtract(found.build())
 }
 
 function doubt(mailbox: string, uids: UidSet): ImportFault {

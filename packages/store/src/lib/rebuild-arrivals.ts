@@ -114,6 +114,8 @@ export class Arrivals {
     const columns = MAILBOX_COLUMNS.map(({ name }) => ({ name, column: view.extension(name)! }))
     this.#tx.dropTable(table)
     this.#tx.createTable({ id: table, columns: MAILBOX_COLUMNS, uidValidity: entry.uidValidity })
+    // What POP3 and imports know of it.
+    for (const [key, value] of view.values) this.#tx.setValue(table, key, value)
     let next = 0
     for (let row = 0; row < view.count; row++) {
       const uid = view.uid(row)

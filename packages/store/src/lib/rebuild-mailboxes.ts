@@ -1,6 +1,9 @@
 /**
  * The mailboxes of a store that is rebuilt: those of the tree, those whose tables are left without an entry, and those that
  * messages name. Each has one entry, one table and a name of its own afterwards, and INBOX is one of them.
+ *
+ * A mailbox of an import that is not finished stays without a name, unless the index is lossy: then it may have been finished, and
+ * mail may have come to it, so it becomes a mailbox like the others.
  */
 import { type Index, IndexError, type IndexTransaction, type Table, type TableView } from '@mailstead/index'
 import { MAILBOX_COLUMNS } from './contract.ts'
@@ -13,6 +16,7 @@ import {
   encodeEntry,
   encodeNumber,
   guidOfTable,
+  importKey,
   KEY_VALIDITY,
   KEY_VERSION,
   mailboxKey,
@@ -35,6 +39,8 @@ export interface Mailroom {
   readonly isNew: boolean
   /** Its rows are not known: nothing is appended to it. */
   readonly isUnreadable: boolean
+  /** Of an import that goes on or is given up some time: nothing else comes to it. */
+  readonly isImport: boolean
 }
 
 export class Mailboxes {
@@ -48,6 +54,8 @@ export class Mailboxes {
   readonly #records: RebuildRecord[]
   /** Tables without an entry. */
   readonly #nameless: { readonly guid: string; readonly table: Table }[] = []
+  /** Of imports that are not finished, as far as the tree knows. */
+  readonly #imports: { readonly entry: Entry; readonly table: Table }[] = []
   /** By GUID, what messages call the mailbox that they were saved to. */
   readonly #ownNames = new Map<string, string>()
   #values: ReadonlyMap<string, Uint8Array> = new Map()
@@ -95,9 +103,11 @@ export class Mailboxes {
       this.#set(key, undefined)
     }
     for (const entry of state.byGuid.values()) await this.#openEntry(entry)
+    for (const entry of state.imports.values()) await this.#openImport(entry)
+    for (const key of state.damaged) if (key.startsWith(importKey(''))) this.#set(key, undefined)
     for (const { id } of this.#index.tables) {
       const guid = guidOfTable(id)
-      if (guid === undefined || this.#byGuid.has(guid)) continue
+      if (guid === undefined || this.#byGuid.has(guid) || state.imports.has(guid)) continue
       const table = await this.#open(id)
       if (table !== undefined) this.#nameless.push({ guid, table })
     }
@@ -121,7 +131,27 @@ export class Mailboxes {
       this.#change('uidvalidity', entry.uidValidity, info.uidValidity, 'that of its rows', entry.name)
       this.#set(mailboxKey(known.guid), encodeEntry(known))
     }
-    this.#put({ entry: known, table: id, view: table?.view, isNew: false, isUnreadable: table === undefined })
+    this.#put({
+      entry: known,
+      table: id,
+      view: table?.view,
+      isNew: false,
+      isUnreadable: table === undefined,
+      isImport: false,
+    })
+  }
+
+  async #openImport(entry: Entry): Promise<void> {
+    const id = mailboxTable(entry.guid)
+    const isThere = this.#index.info(id) !== undefined
+    if (isThere && !this.#byGuid.has(entry.guid)) {
+      const table = await this.#open(id)
+      if (table !== undefined) this.#imports.push({ entry, table })
+      return
+    }
+    const why = isThere ? 'the mailbox of the import is there' : 'nothing is left of the import'
+    this.#note('changed', 'import', entry.name, 'none', why, entry.name)
+    this.#set(importKey(entry.guid), undefined)
   }
 
   async #open(id: string): Promise<Table | undefined> {
@@ -139,23 +169,49 @@ export class Mailboxes {
     }
   }
 
-  /** Gives tables without an entry the name that their messages have of them, or that most of them came under. */
-  nameTables(found: FoundMessages): void {
+  /**
+   * Gives tables without an entry the name that their messages have of them, or that most of them came under. `isLossy`: frames of
+   * the index are lost, so imports may have been finished.
+   */
+  nameTables(found: FoundMessages, isLossy: boolean): void {
+    const areSure = !(isLossy || this.wereLost || this.lostTable)
     // Messages that know the mailbox itself know its name, as it was when the last of them came.
     for (const { uidValidity } of found.origins) this.#validity = Math.max(this.#validity, uidValidity)
     for (const { guid, name } of found.origins)
       if (guid !== undefined && name !== undefined) this.#ownNames.set(guid, name)
-    for (const { guid, table } of this.#nameless) {
-      const { view } = table
-      const wanted = this.#ownNames.get(guid) ?? mostCommonName(view, found)
-      const name =
-        wanted !== undefined && this.#isFree(wanted) ? wanted : this.#freeName(`${RECOVERED}/${wanted ?? guid}`)
-      const entry = { guid, name, specialUse: undefined, uidValidity: view.uidValidity, createdMs: this.#now() }
-      this.#note('changed', 'mailbox', 'none', name, 'the mailbox had lost its name', name)
-      this.#set(mailboxKey(guid), encodeEntry(entry))
-      this.#put({ entry, table: mailboxTable(guid), view, isNew: false, isUnreadable: false })
+    for (const { entry, table } of this.#imports) {
+      const { guid, name } = entry
+      if (areSure) {
+        const room = { entry, table: mailboxTable(guid), view: table.view, isNew: false, isUnreadable: false }
+        // Its name is another's still, or nobody's.
+        this.#byGuid.set(guid, { ...room, isImport: true })
+        continue
+      }
+      this.#name(
+        guid,
+        table,
+        name,
+        'an import that was not finished, as far as is known; mail may have come to it since',
+      )
+      this.#set(importKey(guid), undefined)
     }
+    for (const { guid, table } of this.#nameless)
+      this.#name(
+        guid,
+        table,
+        this.#ownNames.get(guid) ?? mostCommonName(table.view, found),
+        'the mailbox had lost its name',
+      )
     if (!this.#byName.has(INBOX)) this.#make(INBOX, this.#originNamed(INBOX, found))
+  }
+
+  #name(guid: string, { view }: Table, wanted: string | undefined, why: string): void {
+    const name =
+      wanted !== undefined && this.#isFree(wanted) ? wanted : this.#freeName(`${RECOVERED}/${wanted ?? guid}`)
+    const entry = { guid, name, specialUse: undefined, uidValidity: view.uidValidity, createdMs: this.#now() }
+    this.#note('changed', 'mailbox', 'none', name, why, name)
+    this.#set(mailboxKey(guid), encodeEntry(entry))
+    this.#put({ entry, table: mailboxTable(guid), view, isNew: false, isUnreadable: false, isImport: false })
   }
 
   /** What messages with UIDs say of a mailbox of this name. */
@@ -172,9 +228,8 @@ export class Mailboxes {
   placeOf(origin: FoundOrigin, knowsUid: boolean): Mailroom {
     const { guid } = origin
     const name = (guid === undefined ? undefined : this.#ownNames.get(guid)) ?? origin.name
-    const known =
-      (guid === undefined ? undefined : this.#byGuid.get(guid)) ??
-      (name === undefined ? undefined : this.#byName.get(name))
+    const own = guid === undefined ? undefined : this.#byGuid.get(guid)
+    const known = own?.isImport === false ? own : name === undefined ? undefined : this.#byName.get(name)
     if (known !== undefined && !known.isUnreadable) return known
     const wanted = this.wereLost && name !== undefined && known === undefined && this.#isFree(name) ? name : undefined
     if (wanted !== undefined) return this.#make(wanted, knowsUid ? origin : { ...origin, uidValidity: 0 })
@@ -212,7 +267,7 @@ export class Mailboxes {
     const table = mailboxTable(entry.guid)
     this.#tx.createTable({ id: table, columns: MAILBOX_COLUMNS, uidValidity: entry.uidValidity })
     this.#set(mailboxKey(entry.guid), encodeEntry(entry))
-    return this.#put({ entry, table, view: undefined, isNew: true, isUnreadable: false })
+    return this.#put({ entry, table, view: undefined, isNew: true, isUnreadable: false, isImport: false })
   }
 
   #put(room: Mailroom): Mailroom {

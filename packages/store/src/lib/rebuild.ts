@@ -324,7 +324,7 @@ class Rebuild {
     }
     await using mailboxes = new Mailboxes(index, tx, records, { now, guid })
     await mailboxes.open(tree)
-    mailboxes.nameTables(found)
+    mailboxes.nameTables(found, this.#evidence.isLossy)
     if (mailboxes.lostTable || mailboxes.wereLost) this.#learn({ isLossy: true, lostRows: true })
     const plan = new Plan({ tx, found, mailboxes, box: boxTable, evidence: this.#evidence, now: now(), records })
     plan.decide()

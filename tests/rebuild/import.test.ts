@@ -1,0 +1,160 @@
+/**
+ * A rebuild beside imports: one that is not finished stays what it is, and can be finished or given up, whatever came meanwhile;
+ * where the index is lossy it may have been finished, and is a mailbox that nobody gives up.
+ */
+import { createHash } from 'node:crypto'
+import type { Fs } from '@mailstead/fs'
+import { memoryFs } from '@mailstead/fs/memory'
+import { openIndex } from '@mailstead/index'
+import type { ImportMailbox, ImportMessage, ImportOptions, ImportOutcome, Store } from '@mailstead/store'
+import { beforeEach, describe, expect, test } from 'vitest'
+import {
+  deliver,
+  type Format,
+  openRebuilt,
+  openTest,
+  OWNER,
+  picture,
+  rebuild,
+  removeAll,
+  useFormat,
+} from './support.ts'
+
+const md5 = (text: string): Buffer => createHash('md5').update(text).digest()
+
+function message(uid: number, text: string): ImportMessage {
+  return {
+    uid,
+    flags: 1,
+    keywords: ['Old'],
+    modSeq: uid,
+    guid: md5(text),
+    receivedMs: 1_000_000,
+    savedMs: 1_000_000,
+    pop3Uidl: `old-${uid}`,
+    pop3Order: undefined,
+    shared: undefined,
+    open: async function* () {
+      await Promise.resolve()
+      yield Buffer.from(`Subject: ${text}\r\n\r\n${text}`)
+    },
+  }
+}
+
+const NAMES = ['INBOX', 'Old'] as const
+const UIDS = [2, 3, 5, 8]
+const textOf = (name: string, uid: number): string => `there ${name} ${uid}`
+const messagesOf = (name: string): readonly ImportMessage[] => UIDS.map((uid) => message(uid, textOf(name, uid)))
+
+function specOf(name: string): ImportMailbox & { readonly guid: Buffer } {
+  return { name, guid: md5(`mailbox ${name}`), uidValidity: 77, uidNext: 10, highestModSeq: 9 }
+}
+
+async function take(store: Store, names: readonly string[], options: ImportOptions = {}): Promise<ImportOutcome[]> {
+  const importing = store.as(OWNER).importer({ batchMessages: 2, ...options })
+  const outcomes: ImportOutcome[] = []
+  for (const name of names)
+    outcomes.push(
+      await importing.mailbox(specOf(name), async function* () {
+        await Promise.resolve()
+        yield messagesOf(name)
+      }),
+    )
+  return outcomes
+}
+
+/** Half of each mailbox has come. */
+async function interrupted(fs: Fs): Promise<void> {
+  await using store = await openTest(fs)
+  await store.as(OWNER).create('Sent')
+  await deliver(store, 'Sent', 'sent')
+  for (const name of NAMES) {
+    const stop = new AbortController()
+    await expect(take(store, [name], { signal: stop.signal, onProgress: () => stop.abort() })).rejects.toMatchObject({
+      name: 'AbortError',
+    })
+  }
+  await store.checkpoint()
+}
+
+async function texts(fs: Fs): Promise<Record<string, readonly string[]>> {
+  return Object.fromEntries([...(await picture(fs))].map(([name, { rows }]) => [name, rows.map(({ text }) => text)]))
+}
+
+const isChange = ({ kind }: { readonly kind: string }): boolean => kind !== 'note'
+const whole = Object.fromEntries(NAMES.map((name) => [name, UIDS.map((uid) => textOf(name, uid))]))
+
+describe.each<Format>(['mdbox', 'sdbox'])('in a store in %s', (format) => {
+  beforeEach(() => useFormat(format))
+
+  test('an import that is not finished stays one, and is finished', async () => {
+    const fs = memoryFs()
+    await interrupted(fs)
+    expect((await rebuild(fs)).filter(isChange)).toEqual([])
+    expect(await texts(fs)).toEqual({ INBOX: [], Sent: ['sent'] })
+    {
+      await using store = await openRebuilt(fs)
+      expect(await take(store, NAMES)).toMatchObject(NAMES.map(() => ({ outcome: 'imported', added: 2, present: 2 })))
+    }
+    expect(await texts(fs)).toEqual({ ...whole, Sent: ['sent'] })
+    expect((await rebuild(fs)).filter(isChange)).toEqual([])
+  })
+
+  test('or given up, and takes nothing else away', async () => {
+    const fs = memoryFs()
+    await interrupted(fs)
+    await rebuild(fs)
+    {
+      await using store = await openRebuilt(fs)
+      await deliver(store, 'INBOX', 'here')
+      const importing = store.as(OWNER).importer()
+      expect(
+        importing
+          .unfinished()
+          .map(({ name }) => name)
+          .sort(),
+      ).toEqual([...NAMES])
+      for (const { guid } of importing.unfinished()) await importing.discard(guid)
+      await store.purge()
+      expect((await Array.fromAsync(store.check())).flat()).toEqual([])
+    }
+    expect(await texts(fs)).toEqual({ INBOX: ['here'], Sent: ['sent'] })
+    expect((await rebuild(fs)).filter(isChange)).toEqual([])
+  })
+
+  test('one whose end the index may have lost is a mailbox, which nobody gives up', async () => {
+    const fs = memoryFs()
+    await interrupted(fs)
+    {
+      // Finished, and mail came: all that is in the log.
+      await using store = await openTest(fs)
+      await take(store, NAMES)
+      await deliver(store, 'INBOX', 'here')
+    }
+    await removeAll(fs, 'index/log')
+    await rebuild(fs)
+    {
+      // A rebuild of old left both.
+      await using index = await openIndex(fs, 'index')
+      await using tree = await index.open('tree')
+      const guid = specOf('Old').guid.toString('hex')
+      await using tx = index.begin()
+      tx.setValue('tree', `i/${guid}`, tree!.view.values.get(`m/${guid}`))
+      await tx.commit()
+    }
+    {
+      await using store = await openRebuilt(fs)
+      const importing = store.as(OWNER).importer()
+      expect(importing.unfinished()).toEqual([])
+      for (const name of NAMES) await importing.discard(specOf(name).guid.toString('hex'))
+      // All is here already, whatever its UIDs are by now.
+      const faults: unknown[] = []
+      const outcomes = await take(store, NAMES, { onFault: (fault) => void faults.push(fault) })
+      expect(outcomes).toMatchObject(NAMES.map(() => ({ outcome: 'unchanged', added: 0, left: 0 })))
+      expect(faults).toEqual([])
+    }
+    const all = Object.values(await texts(fs)).flat()
+    for (const text of [...whole['INBOX']!, ...whole['Old']!, 'here', 'sent']) expect(all).toContain(text)
+    expect((await rebuild(fs)).filter(isChange)).toEqual([])
+  })
+})
