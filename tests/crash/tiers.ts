@@ -132,18 +132,16 @@ async function leftOver(disk: Fs, shown: Picture, ever: ReadonlySet<string>): Pr
   const mails = guidsOf(shown)
   const wrong: string[] = []
   const found = new Set<string>()
-  for (const path of [STORAGE, ALTERNATE]) {
-    // Each as a box by itself, of which no row is known.
-    const format = mdbox(disk, path)
-    await using box = await format.open(memoryTable(format.columns).process().host)
-    for await (const page of box.scan())
-      for (const { guid, expunged, file } of page) {
-        const id = Buffer.from(guid ?? []).toString('hex')
-        if (path === STORAGE) found.add(id)
-        if (expunged !== true && ever.has(id) && !mails.has(id))
-          wrong.push(`message ${id} was expunged, and is in ${path}/${file}`)
-      }
-  }
+  // As a box of which no row is known.
+  const format = boxOn(disk)
+  await using box = await format.open(memoryTable(format.columns).process().host)
+  for await (const page of box.scan())
+    for (const { guid, expunged, file } of page) {
+      const id = Buffer.from(guid ?? []).toString('hex')
+      if (!file.startsWith('alt/')) found.add(id)
+      if (expunged !== true && ever.has(id) && !mails.has(id))
+        wrong.push(`message ${id} was expunged, and is in ${file}`)
+    }
   for (const id of mails) if (!found.has(id)) wrong.push(`message ${id} is in no file of the first tier`)
   return wrong
 }

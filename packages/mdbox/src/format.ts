@@ -1,5 +1,6 @@
 export { dumpMdboxFile } from './lib/dump.ts'
 export { dumpSdboxIdentity } from './lib/sdbox/dump.ts'
+export { dumpTier } from './lib/tier-record.ts'
 export {
   CHUNK_BYTES,
   type FileLine,

@@ -90,6 +90,28 @@ test('mail goes to the second tier and back; while that is not mounted it is una
   }
   expect(await bodies()).toEqual(['small', 'large', 'larger'])
 
+  // Without its configuration, or while it is away, nothing is rebuilt.
+  const bare = ['--data', data, '--user', 'ann']
+  const text = /^2 .*second tier of the messages is not there.*[0-9a-f]{32}/
+  for (const lost of ['index', 'nothing']) {
+    const [index, aside] = [join(data, 'users/ann/index'), join(directory, 'index.aside')]
+    if (lost === 'index') renameSync(index, aside)
+    expect(await mailstead('rebuild', ...bare)).toMatch(text)
+    expect(await mailstead('rebuild', '--dry-run', ...bare)).toMatch(text)
+    renameSync(second, `${second}.elsewhere`)
+    expect(await mailstead('rebuild', ...where)).toMatch(/^2 /)
+    renameSync(`${second}.elsewhere`, second)
+    expect(existsSync(index)).toBe(lost === 'nothing')
+    if (lost === 'index') renameSync(aside, index)
+  }
+  expect(await mailstead('check', ...bare)).toMatch(/^2 .*not configured.*[0-9a-f]{32}/)
+  expect(await mailstead('dump', join(data, 'users/ann/storage/second-tier'))).toMatch(
+    /^0 .*second tier, mdbox, [0-9a-f]{32}/,
+  )
+  expect(await mailstead('dump', join(second, 'users/ann/storage/mailstead-alt'))).toMatch(
+    /^0 .*second tier [0-9a-f]{32}/,
+  )
+
   expect(await mailstead('altmove', ...where, '--back', '--json', 'larger', '100k')).toMatch(/^0 .*"messages":1/)
   expect(await mailstead('altmove', ...where, '--back', '--rate', '100', 'all')).toMatch(/^0 1 messages moved/)
   expect(files()).toEqual([])

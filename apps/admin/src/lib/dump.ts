@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs'
 import { basename } from 'node:path'
 import { Command } from 'commander'
 import { dumpFile } from '@mailstead/index/format'
-import { dumpMdboxFile, dumpSdboxIdentity } from '@mailstead/mdbox/format'
+import { dumpMdboxFile, dumpSdboxIdentity, dumpTier } from '@mailstead/mdbox/format'
 import { Exit } from './exit.ts'
 
 /** Largest file that is dumped, in bytes. */
@@ -25,7 +25,7 @@ export function dumpCommand(): Command {
         process.stdout.write('a lock file: no content\n')
         return
       }
-      const identity = dumpSdboxIdentity(bytes)
+      const identity = dumpSdboxIdentity(bytes) ?? dumpTier(bytes)
       const lines = identity !== undefined ? [identity] : isMdbox(bytes) ? dumpMdboxFile(bytes) : dumpFile(bytes, file)
       if (lines === undefined) throw new Exit(1, `${file} is no file of a store, as far as its first bytes tell`)
       for (const line of lines) process.stdout.write(`${line}\n`)

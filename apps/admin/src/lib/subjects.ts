@@ -73,7 +73,8 @@ export function finding(
 export function withoutIndex(data: string, user: FoundUser): UserFinding {
   const directory = join(data, userDirectory(user), STORAGE)
   const messages =
-    isThere(directory) && readdirSync(directory).some((name) => /^(?:m\.\d+|[0-9a-f]{32}|unnamed)$/.test(name))
+    isThere(directory) &&
+    readdirSync(directory).some((name) => /^(?:m\.\d+|[0-9a-f]{32}|unnamed|second-tier)$/.test(name))
   return messages
     ? finding(user.name, 'damage', 'index-missing', 'there are messages, but no index')
     : finding(user.name, 'note', 'store-empty', 'the directory holds no store yet')

@@ -10,7 +10,7 @@
 import { type Fs, FsError } from '@mailstead/fs'
 import { posixFs } from '@mailstead/fs/posix'
 import { initRoot, readRoot, ROOT_FILE } from '@mailstead/index'
-import { mdbox, type MdboxOptions } from '@mailstead/mdbox'
+import { mdbox } from '@mailstead/mdbox'
 import { sdbox } from '@mailstead/mdbox/sdbox'
 import { ServerError, userDirectory } from '@mailstead/server'
 import type { StoreOptions } from '@mailstead/store'
@@ -34,13 +34,13 @@ export function userBox(
   return (fs, recorded = settings?.store.box ?? 'mdbox') => ({
     ...(recorded === 'sdbox' ? sdbox(fs, STORAGE, how) : mdbox(fs, STORAGE, { ...how, ...alt })),
     // Messages in either format are a store that lost its index.
-    hasMessages: async () => (await boxOnDisk(fs, alt)) !== undefined,
+    hasMessages: async () => (await boxOnDisk(fs)) !== undefined,
   })
 }
 
 /** In which format there are messages, whatever the index says. */
-export async function boxOnDisk(fs: Fs, tiers: Pick<MdboxOptions, 'alt'> = {}): Promise<BoxName | undefined> {
-  if ((await mdbox(fs, STORAGE, tiers).hasMessages?.()) === true) return 'mdbox'
+export async function boxOnDisk(fs: Fs): Promise<BoxName | undefined> {
+  if ((await mdbox(fs, STORAGE).hasMessages?.()) === true) return 'mdbox'
   return (await sdbox(fs, STORAGE).hasMessages?.()) === true ? 'sdbox' : undefined
 }
 

@@ -247,6 +247,8 @@ export interface BoxPurgeTransaction {
   dropUnused(table: string, refs: readonly BoxRef[]): void
   /** Sets (undefined: removes) a table-level value, shown by `BoxTableView.values`. What a purge must remember across a crash. */
   setValue?(table: string, key: string, value: Uint8Array | undefined): void
+  /** The commit fails unless the value is exactly this (undefined: absent), decided under the lock. */
+  expectValue?(table: string, key: string, value: Uint8Array | undefined): void
 }
 
 /** An app hands a store a format; the store opens it with what it owns. */
@@ -280,6 +282,11 @@ export interface Box extends AsyncDisposable {
    * where a format knows no second tier.
    */
   altmove?(refs: Uint32Array, options: AltmoveOptions): Promise<AltmoveReport>
+  /**
+   * Why messages cannot be read of which something on disk says that they are there: a second tier is not configured. While a
+   * store is rebuilt, which asks before it writes: also if it is away. Undefined if nothing is known to be out of reach.
+   */
+  unavailable?(): Promise<Error | undefined>
   /**
    * Writes down, beside the messages and whatever becomes of the index, which of them no mailbox has any more (`BoxScanned.expunged`).
    * Durable when resolved. `purge` does it by itself.

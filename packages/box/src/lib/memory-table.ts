@@ -223,6 +223,13 @@ class Draftings implements MemoryTransaction {
     else values.set(key, Uint8Array.from(value))
   }
 
+  expectValue(id: string, key: string, value: Uint8Array | undefined): void {
+    const state = id === TABLE ? this.#before.box : this.#before.mailboxes.get(id.slice(MAILBOX.length))
+    const found = state?.values.get(key)
+    const isSame = found === undefined || value === undefined ? found === value : Buffer.compare(found, value) === 0
+    if (!isSame) throw new Error(`the value ${key} is another`)
+  }
+
   addUses(by: ReadonlyMap<BoxRef, number>): void {
     for (const [ref, count] of by) {
       const row = this.#draft(TABLE).rows.get(ref)

@@ -29,6 +29,7 @@ import { damaged, type Place, wholeMessage } from './read.ts'
 import { maybeMoved, readMessage, readMessageSync, WHOLE_RECORD_MAX } from './read-message.ts'
 import { ReadAhead } from './read-ahead.ts'
 import { journalDamage, listFiles, scanBox } from './scan.ts'
+import { scannedTier } from './second-tier.ts'
 import { Slot } from './slot.ts'
 
 export class MdboxBox implements Box, BatchHost {
@@ -63,7 +64,7 @@ export class MdboxBox implements Box, BatchHost {
     this.#slot = new Slot(fs, directory, host, this.#places)
     const tiers = { host, places: this.#places, slot: this.#slot, settings: options }
     this.#primary = new Tier(false, fs, directory, tiers)
-    this.#alt = new AltTier(options.alt, tiers)
+    this.#alt = new AltTier(options.alt, { fs, directory }, tiers)
     this.#journal = new Journal(fs, directory)
     this.#context = { ...tiers, primary: this.#primary, alt: this.#alt, journal: this.#journal }
     this.appender = this.#primary.appender
@@ -111,7 +112,7 @@ export class MdboxBox implements Box, BatchHost {
 
   /** Its file is missing where the row has it: somebody else (Dovecot has an altmove too) may have moved it to the other tier. */
   async #openElsewhere(place: Place, missing: FsError): Promise<BoxMessage> {
-    if (this.#alt.isKnown)
+    if (await this.#alt.isKnown())
       try {
         const other = place.alt ? this.#primary : await this.#alt.reach()
         return await this.#openAt(place, other)
@@ -206,6 +207,8 @@ export class MdboxBox implements Box, BatchHost {
     this.#mustBeOpen()
     // First, since what is away must not look like what is not there.
     const alt = await this.#alt.present()
+    const foreign = await this.#alt.foreign()
+    if (foreign !== undefined) yield scannedTier(foreign)
     const journal = await this.#journal.read()
     if (journal.damage.length > 0) yield journalDamage(journal)
     const { dead } = journal
@@ -219,6 +222,7 @@ export class MdboxBox implements Box, BatchHost {
   async journal(): Promise<void> {
     this.#mustBeOpen()
     await this.#host.refresh()
+    await this.#alt.note()
     await this.#journal.write(this.#places, () => this.#files())
   }
 
@@ -233,6 +237,11 @@ export class MdboxBox implements Box, BatchHost {
       throw error
     }
     return files
+  }
+
+  async unavailable(): Promise<Error | undefined> {
+    this.#mustBeOpen()
+    return this.#alt.unavailable()
   }
 
   check(): AsyncIterable<readonly BoxFinding[]> {

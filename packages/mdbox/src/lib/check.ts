@@ -30,6 +30,7 @@ export async function* checkBox({
   let second: Tier | undefined
   let outage: FsError | undefined
   try {
+    for await (const finding of alt.check()) yield [finding]
     second = await alt.present()
   } catch (error) {
     if (!(error instanceof FsError)) throw error

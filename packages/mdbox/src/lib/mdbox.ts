@@ -21,6 +21,6 @@ export function mdbox(fs: Fs, path: string, options?: MdboxOptions): BoxFormat {
       requireSupport(fs, ['append', 'overwrite', 'lock'])
       return new MdboxBox(fs, path, host, complete)
     },
-    hasMessages: async () => hasMessages(fs, path, complete.alt),
+    hasMessages: async () => hasMessages(fs, path),
   }
 }

@@ -135,7 +135,7 @@ export async function purgeBox(
     report.bytesReclaimed += size - liveBytes
   }
   const missing = [...condemned].filter((id) => !tiers.some((tier) => sizes.get(tier)!.has(id)))
-  if (missing.length > 0 && unavailable === undefined && (alt !== undefined || !context.alt.isKnown))
+  if (missing.length > 0 && unavailable === undefined && (alt !== undefined || !(await context.alt.isKnown())))
     try {
       if (alt !== undefined) await context.alt.verify()
       // What is condemned and nowhere any more was removed by somebody who could not say so.

@@ -83,7 +83,7 @@ export async function openMdbox(fs: Fs, path: string, options: OpenMdboxOptions 
 async function openOwnIndex(
   fs: Fs,
   path: string,
-  { create = false, now = Date.now, alt }: OpenMdboxOptions,
+  { create = false, now = Date.now }: OpenMdboxOptions,
 ): Promise<Index> {
   const place = `${path}/index`
   try {
@@ -91,7 +91,7 @@ async function openOwnIndex(
   } catch (error) {
     if (!(error instanceof IndexError && error.code === 'INDEX_NOT_FOUND')) throw error
     // Files without an index are not an empty box: the index was lost, or is not mounted.
-    if (await hasMessages(fs, path, alt))
+    if (await hasMessages(fs, path))
       throw new BoxError('BOX_DAMAGED', `${path} has message files and no index`, { cause: error })
     if (!create) throw new BoxError('BOX_NOT_FOUND', `there is no box in ${path}`, { cause: error })
     return openIndex(fs, place, { now, create: true })
@@ -118,6 +118,9 @@ function boxTransaction(tx: IndexTransaction): BoxTransaction & BoxPurgeTransact
     },
     setValue: (table, key, value) => {
       tx.setValue(table, key, value)
+    },
+    expectValue: (table, key, value) => {
+      tx.expectValue(table, key, value)
     },
     dropUnused: (table, refs) => {
       tx.expunge(table, UidSet.of(...refs), { onlyZero: BOX_USES_COLUMN })

@@ -66,7 +66,8 @@ const LOST_ROWS = 'rows'
  * Rebuilds a store that nobody may have open (STORE_UNAVAILABLE if somebody has; where the storage has no
  * locks, it is the caller who sees to it). Gives what it changes, what cannot be
  * restored, and every message whose bytes are missing or damaged: those stay listed. It is done when the iteration ends; a
- * second one changes nothing. STORE_NOT_FOUND if there is neither an index nor a message.
+ * second one changes nothing. STORE_UNAVAILABLE, before anything is written, while a second tier that has messages is away or
+ * not configured. STORE_NOT_FOUND if there is neither an index nor a message.
  */
 export async function* rebuildStore(
   options: RebuildOptions,
@@ -78,6 +79,7 @@ export async function* rebuildStore(
     const isThere = await isIndex(fs)
     if (!isThere && (await format.hasMessages?.()) !== true)
       throw new StoreError('STORE_NOT_FOUND', 'the directory holds neither an index nor messages')
+    await mustReachAll(fs, format)
     if (dryRunIn !== undefined && isThere) {
       held.use(await exclusive(fs))
       await copyIndex(fs, dryRunIn)
@@ -95,6 +97,27 @@ export async function needsRebuild(fs: Fs, rebuilt: Uint8Array | undefined): Pro
   if ((await fs.stat(PENDING)) !== undefined) return true
   const newest = await newestRepair(fs)
   return newest !== undefined && newest > Buffer.from(rebuilt ?? []).toString()
+}
+
+/**
+ * STORE_UNAVAILABLE while messages are out of reach that the index, as far as it can be read, or something beside the
+ * others says are there: what is not found is taken for lost.
+ */
+async function mustReachAll(fs: Fs, format: BoxFormat): Promise<void> {
+  await using held = new AsyncDisposableStack()
+  let table: Table | undefined
+  let index: Index | undefined
+  try {
+    index = held.use(await openIndex(fs, INDEX_PATH, { readOnly: true }))
+    table = index.info(BOX_TABLE) === undefined ? undefined : await index.open(BOX_TABLE)
+    if (table !== undefined) await held.use(table).view.load(format.columns.map(({ name }) => name))
+  } catch (error) {
+    if (!(error instanceof IndexError)) throw error
+    table = undefined
+  }
+  const box = held.use(await format.open(readingHost(index, table)))
+  const away = await box.unavailable?.()
+  if (away !== undefined) throw away
 }
 
 function wholeMs(now: () => number): () => number {
@@ -340,11 +363,11 @@ class Rebuild {
 }
 
 /** What the box sees while it only reads. */
-function readingHost(index: Index, table: Table | undefined): BoxHost {
+function readingHost(index: Index | undefined, table: Table | undefined): BoxHost {
   return {
     table: table ?? { id: BOX_TABLE, view: NO_ROWS },
     transact: () => Promise.reject(new TypeError('a box changes nothing while its store is rebuilt')),
-    refresh: () => index.refresh(),
+    refresh: async () => index?.refresh(),
     rebuilding: true,
   }
 }

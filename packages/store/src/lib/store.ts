@@ -77,6 +77,8 @@ export async function openStore(options: StoreOptions): Promise<Store> {
       refresh: () => index.refresh(),
     }
     const box = await format.open(host)
+    const away = await box.unavailable?.()
+    if (away !== undefined) settings.onEvent({ kind: 'tier-unavailable', message: away.message })
     core = new Core({
       settings,
       index,
@@ -197,6 +199,9 @@ function purging(tx: ReturnType<Index['begin']>): BoxTransaction & BoxPurgeTrans
     },
     setValue: (table, key, value) => {
       tx.setValue(table, key, value)
+    },
+    expectValue: (table, key, value) => {
+      tx.expectValue(table, key, value)
     },
     dropUnused: (table, refs) => {
       tx.expunge(table, UidSet.fromSorted(Uint32Array.from(refs).sort()), { onlyZero: BOX_USES_COLUMN })
