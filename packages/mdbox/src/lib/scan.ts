@@ -1,7 +1,7 @@
 /** Everything on disk, whatever the index says: for rebuilds, and for people. */
 import type { BoxOrigin, BoxScanned } from '@mailstead/box'
 import { parseHex } from '@mailstead/bytes'
-import { type Fs, FsError } from '@mailstead/fs'
+import { type Fs, FsError, type FsFile } from '@mailstead/fs'
 import { isDead, JOURNAL } from './journal.ts'
 import type { Dead, ReadJournal } from './journal-format.ts'
 import { FLAG_ALT, FLAG_CANONICAL } from './place.ts'
@@ -9,10 +9,8 @@ import { fileName } from './read.ts'
 import { fileId } from './slot.ts'
 import { readOrigin } from './sdbox/names.ts'
 import { type Walked, walkFile } from './walk.ts'
-import { Window } from './window.ts'
+import { Pieces, Window } from './window.ts'
 
-/** Messages handed over at a time. */
-const PAGE = 256
 /** Mailboxes that are remembered while messages of theirs go by. */
 const ORIGINS_MAX = 1024
 
@@ -23,33 +21,78 @@ export async function* scanBox(
   { dead, alt = false }: { readonly dead: Dead; readonly alt?: boolean },
 ): AsyncGenerator<readonly BoxScanned[]> {
   const origins = new Map<string, BoxOrigin>()
-  for (const id of await listFiles(fs, directory)) {
-    const file = fileName(alt, id)
-    // A purge may have removed it since it was listed.
-    await using opened = await fs.open(`${directory}/m.${id}`, 'read').catch(gone)
-    if (opened === undefined) continue
-    const { size } = await opened.stat()
-    // Begun, and never flushed.
-    if (size === 0) continue
-    let page: BoxScanned[] = []
-    for await (const found of new Window(opened, size).walk(walkFile(size))) {
-      if ('line' in found) {
-        if (found.damage === undefined) continue
-        page.push({ file, offset: 0, ...NOTHING, damage: found.damage })
-      } else {
-        const { offset, guid, receivedMs, physicalSize, size, mailbox, damage } = found
-        const row = damage === undefined ? rowOf(alt, id, found) : undefined
-        const expunged = isDead(dead, id, offset, found.sum)
-        const origin = originOf(found, origins)
-        const whose = origin === undefined ? {} : { origin }
-        page.push({ file, offset, guid, receivedMs, physicalSize, size, mailbox, ...whose, damage, row, expunged })
+  const ids = await listFiles(fs, directory)
+  const pieces = new Pieces()
+  const begin = async (id: number): Promise<Begun | undefined> => Begun.open(fs, `${directory}/m.${id}`, pieces)
+  let next = ids.length > 0 ? later(begin(ids[0]!)) : undefined
+  try {
+    for (const [at, id] of ids.entries()) {
+      await using begun = await next!()
+      next = at + 1 < ids.length ? later(begin(ids[at + 1]!)) : undefined
+      if (begun === undefined) continue
+      const file = fileName(alt, id)
+      for await (const list of begun.window.walk(walkFile(begun.size))) {
+        const page: BoxScanned[] = []
+        for (const found of list) {
+          if ('line' in found) {
+            if (found.damage !== undefined) page.push({ file, offset: 0, ...NOTHING, damage: found.damage })
+          } else {
+            const { offset, guid, receivedMs, physicalSize, size, mailbox, damage } = found
+            const row = damage === undefined ? rowOf(alt, id, found) : undefined
+            const expunged = isDead(dead, id, offset, found.sum)
+            const origin = originOf(found, origins)
+            const whose = origin === undefined ? NOBODY : { origin }
+            page.push({ file, offset, guid, receivedMs, physicalSize, size, mailbox, ...whose, damage, row, expunged })
+          }
+        }
+        if (page.length > 0) yield page
       }
-      if (page.length < PAGE) continue
-      yield page
-      page = []
     }
-    if (page.length > 0) yield page
+  } finally {
+    await next?.().then(
+      async (begun) => begun?.[Symbol.asyncDispose](),
+      () => {},
+    )
   }
+}
+
+/** A message file that is being read. */
+class Begun implements AsyncDisposable {
+  readonly size: number
+  readonly window: Window
+  readonly #file: FsFile
+
+  private constructor(file: FsFile, size: number, pieces: Pieces) {
+    this.#file = file
+    this.size = size
+    this.window = new Window(file, size, pieces)
+  }
+
+  /** Undefined if there is nothing in it: it was begun and never flushed, or a purge removed it since it was listed. */
+  static async open(fs: Fs, path: string, pieces: Pieces): Promise<Begun | undefined> {
+    const file = await fs.open(path, 'read').catch(gone)
+    if (file === undefined) return undefined
+    try {
+      const { size } = await file.stat()
+      if (size > 0) return new Begun(file, size, pieces)
+    } catch (error) {
+      await file[Symbol.asyncDispose]()
+      throw error
+    }
+    await file[Symbol.asyncDispose]()
+    return undefined
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.window[Symbol.asyncDispose]()
+    await this.#file[Symbol.asyncDispose]()
+  }
+}
+
+/** What is under way; why it failed is thrown when it is asked for. */
+function later<T>(work: Promise<T>): () => Promise<T> {
+  work.catch(() => {})
+  return async () => work
 }
 
 /** Its mailbox when it was saved; the UID came later. The same object for the same mailbox, as long as there are few. */
@@ -70,6 +113,7 @@ export function journalDamage({ damage }: ReadJournal): BoxScanned[] {
   return damage.map(({ offset, message }) => ({ file: JOURNAL, offset, ...NOTHING, damage: message }))
 }
 
+const NOBODY = {}
 const NOTHING = { guid: undefined, receivedMs: 0, physicalSize: 0, mailbox: undefined }
 
 function rowOf(

@@ -71,6 +71,8 @@ export interface WalkedLine {
 
 const LF = 0x0a
 const FIRST_METADATA_READ = 1024
+/** What is asked for first: a header, and with it all of a record that is not larger. */
+const FIRST_READ = 16 * 1024
 /** Records up to this size are asked for at once before their parts are. */
 const WHOLE_BYTES = 512 * 1024
 /** How much is searched for the next header at a time. */
@@ -89,55 +91,45 @@ export function* verifyRecord(
   end: number,
   headerBytes: number = HEADER_BYTES,
 ): Generator<Need, Walked, Uint8Array> {
-  const none = {
-    need: false,
-    offset,
-    guid: undefined,
-    receivedMs: 0,
-    mailbox: undefined,
-    origin: undefined,
-    sum: 0,
-  } as const
-  const bad = (damage: string, length: number, physicalSize: number): Walked => ({
-    ...none,
-    length,
-    physicalSize,
-    storedSize: physicalSize,
-    size: physicalSize,
-    checksummed: false,
-    damage,
-  })
-  let bytes = yield ask(offset, Math.min(headerBytes, end - offset))
-  if (bytes.length < headerBytes) return bad('the file ends within a message header', 0, 0)
+  // Most records are small: one request is all that is asked for them.
+  let bytes = yield ask(offset, Math.min(FIRST_READ, end - offset))
+  if (bytes.length < headerBytes) return bad(offset, 'the file ends within a message header', 0, 0)
   const storedSize = readHeader(bytes, 0, headerBytes)
   if (storedSize < 0) {
-    const empty = bytes.every((byte) => byte === 0)
-    return bad(empty ? 'a message was begun here and never finished' : 'no message header', 0, 0)
+    const empty = bytes.subarray(0, headerBytes).every((byte) => byte === 0)
+    return bad(offset, empty ? 'a message was begun here and never finished' : 'no message header', 0, 0)
   }
   const headerSum = crc32(bytes.subarray(0, headerBytes))
   const bodyAt = offset + headerBytes
   const postAt = bodyAt + storedSize
-  if (postAt + POST_BYTES > end) return bad('the file ends within the message', 0, storedSize)
+  if (postAt + POST_BYTES > end) return bad(offset, 'the file ends within the message', 0, storedSize)
 
   // The trailer first: without the right one the size is not believed, and the body is not read in vain.
   const trailer = new Trailer()
   let stop = TRAILER_CUT
   let wanted = FIRST_METADATA_READ + 8 * chunkCount(storedSize)
   // All of a small record at once, so that a window moves forward only.
-  const whole = headerBytes + storedSize + wanted
-  if (whole <= WHOLE_BYTES) yield ask(offset, Math.min(whole, end - offset))
+  const whole = Math.min(headerBytes + storedSize + wanted, end - offset)
+  if (whole > bytes.length && whole <= WHOLE_BYTES) bytes = yield ask(offset, whole)
+  // All of it is here, and stays so as long as nothing else is asked for.
+  let isHere = whole <= bytes.length
+  if (isHere) {
+    stop = readTrailer(bytes, postAt - offset, bytes.length, headerSum, trailer)
+    isHere = stop !== TRAILER_CUT
+  }
   while (stop === TRAILER_CUT) {
     bytes = yield ask(postAt, Math.min(wanted, end - postAt))
     stop = readTrailer(bytes, 0, bytes.length, headerSum, trailer)
     if (stop !== TRAILER_CUT) break
-    if (bytes.length < wanted || wanted >= METADATA_MAX) return bad('the metadata does not end', 0, storedSize)
+    if (bytes.length < wanted || wanted >= METADATA_MAX) return bad(offset, 'the metadata does not end', 0, storedSize)
     wanted = Math.min(wanted * 4, METADATA_MAX)
   }
-  if (stop === TRAILER_BAD) return bad('no metadata where the message must end', 0, storedSize)
-  const length = headerBytes + storedSize + stop
+  if (stop === TRAILER_BAD) return bad(offset, 'no metadata where the message must end', 0, storedSize)
+  const length = isHere ? stop : headerBytes + storedSize + stop
   const guid = readGuid(bytes, trailer)
   const name = trailer.mailboxAt < 0 ? undefined : latin1(bytes, trailer.mailboxAt, trailer.mailboxEnd)
   const mailbox = name === undefined ? undefined : readMailboxName(name)
+  const origin = trailer.originAt < 0 ? undefined : latin1(bytes, trailer.originAt, trailer.originEnd)
   let damage: string | undefined
   const sums: number[] = []
   if (trailer.hasHash) {
@@ -155,26 +147,27 @@ export function* verifyRecord(
     else frames = found
   }
 
-  const text = new Text(frames)
+  const text = frames === undefined ? undefined : new Text(frames)
   let lone = 0
   let before = 0
   let broken = -1
   for (let at = 0, i = 0; at < storedSize; at += CHUNK_BYTES, i++) {
     const wantedBytes = Math.min(CHUNK_BYTES, storedSize - at)
-    const chunk = yield ask(bodyAt + at, wantedBytes)
-    if (chunk.length !== wantedBytes) return bad('the file ends within the message', 0, storedSize)
+    const from = headerBytes + at
+    const chunk = isHere ? bytes.subarray(from, from + wantedBytes) : yield ask(offset + from, wantedBytes)
+    if (chunk.length !== wantedBytes) return bad(offset, 'the file ends within the message', 0, storedSize)
     lone += countLoneLf(chunk, before)
     before = chunk[chunk.length - 1]!
     if (sums.length > 0 && broken < 0 && crc32(chunk) !== sums[i]) broken = i
-    if (broken < 0) text.add(chunk)
+    if (broken < 0) text?.add(chunk)
   }
   if (broken >= 0) damage ??= `body bytes ${broken * CHUNK_BYTES} … fail their checksum`
-  if (frames !== undefined && broken < 0 && text.bytes !== frames.plainSize) damage ??= 'the body does not decompress'
+  if (text !== undefined && broken < 0 && text.bytes !== frames!.plainSize) damage ??= 'the body does not decompress'
   const counted = storedSize + lone
   // Where somebody else moved bytes out or compressed them (Z), nothing can be counted here: what they say is all there is.
   const unknown = !trailer.hasHash && trailer.plainSize >= 0 && trailer.plainSize !== storedSize
   const physicalSize = frames?.plainSize ?? (unknown ? trailer.plainSize : storedSize)
-  let size = frames === undefined ? counted : text.bytes + text.lone
+  let size = text === undefined ? counted : text.bytes + text.lone
   if (unknown) size = Math.max(physicalSize, trailer.size)
   if (trailer.size === SIZE_BAD) damage ??= 'the virtual size is unreadable'
   // V counts what Dovecot serves; its repair counts what is stored, whatever that is.
@@ -191,9 +184,28 @@ export function* verifyRecord(
     guid,
     receivedMs,
     mailbox,
-    origin: trailer.originAt < 0 ? undefined : latin1(bytes, trailer.originAt, trailer.originEnd),
+    origin,
     sum,
     checksummed: trailer.stated >= 0,
+    damage,
+  }
+}
+
+/** A record that is none, or of which nothing is believed. */
+function bad(offset: number, damage: string, length: number, physicalSize: number): Walked {
+  return {
+    need: false,
+    offset,
+    length,
+    physicalSize,
+    storedSize: physicalSize,
+    size: physicalSize,
+    guid: undefined,
+    receivedMs: 0,
+    mailbox: undefined,
+    origin: undefined,
+    sum: 0,
+    checksummed: false,
     damage,
   }
 }
@@ -202,21 +214,21 @@ export function* verifyRecord(
 class Text {
   bytes = 0
   lone = 0
-  readonly #frames: Frames | undefined
+  readonly #frames: Frames
   #before = 0
   #index = 0
   #waiting: Uint8Array[] = []
   #waitingBytes = 0
   #taken = 0
 
-  constructor(frames: Frames | undefined) {
+  constructor(frames: Frames) {
     this.#frames = frames
   }
 
   /** `chunk` may change afterwards. */
   add(chunk: Uint8Array): void {
     const frames = this.#frames
-    if (frames === undefined || this.#index < 0) return
+    if (this.#index < 0) return
     this.#waiting.push(Uint8Array.from(chunk))
     this.#waitingBytes += chunk.length
     while (this.#index < frames.ends.length) {

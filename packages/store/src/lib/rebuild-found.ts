@@ -5,9 +5,11 @@
  * share: a purge that was cut short leaves two.
  */
 import type { Box, BoxColumnSpec, BoxOrigin, BoxScanned, BoxTableView } from '@mailstead/box'
+import { KeyTable } from './key-table.ts'
 import { record, type RebuildRecord } from './rebuild-record.ts'
 
 const NONE = -1
+const GUID_BYTES = 16
 
 /** Where a message was first saved. */
 export interface FoundOrigin {
@@ -21,8 +23,10 @@ export interface FoundOrigin {
 export class FoundMessages {
   readonly #columns: readonly BoxColumnSpec[]
   readonly #rowBytes: number
-  readonly #byRow = new Map<string, number>()
-  readonly #byGuid = new Map<string, number>()
+  readonly #byRow: KeyTable
+  readonly #byGuid = new KeyTable(GUID_BYTES)
+  /** One row that is looked for. */
+  readonly #sought: Buffer
   readonly #origins: FoundOrigin[] = []
   readonly #originIds = new Map<string, number>()
   /** Boxes give the same object for the same mailbox, again and again. */
@@ -30,7 +34,7 @@ export class FoundMessages {
   readonly #files: string[] = []
   #capacity = 0
   #guids: Uint8Array = new Uint8Array(0)
-  #rows: Uint8Array = new Uint8Array(0)
+  #rows: Buffer = Buffer.alloc(0)
   #received: Float64Array = new Float64Array(0)
   #size: Float64Array = new Float64Array(0)
   #offset: Float64Array = new Float64Array(0)
@@ -46,6 +50,8 @@ export class FoundMessages {
   constructor(columns: readonly BoxColumnSpec[]) {
     this.#columns = columns
     this.#rowBytes = columns.reduce((sum, { bytes }) => sum + bytes, 0)
+    this.#byRow = new KeyTable(this.#rowBytes)
+    this.#sought = Buffer.alloc(this.#rowBytes)
   }
 
   /** Reads everything; what is damaged is said. */
@@ -69,13 +75,13 @@ export class FoundMessages {
   #add(one: BoxScanned, row: NonNullable<BoxScanned['row']>, guid: Uint8Array): void {
     const at = this.count
     if (at === this.#capacity) this.#grow()
-    const bytes = Buffer.from(this.#rows.buffer, at * this.#rowBytes, this.#rowBytes)
-    this.#encode(row, bytes)
-    const key = bytes.toString('latin1')
-    if (this.#byRow.has(key)) return
+    this.#encode(row, this.#sought)
+    if (this.#byRow.get(this.#sought) !== NONE) return
     this.count++
-    this.#byRow.set(key, at)
-    this.#guids.set(guid, at * 16)
+    this.#rows.set(this.#sought, at * this.#rowBytes)
+    this.#byRow.put(at)
+    this.#guids.set(guid, at * GUID_BYTES)
+    this.#next[at] = this.#byGuid.put(at)
     this.#received[at] = one.receivedMs
     this.#size[at] = one.size ?? one.physicalSize
     this.#offset[at] = one.offset
@@ -84,9 +90,6 @@ export class FoundMessages {
     this.#origin[at] = this.#originOf(one.mailbox, one.origin)
     this.#uid[at] = one.origin?.uid ?? 0
     this.#bits[at] = (this.#size[at] === one.physicalSize ? 1 : 0) | (one.expunged === true ? 2 : 0)
-    const guidKey = Buffer.from(guid).toString('latin1')
-    this.#next[at] = this.#byGuid.get(guidKey) ?? NONE
-    this.#byGuid.set(guidKey, at)
   }
 
   #encode(row: NonNullable<BoxScanned['row']>, out: Buffer): void {
@@ -121,8 +124,8 @@ export class FoundMessages {
       to.set(from)
       return to
     }
-    this.#guids = grown(new Uint8Array(capacity * 16), this.#guids)
-    this.#rows = grown(new Uint8Array(capacity * this.#rowBytes), this.#rows)
+    this.#guids = this.#byGuid.column = grown(new Uint8Array(capacity * GUID_BYTES), this.#guids)
+    this.#rows = this.#byRow.column = grown(Buffer.alloc(capacity * this.#rowBytes), this.#rows)
     this.#received = grown(new Float64Array(capacity), this.#received)
     this.#size = grown(new Float64Array(capacity), this.#size)
     this.#offset = grown(new Float64Array(capacity), this.#offset)
@@ -135,33 +138,31 @@ export class FoundMessages {
 
   /** The message that a row of the box names, or -1. */
   atRow(view: BoxTableView, row: number): number {
-    const bytes = Buffer.allocUnsafe(this.#rowBytes)
     let at = 0
     for (const { name, bytes: width } of this.#columns) {
-      bytes.set(view.extension(name)!.value(row), at)
+      this.#sought.set(view.extension(name)!.value(row), at)
       at += width
     }
-    return this.#byRow.get(bytes.toString('latin1')) ?? NONE
+    return this.#byRow.get(this.#sought)
   }
 
   /** The last of the messages that have this GUID, or -1; `nextOf` gives the others. */
   withGuid(guid: Uint8Array): number {
-    return this.#byGuid.get(Buffer.from(guid.buffer, guid.byteOffset, guid.length).toString('latin1')) ?? NONE
+    return this.#byGuid.get(guid)
   }
   nextOf(message: number): number {
     return this.#next[message]!
   }
 
   guid(message: number): Uint8Array {
-    return this.#guids.subarray(message * 16, message * 16 + 16)
+    return this.#guids.subarray(message * GUID_BYTES, (message + 1) * GUID_BYTES)
   }
   /** The columns of the row that names it. */
   row(message: number): Record<string, Uint8Array | number> {
     const columns: Record<string, Uint8Array | number> = {}
-    const rows = Buffer.from(this.#rows.buffer)
     let at = message * this.#rowBytes
     for (const { name, bytes } of this.#columns) {
-      columns[name] = bytes <= 6 ? rows.readUIntLE(at, bytes) : this.#rows.subarray(at, at + bytes)
+      columns[name] = bytes <= 6 ? this.#rows.readUIntLE(at, bytes) : this.#rows.subarray(at, at + bytes)
       at += bytes
     }
     return columns

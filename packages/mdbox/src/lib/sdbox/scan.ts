@@ -32,7 +32,7 @@ export async function* scanBox(
   const known = new KnownRows(rows)
   let page: BoxScanned[] = []
   for await (const named of everyName(fs, directory)) {
-    for await (const scanned of scanFile(fs, directory, named, known)) page.push(scanned)
+    page.push(...(await scanFile(fs, directory, named, known)))
     if (page.length < PAGE) continue
     yield page
     page = []
@@ -64,23 +64,21 @@ async function* everyName(fs: Fs, directory: string): AsyncGenerator<Named> {
   }
 }
 
-async function* scanFile(
-  fs: Fs,
-  directory: string,
-  { file, id, origin, name, expunged }: Named,
-  known: KnownRows,
-): AsyncGenerator<BoxScanned> {
+async function scanFile(fs: Fs, directory: string, named: Named, known: KnownRows): Promise<readonly BoxScanned[]> {
+  const { file } = named
   // It may have got another name since it was listed.
   await using opened = await fs.open(`${directory}/${file}`, 'read').catch(gone)
-  if (opened === undefined) return
+  if (opened === undefined) return []
   const { size } = await opened.stat()
   // Begun, and never flushed.
-  if (size === 0) return
+  if (size === 0) return []
+  const scanned: BoxScanned[] = []
   let count = 0
-  for await (const found of new Window(opened, size).walk(walkFile(size))) {
-    if ('line' in found) {
-      if (found.damage !== undefined)
-        yield {
+  for await (const list of new Window(opened, size).walk(walkFile(size)))
+    for (const found of list) {
+      if (!('line' in found)) scanned.push(scannedOf(named, found, count++ > 0, known))
+      else if (found.damage !== undefined)
+        scanned.push({
           file,
           offset: 0,
           guid: undefined,
@@ -88,31 +86,38 @@ async function* scanFile(
           physicalSize: 0,
           mailbox: undefined,
           damage: found.damage,
-        }
-      continue
+        })
     }
-    const { offset, guid, receivedMs, physicalSize, mailbox } = found
-    const damage = found.damage ?? (count++ > 0 ? 'a second message in a file for one' : undefined)
-    const own = found.origin === undefined ? undefined : readOrigin(found.origin)
-    // What a message says of itself is of the mailbox that it was first saved to.
-    const isOwn = origin === undefined || own?.guid === hex(origin.mailbox)
-    const whose = origin === undefined ? ownOrigin(own) : withValidity(origin, own)
-    yield {
-      file,
-      offset,
-      guid,
-      receivedMs,
-      physicalSize,
-      size: found.size,
-      mailbox: name ?? (isOwn ? mailbox : undefined),
-      ...(whose === undefined ? {} : { origin: whose }),
-      damage,
-      row:
-        damage === undefined && found.checksummed
-          ? (known.find(found, origin, id) ?? rowOf(found, whose, id))
-          : undefined,
-      expunged,
-    }
+  return scanned
+}
+
+function scannedOf(
+  { file, id, origin, name, expunged }: Named,
+  found: Walked,
+  isSecond: boolean,
+  known: KnownRows,
+): BoxScanned {
+  const { offset, guid, receivedMs, physicalSize, mailbox } = found
+  const damage = found.damage ?? (isSecond ? 'a second message in a file for one' : undefined)
+  const own = found.origin === undefined ? undefined : readOrigin(found.origin)
+  // What a message says of itself is of the mailbox that it was first saved to.
+  const isOwn = origin === undefined || own?.guid === hex(origin.mailbox)
+  const whose = origin === undefined ? ownOrigin(own) : withValidity(origin, own)
+  return {
+    file,
+    offset,
+    guid,
+    receivedMs,
+    physicalSize,
+    size: found.size,
+    mailbox: name ?? (isOwn ? mailbox : undefined),
+    ...(whose === undefined ? {} : { origin: whose }),
+    damage,
+    row:
+      damage === undefined && found.checksummed
+        ? (known.find(found, origin, id) ?? rowOf(found, whose, id))
+        : undefined,
+    expunged,
   }
 }
 
