@@ -50,14 +50,20 @@ function specOf(name: string): ImportMailbox & { readonly guid: Buffer } {
   return { name, guid: md5(`mailbox ${name}`), uidValidity: 77, uidNext: 10, highestModSeq: 9 }
 }
 
-async function take(store: Store, names: readonly string[], options: ImportOptions = {}): Promise<ImportOutcome[]> {
+/** `texts`: of the messages; the mailboxes are the same. */
+async function take(
+  store: Store,
+  names: readonly string[],
+  options: ImportOptions = {},
+  texts?: string,
+): Promise<ImportOutcome[]> {
   const importing = store.as(OWNER).importer({ batchMessages: 2, ...options })
   const outcomes: ImportOutcome[] = []
   for (const name of names)
     outcomes.push(
       await importing.mailbox(specOf(name), async function* () {
         await Promise.resolve()
-        yield messagesOf(name)
+        yield messagesOf(texts ?? name)
       }),
     )
   return outcomes
@@ -120,6 +126,38 @@ describe.each<Format>(['mdbox', 'sdbox'])('in a store in %s', (format) => {
     }
     expect(await texts(fs)).toEqual({ INBOX: ['here'], Sent: ['sent'] })
     expect((await rebuild(fs)).filter(isChange)).toEqual([])
+  })
+
+  test('begun anew with other messages it leaves nothing of the first, though the index is lost', async () => {
+    for (const how of ['changed', 'given up', 'removed'] as const) {
+      const fs = memoryFs()
+      await interrupted(fs)
+      {
+        await using store = await openTest(fs)
+        const importing = store.as(OWNER).importer()
+        if (how === 'given up') for (const { guid } of importing.unfinished()) await importing.discard(guid)
+        if (how === 'removed') {
+          await take(store, ['Old'])
+          await store.as(OWNER).remove('Old')
+        }
+        expect(await take(store, ['Old'], {}, 'other')).toMatchObject([{ outcome: 'imported', added: 4, present: 0 }])
+        expect(
+          (await Array.fromAsync(store.check())).flat().filter(({ kind }) => kind !== 'import-unfinished'),
+        ).toEqual([])
+      }
+      const other = UIDS.map((uid) => textOf('other', uid))
+      expect((await texts(fs))['Old'], how).toEqual(other)
+      if (format === 'sdbox') {
+        // Without an index there is nothing but names.
+        await removeAll(fs, 'index')
+        await rebuild(fs)
+        expect(
+          (await picture(fs)).get('Old')!.rows.map(({ uid }) => uid),
+          how,
+        ).toEqual(UIDS)
+        expect((await texts(fs))['Old'], how).toEqual(other)
+      }
+    }
   })
 
   test('one whose end the index may have lost is a mailbox, which nobody gives up', async () => {

@@ -226,6 +226,11 @@ export interface BoxNamingTransaction extends BoxTransaction {
 export interface BoxNaming {
   /** Adds to the transaction what lets a later opener finish the names of these mailboxes, should this one not come to it. */
   begin(tx: BoxNamingTransaction, mailboxes: readonly BoxMailbox[]): Promise<BoxNames>
+  /**
+   * Before a mailbox is made with the GUID that another one may have had, which was removed: takes away, durably, what has its
+   * names. It may purge. False if something is left: in use by another mailbox, or not known to be of one that was removed.
+   */
+  vacate(guid: string): Promise<boolean>
 }
 /** The names of one transaction. Dropped if it does not commit. */
 export interface BoxNames {

@@ -37,7 +37,7 @@ import type {
   StoreImport,
 } from './import-contract.ts'
 import { checkName } from './name.ts'
-import { beginNames, settleNames } from './names.ts'
+import { beginNames, settleNames, vacate } from './names.ts'
 import { SharedMessages } from './shared-messages.ts'
 import { type Entry, encodeEntry, importKey, MAILBOXES_MAX, mailboxKey, mailboxTable, TREE_TABLE } from './tree.ts'
 
@@ -110,7 +110,7 @@ export class Importer implements StoreImport {
     })
     if (dropped === undefined) return
     dropped.names?.removed(dropped.entry)
-    settleNames(core, dropped.names)
+    await dropped.names?.settle()
     core.noteExpunged(1)
     await core.tables.drop(mailboxTable(guid))
   }
@@ -159,8 +159,15 @@ export class Importer implements StoreImport {
       if (!same) throw new Outdated('what was begun is another mailbox')
       return { entry: begun, published: false }
     }
+    // What an earlier one of this GUID left would be in the way, and be found in place of its messages some day.
+    if (!(await vacate(core, guid)))
+      throw new Refused(
+        `files of an earlier mailbox with the GUID ${guid} are there still: purge the store, or rebuild it if that is due`,
+      )
     const entry = await core.changeTree((change) => {
       const { tx, state } = change
+      // Another process was faster.
+      if (state.byGuid.has(guid) || state.imports.has(guid)) return undefined
       const other = state.byName.get(name)
       if (other !== undefined) this.#mustBeUnused(other)
       if (state.byName.size + state.imports.size >= MAILBOXES_MAX)
@@ -177,7 +184,7 @@ export class Importer implements StoreImport {
       tx.setValue(TREE_TABLE, importKey(guid), encodeEntry(made))
       return made
     })
-    return { entry, published: false }
+    return entry === undefined ? this.#begin(spec, name) : { entry, published: false }
   }
 
   #mustBeUnused({ guid, name }: Entry): void {

@@ -255,7 +255,9 @@ export class Mailboxes {
     const guid = origin?.guid !== undefined && !this.#byGuid.has(origin.guid) ? origin.guid : this.#newGuid()
     // The messages know their UIDs: with the UIDVALIDITY, clients know the mailbox again.
     const own = origin?.uidValidity ?? 0
-    const isOwn = own > 0 && ![...this.#byGuid.values()].some(({ entry }) => entry.uidValidity === own)
+    // Two mailboxes that were imported may have the same one.
+    const isFree = ![...this.#byGuid.values()].some(({ entry }) => entry.uidValidity === own)
+    const isOwn = own > 0 && (guid === origin?.guid || isFree)
     const uidValidity = isOwn ? own : this.#nextValidity()
     if (isOwn) this.#validity = Math.max(this.#validity, own)
     const entry: Entry = { guid, name, specialUse: undefined, uidValidity, createdMs: this.#now() }

@@ -14,7 +14,6 @@ import {
   type BoxTransaction,
   type PurgeReport,
 } from '@mailstead/box'
-import type { Fs } from '@mailstead/fs'
 import { type Index, IndexError, type IndexOptions, openIndex, type Table } from '@mailstead/index'
 import { UidSet } from '@mailstead/uidset'
 import { altmoveStore, type StoreAltmoveOptions } from './altmove.ts'
@@ -85,9 +84,10 @@ export async function openStore(options: StoreOptions): Promise<Store> {
       box,
       tree: names,
       syncRead: fs.supports.syncRead,
+      needsRebuild: () => needsRebuild(fs, values().get(KEY_REBUILT)),
     })
     opened.move()
-    return new OpenedStore(core, boxTable, fs)
+    return new OpenedStore(core, boxTable)
   } catch (error) {
     throw storeError(error)
   }
@@ -212,11 +212,9 @@ function purging(tx: ReturnType<Index['begin']>): BoxTransaction & BoxPurgeTrans
 class OpenedStore implements Store {
   readonly #core: Core
   readonly #boxTable: Table
-  readonly #fs: Fs
 
-  constructor(core: Core, boxTable: Table, fs: Fs) {
+  constructor(core: Core, boxTable: Table) {
     this.#core = core
-    this.#fs = fs
     this.#boxTable = boxTable
   }
 
@@ -239,7 +237,7 @@ class OpenedStore implements Store {
   async purge(budget: BoxBudget = {}): Promise<PurgeReport> {
     this.#core.mustBeWritable()
     return this.#core.work(async () => {
-      if (await this.#needsRebuild()) {
+      if (await this.#core.needsRebuild()) {
         const message = 'the index was repaired: nothing is purged until the store is rebuilt'
         this.#core.settings.onEvent({ kind: 'rebuild-needed', message })
         return { files: 0, messages: 0, bytesReclaimed: 0, skipped: 0 }
@@ -255,15 +253,10 @@ class OpenedStore implements Store {
   async altmove(options: StoreAltmoveOptions): Promise<AltmoveReport> {
     this.#core.mustBeWritable()
     return this.#core.work(async () => {
-      if (await this.#needsRebuild())
+      if (await this.#core.needsRebuild())
         throw new StoreError('STORE_UNAVAILABLE', 'the index was repaired: nothing is moved until the store is rebuilt')
       return altmoveStore(this.#core, this.#boxTable, options)
     })
-  }
-
-  /** What no row names may be mail that the index lost: a rebuild brings it back, a purge would not. */
-  #needsRebuild(): Promise<boolean> {
-    return needsRebuild(this.#fs, this.#core.tree.state.values.get(KEY_REBUILT))
   }
 
   async checkpoint(): Promise<void> {

@@ -20,6 +20,7 @@ import { damaged, type Place } from '../read.ts'
 import { maybeMoved, readMessage, readMessageSync } from '../read-message.ts'
 import { Batch, type BatchHost } from './batch.ts'
 import { checkBox } from './check.ts'
+import { listMailbox } from './directory.ts'
 import { DirectorySync } from './directory-sync.ts'
 import { finishMailbox, type NamesContext } from './finish.ts'
 import { Namer } from './naming.ts'
@@ -29,6 +30,9 @@ import { primariesOf, type Row, RowTable } from './row.ts'
 import { scanBox } from './scan.ts'
 import { lockSlot, readTodo, takeSlot, todoKey } from './slots.ts'
 import { Writer } from './writer.ts'
+
+/** Purges that are tried until what has the names of a removed mailbox is gone. */
+const VACATE_PURGES = 2
 
 export class SdboxBox implements Box, BatchHost {
   readonly name = 'sdbox'
@@ -63,7 +67,11 @@ export class SdboxBox implements Box, BatchHost {
     const slot = async (): Promise<number> => this.#takeSlot()
     this.writer = new Writer(fs, directory, syncs, options, slot)
     this.#namer = new Namer(this.#context, syncs, this.writer, slot)
-    if (host.mailboxes !== undefined) this.naming = this.#namer
+    if (host.mailboxes !== undefined)
+      this.naming = {
+        begin: async (tx, mailboxes) => this.#namer.begin(tx, mailboxes),
+        vacate: async (guid) => this.#vacate(guid),
+      }
     if (fs.supports.syncRead) this.openSync = (ref) => this.#openSync(ref)
   }
 
@@ -183,6 +191,22 @@ export class SdboxBox implements Box, BatchHost {
         missing ??= error
       }
     throw missing ?? new BoxError('BOX_NOT_FOUND', `no message ${ref}`, { ref })
+  }
+
+  async #vacate(guid: string): Promise<boolean> {
+    this.#mustBeOpen()
+    const { fs, directory } = this.#context
+    if ((await fs.stat(directory)) === undefined) return true
+    // That it was removed is said in its directory first: by us, or by whoever takes the place of one who died.
+    await this.#takeSlot()
+    await this.#namer.drain()
+    // A purge that is under way may have been there already.
+    for (let purges = 0; ; purges++) {
+      const { named, expunged } = await listMailbox(fs, directory, guid)
+      if (named.size + expunged.size === 0) return true
+      if (purges === VACATE_PURGES) return false
+      await this.purge()
+    }
   }
 
   /** Whoever asks while one is under way has its report. */

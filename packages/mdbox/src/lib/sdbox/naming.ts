@@ -10,7 +10,7 @@
  *   1. No name is given or taken before the frame that says so is durable.
  *   2. What is not done, because of a crash or a failure, is noted in the log until it is done.
  */
-import type { BoxMailbox, BoxNames, BoxNaming, BoxNamingTransaction, BoxPending, BoxRef } from '@mailstead/box'
+import type { BoxMailbox, BoxNames, BoxNamingTransaction, BoxPending, BoxRef } from '@mailstead/box'
 import { identify } from './directory.ts'
 import type { DirectorySync } from './directory-sync.ts'
 import { expungeName, finishMailbox, markRemoved, type NamesContext, nameMessage } from './finish.ts'
@@ -33,7 +33,7 @@ type Change =
   | { readonly kind: 'expunged'; readonly mailbox: BoxMailbox; readonly uids: Iterable<number> }
   | { readonly kind: 'removed'; readonly mailbox: BoxMailbox }
 
-export class Namer implements BoxNaming {
+export class Namer {
   readonly #context: NamesContext
   readonly #syncs: DirectorySync
   readonly #writer: Writer
