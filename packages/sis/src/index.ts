@@ -1,2 +1,5 @@
 export * from './lib/contract.ts'
 export { SisError, type SisErrorCode } from './lib/error.ts'
+export { type ExtractOptions, type Extracted, Extraction, type ExtractTargets } from './lib/extract.ts'
+export { SegmentLimits, segmentRefs } from './lib/segments.ts'
+export { type PartFailure, weave, type Woven, type WovenInline, type WovenPart } from './lib/weave.ts'

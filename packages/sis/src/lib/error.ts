@@ -4,6 +4,8 @@ export type SisErrorCode =
   | 'SIS_NOT_FOUND'
   /** Stored bytes fail their checksum, or are not what they should be. Nothing of them was returned. */
   | 'SIS_CORRUPT'
+  /** The storage of a part is away; other parts of the message can be read. `cause` is the FsError, or says more. */
+  | 'SIS_UNAVAILABLE'
   /** A named limit was reached. Nothing was kept. */
   | 'SIS_LIMIT'
   /** Writing or flushing failed; nothing was kept. `cause` is the FsError. */

@@ -1,0 +1,217 @@
+/**
+ * Takes large parts out of a message while it goes by: what is no text, a leaf, and large enough goes to blobs, the rest stays
+ * inline, and the segments tell how it was.
+ *
+ * The scanner of `@mailstead/message` says where parts begin and end. It can say so of all bytes but the last few (a line that may
+ * be a boundary, and the line end before it), which are kept back here; so the memory taken is a part's minimum size, a window, and
+ * what the scanner keeps, whatever the size of the message.
+ */
+import { MessageScanner, type MessagePart, type ScanOptions } from '@mailstead/message'
+import { WINDOW_BYTES } from './base64-lines.ts'
+import type { BlobSaved, BlobSink } from './contract.ts'
+import { type PartContext, PartWriter } from './part.ts'
+import { SegmentWriter } from './segments.ts'
+
+const KiB = 1024
+
+export interface ExtractOptions {
+  /** Parts of fewer bytes, as they are in the message, stay inline. So much memory is taken for one message. (default 128 KiB, at most 16 MiB) */
+  readonly minSize?: number
+  /** Which leaves are taken out if they are large enough. (default: those that have a Content-Type other than text) */
+  readonly isAttachment?: (part: MessagePart) => boolean
+  /** Limits of the scanner. */
+  readonly scan?: ScanOptions
+}
+
+export const MIN_SIZE_DEFAULT: number = 128 * KiB
+export const MIN_SIZE_MAX: number = 16 * KiB * KiB
+/** Bytes that are scanned before they are dealt with: they stay in the processor's memory. */
+const STEP_BYTES = WINDOW_BYTES
+/** More than the scanner leaves undecided (the beginning of a line), and the line end before it. */
+const KEPT_BACK_MAX = 256
+const LINE_END_MAX = 2
+
+const LF = 10
+const CR = 13
+
+export interface Extracted {
+  /** The list; undefined if everything stayed inline. */
+  readonly segments: Uint8Array | undefined
+  /** One for each use of a blob in the list, in order. */
+  readonly blobs: readonly BlobSaved[]
+  /** Bytes of the message, and of those the ones that stayed inline. */
+  readonly size: number
+  readonly inlineSize: number
+}
+
+export interface ExtractTargets {
+  readonly blobs: BlobSink
+  /** Gets, in order, what stays inline. The bytes are its own until what it returned resolved. */
+  readonly keep: (bytes: Uint8Array) => void | Promise<void>
+}
+
+/** Reads one message: `write` in pieces of any size, one after another, then `end`; or `abort`, also after either failed. */
+export class Extraction {
+  readonly #context: PartContext
+  readonly #scanner: MessageScanner
+  readonly #keep: (bytes: Uint8Array) => void | Promise<void>
+  readonly #isAttachment: (part: MessagePart) => boolean
+  /** Bytes written, scanned, and dealt with: all but those kept back. */
+  #size = 0
+  #done = 0
+  #inlineSize = 0
+  readonly #back: Buffer = Buffer.allocUnsafe(KEPT_BACK_MAX)
+  #backLength = 0
+  #step: Uint8Array = new Uint8Array(0)
+  /** Where candidates begin and end, in turn, beyond `#done`. */
+  #edges: number[] = []
+  #inside = false
+  #candidate = false
+  #part: PartWriter | undefined
+  #window: Buffer | undefined
+
+  constructor(targets: ExtractTargets, options: ExtractOptions = {}) {
+    const { minSize = MIN_SIZE_DEFAULT, isAttachment = isNoText, scan } = options
+    if (!(Number.isSafeInteger(minSize) && minSize >= 1 && minSize <= MIN_SIZE_MAX))
+      throw new TypeError(`minSize must be 1 to ${MIN_SIZE_MAX} bytes, not ${minSize}`)
+    this.#isAttachment = isAttachment
+    this.#keep = (bytes) => {
+      this.#inlineSize += bytes.length
+      return targets.keep(bytes)
+    }
+    this.#context = { list: new SegmentWriter(), sink: targets.blobs, keep: this.#keep, minSize, saved: [] }
+    this.#scanner = new MessageScanner(scan, {
+      leafStart: (part, at) => {
+        this.#candidate = this.#isAttachment(part)
+        if (this.#candidate) this.#edges.push(at)
+      },
+      leafEnd: (_, at, lineEnd) => {
+        if (this.#candidate)
+          this.#edges.push(Math.max(this.#edges.at(-1) ?? this.#done, lineEnd ? this.#beforeLineEnd(at) : at))
+        this.#candidate = false
+      },
+    })
+  }
+
+  /** The next bytes: the caller's own again once it returned, or once what it returned resolved. */
+  write(bytes: Uint8Array): void | Promise<void> {
+    if (bytes.length > STEP_BYTES) return this.#writeSteps(bytes)
+    return this.#writeStep(bytes)
+  }
+
+  async #writeSteps(bytes: Uint8Array): Promise<void> {
+    for (let at = 0; at < bytes.length; at += STEP_BYTES) await this.#writeStep(bytes.subarray(at, at + STEP_BYTES))
+  }
+
+  /** No more bytes. SisError or FsError of the sink passes through. */
+  async end(): Promise<Extracted> {
+    this.#step = new Uint8Array(0)
+    this.#scanner.finish()
+    await this.#release(this.#size)
+    const { list, saved } = this.#context
+    const segments = saved.length === 0 ? undefined : list.finish(this.#size, this.#inlineSize, saved)
+    return { segments, blobs: saved, size: this.#size, inlineSize: this.#inlineSize }
+  }
+
+  /** Gives up the blob that is being written. Never rejects. */
+  async abort(): Promise<void> {
+    await this.#part?.abort()
+    this.#part = undefined
+  }
+
+  #writeStep(bytes: Uint8Array): void | Promise<void> {
+    this.#step = bytes
+    this.#scanner.push(bytes)
+    this.#size += bytes.length
+    return this.#release(Math.max(this.#done, this.#scanner.decided - LINE_END_MAX))
+  }
+
+  /** A byte that was written and is not dealt with yet. */
+  #byteAt(at: number): number {
+    const index = at - this.#done
+    return (index < this.#backLength ? this.#back[index] : this.#step[index - this.#backLength]) ?? -1
+  }
+
+  #beforeLineEnd(at: number): number {
+    if (this.#byteAt(at - 1) !== LF) return at
+    return this.#byteAt(at - 2) === CR ? at - 2 : at - 1
+  }
+
+  /** Deals with all bytes before `until`, and keeps the others back. */
+  #release(until: number): void | Promise<void> {
+    const step = this.#step
+    const fromBack = Math.min(this.#backLength, until - this.#done)
+    const fromStep = until - this.#done - fromBack
+    if (fromBack > 0 || this.#part !== undefined || (this.#edges.length > 0 && this.#edges[0]! < until))
+      return this.#releaseSlowly(fromBack, fromStep)
+    if (fromStep > 0) {
+      const kept = this.#inline(step.subarray(0, fromStep))
+      if (kept instanceof Promise) return kept.then(() => this.#keepBack(fromStep))
+    }
+    this.#keepBack(fromStep)
+  }
+
+  async #releaseSlowly(fromBack: number, fromStep: number): Promise<void> {
+    if (fromBack > 0) {
+      // A copy: room is needed for what is kept back next.
+      const first = Buffer.from(this.#back.subarray(0, fromBack))
+      this.#back.copyWithin(0, fromBack, this.#backLength)
+      this.#backLength -= fromBack
+      await this.#deal(first)
+    }
+    if (fromStep > 0) await this.#deal(this.#step.subarray(0, fromStep))
+    this.#keepBack(fromStep)
+    if (this.#edges.length > 0) await this.#deal(new Uint8Array(0))
+  }
+
+  #keepBack(from: number): void {
+    const rest = this.#step.subarray(from)
+    if (this.#backLength + rest.length > KEPT_BACK_MAX) throw new Error(`${rest.length} bytes are not decided`)
+    this.#back.set(rest, this.#backLength)
+    this.#backLength += rest.length
+    this.#step = rest.subarray(rest.length)
+  }
+
+  #inline(bytes: Uint8Array): void | Promise<void> {
+    this.#done += bytes.length
+    this.#context.list.inline(bytes.length)
+    return this.#keep(bytes)
+  }
+
+  /** Bytes in their order, cut where parts begin and end. */
+  async #deal(bytes: Uint8Array): Promise<void> {
+    for (let at = 0; ; ) {
+      const edge = this.#edges[0]
+      const count = Math.min(bytes.length - at, edge === undefined ? Infinity : edge - this.#done)
+      if (count > 0) {
+        const piece = bytes.subarray(at, at + count)
+        at += count
+        if (this.#part === undefined) await this.#inline(piece)
+        else {
+          this.#done += count
+          await this.#part.write(piece)
+        }
+      }
+      if (edge === undefined || this.#done < edge) return
+      this.#edges.shift()
+      await this.#cross()
+    }
+  }
+
+  /** At the edge of a candidate. */
+  async #cross(): Promise<void> {
+    this.#inside = !this.#inside
+    if (this.#inside) {
+      if (this.#context.list.roomForPart)
+        this.#part = new PartWriter(this.#context, (this.#window ??= Buffer.allocUnsafeSlow(WINDOW_BYTES)))
+    } else if (this.#part !== undefined) {
+      await this.#part.end()
+      this.#part = undefined
+    }
+  }
+}
+
+/** As Dovecot has it: a leaf with a Content-Type that is no text, whatever its disposition. */
+function isNoText(part: MessagePart): boolean {
+  return part.kind !== 'text' && part.contentTypePresent
+}

@@ -1,0 +1,144 @@
+/**
+ * One part on its way: kept back until it is known to be large enough, then read by windows. What turns out to be no base64, from
+ * there on, goes to a blob of its own as it came, if that too is large enough; so nothing is ever done again.
+ *
+ *   held ──(minSize reached)──► lines ──(no base64 from here)──► raw held ──(minSize reached)──► raw
+ *
+ * A part that ends while it is held stays inline, and what is held of a raw rest too.
+ */
+import { Base64Lines, WINDOW_BYTES } from './base64-lines.ts'
+import type { BlobSaved, BlobSink, BlobWriter } from './contract.ts'
+import type { SegmentWriter } from './segments.ts'
+
+export interface PartContext {
+  readonly list: SegmentWriter
+  readonly sink: BlobSink
+  /** Bytes of the message that stay inline, in order. Theirs until what it returned resolved. */
+  readonly keep: (bytes: Uint8Array) => void | Promise<void>
+  readonly minSize: number
+  /** Blobs that were ended, in order. */
+  readonly saved: BlobSaved[]
+}
+
+export class PartWriter {
+  readonly #context: PartContext
+  #state: 'held' | 'lines' | 'raw held' | 'raw' = 'held'
+  #held: Buffer | undefined
+  #heldLength = 0
+  #lines: Base64Lines | undefined
+  readonly #window: Buffer
+  #filled = 0
+  /** Bytes that left the windows inline. */
+  #literals = 0
+  #exact = true
+  #blob: BlobWriter | undefined
+
+  /** `window`: WINDOW_BYTES bytes, for the time of this part. */
+  constructor(context: PartContext, window: Buffer) {
+    this.#context = context
+    this.#window = window
+  }
+
+  /** The next bytes of the part, of any number. */
+  async write(bytes: Uint8Array): Promise<void> {
+    for (let at = 0; at < bytes.length; ) {
+      const state = this.#state
+      if (state === 'lines') at += await this.#fill(bytes.subarray(at))
+      else if (state === 'raw') {
+        await this.#raw(bytes.subarray(at))
+        return
+      } else {
+        const held = (this.#held ??= Buffer.allocUnsafeSlow(this.#context.minSize))
+        const count = Math.min(held.length - this.#heldLength, bytes.length - at)
+        held.set(bytes.subarray(at, at + count), this.#heldLength)
+        this.#heldLength += count
+        at += count
+        if (this.#heldLength < held.length) continue
+        this.#held = undefined
+        this.#heldLength = 0
+        if (state === 'held') this.#beginLines()
+        else this.#beginRaw()
+        await this.write(held)
+      }
+    }
+  }
+
+  async end(): Promise<void> {
+    if (this.#state === 'lines') await this.#step(true)
+    if (this.#heldLength > 0) {
+      await this.#context.keep(this.#held!.subarray(0, this.#heldLength))
+      this.#context.list.inline(this.#heldLength)
+    }
+    if (this.#state === 'held') return
+    await this.#endBlob()
+    this.#context.list.partEnd(this.#exact)
+  }
+
+  async abort(): Promise<void> {
+    await this.#blob?.abort()
+    this.#blob = undefined
+  }
+
+  #beginLines(): void {
+    this.#context.list.part()
+    this.#lines = new Base64Lines(this.#context.list)
+    this.#state = 'lines'
+  }
+
+  #beginRaw(): void {
+    this.#context.list.blob()
+    this.#blob = this.#context.sink.begin()
+    this.#state = 'raw'
+  }
+
+  async #raw(bytes: Uint8Array): Promise<void> {
+    this.#context.list.raw(bytes.length)
+    await this.#blob!.write(bytes)
+  }
+
+  /** Moves bytes into the window, and reads it when it is full. Returns how many were taken. */
+  async #fill(bytes: Uint8Array): Promise<number> {
+    const window = this.#window
+    const count = Math.min(WINDOW_BYTES - this.#filled, bytes.length)
+    window.set(bytes.subarray(0, count), this.#filled)
+    this.#filled += count
+    if (this.#filled === WINDOW_BYTES) await this.#step(false)
+    return count
+  }
+
+  async #step(last: boolean): Promise<void> {
+    const lines = this.#lines!
+    const window = this.#window
+    lines.take(window.subarray(0, this.#filled), last)
+    if (lines.blob) {
+      this.#blob ??= this.#context.sink.begin()
+      if (lines.bytes.length > 0) await this.#blob.write(lines.bytes)
+    }
+    if (lines.literals.length > 0) {
+      this.#literals += lines.literals.length
+      await this.#context.keep(lines.literals)
+    }
+    if (!lines.exact) this.#exact = false
+    if (lines.ended) {
+      const rest = Buffer.from(window.subarray(lines.consumed, this.#filled))
+      this.#filled = 0
+      this.#exact = false
+      // Where nothing was dealt with yet, the whole part is to come, and is large enough.
+      if (lines.blob || this.#literals > 0) {
+        await this.#endBlob()
+        this.#state = 'raw held'
+      } else this.#beginRaw()
+      await this.write(rest)
+      return
+    }
+    window.copyWithin(0, lines.consumed, this.#filled)
+    this.#filled -= lines.consumed
+  }
+
+  async #endBlob(): Promise<void> {
+    const blob = this.#blob
+    if (blob === undefined) return
+    this.#blob = undefined
+    this.#context.saved.push(await blob.end())
+  }
+}
