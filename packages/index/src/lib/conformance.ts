@@ -429,6 +429,13 @@ export function indexConformance({ describe, it }: Runner, subject: IndexUnderTe
         'INDEX_CONFLICT',
       )
       assert.equal(index.info('inbox')!.count, 3)
+      await refuses(
+        transact(index, (all) =>
+          all.expunge('box', UidSet.fromRanges([1, 1, 4, 5]), { onlyZero: 'uses', mustExist: true }),
+        ),
+        'INDEX_CONFLICT',
+      )
+      assert.equal(index.info('box')!.count, 3)
     })
     test('rows that a transaction expects are all there, or nothing happens', async (index) => {
       await append(index, 5)

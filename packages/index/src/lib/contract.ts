@@ -239,7 +239,7 @@ export interface ExpungeOutcome {
 }
 /** Decided under the lock, row by row. */
 export interface ExpungeOptions {
-  /** INDEX_CONFLICT if one of them is gone already. */
+  /** All or nothing: INDEX_CONFLICT if one of them is gone already, or stays by what `onlyDeleted` and `onlyZero` say. */
   readonly mustExist?: boolean
   /** Only rows that have \Deleted. */
   readonly onlyDeleted?: boolean

@@ -262,13 +262,12 @@ export class Model {
         const { uids } = change
         if (change.mustExist === true) {
           let found = 0
-          for (const uid of table.rows.keys()) if (uids.has(uid)) found++
+          for (const [uid, row] of table.rows) if (uids.has(uid) && !stays(change, row)) found++
           if (found !== uids.size) throw new Refused('INDEX_CONFLICT')
         }
         const expunged: number[] = []
         for (const [uid, row] of sorted(table.rows)) {
-          if (!uids.has(uid) || (change.onlyDeleted === true && (row.flags & FLAG_DELETED) === 0)) continue
-          if (change.onlyZero !== undefined && row.columns.get(change.onlyZero)!.some((byte) => byte !== 0)) continue
+          if (!uids.has(uid) || stays(change, row)) continue
           use(table, row.columns, -1)
           table.rows.delete(uid)
           table.expunged.set(uid, bump(table))
@@ -518,6 +517,15 @@ function valuesOf(values: ReadonlyMap<string, Uint8Array>): string {
     .map(([key, bytes]) => `${key}=${Buffer.from(bytes).toString('hex')}`)
     .sort()
     .join(' ')
+}
+
+/** Whether the conditions of an expunge keep a row. */
+function stays(
+  { onlyDeleted = false, onlyZero }: { readonly onlyDeleted?: boolean; readonly onlyZero?: string },
+  { flags, columns }: ModelRow,
+): boolean {
+  if (onlyDeleted && (flags & FLAG_DELETED) === 0) return true
+  return onlyZero !== undefined && columns.get(onlyZero)!.some((byte) => byte !== 0)
 }
 
 function sorted(rows: ReadonlyMap<number, ModelRow>): [number, ModelRow][] {

@@ -578,6 +578,7 @@ class Resolver {
     const expunged = new UidSetBuilder()
     const rows: number[] = []
     let found = 0
+    let kept = 0
     const { ranges } = uids
     let lastChunk: Chunk | undefined
     let lastRow = -1
@@ -592,8 +593,13 @@ class Resolver {
         found += to - from
         for (let row = from; row < to; row++) {
           if (chosen) {
-            if (options.onlyDeleted === true && (chunk.flags[row]! & FLAG_DELETED) === 0) continue
-            if (zero >= 0 && !isZero(chunk, zero, meta.columns[zero]!.bytes, row)) continue
+            const stays =
+              (options.onlyDeleted === true && (chunk.flags[row]! & FLAG_DELETED) === 0) ||
+              (zero >= 0 && !isZero(chunk, zero, meta.columns[zero]!.bytes, row))
+            if (stays) {
+              kept++
+              continue
+            }
           }
           const uid = chunk.uids[row]!
           expunged.add(uid)
@@ -614,6 +620,8 @@ class Resolver {
     }
     if (options.mustExist === true && found !== uids.size)
       throw new IndexError('INDEX_CONFLICT', `${uids.size - found} of the rows to expunge are gone`, { table: meta.id })
+    if (options.mustExist === true && kept > 0)
+      throw new IndexError('INDEX_CONFLICT', `${kept} of the rows to expunge are to stay`, { table: meta.id })
     const set = expunged.build()
     this.#settle.push(() => {
       outcome.expunged = set
