@@ -26,7 +26,7 @@ export interface LargeFigure {
 }
 
 /** Most memory that a process may take, in MB. */
-const MEMORY_MAX = 256
+export const MEMORY_MAX = 256
 /** What a rebuild is to reach of the slower of reading the files in order and their CRC-32. */
 const SHARE_MIN = 0.5
 const QUICK_MESSAGES = 5000
@@ -168,11 +168,16 @@ function forget(directory: string): void {
     spawnSync('dd', [`if=${join(directory, name)}`, 'iflag=nocache', 'count=0', 'status=none'])
 }
 
-/** Runs one task in a process of its own. */
-function largeChild(task: LargeTask, directory: string, messages?: number): LargeRun {
+/** Runs one task in a process of its own, with these options for Node. */
+export function largeChild(
+  task: LargeTask,
+  directory: string,
+  messages?: number,
+  options: readonly string[] = process.execArgv,
+): LargeRun {
   const script = join(import.meta.dirname, 'box-large-child.ts')
   // How much garbage V8 lets pile up before it looks at it is not what is measured.
-  const flags = [...process.execArgv, '--max-semi-space-size=8']
+  const flags = [...options, '--max-semi-space-size=8']
   const args = [...flags, script, task, directory, ...(messages === undefined ? [] : [`${messages}`])]
   const { status, stdout, stderr } = spawnSync(process.execPath, args, { encoding: 'utf8' })
   if (status !== 0) throw new Error(`${task} failed: ${stderr}`)
