@@ -27,9 +27,12 @@ export function useFormat(name: Format): void {
   format = name
 }
 
+export function boxOf(root: Fs): BoxFormat {
+  return format === 'sdbox' ? sdbox(root, 'storage') : mdbox(root, 'storage', { rotateBytes: ROTATE_BYTES })
+}
+
 const common = {
-  box: (root: Fs): BoxFormat =>
-    format === 'sdbox' ? sdbox(root, 'storage') : mdbox(root, 'storage', { rotateBytes: ROTATE_BYTES }),
+  box: boxOf,
   now: (): number => (clock += 1000),
 }
 

@@ -1,6 +1,8 @@
 import { existsSync, mkdtempSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { posixFs } from '@mailstead/fs/posix'
+import { repairIndex } from '@mailstead/index'
 import { openUserStore, readConfig } from '@mailstead/app-server'
 import { afterAll, expect, test, vi } from 'vitest'
 import { run } from './run.ts'
@@ -116,6 +118,24 @@ test('mail goes to the second tier and back; while that is not mounted it is una
   expect(await mailstead('altmove', ...where, '--back', '--rate', '100', 'all')).toMatch(/^0 1 messages moved/)
   expect(files()).toEqual([])
   expect(await bodies()).toEqual(['small', 'large', 'larger'])
+})
+
+test('while rows may be missing nothing is moved, and it is said what helps', async () => {
+  const index = join(data, 'users/ann/index')
+  {
+    await using opened = await openUserStore(data, { name: 'ann' }, { settings: readConfig(config) })
+    await opened.store.checkpoint()
+  }
+  for (const name of readdirSync(join(index, 'tables')))
+    if (name.startsWith('mailbox-')) rmSync(join(index, 'tables', name))
+  rmSync(join(index, 'log'), { recursive: true })
+  {
+    await using fs = await posixFs(join(data, 'users/ann'))
+    for await (const _ of repairIndex(fs, 'index'));
+  }
+  expect(await mailstead('altmove', ...where, 'all')).toMatch(/^1 .*ann: rows .*mailstead rebuild --user ann/)
+  expect(await mailstead('rebuild', ...where)).toMatch(/^1 /)
+  expect(await mailstead('altmove', ...where, 'all')).toMatch(/^0 3 messages moved/)
 })
 
 test('misuse is told', async () => {

@@ -5,7 +5,7 @@
  */
 import { Command } from 'commander'
 import { openUserStore } from '@mailstead/app-server'
-import { parseAltmoveQuery } from '@mailstead/store'
+import { parseAltmoveQuery, StoreError } from '@mailstead/store'
 import { Exit } from './exit.ts'
 import { mustFindUser, whereOf, type WhereFlags } from './find-user.ts'
 
@@ -44,11 +44,16 @@ export function altmoveCommand(): Command {
       const user = mustFindUser(where, flags.user)
       await using opened = await openUserStore(where.data, user, { settings: where.config })
       if (!opened.store.hasTiers) throw new Exit(2, `the store of ${user.name} is in a format that has no second tier`)
-      const report = await opened.store.altmove({
-        to: flags.back === true ? 'primary' : 'alt',
-        where: query.at(Date.now()),
-        ...(rate === undefined ? {} : { bytesPerSecond: rate * MiB }),
-      })
+      const report = await opened.store
+        .altmove({
+          to: flags.back === true ? 'primary' : 'alt',
+          where: query.at(Date.now()),
+          ...(rate === undefined ? {} : { bytesPerSecond: rate * MiB }),
+        })
+        .catch((error: unknown) => {
+          if (!(error instanceof StoreError && error.code === 'STORE_INCOMPLETE')) throw error
+          throw new Exit(1, `${user.name}: ${error.message}: mailstead rebuild --user ${user.name}`)
+        })
       const { messages, bytes, damaged, bytesReclaimed } = report
       if (flags.json === true) process.stdout.write(`${JSON.stringify({ user: user.name, ...report })}\n`)
       else

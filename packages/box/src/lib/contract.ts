@@ -187,6 +187,13 @@ export interface BoxHost {
   refresh(): Promise<void>
   /** The mailboxes whose rows name messages of this box. Absent where there are none. */
   readonly mailboxes?: BoxMailboxes
+  /**
+   * Rows may be missing: a repair of the index lost some, or may have, and no rebuild has ended since. Then a message without uses, or
+   * without a row, may be somebody's mail all the same: until this is over a box takes none for dead. It purges and moves nothing
+   * (`mustBeComplete`), writes down nobody as expunged, and takes away no name but of what is expunged now. Reading and saving go
+   * on. Asked again each time. (default false)
+   */
+  readonly isIncomplete?: boolean
   /** The table may have lost what it knew: what is found on disk is believed. (default false) */
   readonly rebuilding?: boolean
 }
@@ -279,11 +286,11 @@ export interface Box extends AsyncDisposable {
    * now (its file is not open yet) or something is not as expected: `box.openSync?.(ref) ?? (await box.open(ref))`.
    */
   openSync?(ref: BoxRef): BoxMessage | undefined
-  /** Gives back the space of messages without uses, where most is to be had first. */
+  /** Gives back the space of messages without uses, where most is to be had first. BOX_INCOMPLETE while it is not known which those are. */
   purge(budget?: BoxBudget): Promise<PurgeReport>
   /**
    * Moves messages to the other tier, each durably there before it leaves where it was; those that are there already, and
-   * references that no row has, are passed over. FsError (FS_UNAVAILABLE) if that tier is away: nothing is changed then. Absent
+   * references that no row has, are passed over. FsError (FS_UNAVAILABLE) if that tier is away, BOX_INCOMPLETE as for `purge`: nothing is changed then. Absent
    * where a format knows no second tier.
    */
   altmove?(refs: Uint32Array, options: AltmoveOptions): Promise<AltmoveReport>
@@ -294,7 +301,7 @@ export interface Box extends AsyncDisposable {
   unavailable?(): Promise<Error | undefined>
   /**
    * Writes down, beside the messages and whatever becomes of the index, which of them no mailbox has any more (`BoxScanned.expunged`).
-   * Durable when resolved. `purge` does it by itself.
+   * Durable when resolved. `purge` does it by itself. While rows may be missing nothing is written.
    */
   journal?(): Promise<void>
   /** Everything on disk, every byte verified, whatever the index says. */

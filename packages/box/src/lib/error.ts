@@ -10,6 +10,8 @@ export type BoxErrorCode =
   | 'BOX_UNSUPPORTED'
   /** A named limit was reached (message size). Nothing was kept. */
   | 'BOX_LIMIT'
+  /** Rows may be missing that named messages (`BoxHost.isIncomplete`): nothing that needs to know what is dead is done until the store is rebuilt. */
+  | 'BOX_INCOMPLETE'
   /** Writing or flushing failed; nothing was kept. `cause` is the FsError. */
   | 'BOX_WRITE_FAILED'
   /** The box is closed. */

@@ -9,6 +9,7 @@ import type { ColumnSpec, IndexFinding } from './contract.ts'
 import { formatDigest } from './digest.ts'
 import { Entry } from './entries.ts'
 import { IndexError } from './error.ts'
+import { encodeLoss, LOSS_KEY, lossOf } from './loss.ts'
 import { record, type RepairRecord } from './repair-record.ts'
 import { UID_LAST } from './limits.ts'
 import { type Evidence, NUMBER_LAST, readIfThere, UNKNOWN_LOSS } from './repair-log.ts'
@@ -31,6 +32,7 @@ export interface PlannedTable {
 
 export interface RepairPlan {
   readonly evidence: Evidence
+  /** Those that say what is lost come first: once they are written, a snapshot that does not show its loss any more tells no lie. */
   readonly tables: readonly PlannedTable[]
   /** Numbers of the tables whose snapshot file stays. */
   readonly keep: ReadonlySet<number>
@@ -142,6 +144,11 @@ export async function planRepair(
     const highestModSeq = evidence.sealed ? state.highestModSeq : Math.max(state.highestModSeq, state.ceiling)
     states.set(number, { ...state, highestModSeq })
   }
+  // Ruins of earlier repairs are told again, and were marked then.
+  const lostNow = [...lostTables, ...ruins].some(
+    ({ number }) => list?.tables.some((table) => table.number === number && table.snapshot === undefined) !== true,
+  )
+  markLosses(states, { recovered, counted, lostTables: lostNow }, prefix, page)
   recount(states, { incomplete, raiseOnly: anew !== undefined }, prefix, page)
   const tables: PlannedTable[] = []
   const keep = new Set<number>()
@@ -175,7 +182,7 @@ export async function planRepair(
   const lost = list === undefined || evidence.lost.some((one) => one.last >= list.next)
   return {
     evidence,
-    tables,
+    tables: tables.sort((a, b) => Number(isMarked(b)) - Number(isMarked(a))),
     keep,
     ruins,
     removed: [...removed, ...gone.map((id) => `tables/${id}.snap`)].filter(
@@ -187,6 +194,10 @@ export async function planRepair(
     // Whoever asks what changed since a frame before the repair's own is told that nobody knows.
     dropHorizon: changed || lost ? lastFrame + 1 : list.dropHorizon,
   }
+}
+
+function isMarked({ state }: PlannedTable): boolean {
+  return lossOf(state.values) !== undefined
 }
 
 /** That the table is lost is said of it already. */
@@ -319,9 +330,53 @@ function sectionsOf({ transactions }: Evidence): Map<number, TableFrame[]> {
   return byTable
 }
 
+/** Lets the tables that others count in, or may have, say that rows may be lost (`loss.ts`). */
+function markLosses(
+  states: Map<number, TableState>,
+  {
+    recovered,
+    counted,
+    lostTables,
+  }: {
+    readonly recovered: ReadonlyMap<number, RecoveredTable>
+    readonly counted: ReadonlySet<string>
+    readonly lostTables: boolean
+  },
+  prefix: string,
+  page: RepairRecord[],
+): void {
+  let lost = lostTables
+  let rows = lostTables
+  // Also what an earlier repair lost, or this one before it was killed.
+  for (const { values } of states.values()) {
+    const before = lossOf(values)
+    lost ||= before !== undefined
+    rows ||= before?.rows === true
+  }
+  for (const { state, losses, pages } of recovered.values()) {
+    if (losses.length + pages.length === 0) continue
+    lost = true
+    rows ||= state.meta.counting.length > 0 || !counted.has(state.meta.id)
+  }
+  if (!lost) return
+  for (const [number, state] of states) {
+    const { id, counting } = state.meta
+    if (!counted.has(id) && counting.length > 0) continue
+    const before = lossOf(state.values)
+    if (before !== undefined && (before.rows || !rows)) continue
+    const draft = new Draft(state)
+    draft.setValue(LOSS_KEY, encodeLoss({ rows }))
+    states.set(number, draft.freeze())
+    const what = rows ? 'rows' : 'other'
+    const why = 'what others count in this table may be lost: until that is looked for, no count is lowered'
+    page.push(record('changed', `${prefix}tables/${id}.snap`, LOSS_KEY, 'none', what, why, id))
+  }
+}
+
 /**
- * Counts uses again, and takes back names of rows that are not there. `raiseOnly`: somebody looks for the rows that are lost,
- * and what nobody names until then is not for a purge to take. Else a count that stays too high would be damage again.
+ * Counts uses again, and takes back names of rows that are not there. Where rows may be lost no count is lowered: what nobody names
+ * until they are found is not for a purge to take. Nor with `raiseOnly`: somebody counts again afterwards. Else a count that
+ * stays too high would be damage again.
  */
 function recount(
   states: Map<number, TableState>,
@@ -364,6 +419,7 @@ function recount(
     const state = byId.get(table)!
     const c = state.meta.byName.get(column)!
     const width = state.meta.columns[c]!.bytes
+    const onlyRaise = raiseOnly || lossOf(state.values) !== undefined
     let draft: Draft | undefined
     for (const chunk of state.chunks) {
       const values = extOf(chunk, c, width)
@@ -371,7 +427,7 @@ function recount(
         const uid = chunk.uids[row]!
         const before = readNumber(values, row * width, width)
         const after = counts.get(uid) ?? 0
-        if (before === after || (raiseOnly && after < before)) continue
+        if (before === after || (onlyRaise && after < before)) continue
         const why = `${after} rows name it${incomplete ? ', as far as tables are left' : ''}`
         page.push(record('changed', `${prefix}tables/${table}.snap`, column, `${before}`, `${after}`, why, table, uid))
         draft ??= new Draft(state)

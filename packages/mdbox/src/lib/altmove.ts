@@ -11,7 +11,7 @@
  * Another process may purge the same messages at the same time: both copies are good, and the last transaction decides which
  * one counts.
  */
-import { type AltmoveOptions, type AltmoveReport, BoxError, type BoxRef } from '@mailstead/box'
+import { type AltmoveOptions, type AltmoveReport, BoxError, type BoxRef, mustBeComplete } from '@mailstead/box'
 import { FsError } from '@mailstead/fs'
 import { Moves, openPlaces } from './altmove-copy.ts'
 import type { Tier } from './altmove-tier.ts'
@@ -38,6 +38,7 @@ export async function altmoveBox(
   const pace = new Pace(budget, settings)
   const report = { messages: 0, bytes: 0, damaged: 0, left: 0, bytesReclaimed: 0 }
   await host.refresh()
+  mustBeComplete(host)
   const wanted = inOrder(await table.loaded(), refs, to === 'alt')
   if (wanted.length === 0) return report
   const alt = to === 'alt' ? await context.alt.prepare() : await context.alt.reach()

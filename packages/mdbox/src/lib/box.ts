@@ -223,6 +223,7 @@ export class MdboxBox implements Box, BatchHost {
     this.#mustBeOpen()
     await this.#host.refresh()
     await this.#alt.note()
+    if (this.#host.isIncomplete === true) return
     await this.#journal.write(this.#places, () => this.#files())
   }
 

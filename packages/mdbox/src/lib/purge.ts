@@ -23,6 +23,7 @@ import {
   BoxError,
   type BoxHost,
   type BoxPurgeTransaction,
+  mustBeComplete,
   type PurgeReport,
 } from '@mailstead/box'
 import { FsError, type FsLock } from '@mailstead/fs'
@@ -67,6 +68,8 @@ export async function purgeBox(
   only?: { readonly tier: Tier; readonly ids: ReadonlySet<number> },
 ): Promise<PurgeReport> {
   const { host, primary, settings } = context
+  await host.refresh()
+  mustBeComplete(host)
   const pace = new Pace(budget, settings)
   let unavailable: unknown
   let alt: Tier | undefined

@@ -24,7 +24,7 @@ import {
   type PurgeReport,
 } from '@mailstead/box'
 import type { Fs } from '@mailstead/fs'
-import { type Index, IndexError, type IndexTransaction, openIndex, type Table } from '@mailstead/index'
+import { type Index, IndexError, type IndexTransaction, lossOf, openIndex, type Table } from '@mailstead/index'
 import { UidSet } from '@mailstead/uidset'
 import { hasMessages } from './altmove-tier.ts'
 import { mdbox } from './mdbox.ts'
@@ -102,6 +102,9 @@ function hostOf(index: Index, table: Table): BoxHost {
   return {
     table,
     refresh: async () => index.refresh(),
+    get isIncomplete() {
+      return lossOf(table.view.values) !== undefined
+    },
     transact: async (body) => {
       await using tx = index.begin()
       body(boxTransaction(tx))

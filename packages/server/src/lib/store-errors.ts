@@ -56,6 +56,8 @@ function boxCodeOf(error: unknown): StoreErrorCode | undefined {
       return 'STORE_LIMIT'
     case 'BOX_CLOSED':
       return 'STORE_CLOSED'
+    case 'BOX_INCOMPLETE':
+      return 'STORE_INCOMPLETE'
     default:
       return 'STORE_UNAVAILABLE'
   }
@@ -88,6 +90,8 @@ export function imapError(error: unknown, noMailbox: NoMailboxMeans = 'NONEXISTE
       return new ImapError('LIMIT', 'A limit of the server was reached', { cause: error })
     case 'STORE_UNAVAILABLE':
       return new ImapError('UNAVAILABLE', 'The mail store is not available now', { cause: error })
+    case 'STORE_INCOMPLETE':
+      return new ImapError('UNAVAILABLE', 'The mail store waits to be rebuilt', { cause: error })
     case 'STORE_UNCERTAIN':
       return new ImapError('UNAVAILABLE', 'The change may or may not have happened', { cause: error })
     case 'STORE_CORRUPT':

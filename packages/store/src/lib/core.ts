@@ -82,8 +82,6 @@ export class Core {
   readonly tables: OpenTables
   /** Rows of views answer without `load`. */
   readonly syncRead: boolean
-  /** Whether what no row names may be mail that the index lost: a rebuild brings it back, a purge would not. */
-  readonly needsRebuild: () => Promise<boolean>
   readonly columnNames: readonly string[] = MAILBOX_COLUMNS.map(({ name }) => name)
   #closed = false
   readonly #work = new Set<Promise<unknown>>()
@@ -97,14 +95,12 @@ export class Core {
     readonly box: Box
     readonly tree: Tree
     readonly syncRead: boolean
-    readonly needsRebuild: () => Promise<boolean>
   }) {
     this.settings = parts.settings
     this.index = parts.index
     this.box = parts.box
     this.tree = parts.tree
     this.syncRead = parts.syncRead
-    this.needsRebuild = parts.needsRebuild
     this.tables = new OpenTables(parts.index)
   }
 

@@ -18,6 +18,8 @@ export type StoreErrorCode =
   | 'STORE_UNAVAILABLE'
   /** The change may or may not have happened; open again to learn which. */
   | 'STORE_UNCERTAIN'
+  /** What is asked for needs to know which messages nobody has, and a repair of the index may have lost rows: rebuild the store first. */
+  | 'STORE_INCOMPLETE'
   /** The index or the tree is damaged beyond its redundancy. */
   | 'STORE_CORRUPT'
   /** The store or the mailbox is closed (or was removed by somebody else). */

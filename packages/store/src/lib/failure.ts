@@ -48,6 +48,8 @@ function codeOf(error: unknown): StoreErrorCode | undefined {
         return 'STORE_DAMAGED'
       case 'BOX_LIMIT':
         return 'STORE_LIMIT'
+      case 'BOX_INCOMPLETE':
+        return 'STORE_INCOMPLETE'
       case 'BOX_WRITE_FAILED':
         return 'STORE_UNAVAILABLE'
       case 'BOX_CLOSED':

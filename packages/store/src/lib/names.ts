@@ -21,8 +21,7 @@ export function beginNames(
 /** Whether a mailbox may be made with this GUID: nothing is left of one that had it before. */
 export async function vacate(core: Core, guid: string): Promise<boolean> {
   const { naming } = core.box
-  // What no row names may be mail that the index lost.
-  return naming === undefined || (!(await core.needsRebuild()) && (await naming.vacate(guid)))
+  return naming === undefined || (await naming.vacate(guid))
 }
 
 /** What a message is told of the mailbox it is first saved to. */

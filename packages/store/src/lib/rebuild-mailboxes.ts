@@ -56,6 +56,8 @@ export class Mailboxes {
   readonly #nameless: { readonly guid: string; readonly table: Table }[] = []
   /** Of imports that are not finished, as far as the tree knows. */
   readonly #imports: { readonly entry: Entry; readonly table: Table }[] = []
+  /** Mailboxes without a table. */
+  readonly #rowless: Entry[] = []
   /** By GUID, what messages call the mailbox that they were saved to. */
   readonly #ownNames = new Map<string, string>()
   #values: ReadonlyMap<string, Uint8Array> = new Map()
@@ -89,7 +91,7 @@ export class Mailboxes {
     await this.#tables[Symbol.asyncDispose]()
   }
 
-  /** What the index knows. Tables that have no entry yet are in `all` after `nameTables`. */
+  /** What the index knows. Tables without an entry, and entries without a table, are in `all` after `nameTables`. */
   async open(tree: Table | undefined): Promise<void> {
     this.#values = tree?.view.values ?? new Map()
     const state = new Tree(() => tree?.view ?? EMPTY_TREE).state
@@ -119,9 +121,7 @@ export class Mailboxes {
     if (info === undefined) {
       this.lostTable = true
       this.#note('lost', 'mailbox', 'missing', 'none', 'the rows of the mailbox are lost', entry.name)
-      const anew = { ...entry, uidValidity: this.#nextValidity() }
-      this.#change('uidvalidity', entry.uidValidity, anew.uidValidity, 'its UIDs are lost', entry.name)
-      this.#create(anew)
+      this.#rowless.push(entry)
       return
     }
     const table = await this.#open(id)
@@ -170,8 +170,8 @@ export class Mailboxes {
   }
 
   /**
-   * Gives tables without an entry the name that their messages have of them, or that most of them came under. `isLossy`: frames of
-   * the index are lost, so imports may have been finished.
+   * Makes tables for entries that have lost theirs, and gives tables without an entry the name that their messages have of
+   * them, or that most of them came under. `isLossy`: frames of the index are lost, so imports may have been finished.
    */
   nameTables(found: FoundMessages, isLossy: boolean): void {
     const areSure = !(isLossy || this.wereLost || this.lostTable)
@@ -179,6 +179,17 @@ export class Mailboxes {
     for (const { uidValidity } of found.origins) this.#validity = Math.max(this.#validity, uidValidity)
     for (const { guid, name } of found.origins)
       if (guid !== undefined && name !== undefined) this.#ownNames.set(guid, name)
+    for (const entry of this.#rowless) {
+      // Where messages know their UIDs, these are not lost.
+      const knows = ({ guid, uidValidity }: FoundOrigin): boolean =>
+        guid === entry.guid && uidValidity === entry.uidValidity
+      let isKnown = false
+      for (let message = 0; message < found.count && !isKnown; message++)
+        isKnown = found.uid(message) > 0 && knows(found.origin(message))
+      const anew = isKnown ? entry : { ...entry, uidValidity: this.#nextValidity() }
+      if (!isKnown) this.#change('uidvalidity', entry.uidValidity, anew.uidValidity, 'its UIDs are lost', entry.name)
+      this.#create(anew)
+    }
     for (const { entry, table } of this.#imports) {
       const { guid, name } = entry
       if (areSure) {

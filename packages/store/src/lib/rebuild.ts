@@ -2,19 +2,15 @@
  * The rebuild of a closed store from everything that is left of it: the index's own evidence first (`repairIndex`), then the
  * message files, then the box's expunge journal. What each of them decides: `rebuild-plan.ts`.
  *
- * HOW   1. The index is repaired; tables of which nothing is left are made anew, empty. What it replaces it copies first. Before
- *          it writes, the store's file `rebuilding` says what is known to be lost, so that whoever goes on after a crash
- *          knows it too.
+ * HOW   1. The index is repaired; tables of which nothing is left are made anew, empty. What it replaces it copies first. What it
+ *          loses the tables themselves say from then on (`LOSS_KEY` of the index), so that whoever goes on after a crash knows it
+ *          too, and nobody takes for dead meanwhile what is merely named by nobody (I-19).
  *       2. Every message file is read and verified.
- *       3. One transaction makes rows and messages fit each other.
- *       4. `rebuilding` is removed.
+ *       3. One transaction makes rows and messages fit each other, and takes back what the tables say is lost.
  *
  * What a crash leaves, so that the rebuild is made again, with the same end: 1. what the repair of the index leaves; after it,
- * an index whose lost tables are empty: a store that has lost its tree cannot be opened, and none is purged while
- * `rebuilding` is there; 3. all of it or nothing.
- *
- * FORMAT   rebuilding   lines of text: `lossy`, `rows`, each present if it holds (`Evidence`)
- *          must not change: on disk
+ * an index whose lost tables are empty, and which says so: a store that has lost its tree cannot be opened, and nothing is purged;
+ * 3. all of it or nothing.
  *
  * MEMORY   some 100 bytes for each message and row; bodies are read through a window.
  */
@@ -25,8 +21,11 @@ import {
   type ColumnSpec,
   type Index,
   IndexError,
+  LOSS_KEY,
+  lossOf,
   openIndex,
   type RepairOptions,
+  type RepairRecord,
   repairIndex,
   type Table,
 } from '@mailstead/index'
@@ -37,8 +36,9 @@ import { FoundMessages } from './rebuild-found.ts'
 import { Mailboxes } from './rebuild-mailboxes.ts'
 import { type Evidence, Plan } from './rebuild-plan.ts'
 import { ofRepair, record, type RebuildRecord } from './rebuild-record.ts'
+import { isIncomplete } from './incomplete.ts'
 import { INDEX_PATH } from './path.ts'
-import { BOX_TABLE, guidOfTable, KEY_BOX, KEY_REBUILT, TREE_TABLE } from './tree.ts'
+import { BOX_TABLE, guidOfTable, KEY_BOX, TREE_TABLE } from './tree.ts'
 
 export interface RebuildOptions {
   /** Rooted at the store's own directory. Needs locks. */
@@ -57,10 +57,6 @@ export interface RebuildOptions {
 
 /** Records of one page. */
 const PAGE = 64
-const PENDING = 'rebuilding'
-const REPAIR_DIRECTORY = /^repair-/
-const LOSSY = 'lossy'
-const LOST_ROWS = 'rows'
 
 /**
  * Rebuilds a store that nobody may have open (STORE_UNAVAILABLE if somebody has; where the storage has no
@@ -90,13 +86,6 @@ export async function* rebuildStore(
   } catch (error) {
     throw storeError(error)
   }
-}
-
-/** Whether a rebuild was begun and not finished, or the index was repaired since the last one: what no row names may be mail. */
-export async function needsRebuild(fs: Fs, rebuilt: Uint8Array | undefined): Promise<boolean> {
-  if ((await fs.stat(PENDING)) !== undefined) return true
-  const newest = await newestRepair(fs)
-  return newest !== undefined && newest > Buffer.from(rebuilt ?? []).toString()
 }
 
 /**
@@ -152,10 +141,8 @@ async function exclusive(fs: Fs): Promise<AsyncDisposable> {
   throw new IndexError('INDEX_LOCKED', 'the store is open: it can be rebuilt only when nobody uses it')
 }
 
-/** All that counts: caches and what earlier repairs replaced do not, but for their names. */
+/** All that counts: caches do not, nor what earlier repairs replaced. */
 async function copyIndex(from: Fs, to: Fs): Promise<void> {
-  const pending = await readIfThere(from, PENDING)
-  if (pending !== undefined) await to.writeFile(PENDING, pending)
   const files: string[] = [`${INDEX_PATH}/control`]
   for (const name of ['log', 'tables'])
     for await (const page of from.list(`${INDEX_PATH}/${name}`))
@@ -164,8 +151,6 @@ async function copyIndex(from: Fs, to: Fs): Promise<void> {
     const bytes = await readIfThere(from, file)
     if (bytes !== undefined) await to.writeFile(file, bytes)
   }
-  const newest = await newestRepair(from)
-  if (newest !== undefined) await to.writeFile(`${INDEX_PATH}/${newest}/tables/copied`, new Uint8Array(0))
 }
 
 async function readIfThere(fs: Fs, path: string): Promise<Uint8Array | undefined> {
@@ -175,17 +160,6 @@ async function readIfThere(fs: Fs, path: string): Promise<Uint8Array | undefined
     if (error instanceof FsError && error.code === 'FS_NOT_FOUND') return undefined
     throw error
   }
-}
-
-/** Name of the newest directory of replaced files: of those that had more than a control file. */
-async function newestRepair(fs: Fs): Promise<string | undefined> {
-  const names: string[] = []
-  for await (const page of fs.list(INDEX_PATH))
-    for (const { name, kind } of page) if (kind === 'directory' && REPAIR_DIRECTORY.test(name)) names.push(name)
-  for (const name of names.sort().reverse())
-    for (const part of ['tables', 'log'])
-      for await (const page of fs.list(`${INDEX_PATH}/${name}/${part}`)) if (page.length > 0) return name
-  return undefined
 }
 
 interface Settings {
@@ -199,9 +173,6 @@ class Rebuild {
   readonly #format: BoxFormat
   readonly #settings: Settings
   #evidence: Evidence = { isLossy: false, lostRows: false }
-  /** What a repair replaced that was not part of a rebuild. */
-  #untold: string | undefined
-
   constructor(fs: Fs, format: BoxFormat, settings: Settings) {
     this.#fs = fs
     this.#format = format
@@ -209,17 +180,11 @@ class Rebuild {
   }
 
   async *run(): AsyncGenerator<readonly RebuildRecord[]> {
-    const pending = await readIfThere(this.#fs, PENDING)
-    const left = Buffer.from(pending ?? []).toString()
-    this.#learn({ isLossy: left.includes(LOSSY), lostRows: left.includes(LOST_ROWS) })
-    if (pending === undefined) this.#untold = await newestRepair(this.#fs)
     yield* this.#repairIndex()
     const { now, random } = this.#settings
     const { lock: alone } = this.#fs.supports
     await using index = await openIndex(this.#fs, INDEX_PATH, { create: true, alone, now, random })
     yield* this.#fit(index)
-    // A file of which nothing is known is none that somebody else needs.
-    await this.#forget()
   }
 
   #learn({ isLossy, lostRows }: Evidence): void {
@@ -232,62 +197,23 @@ class Rebuild {
     const { now, random } = this.#settings
     const repair: RepairOptions = { now, random, anew: (id) => this.#columnsOf(id) }
     if (!(await isIndex(this.#fs))) {
-      this.#learn({ isLossy: true, lostRows: true })
-      await this.#note()
       yield [record('lost', 'index', 'missing', 'none', 'made anew from the messages', { file: INDEX_PATH })]
       return
     }
-    const notes: RebuildRecord[] = []
-    let isDamaged = false
-    let isDone = true
     try {
-      for await (const page of repairIndex(this.#fs, INDEX_PATH, { ...repair, dryRun: true }))
-        for (const one of page) {
-          const { kind, table, field } = one
-          if (kind === 'note') {
-            notes.push(ofRepair(one))
-            continue
-          }
-          isDone = false
-          if (field === 'cache') continue
-          isDamaged = true
-          if (kind !== 'lost') continue
-          const isMailbox = table !== undefined && guidOfTable(table) !== undefined
-          this.#learn({ isLossy: true, lostRows: isMailbox || table === TREE_TABLE || table === undefined })
-        }
+      for await (const page of repairIndex(this.#fs, INDEX_PATH, repair))
+        yield page.filter((one) => !isCountedAgain(one)).map(ofRepair)
     } catch (error) {
       if (!(error instanceof IndexError && error.code === 'INDEX_CORRUPT')) throw error
-      this.#learn({ isLossy: true, lostRows: true })
-      await this.#note()
       yield [record('lost', 'index', 'damaged', 'none', `${error.message}; made anew`, { file: INDEX_PATH })]
       await this.#setAside()
-      return
     }
-    if (isDone) {
-      yield notes
-      return
-    }
-    if (isDamaged) await this.#note()
-    for await (const page of repairIndex(this.#fs, INDEX_PATH, repair)) yield page.map(ofRepair)
   }
 
   #columnsOf(id: string): readonly ColumnSpec[] | undefined {
     if (id === TREE_TABLE) return []
     if (id === BOX_TABLE) return [...this.#format.columns, { name: BOX_USES_COLUMN, bytes: 4 }]
     return guidOfTable(id) === undefined ? undefined : MAILBOX_COLUMNS
-  }
-
-  /** Says what is lost, for whoever goes on if this rebuild does not. */
-  async #note(): Promise<void> {
-    const { isLossy, lostRows } = this.#evidence
-    const lines = [isLossy ? LOSSY : '', lostRows ? LOST_ROWS : ''].filter((line) => line !== '')
-    await this.#fs.writeFile(PENDING, Buffer.from(lines.map((line) => `${line}\n`).join('')))
-  }
-
-  async #forget(): Promise<void> {
-    if ((await this.#fs.stat(PENDING)) === undefined) return
-    await this.#fs.remove(PENDING)
-    await this.#fs.syncDirectory('')
   }
 
   /** Files of an index that nothing names: kept, out of the way. */
@@ -327,10 +253,11 @@ class Rebuild {
         'STORE_UNAVAILABLE',
         `the store's messages are in the format ${Buffer.from(known).toString()}, not ${this.#format.name}`,
       )
-    const rebuilt = Buffer.from(tree?.view.values.get(KEY_REBUILT) ?? []).toString()
-    // Somebody repaired the index and told nobody what was lost.
-    if (this.#untold !== undefined && this.#untold > rebuilt) this.#learn({ isLossy: true, lostRows: true })
     if (tree === undefined || boxTable === undefined) this.#learn({ isLossy: true, lostRows: tree === undefined })
+    for (const table of [tree, boxTable]) {
+      const loss = table === undefined ? undefined : lossOf(table.view.values)
+      if (loss !== undefined) this.#learn({ isLossy: true, lostRows: loss.rows })
+    }
 
     await using box = await this.#format.open(readingHost(index, boxTable))
     const found = new FoundMessages(this.#format.columns)
@@ -352,8 +279,10 @@ class Rebuild {
     const plan = new Plan({ tx, found, mailboxes, box: boxTable, evidence: this.#evidence, now: now(), records })
     plan.decide()
     const values = new Map([[KEY_BOX, Buffer.from(this.#format.name)]])
-    const repaired = await newestRepair(this.#fs)
-    if (repaired !== undefined && repaired > rebuilt) values.set(KEY_REBUILT, Buffer.from(repaired))
+    // Rows that still cannot be read may name anything.
+    if (!mailboxes.areIncomplete)
+      for (const table of [tree, boxTable])
+        if (table !== undefined && isIncomplete(table)) tx.setValue(table.id, LOSS_KEY, undefined)
     mailboxes.finish(values)
     await tx.commit()
     yield records
@@ -369,7 +298,15 @@ function readingHost(index: Index | undefined, table: Table | undefined): BoxHos
     transact: () => Promise.reject(new TypeError('a box changes nothing while its store is rebuilt')),
     refresh: async () => index?.refresh(),
     rebuilding: true,
+    get isIncomplete() {
+      return isIncomplete(table)
+    },
   }
+}
+
+/** The box's uses are counted again when every row is what it should be. */
+function isCountedAgain({ kind, table, field }: RepairRecord): boolean {
+  return kind === 'remains' && table === BOX_TABLE && field === 'uses-miscounted'
 }
 
 const NO_ROWS: BoxTableView = {

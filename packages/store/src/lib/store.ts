@@ -22,22 +22,12 @@ import type { Store, StoreFinding, StoreOptions, StoreSession, Subject } from '.
 import { ATTEMPTS_MAX, Core, type Settings, withDefaults } from './core.ts'
 import { StoreError } from './error.ts'
 import { storeError } from './failure.ts'
+import { isIncomplete } from './incomplete.ts'
 import { INDEX_PATH } from './path.ts'
-import { needsRebuild } from './rebuild.ts'
 import { INBOX } from './name.ts'
 import { boxMailboxes } from './names.ts'
 import { addMailbox, Session } from './session.ts'
-import {
-  BOX_TABLE,
-  encodeNumber,
-  KEY_BOX,
-  KEY_REBUILT,
-  KEY_ROOT,
-  KEY_VALIDITY,
-  KEY_VERSION,
-  TREE_TABLE,
-  Tree,
-} from './tree.ts'
+import { BOX_TABLE, encodeNumber, KEY_BOX, KEY_ROOT, KEY_VALIDITY, KEY_VERSION, TREE_TABLE, Tree } from './tree.ts'
 
 /**
  * Opens a store. STORE_NOT_FOUND if the directory holds none and `create` is not given; STORE_UNAVAILABLE if the
@@ -74,6 +64,9 @@ export async function openStore(options: StoreOptions): Promise<Store> {
         await tx.commit()
       },
       refresh: () => index.refresh(),
+      get isIncomplete() {
+        return isIncomplete(boxTable, tree)
+      },
     }
     const box = await format.open(host)
     const away = await box.unavailable?.()
@@ -84,7 +77,6 @@ export async function openStore(options: StoreOptions): Promise<Store> {
       box,
       tree: names,
       syncRead: fs.supports.syncRead,
-      needsRebuild: () => needsRebuild(fs, values().get(KEY_REBUILT)),
     })
     opened.move()
     return new OpenedStore(core, boxTable)
@@ -236,14 +228,7 @@ class OpenedStore implements Store {
 
   async purge(budget: BoxBudget = {}): Promise<PurgeReport> {
     this.#core.mustBeWritable()
-    return this.#core.work(async () => {
-      if (await this.#core.needsRebuild()) {
-        const message = 'the index was repaired: nothing is purged until the store is rebuilt'
-        this.#core.settings.onEvent({ kind: 'rebuild-needed', message })
-        return { files: 0, messages: 0, bytesReclaimed: 0, skipped: 0 }
-      }
-      return this.#core.box.purge(budget)
-    })
+    return this.#core.work(() => this.#core.box.purge(budget))
   }
 
   get hasTiers(): boolean {
@@ -252,11 +237,7 @@ class OpenedStore implements Store {
 
   async altmove(options: StoreAltmoveOptions): Promise<AltmoveReport> {
     this.#core.mustBeWritable()
-    return this.#core.work(async () => {
-      if (await this.#core.needsRebuild())
-        throw new StoreError('STORE_UNAVAILABLE', 'the index was repaired: nothing is moved until the store is rebuilt')
-      return altmoveStore(this.#core, this.#boxTable, options)
-    })
+    return this.#core.work(() => altmoveStore(this.#core, this.#boxTable, options))
   }
 
   async checkpoint(): Promise<void> {

@@ -10,8 +10,6 @@
  *          validity     u32, the last UIDVALIDITY given
  *          box          name of the box's format, UTF-8
  *          root         UUID of the root the store was made in, 16 bytes (absent: none was given)
- *          rebuilt      what repairs of the index had left when the store was last rebuilt: the name of the newest of their
- *                       directories, UTF-8 (absent: none)
  *          must not change: on disk
  *
  * INVARIANTS
@@ -35,7 +33,6 @@ export const KEY_VERSION = 'version'
 export const KEY_VALIDITY = 'validity'
 export const KEY_BOX = 'box'
 export const KEY_ROOT = 'root'
-export const KEY_REBUILT = 'rebuilt'
 const MAILBOX = 'm/'
 const IMPORT = 'i/'
 const SUBSCRIPTION = 's/'

@@ -10,6 +10,7 @@ import {
   type BoxNaming,
   type BoxRef,
   type BoxScanned,
+  mustBeComplete,
   type PurgeReport,
 } from '@mailstead/box'
 import { type Fs, FsError, type FsFile, type FsLock } from '@mailstead/fs'
@@ -204,7 +205,7 @@ export class SdboxBox implements Box, BatchHost {
     for (let purges = 0; ; purges++) {
       const { named, expunged } = await listMailbox(fs, directory, guid)
       if (named.size + expunged.size === 0) return true
-      if (purges === VACATE_PURGES) return false
+      if (purges === VACATE_PURGES || this.#host.isIncomplete === true) return false
       await this.purge()
     }
   }
@@ -219,6 +220,8 @@ export class SdboxBox implements Box, BatchHost {
   }
 
   async #purge(pace: Pace): Promise<PurgeReport> {
+    await this.#host.refresh()
+    mustBeComplete(this.#host)
     if ((await this.#fs.stat(this.#directory)) === undefined)
       return { files: 0, messages: 0, bytesReclaimed: 0, skipped: 0 }
     await this.#takeSlot()
@@ -295,8 +298,8 @@ export class SdboxBox implements Box, BatchHost {
     const done: string[] = []
     for (const guid of guids)
       try {
-        await finishMailbox(this.#context, guid)
-        done.push(guid)
+        if ((await finishMailbox(this.#context, guid)) === 'done') done.push(guid)
+        else if (slot === this.#slot?.slot) this.#namer.unfinished.add(guid)
       } catch (error) {
         if (!(error instanceof FsError)) throw error
         if (slot === this.#slot?.slot) this.#namer.unfinished.add(guid)

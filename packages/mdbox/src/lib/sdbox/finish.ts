@@ -78,18 +78,23 @@ export async function expungeName(fs: Fs, directory: string, mailbox: string, ui
   }
 }
 
-/** Makes the names of a mailbox what the log says, durably. */
-export async function finishMailbox(context: NamesContext, guid: string): Promise<void> {
+/**
+ * Makes the names of a mailbox what the log says, durably. `later`: while rows may be missing, a name without a row
+ * may be that of somebody's mail, so that names are given, and none is taken away.
+ */
+export async function finishMailbox(context: NamesContext, guid: string): Promise<'done' | 'later'> {
   const { fs, directory, host, rows } = context
   const { mailboxes } = host
-  if (mailboxes === undefined) return
+  if (mailboxes === undefined) return 'done'
   const listing = await listMailbox(fs, directory, guid)
   await host.refresh()
   const mailbox = mailboxes.find(guid)
   await using opened = await mailboxes.open(guid)
   if (opened === undefined) {
-    if (!listing.empty) await markRemoved(fs, directory, guid)
-    return
+    if (listing.empty) return 'done'
+    if (host.isIncomplete === true) return 'later'
+    await markRemoved(fs, directory, guid)
+    return 'done'
   }
   const { view } = opened
   await view.load?.([BOX_REF_COLUMN])
@@ -104,8 +109,10 @@ export async function finishMailbox(context: NamesContext, guid: string): Promis
     if (row !== undefined) await nameMessage(context, row, guid, uid)
   }
   // UIDs that the log has not given are not its business: it may be an older one than these files are of.
-  for (const uid of listing.named) if (uid < view.uidNext) await expungeName(fs, directory, guid, uid)
+  const isDone = listing.named.size === 0 || host.isIncomplete !== true
+  if (isDone) for (const uid of listing.named) if (uid < view.uidNext) await expungeName(fs, directory, guid, uid)
   if (view.count > 0 || !listing.empty) await fs.syncDirectory(`${directory}/${guid}`)
+  return isDone ? 'done' : 'later'
 }
 
 /** The mailbox was removed: what is in its directory waits for a purge. */

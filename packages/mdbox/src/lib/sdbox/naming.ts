@@ -85,8 +85,7 @@ export class Namer {
   /** Tries again what failed. */
   async finish(): Promise<void> {
     for (const guid of this.unfinished) {
-      await finishMailbox(this.#context, guid)
-      this.unfinished.delete(guid)
+      if ((await finishMailbox(this.#context, guid)) === 'done') this.unfinished.delete(guid)
     }
   }
 
