@@ -2,12 +2,11 @@
  * A rebuild beside imports: one that is not finished stays what it is, and can be finished or given up, whatever came meanwhile;
  * where the index is lossy it may have been finished, and is a mailbox that nobody gives up.
  */
-import { createHash } from 'node:crypto'
 import type { Fs } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
 import { openIndex } from '@mailstead/index'
-import type { ImportMailbox, ImportMessage, ImportOptions, ImportOutcome, Store } from '@mailstead/store'
 import { beforeEach, describe, expect, test } from 'vitest'
+import { NAMES, specOf, take, textOf, UIDS } from './imports.ts'
 import {
   deliver,
   type Format,
@@ -19,55 +18,6 @@ import {
   removeAll,
   useFormat,
 } from './support.ts'
-
-const md5 = (text: string): Buffer => createHash('md5').update(text).digest()
-
-function message(uid: number, text: string): ImportMessage {
-  return {
-    uid,
-    flags: 1,
-    keywords: ['Old'],
-    modSeq: uid,
-    guid: md5(text),
-    receivedMs: 1_000_000,
-    savedMs: 1_000_000,
-    pop3Uidl: `old-${uid}`,
-    pop3Order: undefined,
-    shared: undefined,
-    open: async function* () {
-      await Promise.resolve()
-      yield Buffer.from(`Subject: ${text}\r\n\r\n${text}`)
-    },
-  }
-}
-
-const NAMES = ['INBOX', 'Old'] as const
-const UIDS = [2, 3, 5, 8]
-const textOf = (name: string, uid: number): string => `there ${name} ${uid}`
-const messagesOf = (name: string): readonly ImportMessage[] => UIDS.map((uid) => message(uid, textOf(name, uid)))
-
-function specOf(name: string): ImportMailbox & { readonly guid: Buffer } {
-  return { name, guid: md5(`mailbox ${name}`), uidValidity: 77, uidNext: 10, highestModSeq: 9 }
-}
-
-/** `texts`: of the messages; the mailboxes are the same. */
-async function take(
-  store: Store,
-  names: readonly string[],
-  options: ImportOptions = {},
-  texts?: string,
-): Promise<ImportOutcome[]> {
-  const importing = store.as(OWNER).importer({ batchMessages: 2, ...options })
-  const outcomes: ImportOutcome[] = []
-  for (const name of names)
-    outcomes.push(
-      await importing.mailbox(specOf(name), async function* () {
-        await Promise.resolve()
-        yield messagesOf(texts ?? name)
-      }),
-    )
-  return outcomes
-}
 
 /** Half of each mailbox has come. */
 async function interrupted(fs: Fs): Promise<void> {
@@ -145,7 +95,7 @@ describe.each<Format>(['mdbox', 'sdbox'])('in a store in %s', (format) => {
           (await Array.fromAsync(store.check())).flat().filter(({ kind }) => kind !== 'import-unfinished'),
         ).toEqual([])
       }
-      const other = UIDS.map((uid) => textOf('other', uid))
+      const other = UIDS.map((uid) => textOf('Old', uid, 'other'))
       expect((await texts(fs))['Old'], how).toEqual(other)
       if (format === 'sdbox') {
         // Without an index there is nothing but names.
