@@ -37,6 +37,16 @@ export async function exampleFiles(): Promise<ReadonlyMap<string, Uint8Array>> {
   }
   const files = new Map<string, Uint8Array>()
   await collect(fs, '', files)
+  // Closed after more log than is read again: the list alone is written anew.
+  {
+    await using index = await openIndex(fs, '', { ...options, segmentBytes: 300 })
+    for (const flag of [2, 4, 16]) {
+      await using tx = index.begin()
+      tx.changeFlags('inbox', UidSet.of(1), { add: flag })
+      await tx.commit()
+    }
+  }
+  files.set('later/tables/directory', await fs.readFile('tables/directory'))
   return files
 }
 

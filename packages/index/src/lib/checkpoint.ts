@@ -9,6 +9,9 @@
  *
  * Everything runs beside commits; the pump is asked only for states, between two groups. Only flushed frames get into a
  * snapshot: it must never know more than the log.
+ *
+ * Between checkpoints the list alone is written anew when much was appended: with the snapshots that there are, and for each
+ * table the frames since. Whoever opens the index then reads no log before it, and of a table nothing but its own frames.
  */
 import { type Fs, FsError } from '@mailstead/fs'
 import type { DroppedTables } from './changes-since.ts'
@@ -18,14 +21,13 @@ import type { LogMedium, LogTail } from './log.ts'
 import type { Settings } from './settings.ts'
 import type { Snapshots } from './snapshots.ts'
 import type { TableState } from './state.ts'
-import type { TableList } from './table-list.ts'
+import { firstNeeded, type TableList } from './table-list.ts'
 
 export interface CheckpointHost {
   readonly fs: Fs
   readonly prefix: string
   readonly log: LogMedium
   readonly snapshots: Snapshots
-  readonly settings: Pick<Settings, 'onEvent'>
   /** Runs between two groups, with everything that was appended flushed. */
   whenFlushed<T>(body: () => Promise<T>): Promise<T>
   /** Takes in what other processes appended. */
@@ -34,18 +36,29 @@ export interface CheckpointHost {
   entryList(): readonly Entry[]
   nextTableNumber(): number
   readonly dropped: DroppedTables
+  /** Some of the log could not be read: which tables it touched is not known. */
+  readonly hasGaps: boolean
   /** The state of a table, loaded if it is not. */
   loadForCheckpoint(entry: Entry): Promise<{ readonly state: TableState; readonly frame: number }>
 }
 
 /** Whether it was made: another process may be at it. */
-export async function checkpoint(host: CheckpointHost): Promise<boolean> {
+export function checkpoint(host: CheckpointHost): Promise<boolean> {
+  return alone(host, checkpointAlone)
+}
+
+/** Lists the tables as they are, with the snapshots that there are. Whether it was done. */
+export function listTables(host: CheckpointHost): Promise<boolean> {
+  return alone(host, listAlone)
+}
+
+async function alone(host: CheckpointHost, body: (host: CheckpointHost) => Promise<boolean>): Promise<boolean> {
   const { fs, prefix } = host
   await using lock = fs.supports.lock ? await fs.lock(`${prefix}checkpoint`) : undefined
   if (lock?.tryAcquire('exclusive') === false) return false
   // Without a lock, whoever comes second is refused when it replaces what it has read: its checkpoint is then not made.
   try {
-    return await checkpointAlone(host)
+    return await body(host)
   } catch (error) {
     if (error instanceof FsError && (error.code === 'FS_CONFLICT' || error.code === 'FS_EXISTS')) return false
     throw error
@@ -97,6 +110,8 @@ async function checkpointAlone(host: CheckpointHost): Promise<boolean> {
       const kept = copyOf(entry)
       kept.frame = Math.max(copy.frame, tail.next - 1)
       kept.snapshot = place
+      kept.lacksFrom = firstUnknown(entry, known, list)
+      kept.frames = []
       tables.push(kept)
       continue
     }
@@ -105,6 +120,8 @@ async function checkpointAlone(host: CheckpointHost): Promise<boolean> {
     // What an older list says of a file may have been written over since.
     const written = await snapshots.write(found.state, found.frame, snapshots.listIsOld ? undefined : place)
     found.now.snapshot = written.place
+    found.now.lacksFrom = 0
+    found.now.forgetFrames(found.frame)
     settles.push(written.settle)
     tables.push(found.now)
   }
@@ -112,12 +129,7 @@ async function checkpointAlone(host: CheckpointHost): Promise<boolean> {
   if (list !== undefined && !snapshots.listIsOld)
     await host.whenFlushed(async () => log.relist(await snapshots.listChecksum()))
   // The log is kept back to what the list before needs, whose place it could take.
-  const first =
-    list === undefined
-      ? 1
-      : keepsLog || snapshots.listIsOld
-        ? list.firstSegment
-        : await firstNeeded(list, log, host.settings.onEvent)
+  const first = list === undefined ? 1 : keepsLog || snapshots.listIsOld ? list.firstSegment : firstNeeded(list)
   await snapshots.writeList({
     uuid: log.uuid,
     generation: (list?.generation ?? 0) + 1,
@@ -128,6 +140,7 @@ async function checkpointAlone(host: CheckpointHost): Promise<boolean> {
     ended: tail.ended,
     firstSegment: first,
     nextTable,
+    logBytes: 0,
     tables,
     // Tables dropped since the position are no longer in the list either.
     dropped: host.dropped.tables,
@@ -141,7 +154,7 @@ async function checkpointAlone(host: CheckpointHost): Promise<boolean> {
       const place = byNumber.get(entry.number)?.snapshot
       if (place === undefined || (entry.snapshot?.frame ?? 0) > place.frame) continue
       entry.snapshot = place
-      entry.behind &&= place.frame < entry.frame
+      if (place.frame >= entry.frame) entry.lacksFrom = 0
       entry.forgetFrames(place.frame)
     }
   })
@@ -152,24 +165,68 @@ async function checkpointAlone(host: CheckpointHost): Promise<boolean> {
   return true
 }
 
-/** The first segment that whoever goes by a list may need: that of its position, or of the first frame that a table lacks. */
-async function firstNeeded(list: TableList, log: LogMedium, onEvent: Settings['onEvent']): Promise<number> {
-  const frame = firstLacking(list.tables, list.next)
-  if (frame === list.next) return list.segment
-  const start = await startBefore(log, frame, onEvent)
-  // What comes before the first that can be read may be needed by whoever repairs it.
-  if (start === undefined || start.next > frame) return list.firstSegment
-  return Math.min(start.segment, list.segment)
+/** The first frame that may have touched a table that cannot be read, and is not in its snapshot. */
+function firstUnknown(entry: Entry, known: Entry | undefined, list: TableList | undefined): number {
+  if (known === undefined || list === undefined) return Math.max(1, entry.created)
+  return known.untouchedUpTo(known.snapshot?.frame ?? 0, list.next) + 1
 }
 
-/** The first frame that the snapshot of one of the tables may lack; `next` if they have all before that. */
-function firstLacking(tables: readonly Entry[], next: number): number {
-  let frame = next
-  for (const { snapshot, created, frame: last } of tables) {
-    const from = (snapshot?.frame ?? created - 1) + 1
-    if (last >= from && from < frame) frame = from
-  }
-  return frame
+async function listAlone(host: CheckpointHost): Promise<boolean> {
+  const { log, snapshots } = host
+  const list = await snapshots.readList()
+  // What is damaged is left as it was found: the next who opens the index is to find it too.
+  if (list === undefined || snapshots.listIsOld) return false
+  const captured = await host.whenFlushed(async () => {
+    const entries = host.entryList()
+    // A closed log names its list, which only a checkpoint replaces.
+    const control = await log.readControl()
+    if (control?.state === 'sealed' && control.directory !== 0) return undefined
+    if (host.hasGaps || entries.some((entry) => entry.damage !== undefined)) return undefined
+    const { tables, horizon } = host.dropped
+    return {
+      tail: log.tail,
+      nextTable: host.nextTableNumber(),
+      copies: entries.map(copyOf),
+      dropped: tables,
+      horizon,
+    }
+  })
+  if (captured === undefined || captured.tail.next <= list.next) return false
+  const { tail, nextTable, copies, dropped, horizon } = captured
+  const listed = new Map(list.tables.map((table) => [table.number, table]))
+  await snapshots.replaceList({
+    uuid: log.uuid,
+    // That of the snapshots.
+    generation: list.generation,
+    segment: tail.segment,
+    offset: tail.offset,
+    next: tail.next,
+    chain: tail.chain,
+    ended: tail.ended,
+    firstSegment: list.firstSegment,
+    nextTable,
+    logBytes: list.logBytes + log.bytesBetween(list, tail),
+    tables: copies.map((copy) => goneOn(copy, listed.get(copy.number), list.next)),
+    dropped,
+    dropHorizon: horizon,
+  })
+  return true
+}
+
+/**
+ * A table as it is, with what the list says of its snapshot and of the frames after that, and the frames since the list's
+ * position: how long before it was untouched stays known, although the log may not go back that far.
+ */
+function goneOn(copy: Entry, known: Entry | undefined, next: number): Entry {
+  if (known === undefined) return copy
+  // Its snapshot was made after the position, by another process.
+  if (known.frame > copy.frame) return known
+  const { snapshot, frames } = known
+  copy.snapshot = snapshot
+  copy.lacksFrom = known.lacksFrom
+  copy.forgetFrames(Math.max(next - 1, snapshot?.frame ?? 0, frames.at(-3) ?? 0))
+  copy.frames = [...frames, ...copy.frames]
+  return copy
 }
 
 /**
@@ -214,5 +271,7 @@ function copyOf(entry: Entry): Entry {
   copy.apply(entry, entry.frame)
   copy.created = entry.created
   copy.snapshot = entry.snapshot
+  copy.lacksFrom = entry.lacksFrom
+  copy.frames = [...entry.frames]
   return copy
 }

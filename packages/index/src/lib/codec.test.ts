@@ -283,6 +283,8 @@ describe('headers and lists', () => {
     chain: fc.nat({ max: 2 ** 32 - 1 }),
     directory: fc.nat({ max: 2 ** 32 - 1 }),
   })
+  /** From a frame to the next one of a table: numbers, segments, bytes. */
+  const step = fc.tuple(fc.integer({ min: 1, max: 1000 }), fc.nat({ max: 2 }), fc.integer({ min: 1, max: 1e7 }))
   const list: fc.Arbitrary<TableList> = fc
     .record({
       uuid: fc.uint8Array({ minLength: 16, maxLength: 16 }),
@@ -294,13 +296,17 @@ describe('headers and lists', () => {
       ended: fc.boolean(),
       firstSegment: u48,
       nextTable: u48,
-      tables: fc.array(fc.tuple(id, u48, u48, fc.uint8Array({ minLength: 8, maxLength: 8 })), { maxLength: 4 }),
+      logBytes: u48,
+      tables: fc.array(
+        fc.tuple(id, u48, u48, fc.uint8Array({ minLength: 8, maxLength: 8 }), fc.array(step, { maxLength: 5 })),
+        { maxLength: 4 },
+      ),
       dropped: fc.array(fc.record({ number: u48, id, created: u48, frame: u48 }), { maxLength: 3 }),
       dropHorizon: u48,
     })
     .map(({ tables, ...rest }) => ({
       ...rest,
-      tables: tables.map(([name, a, b, s]) => {
+      tables: tables.map(([name, a, b, s, steps]) => {
         const entry = new Entry(a, name, b)
         entry.apply(
           {
@@ -325,7 +331,14 @@ describe('headers and lists', () => {
             directoryLength: b,
             directoryChecksum: 5,
           }
-        entry.behind = b > 0 && b > a
+        entry.lacksFrom = b % 3 === 0 ? a : 0
+        let [number, segment, offset] = [entry.snapshot?.frame ?? 0, 1, 256]
+        for (const [more, later, on] of steps) {
+          number += more
+          offset = later === 0 ? offset + on : on
+          segment += later
+          entry.frames.push(number, segment, offset)
+        }
         return entry
       }),
     }))

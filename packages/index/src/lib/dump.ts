@@ -79,6 +79,7 @@ function* dumpTableList(bytes: Uint8Array): Generator<string> {
   yield `list of tables of index ${toHex(list.uuid)}, generation ${list.generation}`
   yield `the log goes on with frame ${list.next} in segment ${list.segment} at ${list.offset}${list.ended ? ', which has ended' : ''}, chain ${hex32(list.chain)}; first segment ${list.firstSegment}`
   yield `next table ${list.nextTable}`
+  if (list.logBytes > 0) yield `${list.logBytes} bytes of log since the last checkpoint`
   for (const { number, id, created, frame } of list.dropped)
     yield `table ${number} ${id}: created in frame ${created}, dropped in frame ${frame}`
   if (list.dropHorizon > 0) yield `tables dropped up to frame ${list.dropHorizon} may be forgotten`
@@ -86,6 +87,10 @@ function* dumpTableList(bytes: Uint8Array): Generator<string> {
     const { snapshot: place } = table
     yield `table ${table.number} ${table.id}: uidValidity ${table.uidValidity} uidNext ${table.uidNext} highestModSeq ${table.highestModSeq} ceiling ${table.ceiling} count ${table.count} unseen ${table.unseen} deleted ${table.deleted} bytes ${table.bytes} digest ${formatDigest(table.digest)} created in frame ${table.created} last frame ${table.frame}`
     yield `  snapshot of frame ${place?.frame}, ${place?.length} bytes, salt ${place?.salt}, directory at ${place?.directory} of ${place?.directoryLength} bytes, checksum ${hex32(place?.directoryChecksum ?? 0)}`
+    const { frames, lacksFrom } = table
+    if (lacksFrom > 0) yield `  from frame ${lacksFrom} on only the log knows its frames`
+    for (let i = 0; i < frames.length; i += 3)
+      yield `  frame ${frames[i]} in segment ${frames[i + 1]} at ${frames[i + 2]}`
   }
 }
 

@@ -10,7 +10,8 @@ function listOf(numbers: readonly number[]): Uint8Array {
     const entry = new Entry(number, `table-${number}`, 1 + number)
     const counters = { uidNext: 2, highestModSeq: 3, ceiling: 0, count: number * 3, unseen: 1, deleted: 0, bytes: 9 }
     entry.apply({ ...counters, digest: { low: number, high: 5 } }, number * 1000)
-    entry.behind = true
+    entry.lacksFrom = number % 2
+    entry.frames = [number, 1, 256, 1000 * number, 3, 999]
     return entry
   })
   const rest = {
@@ -22,6 +23,7 @@ function listOf(numbers: readonly number[]): Uint8Array {
     ended: false,
     firstSegment: 1,
     nextTable: 99,
+    logBytes: 7,
   }
   return writeTableList({ uuid: new Uint8Array(16), ...rest, tables, dropped: [], dropHorizon: 0 })
 }

@@ -37,10 +37,10 @@ export class Entry {
   /** Last frame that touched the table. */
   frame = 0
   snapshot: SnapshotPlace | undefined
-  /** Frames after the snapshot, in threes: number, segment, offset. */
+  /** Frames after the snapshot, in threes, ascending: number, segment, offset. */
   frames: number[] = []
-  /** The list has it with a frame after its snapshot: which frames lie between, only the log knows. */
-  behind = false
+  /** From this frame on only the log knows which frames touched it, up to `frame`; 0 where `frames` are all there are. */
+  lacksFrom = 0
   /** The newest state, if loaded. */
   state: TableState | undefined
   /** Last frame in that state. A snapshot of another process may be ahead of what was read of the log here. */
@@ -76,10 +76,22 @@ export class Entry {
 
   /** Frames up to this one are in the snapshot. */
   forgetFrames(upTo: number): void {
-    const kept: number[] = []
-    for (let i = 0; i < this.frames.length; i += 3)
-      if (this.frames[i]! > upTo) kept.push(this.frames[i]!, this.frames[i + 1]!, this.frames[i + 2]!)
-    this.frames = kept
+    let i = 0
+    while (i < this.frames.length && this.frames[i]! <= upTo) i += 3
+    if (i > 0) this.frames = this.frames.slice(i)
+  }
+
+  /**
+   * The last frame up to which nothing touched the table after `from`, by what a list says that goes up to the frame
+   * before `next`. A snapshot of an earlier frame than that needs no log from before it.
+   */
+  untouchedUpTo(from: number, next: number): number {
+    if (this.frame <= from) return Math.max(from, next - 1)
+    // What the list says of frames begins after the snapshot that it names.
+    if (from < (this.snapshot?.frame ?? 0)) return from
+    if (this.lacksFrom > 0) return Math.max(from, this.lacksFrom - 1)
+    for (let i = 0; i < this.frames.length; i += 3) if (this.frames[i]! > from) return this.frames[i]! - 1
+    return from
   }
 }
 

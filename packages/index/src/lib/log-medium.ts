@@ -17,6 +17,9 @@ export interface LogTail {
   readonly ended: boolean
 }
 
+/** Where in the log: to tell how much of it lies between. */
+export type LogPlace = Pick<LogTail, 'segment' | 'offset'>
+
 /** A frame and where it is. */
 export interface LogFrame extends FoundFrame {
   readonly segment: number
@@ -81,7 +84,9 @@ export interface LogMedium extends AsyncDisposable {
   /** After a flush that failed: writes what it was to cover again, and flushes that. Takes the lock. */
   mend(): Promise<void>
   /** Bytes of log between two positions, roughly: what a checkpoint would save. */
-  bytesBetween(from: LogTail, to: LogTail): number
+  bytesBetween(from: LogPlace, to: LogPlace): number
+  /** So much log after the list of tables, as `bytesBetween` counts it, is worth a new list when the index is closed. */
+  readonly listAfterBytes: number
 }
 
 export interface LogOptions {

@@ -19,18 +19,21 @@ import { ControlFile } from './control-file.ts'
 import { type Control, openControl, sealedControl, writeControlFile } from './control.ts'
 import { IndexError } from './error.ts'
 import { FRAME_END, frameLength, payloadIsValid, writeFrame } from './frame.ts'
-import type { LogMedium, LogOptions, LogRead, LogTail } from './log-medium.ts'
+import type { LogMedium, LogOptions, LogPlace, LogRead, LogTail } from './log-medium.ts'
 import { type LogReader, readBytes } from './log-reader.ts'
 import { listSegments, LogSegments } from './log-segments.ts'
 import { LockTurns } from './lock-turns.ts'
 import { scanFrames, trailerIsValid } from './scan.ts'
 import { SEGMENT_HEADER, segmentName, writeSegmentHeader } from './segment.ts'
 
-export type { LogFrame, LogMedium, LogRead, LogTail } from './log-medium.ts'
+export type { LogFrame, LogMedium, LogPlace, LogRead, LogTail } from './log-medium.ts'
 export { readBytes } from './log-reader.ts'
 
 /** Bytes of a group that is appended without a turn of the event loop. */
 const SYNC_APPEND_MAX: number = 1024 * 1024
+/** So much log, or so many segments, after the list of tables is worth a new one. */
+const LIST_AFTER_BYTES = 64 * 1024
+const LIST_AFTER_SEGMENTS = 2
 
 export class FileLog implements LogMedium {
   readonly endsGroups = false
@@ -59,6 +62,9 @@ export class FileLog implements LogMedium {
     this.#control = new ControlFile(fs, `${prefix}control`, options.readOnly, segments.control)
   }
 
+  get listAfterBytes(): number {
+    return Math.min(LIST_AFTER_BYTES, LIST_AFTER_SEGMENTS * this.#options.segmentBytes)
+  }
   get uuid(): Uint8Array {
     return this.#segments.uuid
   }
@@ -434,7 +440,7 @@ export class FileLog implements LogMedium {
     }
   }
 
-  bytesBetween(from: LogTail, to: LogTail): number {
+  bytesBetween(from: LogPlace, to: LogPlace): number {
     return (to.segment - from.segment) * this.#options.segmentBytes + to.offset - from.offset
   }
 

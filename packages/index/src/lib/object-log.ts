@@ -20,7 +20,7 @@ import { type Fs, FsError, type FsSupports } from '@mailstead/fs'
 import { type Control, openControl, readControl, sealedControl, writeControlFile } from './control.ts'
 import { IndexError } from './error.ts'
 import { FRAME_END, writeFrame } from './frame.ts'
-import type { LogMedium, LogOptions, LogRead, LogTail } from './log-medium.ts'
+import type { LogMedium, LogOptions, LogPlace, LogRead, LogTail } from './log-medium.ts'
 import type { LogReader } from './log-reader.ts'
 import { LogSegments } from './log-segments.ts'
 import { SEGMENT_HEADER, segmentName, writeSegmentHeader } from './segment.ts'
@@ -28,6 +28,8 @@ import { readTableList } from './table-list.ts'
 
 /** What one object counts for when it is decided whether a checkpoint is due, in bytes: opening it costs a request. */
 const OBJECT_BYTES = 64 * 1024
+/** So many objects after the list of tables are worth a new one. */
+const LIST_AFTER_OBJECTS = 8
 /** How often the control file is written again because somebody else was first. */
 const SEAL_ATTEMPTS = 16
 
@@ -51,6 +53,7 @@ export function expectLog({ name, supports }: Pick<Fs, 'name' | 'supports'>): bo
 export class ObjectLog implements LogMedium {
   readonly endsGroups = true
   readonly lazy = false
+  readonly listAfterBytes: number = LIST_AFTER_OBJECTS * OBJECT_BYTES
   unsealable = false
   readonly #fs: Fs
   readonly #prefix: string
@@ -264,7 +267,7 @@ export class ObjectLog implements LogMedium {
     throw new IndexError('INDEX_UNCERTAIN', why, { cause })
   }
 
-  bytesBetween(from: LogTail, to: LogTail): number {
+  bytesBetween(from: LogPlace, to: LogPlace): number {
     return (to.segment - from.segment) * OBJECT_BYTES
   }
 

@@ -18,7 +18,7 @@ import { applyFrameTable } from './apply-frame.ts'
 import { openCacheFile, type TableCache } from './cache.ts'
 import { checkFieldName, GUID_BYTES } from './cache-record.ts'
 import type { Control } from './control.ts'
-import { checkpoint, type CheckpointHost, startBefore } from './checkpoint.ts'
+import { checkpoint, type CheckpointHost, listTables, startBefore } from './checkpoint.ts'
 import { checkIndex } from './check.ts'
 import type {
   CacheDecision,
@@ -41,7 +41,7 @@ import { Entries, Entry } from './entries.ts'
 import { IndexError, refusalOf } from './error.ts'
 import { FRAME_END, FRAME_LAZY, FRAME_PART, type FrameTable, payloadIsValid, writeFrame } from './frame.ts'
 import { FRAME_MAX, TRANSACTION_MAX, UID_LAST } from './limits.ts'
-import { FileLog, type LogFrame, type LogMedium, type LogRead, type LogTail } from './log.ts'
+import { FileLog, type LogFrame, type LogMedium, type LogPlace, type LogRead, type LogTail } from './log.ts'
 import { expectLog, keepsObjects, ObjectLog } from './object-log.ts'
 import { resolveTransaction, type Resolved } from './resolve.ts'
 import { checkDecision, type Settings, withDefaults } from './settings.ts'
@@ -70,6 +70,10 @@ const GROUPS_IN_A_ROW = 4
 const SOON_HOPS = 32
 /** For so long after its last frame another process is taken to be at work. */
 const SHARED_MS = 500
+/** The list of tables is written again when there is so many times its length of log after it … */
+const LIST_FACTOR = 4
+/** … by whoever closes the index, and with so many times as much while it is open. */
+const LIST_RUNNING = 4
 /** How often a group is decided again because somebody else was first. */
 const CONFLICTS_MAX = 1000
 /** Transactions of one group. */
@@ -159,6 +163,8 @@ class StoreIndex implements Index, Committer, CheckpointHost {
   readonly #idle = new Set<Entry>()
   #idleRows = 0
   #nextNumber = 1
+  /** Of the list of tables that the entries are of. What was read or written of it since says nothing of them. */
+  #generation = 0
   /** Until when another process is taken to be at work. */
   #sharedUntil = 0
   #groupsInARow = 0
@@ -181,6 +187,9 @@ class StoreIndex implements Index, Committer, CheckpointHost {
   /** Bytes of log written or read since the last checkpoint. */
   #logBytes = 0
   #checkpointAt: number
+  /** Where the log was when the list of tables was last read or written here. */
+  #listedAt: LogPlace = { segment: 0, offset: 0 }
+  hasGaps = false
 
   constructor(fs: Fs, path: string, prefix: string, settings: Settings, log: LogMedium) {
     this.fs = fs
@@ -267,28 +276,29 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     try {
       for (let attempt = 1; ; attempt++) {
         const control = await this.log.readControl()
-        const { entries, nextNumber, start, dropped, dropHorizon } = await this.snapshots.readTables(this.log)
+        const { entries, nextNumber, start, logBytes, ...tables } = await this.snapshots.readTables(this.log)
         let read: LogRead
         try {
           read = await this.log.read(start)
         } catch (error) {
           // A checkpoint of another process may have dropped the segment since the list was read.
-          const { generation } = this.snapshots
-          await this.snapshots.readList()
-          if (attempt < OPEN_ATTEMPTS && this.snapshots.generation !== generation) continue
+          if (attempt < OPEN_ATTEMPTS && (await this.snapshots.newestGeneration()) !== tables.generation) continue
           throw error
         }
         this.#entries.reset(entries)
-        this.dropped.reset(dropped, dropHorizon)
+        this.#generation = tables.generation
+        this.dropped.reset(tables.dropped, tables.dropHorizon)
         this.#nextNumber = nextNumber
         this.log.tail = start
+        this.#listedAt = start
+        this.hasGaps = false
         const sealed = control?.state === 'sealed' && !goesBeyond(read.tail, control)
         if (!held) read = this.settings.readOnly ? onlyWhole(read) : onlyFlushed(read)
         else if (!sealed && read.frames.length > 0 && !this.settings.readOnly) await this.log.sync(read.tail)
         const batch = this.#newBatch()
         this.#takeIn(read, batch)
         this.#publish(batch, held && !sealed ? { ...read.tail, unflushed: read.tail.next } : read.tail)
-        this.#logBytes = this.log.bytesBetween(start, read.tail)
+        this.#logBytes = logBytes + this.log.bytesBetween(start, read.tail)
         if (sealed && isShort(read.tail, control))
           this.#damageAll(
             `the log was closed with frame ${control.lastFrame} and now ends with ${read.tail.next - 1}`,
@@ -403,9 +413,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     } catch (error) {
       if (!(error instanceof IndexError) || error.code !== 'INDEX_CORRUPT') throw error
       // Another process may have made a checkpoint and dropped what this entry refers to.
-      const { generation } = this.snapshots
-      await this.snapshots.readList()
-      if (this.snapshots.generation !== generation) {
+      if ((await this.snapshots.newestGeneration()) !== this.#generation) {
         await this.#reload()
         const again = this.#entries.at(entry.number)
         return again === undefined ? entry : this.#load(again)
@@ -423,11 +431,11 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     const from = base?.frame ?? 0
     const isWhole = from >= (entry.snapshot?.frame ?? 0)
     let { frames } = entry
-    if (entry.behind || !isWhole) frames = await this.#framesSince(entry, from)
-    if (entry.behind && isWhole) {
+    if (entry.lacksFrom > 0 || !isWhole) frames = await this.#framesSince(entry, from)
+    if (entry.lacksFrom > 0 && isWhole) {
       // Found once, they are known.
       entry.frames = frames
-      entry.behind = false
+      entry.lacksFrom = 0
     }
     const reader = this.log.reader()
     for (let i = 0; i < frames.length; i += 3) {
@@ -452,15 +460,16 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     return { state: draft.freeze(), frame: Math.max(from, entry.frame) }
   }
 
-  /** Every frame of a table after `from` that the log still has, when the snapshot is older than it should be. */
+  /** Every frame of a table after `from`, when the snapshot is older than it should be, or the list does not tell them. */
   async #framesSince(entry: Entry, from: number): Promise<number[]> {
     if (from < (entry.snapshot?.frame ?? 0))
       this.settings.onEvent({
         kind: 'snapshot-replaced',
         message: `${entry.id}: its snapshot of frame ${entry.snapshot?.frame ?? 0} is damaged, going on from frame ${from}`,
       })
-    // Before its creation there is nothing of it.
-    const first = Math.max(from + 1, entry.created)
+    // Before its creation there is nothing of it, nor where a list says so: the log may begin there.
+    const untouched = await this.snapshots.untouchedUpTo(entry, from)
+    const first = Math.max(untouched + 1, entry.created)
     const start = await startBefore(this.log, first, this.settings.onEvent)
     const read = start === undefined ? undefined : await this.log.read(start)
     if (start === undefined || read === undefined || start.next > first || read.gaps.length > 0)
@@ -937,6 +946,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     for (let i = 0; i < resolved.length; i++) resolved[i]!.value.settle()
     this.#publish(batch, tail)
     if (this.#logBytes > this.#checkpointAt) this.#checkpointSoon()
+    else if (this.#isListOverdue(LIST_RUNNING)) this.#listSoon()
   }
 
   #sectionWriter(): ByteWriter {
@@ -1049,6 +1059,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     const drafts = new Map<number, Draft>()
     let parts: LogFrame[] = []
     for (const gap of read.gaps) {
+      this.hasGaps = true
       this.#damageAll(`frames ${gap.first} to ${gap.last} in segment ${gap.segment} are unreadable`, gap.last)
       // Tables may have been dropped there.
       this.dropped.forget(gap.last)
@@ -1226,6 +1237,8 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     this.#checkpointing = checkpoint(this).then((done) => {
       if (done) {
         this.#logBytes = 0
+        this.#generation = this.snapshots.generation
+        this.#listedAt = this.log.tail
         this.#checkpointAt = this.settings.checkpointBytes
       }
     })
@@ -1245,6 +1258,32 @@ class StoreIndex implements Index, Committer, CheckpointHost {
       if (this.#closing !== undefined) return
       this.settings.onEvent({ kind: 'checkpoint-failed', message: String(error) })
     })
+  }
+
+  /** Whether so much was appended since the list of tables was written that opening the index had better not read it. */
+  #isListOverdue(times: number): boolean {
+    const { log, snapshots } = this
+    if (snapshots.listLength === 0 || this.settings.readOnly) return false
+    const bytes = log.bytesBetween(this.#listedAt, log.tail)
+    return bytes >= times * Math.max(log.listAfterBytes, LIST_FACTOR * snapshots.listLength)
+  }
+
+  async #list(): Promise<void> {
+    while (this.#checkpointing !== undefined) await this.#checkpointing.catch(() => {})
+    // Done or not: another process may be at it, or something is damaged.
+    this.#listedAt = this.log.tail
+    this.#checkpointing = listTables(this).then(() => {})
+    try {
+      await this.#checkpointing
+    } catch (error) {
+      this.settings.onEvent({ kind: 'list-failed', message: String(error) })
+    } finally {
+      this.#checkpointing = undefined
+    }
+  }
+
+  #listSoon(): void {
+    if (this.#checkpointing === undefined && this.#closing === undefined) void this.#list()
   }
 
   /** For the checkpoint: the state of a table that may be shown, loaded if it is not. In the pump. */
@@ -1277,6 +1316,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
     try {
       // Others who stay do not know of a flush that failed here.
       if (!this.settings.readOnly) await this.log.mend()
+      if (this.#isListOverdue(1)) await this.#list()
       if (await this.#isLast()) await this.#seal()
     } catch (error) {
       // An index that is not sealed is whole: only the last group can then not be told from a torn one.

@@ -52,12 +52,16 @@ export function recoverTable(
   frames: readonly TableFrame[],
   evidence: Evidence,
 ): RecoveredTable | undefined {
-  // The list says that no frame between this one and the list's position touched the table.
-  const list = evidence.lists[0]
-  const listed = list?.tables.find((table) => table.number === entry.number)
+  // Either list may say that nothing touched the table from this frame on up to another one.
   const lossesAfter = (from: number): LostFrames[] => {
-    const covered = list !== undefined && listed !== undefined && listed.frame <= from ? list.next - 1 : 0
-    return lossesBeyond(Math.max(from, covered), frames, evidence)
+    let untouched = from
+    for (const { tables, next, generation } of evidence.lists) {
+      // What a repair that was stopped decided is decided anew.
+      if (generation > evidence.lists[0]!.generation) continue
+      const listed = tables.find((table) => table.number === entry.number)
+      if (listed !== undefined) untouched = Math.max(untouched, listed.untouchedUpTo(from, next))
+    }
+    return lossesBeyond(untouched, frames, evidence)
   }
   // Without a loss, if there is a way.
   const directories = file?.directories ?? []

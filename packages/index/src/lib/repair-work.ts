@@ -95,6 +95,7 @@ export class RepairWork implements AsyncDisposable {
       ended: this.#objects,
       firstSegment: segment,
       nextTable: plan.nextTable,
+      logBytes: 0,
       tables: [...tables.map(({ entry }) => entry), ...plan.ruins],
       dropped: plan.dropped,
       dropHorizon: plan.dropHorizon,

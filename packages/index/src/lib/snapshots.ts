@@ -105,11 +105,14 @@ export class Snapshots implements AsyncDisposable {
   })
   /** What `tables/directory` said when it was last read or written. */
   generation = 0
+  /** Its length then, in bytes; 0 if there was none. */
+  listLength = 0
   /** That was `directory.old`, because `directory` is lost: what it says of the files is not the newest. */
   listIsOld = false
   /** Without locks: nothing is replaced but what was seen. */
   readonly #conditional: boolean
   #listTag: string | undefined
+  #oldTag: string | undefined
   readonly #snapshotTags = new Map<string, string | undefined>()
 
   constructor(fs: Fs, prefix: string, uuid: Uint8Array, settings: Settings) {
@@ -123,22 +126,36 @@ export class Snapshots implements AsyncDisposable {
   // ---- the list of tables
 
   async readList(): Promise<TableList | undefined> {
+    // Whoever is slow must not put an older list in the place of the one that the log is kept for.
+    if (this.#conditional) this.#oldTag = (await this.#fs.stat(`${this.#prefix}tables/directory.old`))?.tag
+    // What is replaced later must be what is read now.
+    this.#listTag = this.#conditional ? (await this.#fs.stat(`${this.#prefix}tables/directory`))?.tag : undefined
+    this.#snapshotTags.clear()
     return this.#readList(readTableList)
+  }
+
+  /** The generation of the list that there is now; 0 if there is none. Nothing of what was read before is forgotten. */
+  async newestGeneration(): Promise<number> {
+    for (const name of ['directory', 'directory.old']) {
+      const bytes = await readIfThere(this.#fs, `${this.#prefix}tables/${name}`)
+      const list = bytes === undefined ? undefined : openTableList(bytes)
+      if (list !== undefined && Buffer.compare(list.uuid, this.#uuid) === 0) return list.generation
+    }
+    return 0
   }
 
   async #readList<L extends TableList | LazyTableList>(
     read: (bytes: Uint8Array) => L | undefined,
   ): Promise<L | undefined> {
-    // What is replaced later must be what is read now.
-    this.#listTag = this.#conditional ? (await this.#fs.stat(`${this.#prefix}tables/directory`))?.tag : undefined
-    this.#snapshotTags.clear()
     this.listIsOld = false
+    this.listLength = 0
     for (const name of ['directory', 'directory.old']) {
       const bytes = await readIfThere(this.#fs, `${this.#prefix}tables/${name}`)
       if (bytes === undefined) continue
       const list = read(bytes)
       if (list !== undefined && Buffer.compare(list.uuid, this.#uuid) === 0) {
         this.generation = list.generation
+        this.listLength = bytes.length
         this.listIsOld = name !== 'directory'
         return list
       }
@@ -149,16 +166,20 @@ export class Snapshots implements AsyncDisposable {
 
   /** What is known of the tables before the log is read, and where to read it from. */
   async readTables(log: LogMedium): Promise<{
+    generation: number
     entries: ListedTables | readonly Entry[]
     nextNumber: number
     start: LogTail
+    logBytes: number
     dropped: readonly DroppedTable[]
     dropHorizon: number
   }> {
     const list = await this.#readList(openTableList)
     if (list !== undefined) {
-      const { segment, offset, next, chain, ended, dropped, dropHorizon } = list
+      const { segment, offset, next, chain, ended, logBytes, dropped, dropHorizon } = list
       return {
+        generation: list.generation,
+        logBytes,
         dropped,
         dropHorizon,
         entries: list.listed,
@@ -183,12 +204,29 @@ export class Snapshots implements AsyncDisposable {
         `${this.#prefix}tables is lost, and the log begins with frame ${start.next}`,
       )
     return {
+      generation: 0,
       entries,
       nextNumber: 1 + Math.max(0, ...entries.map((entry) => entry.number)),
       start,
+      logBytes: 0,
       dropped: [],
       dropHorizon: start.next - 1,
     }
+  }
+
+  /** The last frame up to which nothing touched a table after `from`, by what either list says; `from` where none does. */
+  async untouchedUpTo(entry: Entry, from: number): Promise<number> {
+    let frame = from
+    for (const name of ['directory', 'directory.old']) {
+      const bytes = await readIfThere(this.#fs, `${this.#prefix}tables/${name}`)
+      const list = bytes === undefined ? undefined : openTableList(bytes)
+      if (list === undefined || Buffer.compare(list.uuid, this.#uuid) !== 0) continue
+      // A repair that was stopped wrote the older of the two first.
+      if (name !== 'directory' && list.generation > this.generation) continue
+      const place = list.listed.placeOfNumber(entry.number)
+      if (place >= 0) frame = Math.max(frame, list.listed.entry(place).untouchedUpTo(from, list.next))
+    }
+    return frame
   }
 
   async #entryOf(id: string): Promise<Entry | undefined> {
@@ -208,15 +246,22 @@ export class Snapshots implements AsyncDisposable {
     }
   }
 
-  /** Writes the list, keeping the one before. */
+  /** Writes the list of a checkpoint, keeping the one before, for which the log is kept. */
   async writeList(list: TableList): Promise<void> {
     const path = `${this.#prefix}tables/directory`
     const before = await readIfThere(this.#fs, path)
     const old = before === undefined ? undefined : readTableList(before)
-    if (before !== undefined && old !== undefined) await this.#fs.writeFile(`${path}.old`, before)
+    if (before !== undefined && old !== undefined)
+      await this.#fs.writeFile(`${path}.old`, before, this.#condition(this.#oldTag))
+    await this.replaceList(list)
+  }
+
+  /** Writes a list that names the snapshots of the one before: what that one followed is kept, and goes on saying more of the log. */
+  async replaceList(list: TableList): Promise<void> {
     const bytes = writeTableList(list)
-    await this.#fs.writeFile(path, bytes, this.#condition(this.#listTag))
+    await this.#fs.writeFile(`${this.#prefix}tables/directory`, bytes, this.#condition(this.#listTag))
     this.generation = list.generation
+    this.listLength = bytes.length
   }
 
   #condition(tag: string | undefined): FsWriteOptions {

@@ -7,17 +7,23 @@
  *          12   4   length         u32le  of the whole file
  *          16   16  index UUID
  *          32   …   in varints: generation; position in the log: segment, offset, number of the next frame, chain, 1 if
- *                   that segment has ended (else 0); first retained segment; next table number; count of tables, and for
+ *                   that segment has ended (else 0); first retained segment; next table number; bytes of log since the last
+ *                   checkpoint (from version 2 on); count of tables, and for
  *                   each: number, id, uidValidity, uidNext, highestModSeq, ceiling, count, unseen, deleted, bytes, digest
  *                   (low u32le, high u32le), frame that created it, last frame; snapshot: frame, length of the file (0: there
- *                   is none yet), salt (8 bytes), directory offset, length and checksum; horizon of the dropped tables (up
+ *                   is none yet), salt (8 bytes), directory offset, length and checksum; from version 2 on the frames after
+ *                   the snapshot: first of those that only the log knows (0: all are here), count of the others, and for each,
+ *                   ascending: number less the number before (at first less the snapshot's frame), segment less the segment
+ *                   before, offset (in the same segment less the offset before); horizon of the dropped tables (up
  *                   to that frame they may be forgotten), count of dropped tables, and for each, in the order of their
  *                   drops: number, id, frame that created it, frame that dropped it
  *          …    4   checksum       CRC-32 of everything before
  *
  * INVARIANTS
  *   1. It is written after every snapshot it names was flushed, and before any segment is dropped.
- *   2. The log is kept back to the position of `directory.old`, so that it can take the place of this one.
+ *   2. The log is kept back to the position of `directory.old`, and to the first frame after a snapshot there, so that it can
+ *      take the place of this one.
+ *   3. A frame before the position touched a table only if the snapshot has it or it is listed here.
  */
 import { ByteReader, ByteWriter, crc32, readVarint } from '@mailstead/bytes'
 import type { DroppedTable } from './changes-since.ts'
@@ -29,6 +35,8 @@ import { readU32 } from './frame.ts'
 // must not change: on disk
 const MAGIC = Buffer.from('MStabDIR', 'latin1')
 const BODY = 32
+/** From this version on a list tells the frames after each snapshot. */
+const FRAMES_SINCE = 2
 
 export interface TableList {
   readonly uuid: Uint8Array
@@ -42,6 +50,8 @@ export interface TableList {
   readonly ended: boolean
   readonly firstSegment: number
   readonly nextTable: number
+  /** Bytes of log before the position that came after the last checkpoint, as the log counts them. */
+  readonly logBytes: number
   readonly tables: readonly Entry[]
   /** Tables that are no more, in the order of their drops. */
   readonly dropped: readonly DroppedTable[]
@@ -65,6 +75,7 @@ export function writeTableList(list: TableList): Uint8Array {
   out.varint(list.ended ? 1 : 0)
   out.varint(list.firstSegment)
   out.varint(list.nextTable)
+  out.varint(list.logBytes)
   out.varint(list.tables.length)
   for (const table of list.tables) {
     const place = table.snapshot
@@ -88,6 +99,8 @@ export function writeTableList(list: TableList): Uint8Array {
     out.varint(place?.directory ?? 0)
     out.varint(place?.directoryLength ?? 0)
     out.u32(place?.directoryChecksum ?? 0)
+    out.varint(table.lacksFrom)
+    writeFrames(out, table.frames, place?.frame ?? 0)
   }
   out.varint(list.dropHorizon)
   out.varint(list.dropped.length)
@@ -100,6 +113,52 @@ export function writeTableList(list: TableList): Uint8Array {
   out.patchU32(12, out.position + 4)
   out.u32(crc32(out.view()))
   return out.finish()
+}
+
+function writeFrames(out: ByteWriter, frames: readonly number[], from: number): void {
+  out.varint(frames.length / 3)
+  let number = from
+  let segment = 0
+  let offset = 0
+  for (let i = 0; i < frames.length; i += 3) {
+    const isSame = frames[i + 1] === segment
+    out.varint(frames[i]! - number)
+    out.varint(frames[i + 1]! - segment)
+    out.varint(isSame ? frames[i + 2]! - offset : frames[i + 2]!)
+    number = frames[i]!
+    segment = frames[i + 1]!
+    offset = frames[i + 2]!
+  }
+}
+
+function readFrames(reader: ByteReader, from: number): number[] {
+  const count = reader.varint()
+  if (count * FRAME_VARINTS > reader.remaining) throw reader.malformed(`${count} frames`)
+  const frames: number[] = []
+  let number = from
+  let segment = 0
+  let offset = 0
+  for (let n = 0; n < count; n++) {
+    number += reader.varint()
+    const later = reader.varint()
+    offset = (later === 0 ? offset : 0) + reader.varint()
+    segment += later
+    frames.push(number, segment, offset)
+  }
+  return frames
+}
+
+/**
+ * The first segment that whoever goes by a list may need: that of its position, or of the first frame after a snapshot. The
+ * log goes no further back for whom the list tells no frame of.
+ */
+export function firstNeeded({ segment, firstSegment, tables }: TableList): number {
+  let first = segment
+  for (const { lacksFrom, frames } of tables) {
+    if (lacksFrom > 0) return Math.min(first, firstSegment)
+    if (frames.length > 0 && frames[1]! < first) first = frames[1]!
+  }
+  return first
 }
 
 /** The checksum a list ends with, which tells it from others: that of all its bytes would be the same for all lists. */
@@ -140,7 +199,9 @@ export function openTableList(bytes: Uint8Array): LazyTableList | undefined {
     const ended = reader.varint() === 1
     const firstSegment = reader.varint()
     const nextTable = reader.varint()
-    const listed = new ListedTables(bytes, reader)
+    const tellsFrames = readU32(bytes, 8) >= FRAMES_SINCE
+    const logBytes = tellsFrames ? reader.varint() : 0
+    const listed = new ListedTables(bytes, reader, tellsFrames)
     const dropHorizon = reader.varint()
     const dropped: DroppedTable[] = []
     for (let n = reader.varint(); n > 0; n--)
@@ -157,6 +218,7 @@ export function openTableList(bytes: Uint8Array): LazyTableList | undefined {
       ended,
       firstSegment,
       nextTable,
+      logBytes,
       listed,
       dropped,
       dropHorizon,
@@ -172,6 +234,8 @@ const FRAMES = 4
 const DIGEST_BYTES = 8
 const SALT_BYTES = 8
 const CHECKSUM_BYTES = 4
+/** Varints of each listed frame. */
+const FRAME_VARINTS = 3
 
 /**
  * The tables of a list, found by id or number without reading the others: opening one of thousands of mailboxes makes no
@@ -188,9 +252,11 @@ export class ListedTables {
   /** Open addressing by id: place in the list + 1, or 0. */
   readonly #slots: Uint32Array
   readonly #ascending: boolean
+  readonly #tellsFrames: boolean
 
   /** Passes over the tables from the reader's position on. Throws a BytesError where they are none. */
-  constructor(bytes: Uint8Array, reader: ByteReader) {
+  constructor(bytes: Uint8Array, reader: ByteReader, tellsFrames: boolean) {
+    this.#tellsFrames = tellsFrames
     const count = reader.varint()
     // What they take at least is known before anything is allocated.
     if (count * (COUNTERS + DIGEST_BYTES) > reader.remaining) throw reader.malformed(`${count} tables`)
@@ -229,6 +295,13 @@ export class ListedTables {
       at = passed(bytes, at, COUNTERS) + DIGEST_BYTES
       at = passed(bytes, at, FRAMES) + SALT_BYTES
       at = passed(bytes, at, 2) + CHECKSUM_BYTES
+      if (tellsFrames) {
+        at = passed(bytes, at, 1)
+        const frames = at < end ? readVarint(bytes, at, end) : 0
+        at = passed(bytes, at, 1)
+        if (!(frames >= 0 && frames * FRAME_VARINTS <= end - at)) throw reader.malformed(`${frames} frames`)
+        at = passed(bytes, at, frames * FRAME_VARINTS)
+      }
       if (at > end) throw reader.malformed('tables go on beyond the end')
     }
     reader.seek(at)
@@ -278,7 +351,7 @@ export class ListedTables {
   entry(k: number): Entry {
     this.#reader.seek(this.#starts[k]!)
     try {
-      return readEntry(this.#reader)
+      return readEntry(this.#reader, this.#tellsFrames)
     } catch (error) {
       throw new IndexError('INDEX_CORRUPT', 'the list of tables is malformed', { cause: error })
     }
@@ -298,7 +371,7 @@ function mixed(hash: number, byte: number): number {
   return (Math.imul(hash ^ byte, 0x01000193) + (hash >>> 15)) | 0
 }
 
-function readEntry(reader: ByteReader): Entry {
+function readEntry(reader: ByteReader, tellsFrames: boolean): Entry {
   const entry = new Entry(reader.varint(), reader.utf8(), reader.varint())
   const counters = {
     uidNext: reader.varint(),
@@ -321,6 +394,9 @@ function readEntry(reader: ByteReader): Entry {
     directoryChecksum: reader.u32(),
   }
   if (place.length > 0) entry.snapshot = place
-  entry.behind = entry.frame > place.frame
+  if (tellsFrames) {
+    entry.lacksFrom = reader.varint()
+    entry.frames = readFrames(reader, place.frame)
+  } else if (entry.frame > place.frame) entry.lacksFrom = place.frame + 1
   return entry
 }

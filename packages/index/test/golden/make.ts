@@ -19,7 +19,7 @@ for (const [name, supports] of [
 ] as const) {
   const folder = new URL(`./${name}/`, import.meta.url)
   rmSync(folder, { recursive: true, force: true })
-  const image = await sealedStore({ seed: 7, messages: 48, segmentBytes: 2_000 }, supports)
+  const image = await sealedStore({ seed: 7, messages: 110, segmentBytes: 1_200 }, supports)
   for (const [path, bytes] of image) {
     const file = new URL(`store/${path}`, folder)
     mkdirSync(new URL('.', file), { recursive: true })
