@@ -314,4 +314,21 @@ describe('events of a scan', () => {
       { numRuns: runs },
     )
   })
+
+  test('what is passed over in the body of a leaf counts as if it had been pushed', () => {
+    for (const end of ['\r\n', '\n']) {
+      const head = `Content-Type: multipart/mixed; boundary=b${end}${end}--b${end}Content-Type: image/png${end}${end}QU`
+      const rows = `JD${end}QUJD${end}QUJD${end}`
+      const tail = `QUJ${end}--b--${end}after${end}`
+      const scanner = new MessageScanner()
+      scanner.push(Buffer.from(head))
+      expect(scanner.decided).toBe(head.length)
+      scanner.pass(rows.length, 3, end === '\n')
+      scanner.push(Buffer.from(tail))
+      expect(scanner.finish()).toEqual(scanMessage(Buffer.from(head + rows + tail)))
+    }
+    const scanner = new MessageScanner()
+    scanner.push(Buffer.from('Subject: s\r\n'))
+    expect(() => scanner.pass(1, 1, true)).toThrow(TypeError)
+  })
 })

@@ -107,6 +107,21 @@ export class MessageScanner {
     return this.#base
   }
 
+  /**
+   * Passes over the next bytes of a leaf's body, for a caller who looked at them: they end with a line end, hold `lines` of them, each
+   * CRLF (`bare`: each LF alone), no NUL, and no line in them begins with a dash. TypeError if no such body is being read, or
+   * bytes that were pushed are not decided.
+   */
+  pass(bytes: number, lines: number, bare: boolean): void {
+    if (this.#state !== 'body' || this.#carry !== undefined || !isLeaf(this.#current.part))
+      throw new TypeError('pass() outside the body of a leaf')
+    this.#base += bytes
+    this.#lines += lines
+    if (bare) this.#bare += lines
+    this.#afterCR = false
+    this.#atLineStart = true
+  }
+
   /** The next bytes of the message. They are not kept: the caller may reuse the array. */
   push(chunk: Uint8Array): void {
     if (this.#state === 'finished') throw new TypeError('push() after finish()')

@@ -13,11 +13,9 @@
 import { BASE64_VALUE, decodeTail, encodeTail, PAD_VALUE, unitBytes } from './base64.ts'
 import { CRLF_END, LF_END, type LineEnd, NO_END, type SegmentMark, type SegmentWriter } from './segments.ts'
 
-/** Bytes of a part that are looked at together. */
-export const WINDOW_BYTES = 65_536
 /** So many bytes in a row that are no base64: from there on a part is stored as it came. */
 const LITERAL_RUN_MAX = 8192
-/** A line that a window cuts is left for the next one, unless it is longer than this. */
+/** A line that a window cuts is left for the next one, unless it is longer than this, or a quarter of the window. */
 const CUT_LINE_MAX = 1024
 /** A line without an end in sight that is this long is tried as a whole. */
 const LONG_LINE = 2048
@@ -28,6 +26,9 @@ const WORD_MAX = 24
 
 /** What a window may cost beyond what it saves, in bytes: the last one may hold one line. */
 const COST_FREE = 64
+
+/** Bytes that three pending characters and tails of several units may add to those of a window. */
+const BYTES_SLACK = 16
 
 const LF = 10
 const CR = 13
@@ -73,12 +74,13 @@ export class Base64Lines {
     exact: true,
     literalRun: 0,
   }
-  readonly #bytes: Buffer = Buffer.allocUnsafeSlow((WINDOW_BYTES / 4) * 3 + 16)
+  readonly #cutLineMax: number
+  readonly #bytes: Buffer
   #bytesLength = 0
-  readonly #literals: Buffer = Buffer.allocUnsafeSlow(WINDOW_BYTES)
+  readonly #literals: Buffer
   #literalsLength = 0
   /** Characters that were taken line by line and not proved yet. */
-  readonly #chars: Buffer = Buffer.allocUnsafeSlow(WINDOW_BYTES)
+  readonly #chars: Buffer
   #charsLength = 0
   /** Characters of this window. */
   #taken = 0
@@ -91,8 +93,13 @@ export class Base64Lines {
   /** What follows is to be stored as it came. No unit is open then. */
   ended = false
 
-  constructor(list: SegmentWriter) {
+  /** For windows of up to `windowBytes` bytes. */
+  constructor(list: SegmentWriter, windowBytes: number) {
     this.#list = list
+    this.#cutLineMax = Math.min(CUT_LINE_MAX, windowBytes / 4)
+    this.#bytes = Buffer.allocUnsafeSlow(Math.ceil(windowBytes / 4) * 3 + BYTES_SLACK)
+    this.#literals = Buffer.allocUnsafeSlow(windowBytes)
+    this.#chars = Buffer.allocUnsafeSlow(windowBytes)
   }
 
   /** What the last window adds to the blob. Valid until the next one. */
@@ -126,7 +133,7 @@ export class Base64Lines {
     let slowUntil = 0
     while (at < window.length && !this.#failed) {
       if (at >= slowUntil) {
-        const next = this.#rows(window, at)
+        const next = this.#rows(window, at, false)
         if (next > at) {
           at = next
           continue
@@ -156,6 +163,26 @@ export class Base64Lines {
       this.ended = true
     }
     if (this.ended) this.#endUnit()
+  }
+
+  /** Only lines like those before may be at the beginning of the next window. */
+  get steady(): boolean {
+    const s = this.#s
+    return s.steady && !s.midLine && !s.broken && !s.short && s.chars > 0 && s.pads === 0
+  }
+
+  /** Bytes of a line, with its end, while `steady`. */
+  get row(): { readonly bytes: number; readonly end: LineEnd } {
+    return { bytes: this.#s.lineLength + this.#s.lineEnd, end: this.#s.lineEnd }
+  }
+
+  /**
+   * Reads the lines at the beginning of the window that are like those before, none if `consumed` is 0. They are followed by
+   * a letter, so their last line end belongs to the part, whatever comes.
+   */
+  takeRows(window: Buffer): void {
+    this.#reset()
+    this.consumed = this.#rows(window, 0, true)
   }
 
   #reset(): void {
@@ -211,9 +238,9 @@ export class Base64Lines {
   }
 
   /** As many lines like the last one as there are. Returns the offset after them, or `at`. */
-  #rows(window: Buffer, at: number): number {
+  #rows(window: Buffer, at: number, letterFollows: boolean): number {
+    if (!this.steady) return at
     const s = this.#s
-    if (!s.steady || s.midLine || s.broken || s.short || s.chars === 0 || s.pads > 0) return at
     const length = s.lineLength
     const row = length + s.lineEnd
     let end = at
@@ -223,8 +250,9 @@ export class Base64Lines {
         end = to
       }
     } else for (let to = at + row; to <= window.length && window[to - 1] === LF; to += row) end = to
+    if (letterFollows) end -= row
     const rows = (end - at) / row
-    if (rows < 2) return at
+    if (rows < 2 || (letterFollows && BASE64_VALUE[window[end]!]! >= PAD_VALUE)) return at
     if (!this.#flush()) return at
     const text = window.toString('latin1', at, end).replace(s.lineEnd === CRLF_END ? /\r\n/g : /\n/g, '')
     // Line ends stand where they are expected; if these were all, then the text is the characters between them.
@@ -246,7 +274,7 @@ export class Base64Lines {
       end = lf > at && window[lf - 1] === CR ? CRLF_END : LF_END
       to = next - end
     } else {
-      if (!last && window.length - at < CUT_LINE_MAX) return at
+      if (!last && window.length - at < this.#cutLineMax) return at
       to = window.length
       // Of a line end that is cut, nothing is taken.
       if (!last && window[to - 1] === CR) to--

@@ -5,9 +5,12 @@
  * The scanner of `@mailstead/message` says where parts begin and end. It can say so of all bytes but the last few (a line that may
  * be a boundary, and the line end before it), which are kept back here; so the memory taken is a part's minimum size, a window, and
  * what the scanner keeps, whatever the size of the message.
+ *
+ * While lines of base64 are all equal, the scanner need not look at them: bytes go *ahead*, straight into the window of the part,
+ * and the scanner passes over those that turned out to be such lines. As soon as they do not, what it has not seen is taken back
+ * and goes the usual way.
  */
 import { MessageScanner, type MessagePart, type ScanOptions } from '@mailstead/message'
-import { WINDOW_BYTES } from './base64-lines.ts'
 import type { BlobSaved, BlobSink } from './contract.ts'
 import { type PartContext, PartWriter } from './part.ts'
 import { SegmentWriter } from './segments.ts'
@@ -19,6 +22,8 @@ export interface ExtractOptions {
   readonly minSize?: number
   /** Which leaves are taken out if they are large enough. (default: those that have a Content-Type other than text) */
   readonly isAttachment?: (part: MessagePart) => boolean
+  /** Bytes of a part that are looked at together: for better or worse, all of them or none are read as base64. (default 64 KiB, from 512) */
+  readonly windowBytes?: number
   /** Limits of the scanner. */
   readonly scan?: ScanOptions
 }
@@ -26,7 +31,9 @@ export interface ExtractOptions {
 export const MIN_SIZE_DEFAULT: number = 128 * KiB
 export const MIN_SIZE_MAX: number = 16 * KiB * KiB
 /** Bytes that are scanned before they are dealt with: they stay in the processor's memory. */
-const STEP_BYTES = WINDOW_BYTES
+const STEP_BYTES: number = 64 * KiB
+const WINDOW_BYTES: number = 64 * KiB
+const WINDOW_MIN = 512
 /** More than the scanner leaves undecided (the beginning of a line), and the line end before it. */
 const KEPT_BACK_MAX = 256
 const LINE_END_MAX = 2
@@ -68,13 +75,20 @@ export class Extraction {
   #inside = false
   #candidate = false
   #part: PartWriter | undefined
+  readonly #windowBytes: number
   #window: Buffer | undefined
+  /** Bytes went ahead: all are in the window of the part, and of the last ones the scanner knows nothing. */
+  #ahead = false
+  #unscanned = 0
 
   constructor(targets: ExtractTargets, options: ExtractOptions = {}) {
-    const { minSize = MIN_SIZE_DEFAULT, isAttachment = isNoText, scan } = options
+    const { minSize = MIN_SIZE_DEFAULT, isAttachment = isNoText, windowBytes = WINDOW_BYTES, scan } = options
     if (!(Number.isSafeInteger(minSize) && minSize >= 1 && minSize <= MIN_SIZE_MAX))
       throw new TypeError(`minSize must be 1 to ${MIN_SIZE_MAX} bytes, not ${minSize}`)
+    if (!(Number.isSafeInteger(windowBytes) && windowBytes >= WINDOW_MIN && windowBytes <= MIN_SIZE_MAX))
+      throw new TypeError(`windowBytes must be ${WINDOW_MIN} to ${MIN_SIZE_MAX}, not ${windowBytes}`)
     this.#isAttachment = isAttachment
+    this.#windowBytes = windowBytes
     this.#keep = (bytes) => {
       this.#inlineSize += bytes.length
       return targets.keep(bytes)
@@ -96,15 +110,17 @@ export class Extraction {
   /** The next bytes: the caller's own again once it returned, or once what it returned resolved. */
   write(bytes: Uint8Array): void | Promise<void> {
     if (bytes.length > STEP_BYTES) return this.#writeSteps(bytes)
+    if (this.#ahead || this.#part?.steady === true) return this.#writeAhead(bytes)
     return this.#writeStep(bytes)
   }
 
   async #writeSteps(bytes: Uint8Array): Promise<void> {
-    for (let at = 0; at < bytes.length; at += STEP_BYTES) await this.#writeStep(bytes.subarray(at, at + STEP_BYTES))
+    for (let at = 0; at < bytes.length; at += STEP_BYTES) await this.write(bytes.subarray(at, at + STEP_BYTES))
   }
 
   /** No more bytes. SisError or FsError of the sink passes through. */
   async end(): Promise<Extracted> {
+    await this.#leave()
     this.#step = new Uint8Array(0)
     this.#scanner.finish()
     await this.#release(this.#size)
@@ -124,6 +140,53 @@ export class Extraction {
     this.#scanner.push(bytes)
     this.#size += bytes.length
     return this.#release(Math.max(this.#done, this.#scanner.decided - LINE_END_MAX))
+  }
+
+  async #writeAhead(bytes: Uint8Array): Promise<void> {
+    const part = this.#part!
+    if (!this.#ahead) {
+      if (this.#scanner.decided !== this.#size || this.#edges.length > 0) {
+        await this.#writeStep(bytes)
+        return
+      }
+      this.#ahead = true
+      this.#done += part.append(this.#back.subarray(0, this.#backLength))
+      this.#backLength = 0
+    }
+    for (let at = 0; at < bytes.length; ) {
+      const count = part.append(bytes.subarray(at))
+      at += count
+      this.#size += count
+      this.#done += count
+      this.#unscanned += count
+      if (part.filled < this.#windowBytes) return
+      const { consumed, bytes: row, bare } = await part.rows()
+      const passed = consumed - (this.#windowBytes - this.#unscanned)
+      if (passed > 0) {
+        this.#scanner.pass(passed, Math.ceil(passed / row), bare)
+        this.#unscanned -= passed
+      } else {
+        await this.#leave()
+        await this.#writeStep(bytes.subarray(at))
+        return
+      }
+    }
+  }
+
+  /** Back to the usual way: the scanner is shown what it has not seen. */
+  async #leave(): Promise<void> {
+    if (!this.#ahead) return
+    this.#ahead = false
+    const part = this.#part!
+    const unseen = part.takeBack(this.#unscanned)
+    // The line end before it may yet belong to a boundary line. Where that is gone already, a letter is known to follow.
+    const back = part.takeBack(Math.min(LINE_END_MAX, part.filled))
+    this.#back.set(back)
+    this.#backLength = back.length
+    this.#size -= unseen.length
+    this.#done -= unseen.length + back.length
+    this.#unscanned = 0
+    await this.#writeStep(unseen)
   }
 
   /** A byte that was written and is not dealt with yet. */
@@ -203,7 +266,7 @@ export class Extraction {
     this.#inside = !this.#inside
     if (this.#inside) {
       if (this.#context.list.roomForPart)
-        this.#part = new PartWriter(this.#context, (this.#window ??= Buffer.allocUnsafeSlow(WINDOW_BYTES)))
+        this.#part = new PartWriter(this.#context, (this.#window ??= Buffer.allocUnsafeSlow(this.#windowBytes)))
     } else if (this.#part !== undefined) {
       await this.#part.end()
       this.#part = undefined

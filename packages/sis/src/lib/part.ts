@@ -6,9 +6,9 @@
  *
  * A part that ends while it is held stays inline, and what is held of a raw rest too.
  */
-import { Base64Lines, WINDOW_BYTES } from './base64-lines.ts'
+import { Base64Lines } from './base64-lines.ts'
 import type { BlobSaved, BlobSink, BlobWriter } from './contract.ts'
-import type { SegmentWriter } from './segments.ts'
+import { LF_END, type SegmentWriter } from './segments.ts'
 
 export interface PartContext {
   readonly list: SegmentWriter
@@ -33,7 +33,7 @@ export class PartWriter {
   #exact = true
   #blob: BlobWriter | undefined
 
-  /** `window`: WINDOW_BYTES bytes, for the time of this part. */
+  /** `window`: what is looked at together, for the time of this part. */
   constructor(context: PartContext, window: Buffer) {
     this.#context = context
     this.#window = window
@@ -74,6 +74,46 @@ export class PartWriter {
     this.#context.list.partEnd(this.#exact)
   }
 
+  // ---- while all lines are equal: the window is filled before the bytes are known to belong to the part
+
+  /** Whether lines like those before may follow, and there is room for some more bytes. */
+  get steady(): boolean {
+    return this.#state === 'lines' && this.#lines!.steady && this.#filled < this.#window.length / 2
+  }
+
+  /** Bytes that are in the window. */
+  get filled(): number {
+    return this.#filled
+  }
+
+  /** Moves bytes into the window, and returns how many had room. */
+  append(bytes: Uint8Array): number {
+    const count = Math.min(this.#window.length - this.#filled, bytes.length)
+    this.#window.set(count === bytes.length ? bytes : bytes.subarray(0, count), this.#filled)
+    this.#filled += count
+    return count
+  }
+
+  /** Takes bytes off the end of the window again. */
+  takeBack(count: number): Buffer {
+    this.#filled -= count
+    return Buffer.from(this.#window.subarray(this.#filled, this.#filled + count))
+  }
+
+  /** Takes the equal lines that the window begins with: their bytes (0 if there are none), and those of one line. */
+  async rows(): Promise<{ readonly consumed: number; readonly bytes: number; readonly bare: boolean }> {
+    const lines = this.#lines!
+    const { bytes, end } = lines.row
+    lines.takeRows(this.#window.subarray(0, this.#filled))
+    const { consumed } = lines
+    if (consumed > 0) {
+      await this.#blob!.write(lines.bytes)
+      this.#window.copyWithin(0, consumed, this.#filled)
+      this.#filled -= consumed
+    }
+    return { consumed, bytes, bare: end === LF_END }
+  }
+
   async abort(): Promise<void> {
     await this.#blob?.abort()
     this.#blob = undefined
@@ -81,7 +121,7 @@ export class PartWriter {
 
   #beginLines(): void {
     this.#context.list.part()
-    this.#lines = new Base64Lines(this.#context.list)
+    this.#lines = new Base64Lines(this.#context.list, this.#window.length)
     this.#state = 'lines'
   }
 
@@ -98,11 +138,8 @@ export class PartWriter {
 
   /** Moves bytes into the window, and reads it when it is full. Returns how many were taken. */
   async #fill(bytes: Uint8Array): Promise<number> {
-    const window = this.#window
-    const count = Math.min(WINDOW_BYTES - this.#filled, bytes.length)
-    window.set(bytes.subarray(0, count), this.#filled)
-    this.#filled += count
-    if (this.#filled === WINDOW_BYTES) await this.#step(false)
+    const count = this.append(bytes)
+    if (this.#filled === this.#window.length) await this.#step(false)
     return count
   }
 
