@@ -1,0 +1,169 @@
+/**
+ * The attachments of a store of mail: extraction on the way in, weaving on the way out, blobs between, references in the
+ * store's own table and frames. `attachments` is what an application hands a store; it is an `AttachmentFormat` of @mailstead/box, which
+ * this package does not import.
+ */
+import type { Fs } from '@mailstead/fs'
+import { type BlobBatch, BlobStore, type BlobStoreOptions } from './blob-store.ts'
+import { check, repair, type SisFinding } from './check.ts'
+import type { BlobSaved } from './contract.ts'
+import { SisError } from './error.ts'
+import { type ExtractOptions, Extraction } from './extract.ts'
+import { BLOB_COLUMNS, type ReferenceHost, type ReferenceTransaction, VALUE_SALVAGED } from './references.ts'
+import { segmentRefs } from './segments.ts'
+import { type SisStats, stats } from './stats.ts'
+import { type SweepOptions, type SweepReport, sweep } from './sweep.ts'
+import { weave, type Woven, type WovenInline } from './weave.ts'
+
+export interface AttachmentsOptions extends BlobStoreOptions, ExtractOptions {}
+
+/** Satisfies `AttachmentFormat`. */
+export interface SisAttachments {
+  readonly name: string
+  readonly columns: readonly { readonly name: string; readonly bytes: number }[]
+  open(host: ReferenceHost): Promise<SisAttachmentStore>
+}
+
+/** Segments of messages, in pages. */
+export type Messages = AsyncIterable<readonly Uint8Array[]>
+
+/** Satisfies `AttachmentMessage`. */
+export interface SisMessage {
+  write(bytes: Uint8Array): void | Promise<void>
+  end(): Promise<Uint8Array | undefined>
+  record(tx: ReferenceTransaction): void
+}
+/** Satisfies `AttachmentBatch`. */
+export interface SisBatch extends AsyncDisposable {
+  message(keep: (bytes: Uint8Array) => void | Promise<void>): SisMessage
+  flush(): Promise<void>
+}
+/** Satisfies `AttachmentStore`. */
+export interface SisAttachmentStore extends AsyncDisposable {
+  readonly name: string
+  begin(): SisBatch
+  open(segments: Uint8Array, inline: WovenInline): Promise<Woven>
+  drop(messages: readonly Uint8Array[]): Promise<{ record(tx: ReferenceTransaction): void }>
+  sweep(options?: SweepOptions): Promise<SweepReport>
+  check(messages?: Messages): AsyncIterable<readonly SisFinding[]>
+  repair(messages: Messages): Promise<readonly SisFinding[]>
+  stats(): Promise<SisStats>
+}
+
+/** Attachments kept in the directory `path`, of one store or, `shared`, of several. */
+export function attachments(fs: Fs, path: string, options: AttachmentsOptions = {}): SisAttachments {
+  return {
+    name: 'sis',
+    columns: BLOB_COLUMNS,
+    open: async (host) => new Attachments(await BlobStore.open(fs, path, host, options), options),
+  }
+}
+
+class Attachments implements SisAttachmentStore {
+  readonly name = 'sis'
+  readonly #blobs: BlobStore
+  readonly #options: ExtractOptions
+
+  constructor(blobs: BlobStore, options: ExtractOptions) {
+    this.#blobs = blobs
+    this.#options = options
+  }
+
+  begin(): SisBatch {
+    return new Batch(this.#blobs.begin(), this.#options)
+  }
+
+  async open(segments: Uint8Array, inline: WovenInline): Promise<Woven> {
+    try {
+      return weave(segments, inline, this.#blobs)
+    } catch (error) {
+      if (!(error instanceof SisError)) throw error
+      // The whole message is what cannot be put together.
+      throw Object.assign(error, { attachment: 'damaged' as const, start: 0, end: 0 })
+    }
+  }
+
+  drop(messages: readonly Uint8Array[]): Promise<{ record(tx: ReferenceTransaction): void }> {
+    return this.#blobs.drop(messages.flatMap(refsOf))
+  }
+
+  async sweep(options?: SweepOptions): Promise<SweepReport> {
+    await this.#blobs.host.refresh()
+    if (this.#blobs.host.table.view.values?.has(VALUE_SALVAGED) === true)
+      throw new SisError('SIS_CORRUPT', 'rows were lost: nothing is swept before a repair')
+    return sweep(this.#blobs, options)
+  }
+
+  check(messages?: Messages): AsyncIterable<readonly SisFinding[]> {
+    return check(this.#blobs, messages === undefined ? {} : { references: referencesOf(messages) })
+  }
+
+  repair(messages: Messages): Promise<readonly SisFinding[]> {
+    return repair(this.#blobs, referencesOf(messages))
+  }
+
+  stats(): Promise<SisStats> {
+    return stats(this.#blobs)
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.#blobs[Symbol.asyncDispose]()
+  }
+}
+
+class Batch implements SisBatch {
+  readonly #blobs: BlobBatch
+  readonly #options: ExtractOptions
+  readonly #unended = new Set<Extraction>()
+
+  constructor(blobs: BlobBatch, options: ExtractOptions) {
+    this.#blobs = blobs
+    this.#options = options
+  }
+
+  message(keep: (bytes: Uint8Array) => void | Promise<void>): SisMessage {
+    const extraction = new Extraction({ blobs: this.#blobs, keep }, this.#options)
+    this.#unended.add(extraction)
+    let saved: readonly BlobSaved[] = []
+    return {
+      write: (bytes) => extraction.write(bytes),
+      end: async () => {
+        const extracted = await extraction.end()
+        this.#unended.delete(extraction)
+        saved = extracted.blobs
+        return extracted.segments
+      },
+      record: (tx) => {
+        if (saved.length === 0) return
+        this.#blobs.record(
+          tx,
+          saved.map(({ ref }) => ref),
+        )
+      },
+    }
+  }
+
+  flush(): Promise<void> {
+    return this.#blobs.flush()
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const extraction of this.#unended) await extraction.abort()
+    this.#unended.clear()
+    await this.#blobs[Symbol.asyncDispose]()
+  }
+}
+
+/** What segments that cannot be read hold is not known: nothing. */
+function refsOf(segments: Uint8Array): readonly Uint8Array[] {
+  try {
+    return segmentRefs(segments)
+  } catch (error) {
+    if (error instanceof SisError && error.code === 'SIS_CORRUPT') return []
+    throw error
+  }
+}
+
+async function* referencesOf(messages: Messages): AsyncGenerator<readonly Uint8Array[]> {
+  for await (const page of messages) yield page.flatMap(refsOf)
+}

@@ -1,0 +1,453 @@
+/**
+ * Bytes kept once: the store of blobs over a directory (directory.ts) and a table of references (references.ts).
+ *
+ * ORDER OF A SAVE   bytes are hashed as they come (spool.ts) → the key is looked up → a hit, or a hold and a file, durable → the
+ * caller's frame with `record`. Crash anywhere before the frame: a file or a hold that no row names, cleared by a sweep.
+ */
+import { randomFillSync } from 'node:crypto'
+import { toHex } from '@mailstead/bytes'
+import { type Fs, FsError, requireSupport } from '@mailstead/fs'
+import type { BlobFile } from './blob-read.ts'
+import type { BlobReader, BlobSaved, BlobSink, BlobSource, BlobWriter } from './contract.ts'
+import { BLOB_KEY_BYTES } from './contract.ts'
+import { BlobDirectory, type PlantedFault } from './directory.ts'
+import { type Domain, openDomain } from './domain.ts'
+import { SisError } from './error.ts'
+import { epochOf, idOf, nameOfRef } from './names.ts'
+import {
+  type BlobRow,
+  epochIn,
+  epochValue,
+  KeyIndex,
+  type ReferenceHost,
+  type ReferencePending,
+  type ReferenceTransaction,
+  refOf,
+} from './references.ts'
+import { Spool, type SpoolBudget } from './spool.ts'
+
+/** Default of `graceMs`: a day. */
+export const GRACE_MS: number = 24 * 60 * 60 * 1000
+/** Default of `memoryBytes`. */
+export const MEMORY_BYTES: number = 64 * 1024 * 1024
+/** Files known to be damaged that are remembered, so that the same bytes are written again instead of being found there. */
+const DAMAGED_MAX = 4096
+
+export interface BlobStoreOptions {
+  /** Make what is not there. (default false: SIS_NO_STORE) */
+  readonly create?: boolean
+  /** Several stores keep blobs in this directory: equal bytes of all of them are kept once. (default false) */
+  readonly shared?: boolean
+  /** The key of the domain, 32 bytes, where the application keeps it itself. (default: a file in the directory) */
+  readonly key?: Uint8Array
+  /**
+   * How long what nobody uses is kept, in milliseconds. A save that takes longer than half of it, from the end of its bytes to
+   * its commit, may fail with SIS_STALE. (default a day)
+   */
+  readonly graceMs?: number
+  /** Bytes of blobs being saved that may wait in memory, of all savers together. (default 64 MiB) */
+  readonly memoryBytes?: number
+  /** The clock, in milliseconds since the epoch. (default Date.now) */
+  readonly now?: () => number
+  /** Fills a buffer with randomness. (default node:crypto) */
+  readonly random?: (bytes: Uint8Array) => void
+}
+
+export interface BlobStoreSettings {
+  readonly graceMs: number
+  readonly now: () => number
+  readonly random: (bytes: Uint8Array) => void
+  readonly planted: PlantedFault | undefined
+}
+
+/** How one blob of a batch comes to be named by a row. */
+interface Plan {
+  readonly key: Uint8Array
+  readonly instance: Uint8Array
+  readonly hold: Uint8Array
+  readonly size: number
+  readonly stored: number
+  readonly shared: boolean
+  /** The row that was found, if one was; else a new row is appended. */
+  readonly row: BlobRow | undefined
+  /** Batches that go by it. */
+  users: number
+  /** A transaction was told of it: what came of that nobody here knows. */
+  recorded: boolean
+  /** The rows of transactions that were told. */
+  readonly rows: WeakMap<object, { readonly pending: ReferencePending; uses: number }>
+  last: ReferencePending | undefined
+}
+
+export class BlobStore implements BlobSource, AsyncDisposable {
+  readonly directory: BlobDirectory
+  readonly domain: Domain
+  readonly host: ReferenceHost
+  readonly keys: KeyIndex
+  readonly settings: BlobStoreSettings
+  /** Names of files that are damaged, as far as was seen. */
+  readonly damaged: Set<string> = new Set()
+  readonly #budget: SpoolBudget
+  readonly #plans = new Map<string, Promise<Plan>>()
+  #closed = false
+
+  private constructor(
+    directory: BlobDirectory,
+    domain: Domain,
+    host: ReferenceHost,
+    settings: BlobStoreSettings,
+    memory: number,
+  ) {
+    this.directory = directory
+    this.domain = domain
+    this.host = host
+    this.settings = settings
+    this.keys = new KeyIndex(host)
+    this.#budget = { left: memory }
+  }
+
+  /** Opens the blobs in `path`. SIS_NO_STORE if there are none and `create` is not given; SIS_CORRUPT if the domain is damaged. */
+  static async open(
+    fs: Fs,
+    path: string,
+    host: ReferenceHost,
+    options: BlobStoreOptions & { readonly planted?: PlantedFault | undefined } = {},
+  ): Promise<BlobStore> {
+    const { create = false, shared = false, graceMs = GRACE_MS, memoryBytes = MEMORY_BYTES } = options
+    const { now = Date.now, random = randomFillSync as (bytes: Uint8Array) => void, planted } = options
+    if (!(graceMs > 0)) throw new TypeError(`graceMs must be a positive number of milliseconds, not ${graceMs}`)
+    if (!(memoryBytes > 0)) throw new TypeError(`memoryBytes must be a positive number of bytes, not ${memoryBytes}`)
+    requireSupport(fs, ['conditional', 'consistentList'])
+    const domain = await openDomain(fs, path, { create, key: options.key, random })
+    const directory = new BlobDirectory({ fs, path, shared, store: toHex(host.storeId), planted })
+    return new BlobStore(directory, domain, host, { graceMs, now, random, planted }, memoryBytes)
+  }
+
+  begin(): BlobBatch {
+    this.#open()
+    return new BlobBatch(this)
+  }
+
+  async open(ref: Uint8Array): Promise<BlobReader> {
+    this.#open()
+    const key = ref.slice(0, BLOB_KEY_BYTES)
+    const { file, blob } = await this.directory.open(nameOfRef(ref), key)
+    return new HealingReader(this, key, file, blob)
+  }
+
+  /** What these references hold, looked up: `record` gives it back in a transaction. `unknown`: those that no row has. */
+  async drop(
+    refs: readonly Uint8Array[],
+  ): Promise<{ readonly unknown: number; record(tx: ReferenceTransaction): void }> {
+    this.#open()
+    await this.host.refresh()
+    const less = new Map<number, number>()
+    let unknown = 0
+    for (const ref of refs) {
+      const key = ref.subarray(0, BLOB_KEY_BYTES)
+      const used = (row: BlobRow): boolean => row.uses > (less.get(row.uid) ?? 0)
+      // The file may have been lost, and the row now name another one.
+      const row =
+        (await this.keys.find(key, ref.subarray(BLOB_KEY_BYTES))).find(used) ?? (await this.keys.find(key)).find(used)
+      if (row === undefined) unknown++
+      else less.set(row.uid, (less.get(row.uid) ?? 0) + 1)
+    }
+    const { id } = this.host.table
+    return {
+      unknown,
+      record: (tx) => {
+        for (const [uid, count] of less) tx.increment(id, 'uses', uid, -count)
+      },
+    }
+  }
+
+  /** What is saved now gets a file of its own: this one fails its checksums. */
+  noteDamage(blob: string): void {
+    if (this.damaged.size >= DAMAGED_MAX) this.damaged.clear()
+    this.damaged.add(blob)
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#closed = true
+    await Promise.resolve()
+  }
+
+  // ---- what batches call
+
+  spool(): Spool {
+    const { fs, path } = this.directory
+    return new Spool({ fs, path, domain: this.domain, budget: this.#budget, random: this.settings.random })
+  }
+
+  /** Finds or keeps the bytes. Savers of equal bytes in this process go by the same plan. */
+  async plan(spool: Spool): Promise<{ readonly plan: Plan; readonly joined: boolean }> {
+    this.#open()
+    const hex = toHex(spool.key())
+    for (;;) {
+      const before = this.#plans.get(hex)
+      if (before === undefined) break
+      const plan = await before.catch(() => undefined)
+      // Whoever went by it last may have given it back meanwhile.
+      if (this.#plans.get(hex) !== before) continue
+      if (plan !== undefined && this.#usable(plan)) {
+        plan.users++
+        return { plan, joined: true }
+      }
+      this.#plans.delete(hex)
+    }
+    const made = this.#make(spool)
+    this.#plans.set(hex, made)
+    try {
+      return { plan: await made, joined: false }
+    } catch (error) {
+      if (this.#plans.get(hex) === made) this.#plans.delete(hex)
+      throw error
+    }
+  }
+
+  /** A batch that went by this plan ends. */
+  async leave(plan: Plan): Promise<void> {
+    plan.users--
+    if (plan.users > 0) return
+    const hex = toHex(plan.key)
+    const current = await this.#plans.get(hex)?.catch(() => undefined)
+    // Somebody may have joined meanwhile.
+    if (plan.users > 0) return
+    if (current === plan) this.#plans.delete(hex)
+    if (plan.row !== undefined || plan.recorded) return
+    const blob = nameOfRef(refOf(plan))
+    try {
+      // No transaction was told, so no row names it. Other stores may have begun to use a shared file.
+      if (this.directory.shared) await this.directory.release(blob, toHex(plan.hold))
+      else await this.directory.removeOwn(blob)
+    } catch {
+      // A sweep does it.
+    }
+  }
+
+  record(tx: ReferenceTransaction, plan: Plan, uses: number): void {
+    const { table } = this.host
+    if (plan.row !== undefined) {
+      if (table.view.rowOf(plan.row.uid) < 0) throw stale(plan)
+      tx.increment(table.id, 'uses', plan.row.uid, uses)
+      if (plan.row.since !== 0) tx.setColumn(table.id, 'since', plan.row.uid, 0)
+      return
+    }
+    plan.recorded = true
+    const before = plan.rows.get(tx)
+    if (before !== undefined) {
+      before.uses += uses
+      tx.setColumn(table.id, 'uses', before.pending, before.uses)
+      return
+    }
+    if (plan.last !== undefined && plan.last.uid > 0 && table.view.rowOf(plan.last.uid) >= 0) {
+      tx.increment(table.id, 'uses', plan.last.uid, uses)
+      return
+    }
+    const epoch = epochIn(table.view)
+    if (this.settings.planted !== 'the epoch is not expected') {
+      if (epoch > epochOf(plan.hold) + 1) throw stale(plan)
+      tx.expectValue(table.id, 'epoch', epochValue(epoch))
+    }
+    const { key, instance, hold, size, stored } = plan
+    const pending = tx.append(table.id, { columns: { key, instance, hold, size, stored, since: 0, uses } })
+    plan.rows.set(tx, { pending, uses })
+    plan.last = pending
+  }
+
+  #usable(plan: Plan): boolean {
+    const { view } = this.host.table
+    if (plan.row !== undefined) return view.rowOf(plan.row.uid) >= 0
+    return epochOf(plan.hold) === epochIn(view)
+  }
+
+  async #make(spool: Spool): Promise<Plan> {
+    const { host, directory, settings } = this
+    const { random, planted } = settings
+    const key = spool.key()
+    const { size } = spool
+    const plan = (rest: Pick<Plan, 'instance' | 'hold' | 'stored' | 'shared'> & { row?: BlobRow }): Plan => {
+      const { row, ...given } = rest
+      return { key, size, ...given, row, users: 1, recorded: false, rows: new WeakMap(), last: undefined }
+    }
+    await host.refresh()
+    const row = await this.#hit(key, size)
+    if (row !== undefined) {
+      const { instance, hold, stored } = row
+      return plan({ instance, hold, stored, shared: true, row })
+    }
+    const epoch = epochIn(host.table.view)
+    if (directory.shared) {
+      const adopted = await this.#adopt(key, epoch)
+      if (adopted !== undefined) return plan({ ...adopted, shared: true })
+    }
+    for (;;) {
+      const instance = idOf(epoch, random)
+      const hold = directory.shared ? idOf(epoch, random) : instance
+      const blob = nameOfRef(refOf({ key, instance }))
+      if (directory.shared && planted !== 'the hold comes after the file') await directory.hold(blob, toHex(hold))
+      try {
+        const stored = await spool.store(directory.pathOf(blob))
+        if (directory.shared && planted === 'the hold comes after the file') await directory.hold(blob, toHex(hold))
+        return plan({ instance, hold, stored, shared: false })
+      } catch (error) {
+        if (directory.shared) await directory.release(blob, toHex(hold)).catch(() => {})
+        if (!(error instanceof FsError && error.code === 'FS_EXISTS')) throw error
+      }
+    }
+  }
+
+  /** A row whose file has these bytes, and which no sweep is about to drop. */
+  async #hit(key: Uint8Array, size: number): Promise<BlobRow | undefined> {
+    const { graceMs, now } = this.settings
+    const rows = await this.keys.find(key)
+    rows.sort((a, b) => Number(b.uses > 0) - Number(a.uses > 0) || a.uid - b.uid)
+    for (const row of rows) {
+      if (row.uses === 0 && row.since !== 0 && row.since * 1000 + graceMs / 2 < now()) continue
+      const blob = nameOfRef(refOf(row))
+      if (row.size !== size || this.damaged.has(blob)) continue
+      // New mail must not come to depend on what is lost already.
+      if ((await this.directory.probe(blob, key)) !== undefined) return row
+    }
+    return undefined
+  }
+
+  /** A file that other stores keep, held for this one. */
+  async #adopt(key: Uint8Array, epoch: number): Promise<Pick<Plan, 'instance' | 'hold' | 'stored'> | undefined> {
+    const { directory, settings } = this
+    const hex = toHex(key)
+    for (const { blob, present, dead } of (await directory.list(hex.slice(0, 2), `${hex}-`)).values()) {
+      if (!present || this.damaged.has(blob) || (dead && settings.planted !== 'the mark is not looked for')) continue
+      const hold = idOf(epoch, settings.random)
+      await directory.hold(blob, toHex(hold))
+      const stored = await directory.probe(blob, key)
+      if (stored !== undefined && (await directory.mayUse(blob)))
+        return { instance: Buffer.from(blob.slice(2 * BLOB_KEY_BYTES + 1), 'hex'), hold, stored }
+      await directory.release(blob, toHex(hold))
+    }
+    return undefined
+  }
+
+  #open(): void {
+    if (this.#closed) throw new SisError('SIS_CLOSED', 'the store of attachments is closed')
+  }
+}
+
+function stale(plan: Plan): SisError {
+  const ref = nameOfRef(refOf(plan))
+  return new SisError('SIS_STALE', `${ref} was swept before it was recorded`, { ref })
+}
+
+/** Blobs that are saved together, and become durable before the frame that names them. */
+export class BlobBatch implements BlobSink, AsyncDisposable {
+  readonly #store: BlobStore
+  readonly #plans = new Map<string, Plan>()
+  readonly #open = new Set<Spool>()
+  #disposed = false
+
+  constructor(store: BlobStore) {
+    this.#store = store
+  }
+
+  begin(): BlobWriter {
+    if (this.#disposed) throw new TypeError('the batch is disposed')
+    const spool = this.#store.spool()
+    this.#open.add(spool)
+    return {
+      write: (bytes) => spool.write(bytes),
+      end: () => this.#end(spool),
+      abort: () => this.#forget(spool),
+    }
+  }
+
+  /** What ended is durable: files and holds are flushed as they are made. */
+  async flush(): Promise<void> {
+    await Promise.resolve()
+  }
+
+  /**
+   * Adds uses of these blobs of the batch to a transaction, one for each time a reference is there. SIS_STALE if a sweep was faster:
+   * then nothing may be committed.
+   */
+  record(tx: ReferenceTransaction, refs: readonly Uint8Array[]): void {
+    const counts = new Map<Plan, number>()
+    for (const ref of refs) {
+      const plan = this.#plans.get(toHex(ref))
+      if (plan === undefined) throw new TypeError(`${toHex(ref)} is not of this batch`)
+      counts.set(plan, (counts.get(plan) ?? 0) + 1)
+    }
+    for (const [plan, uses] of counts) this.#store.record(tx, plan, uses)
+  }
+
+  /** What no transaction was told of is given back. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#disposed) return
+    this.#disposed = true
+    for (const spool of this.#open) await spool.discard()
+    for (const plan of this.#plans.values()) await this.#store.leave(plan)
+  }
+
+  async #end(spool: Spool): Promise<BlobSaved> {
+    try {
+      const { plan, joined } = await this.#store.plan(spool)
+      const ref = refOf(plan)
+      const hex = toHex(ref)
+      const known = this.#plans.get(hex)
+      if (known === undefined) this.#plans.set(hex, plan)
+      else await this.#store.leave(plan)
+      return { ref, size: plan.size, shared: plan.shared || joined }
+    } finally {
+      await this.#forget(spool)
+    }
+  }
+
+  async #forget(spool: Spool): Promise<void> {
+    this.#open.delete(spool)
+    await spool.discard()
+  }
+}
+
+/** Reads a blob; where its file turns out to be damaged, from another file with the same bytes, if there is one. */
+class HealingReader implements BlobReader {
+  readonly #store: BlobStore
+  readonly #key: Uint8Array
+  #file: BlobFile
+  #blob: string
+  readonly #left: BlobFile[] = []
+
+  constructor(store: BlobStore, key: Uint8Array, file: BlobFile, blob: string) {
+    this.#store = store
+    this.#key = key
+    this.#file = file
+    this.#blob = blob
+  }
+
+  get size(): number {
+    return this.#file.size
+  }
+
+  async read(into: Uint8Array, position: number): Promise<number> {
+    const file = this.#file
+    try {
+      return await file.read(into, position)
+    } catch (error) {
+      if (!(error instanceof SisError && error.code === 'SIS_CORRUPT')) throw error
+      this.#store.noteDamage(this.#blob)
+      let other: { readonly file: BlobFile; readonly blob: string }
+      try {
+        other = await this.#store.directory.open(this.#blob, this.#key, this.#blob)
+      } catch {
+        throw error
+      }
+      // Others may be reading from the file that was open: it is closed with this reader.
+      this.#left.push(this.#file)
+      this.#file = other.file
+      this.#blob = other.blob
+      return this.#file.read(into, position)
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const file of [...this.#left, this.#file]) await file[Symbol.asyncDispose]()
+  }
+}

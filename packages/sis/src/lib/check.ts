@@ -1,0 +1,262 @@
+/**
+ * Asking whether everything is there, and making the table agree with those who use it.
+ *
+ * `check` reads: every byte of every blob, each row's file, each file's row, and, told all references, each count. `repair` writes: counts,
+ * rows that are missing, rows whose file is lost while another has the same bytes. Counts are derived: whoever can tell all
+ * references can lose the table. Both in memory of some 60 bytes a row.
+ */
+import { toHex } from '@mailstead/bytes'
+import { BlobFile } from './blob-read.ts'
+import type { BlobStore } from './blob-store.ts'
+import { BLOB_KEY_BYTES } from './contract.ts'
+import { SisError } from './error.ts'
+import { epochOf, idOf, nameOfRef, PREFIXES, refOfName } from './names.ts'
+import { type BlobRow, epochIn, refOf, rowsOf, VALUE_SALVAGED } from './references.ts'
+
+/** What is wrong. `note`: nothing is lost; `damage`: something is, or would be. */
+export interface SisFinding {
+  readonly severity: 'note' | 'damage'
+  /**
+   * `blob-missing`: a row, or a reference, whose bytes no file has. `blob-damaged`: a file that fails its checksums. `blob-orphaned`: a
+   * file that nobody names, older than those of savers at work. `blob-unreferenced`: a row without uses that waits for its grace period.
+   * `blob-elsewhere`: a row whose file is lost while another has the same bytes. `hold-missing`: a file of a shared directory that this
+   * store uses and does not hold. `hold-orphaned`: one that it holds and does not use. `blob-condemned`: nobody may begin to use the file.
+   * `row-missing`, `uses-miscounted`: the table and the references disagree. `name-unknown`: a file that is none of ours.
+   */
+  readonly kind: string
+  readonly file: string
+  /** Hex of the reference concerned, if any. */
+  readonly ref: string | undefined
+  readonly message: string
+}
+
+/** All references there are, in pages: one for each use. */
+export type References = AsyncIterable<readonly Uint8Array[]>
+
+export interface CheckOptions {
+  /** Without them uses are not counted. */
+  readonly references?: References
+  /** Read every byte of every blob; else only that the files are there and their ends are those of blobs. (default true) */
+  readonly bytes?: boolean
+  readonly signal?: AbortSignal
+}
+
+export async function* check(store: BlobStore, options: CheckOptions = {}): AsyncGenerator<readonly SisFinding[]> {
+  const { references, bytes = true, signal } = options
+  const { host, directory } = store
+  await host.refresh()
+  for (const prefix of PREFIXES) {
+    if (signal?.aborted === true) return
+    const findings = await checkPrefix(store, prefix, bytes)
+    if (findings.length > 0) yield findings
+  }
+  for await (const rows of rowsOf(host.table)) {
+    if (signal?.aborted === true) return
+    const findings: SisFinding[] = []
+    for (const row of rows) {
+      const blob = nameOfRef(refOf(row))
+      const say = finder(findings, directory.pathOf(blob), blob)
+      if (row.uses === 0) say('note', 'blob-unreferenced', 'nobody uses it any more; a sweep removes it later')
+      if ((await directory.fs.stat(directory.pathOf(blob))) !== undefined) continue
+      const other = await elsewhere(store, row.key)
+      if (other !== undefined) say('damage', 'blob-elsewhere', `is lost; ${other} has the same bytes`)
+      else if (row.uses > 0) say('damage', 'blob-missing', `is lost, and ${row.uses} messages need it`)
+    }
+    if (findings.length > 0) yield findings
+  }
+  if (references === undefined) return
+  const counted = await count(store, references)
+  const findings: SisFinding[] = []
+  for (const [blob, uses] of counted.without)
+    finder(findings, directory.pathOf(blob), blob)('damage', 'row-missing', `${uses} references, and no row`)
+  if (findings.length > 0) yield findings
+  for await (const rows of rowsOf(host.table)) {
+    const page: SisFinding[] = []
+    for (const row of rows) {
+      const uses = counted.by.get(row.uid) ?? 0
+      if (uses === row.uses) continue
+      const blob = nameOfRef(refOf(row))
+      finder(page, directory.pathOf(blob), blob)(
+        'damage',
+        'uses-miscounted',
+        `has ${row.uses} uses, and ${uses} references`,
+      )
+    }
+    if (page.length > 0) yield page
+  }
+}
+
+type Say = (severity: SisFinding['severity'], kind: string, message: string) => void
+
+function finder(findings: SisFinding[], file: string, blob: string | undefined): Say {
+  const ref = blob === undefined ? undefined : toHex(refOfName(blob))
+  return (severity, kind, message) => findings.push({ severity, kind, file, ref, message: `${file} ${message}` })
+}
+
+async function checkPrefix(store: BlobStore, prefix: string, bytes: boolean): Promise<SisFinding[]> {
+  const { directory, host, domain } = store
+  const findings: SisFinding[] = []
+  const own = toHex(host.storeId)
+  const found = await directory.list(prefix)
+  await host.refresh()
+  const oldest = epochIn(host.table.view) - 2
+  for (const { blob, present, dead, holds } of found.values()) {
+    const ref = refOfName(blob)
+    const key = ref.subarray(0, BLOB_KEY_BYTES)
+    const say = finder(findings, directory.pathOf(blob), blob)
+    const rows = await store.keys.find(key, ref.subarray(BLOB_KEY_BYTES))
+    const held = new Set(holds.filter((hold) => hold.store === own).map(({ hold }) => hold))
+    if (directory.shared) {
+      for (const row of rows) if (!held.delete(toHex(row.hold))) say('damage', 'hold-missing', 'is used and not held')
+      for (const hold of held)
+        if (epochOf(Buffer.from(hold, 'hex')) <= oldest) say('note', 'hold-orphaned', `is held as ${hold} and not used`)
+      if (dead) say('note', 'blob-condemned', present ? 'gets no new users' : 'is gone, and its mark is not')
+      if (present && holds.length === 0) say('note', 'blob-orphaned', 'is held by nobody')
+    } else if (rows.length === 0 && epochOf(ref.subarray(BLOB_KEY_BYTES)) <= oldest)
+      say('note', 'blob-orphaned', 'is named by no row')
+    if (!present) continue
+    try {
+      const file = await BlobFile.open(directory.fs, directory.pathOf(blob), key)
+      if (file === undefined) continue
+      await using opened = file
+      if (bytes) await opened.verify(domain)
+    } catch (error) {
+      if (!(error instanceof SisError)) throw error
+      store.noteDamage(blob)
+      say('damage', 'blob-damaged', `cannot be read: ${error.message}`)
+    }
+  }
+  return findings
+}
+
+/** A file that is there, and whose ends are those of a blob with this key. */
+async function elsewhere({ directory }: BlobStore, key: Uint8Array): Promise<string | undefined> {
+  const hex = toHex(key)
+  for (const { blob, present } of (await directory.list(hex.slice(0, 2), `${hex}-`)).values())
+    if (present && (await directory.probe(blob, key)) !== undefined) return blob
+  return undefined
+}
+
+interface Counted {
+  /** By UID of the row. */
+  readonly by: Map<number, number>
+  /** References that no row has, by the name of the file they name. */
+  readonly without: Map<string, number>
+}
+
+async function count({ keys }: BlobStore, references: References): Promise<Counted> {
+  const by = new Map<number, number>()
+  const without = new Map<string, number>()
+  for await (const page of references)
+    for (const ref of page) {
+      const key = ref.subarray(0, BLOB_KEY_BYTES)
+      const exact = await keys.find(key, ref.subarray(BLOB_KEY_BYTES))
+      const rows = exact.length > 0 ? exact : await keys.find(key)
+      // Several rows may have the same file: whichever still lacks a reference gets it.
+      const row = rows.find(({ uid, uses }) => (by.get(uid) ?? 0) < uses) ?? rows[0]
+      if (row === undefined) without.set(nameOfRef(ref), (without.get(nameOfRef(ref)) ?? 0) + 1)
+      else by.set(row.uid, (by.get(row.uid) ?? 0) + 1)
+    }
+  return { by, without }
+}
+
+/**
+ * Makes the table agree with all references there are. Nobody else may save or drop meanwhile. Resolves to what was found and, where it
+ * could be, set right; bytes that no file has are named (`blob-missing`) and stay lost.
+ */
+export async function repair(store: BlobStore, references: References): Promise<readonly SisFinding[]> {
+  const { host, directory } = store
+  const { table } = host
+  const findings: SisFinding[] = []
+  await host.refresh()
+  const { by, without } = await count(store, references)
+  for await (const rows of rowsOf(table)) {
+    const changed: { readonly uid: number; readonly columns: Readonly<Record<string, Uint8Array | number>> }[] = []
+    for (const row of rows) {
+      const columns: Record<string, Uint8Array | number> = {}
+      const blob = nameOfRef(refOf(row))
+      const say = finder(findings, directory.pathOf(blob), blob)
+      const uses = by.get(row.uid) ?? 0
+      if (uses !== row.uses) {
+        say('damage', 'uses-miscounted', `had ${row.uses} uses, and has ${uses}`)
+        columns['uses'] = uses
+      }
+      if (uses > 0 && row.since !== 0) columns['since'] = 0
+      await relink(store, row, uses, columns, say)
+      if (Object.keys(columns).length > 0) changed.push({ uid: row.uid, columns })
+    }
+    if (changed.length === 0) continue
+    await host.transact((tx) => {
+      for (const { uid, columns } of changed)
+        for (const [name, value] of Object.entries(columns)) tx.setColumn(table.id, name, uid, value)
+    })
+    await host.refresh()
+  }
+  const missing: Record<string, Uint8Array | number>[] = []
+  for (const [blob, uses] of without) {
+    const key = refOfName(blob).subarray(0, BLOB_KEY_BYTES)
+    const say = finder(findings, directory.pathOf(blob), blob)
+    const name = (await directory.probe(blob, key)) === undefined ? await elsewhere(store, key) : blob
+    if (name === undefined) {
+      say('damage', 'blob-missing', `is lost, and ${uses} messages need it`)
+      continue
+    }
+    say('damage', 'row-missing', `had ${uses} references and no row`)
+    missing.push({ ...(await rowFor(store, name, key)), since: 0, uses })
+  }
+  const salvaged = table.view.values?.has(VALUE_SALVAGED) === true
+  if (missing.length > 0 || salvaged)
+    await host.transact((tx) => {
+      for (const columns of missing) tx.append(table.id, { columns })
+      if (salvaged) tx.setValue(table.id, VALUE_SALVAGED, undefined)
+    })
+  await host.refresh()
+  return findings
+}
+
+/** What a row says of a file that is there, which is held for it. */
+async function rowFor(
+  { directory, host, settings }: BlobStore,
+  blob: string,
+  key: Uint8Array,
+): Promise<Record<string, Uint8Array | number>> {
+  const instance = refOfName(blob).slice(BLOB_KEY_BYTES)
+  let hold = instance
+  if (directory.shared) {
+    hold = Buffer.from(idOf(epochIn(host.table.view), settings.random))
+    await directory.hold(blob, toHex(hold))
+  }
+  const file = await BlobFile.open(directory.fs, directory.pathOf(blob), key)
+  if (file === undefined) throw new SisError('SIS_NOT_FOUND', `${blob} went away`, { ref: blob })
+  await using opened = file
+  return { key: key.slice(), instance, hold, size: opened.size, stored: opened.stored }
+}
+
+/** Lets a row name a file that is there, and holds it. */
+async function relink(
+  store: BlobStore,
+  row: BlobRow,
+  uses: number,
+  columns: Record<string, Uint8Array | number>,
+  say: Say,
+): Promise<void> {
+  const { directory, host } = store
+  const blob = nameOfRef(refOf(row))
+  if ((await directory.probe(blob, row.key)) !== undefined) {
+    if (!directory.shared) return
+    const own = toHex(host.storeId)
+    const holds = (await directory.list(blob.slice(0, 2), blob)).get(blob)?.holds ?? []
+    if (holds.some(({ store: holder, hold }) => holder === own && hold === toHex(row.hold))) return
+    say('damage', 'hold-missing', 'was used and not held')
+    await directory.hold(blob, toHex(row.hold))
+    return
+  }
+  const other = await elsewhere(store, row.key)
+  if (other === undefined) {
+    if (uses > 0) say('damage', 'blob-missing', `is lost, and ${uses} messages need it`)
+    return
+  }
+  say('damage', 'blob-elsewhere', `was lost; ${other} has the same bytes`)
+  const { instance, hold, stored } = await rowFor(store, other, row.key)
+  Object.assign(columns, { instance, hold, stored })
+}
