@@ -33,7 +33,7 @@ class Marks implements Clock {
 const lack = blockLogUnavailable()
 
 const boxes: readonly { readonly what: string; readonly box: StateBox; readonly workload: () => Workload }[] = [
-  { what: 'an mdbox of two tiers', box: tieredBox, workload: () => tiered(newCounts()) },
+  { what: 'an mdbox of two tiers', box: tieredBox('mdbox'), workload: () => tiered(newCounts()) },
   { what: 'an sdbox', box: namedBox, workload: () => everything },
 ]
 

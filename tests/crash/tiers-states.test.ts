@@ -18,56 +18,62 @@ const FAILURES_EACH = depth() === 'soak' ? FAILURES : 1
 const TIERS = /altmove|purge/
 const OPERATIONS = ['sync', 'append', 'syncDirectory', 'remove', 'writeFile'] as const
 
-beforeEach(() => useBox(tieredBox))
+const FORMATS = ['mdbox', 'sdbox'] as const
+beforeEach(() => useBox(tieredBox('mdbox')))
 
 describe.each([
   ['on a disk that promises the minimum', { profile: 'posix-minimum' }] as const,
   ...(depth() === 'normal' ? [] : [['on a disk that keeps order', { profile: 'ext4-ordered' }] as const]),
 ])('whatever a power cut leaves of two tiers, %s,', (what, options) => {
-  test('has everything that was acknowledged, and is moved and purged once', async () => {
+  test.each(FORMATS)('of an %s, has everything that was acknowledged, and is moved and purged once', async (format) => {
+    useBox(tieredBox(format))
     for (let seed = SEED; seed < SEED + SEEDS_EACH; seed++) {
       const counts = newCounts()
       const run = await worked({ ...options, workload: tiered(counts) })
       const found = await judged(run, { seed, enough: 5, maxStates: STATES_EACH })
-      tell(`two tiers, ${what}, seed ${seed}, ${JSON.stringify(counts)}`, found)
+      tell(`two tiers of ${format}, ${what}, seed ${seed}, ${JSON.stringify(counts)}`, found)
       expect(found.wrong).toEqual([])
       for (const [name, count] of Object.entries(counts)) expect(count, name).toBeGreaterThan(0)
     }
   })
 })
 
-test('where the disk fails once, nothing acknowledged is lost, whatever was to be moved or purged', async () => {
-  const totals: Judged = { counts: new Map(), again: 0, wrong: [] }
-  let failures = 0
-  let refused = 0
-  for (const [at, operation] of OPERATIONS.entries()) {
-    // One of them in a normal run, another in the next.
-    if (depth() === 'normal' && (at + SEED) % OPERATIONS.length !== 0) continue
-    for (let n = 0; n < FAILURES_EACH; n++) {
-      const plan = failNth({
-        operation,
-        nth: 1 + ((SEED + n * 5) % 12),
-        path: /^(?:storage|alternate)/,
-        fault: 'FS_IO',
-      })
-      const run = await worked({ profile: 'posix-minimum', workload: tiered(newCounts()) }, (disk) =>
-        faultyFs(disk, plan),
-      )
-      failures += plan.fired.length
-      refused += run.refused
-      const found = await judged(run, {
-        seed: SEED,
-        enough: 3,
-        maxStates: 1,
-        steps: TIERS,
-      })
-      for (const [step, count] of found.counts) totals.counts.set(step, (totals.counts.get(step) ?? 0) + count)
-      totals.again += found.again
-      expect(found.wrong, `${operation} ${n}`).toEqual([])
+test.each(FORMATS)(
+  'where the disk fails once, nothing acknowledged of an %s is lost, whatever was to be moved or purged',
+  async (format) => {
+    useBox(tieredBox(format))
+    const totals: Judged = { counts: new Map(), again: 0, wrong: [] }
+    let failures = 0
+    let refused = 0
+    for (const [at, operation] of OPERATIONS.entries()) {
+      // One of them in a normal run, another in the next.
+      if (depth() === 'normal' && (at + SEED) % OPERATIONS.length !== 0) continue
+      for (let n = 0; n < FAILURES_EACH; n++) {
+        const plan = failNth({
+          operation,
+          nth: 1 + ((SEED + n * 5) % 12),
+          path: /^(?:storage|alternate)/,
+          fault: 'FS_IO',
+        })
+        const run = await worked({ profile: 'posix-minimum', workload: tiered(newCounts()) }, (disk) =>
+          faultyFs(disk, plan),
+        )
+        failures += plan.fired.length
+        refused += run.refused
+        const found = await judged(run, {
+          seed: SEED,
+          enough: 3,
+          maxStates: 1,
+          steps: TIERS,
+        })
+        for (const [step, count] of found.counts) totals.counts.set(step, (totals.counts.get(step) ?? 0) + count)
+        totals.again += found.again
+        expect(found.wrong, `${operation} ${n}`).toEqual([])
+      }
     }
-  }
-  tell(`two tiers, ${failures} failures, ${refused} steps refused`, totals)
-})
+    tell(`two tiers of ${format}, ${failures} failures, ${refused} steps refused`, totals)
+  },
+)
 
 interface Planted {
   readonly what: string

@@ -2,9 +2,11 @@
  * A store of two tiers at work, compressed, in files that are soon full: what goes to the second tier, comes back, is purged in either
  * within a budget. And what such a store must show once the power is back: nothing is left half moved, moved or purged twice.
  */
+import type { BoxFormat } from '@mailstead/box'
 import { memoryTable } from '@mailstead/box/testing'
 import type { Fs } from '@mailstead/fs'
-import { mdbox, type MdboxOptions } from '@mailstead/mdbox'
+import { mdbox } from '@mailstead/mdbox'
+import { sdbox } from '@mailstead/mdbox/sdbox'
 import type { AltmovePredicate } from '@mailstead/store'
 import { UidSet } from '@mailstead/uidset'
 import { differences, guidsOf, openOn, type Picture, pictureOf, type StateBox } from './store-states.ts'
@@ -18,8 +20,13 @@ const ROTATE_BYTES = 1_500
 /** Anything that is dead is worth a purge. */
 const PURGE_SHARE = 1e-9
 
-const boxOn = (fs: Fs, options: MdboxOptions = {}): ReturnType<typeof mdbox> =>
-  mdbox(fs, STORAGE, { rotateBytes: ROTATE_BYTES, compression: 3, alt: { fs, path: ALTERNATE }, ...options })
+export type TierFormat = 'mdbox' | 'sdbox'
+
+const boxOn = (name: TierFormat, fs: Fs, purgeShare?: number): BoxFormat => {
+  const both = { compression: 3, alt: { fs, path: ALTERNATE } } as const
+  if (name === 'sdbox') return sdbox(fs, STORAGE, both)
+  return mdbox(fs, STORAGE, { ...both, rotateBytes: ROTATE_BYTES, ...(purgeShare === undefined ? {} : { purgeShare }) })
+}
 
 const everyMessage: AltmovePredicate = () => true
 const larger: AltmovePredicate = ({ size }) => size > 1_500
@@ -96,9 +103,14 @@ export function tiered(counts: TierCounts): Workload {
 }
 
 /** Whatever was under way is done again: all of it, and once. */
-async function afterwards(disk: Fs, shown: Picture, ever: ReadonlySet<string>): Promise<readonly string[]> {
+async function afterwards(
+  name: TierFormat,
+  disk: Fs,
+  shown: Picture,
+  ever: ReadonlySet<string>,
+): Promise<readonly string[]> {
   const wrong: string[] = []
-  const box = (fs: Fs): ReturnType<typeof mdbox> => boxOn(fs, { purgeShare: PURGE_SHARE })
+  const box = (fs: Fs): BoxFormat => boxOn(name, fs, PURGE_SHARE)
   {
     await using store = await openOn(disk, { box })
     const looks = async (what: string): Promise<void> => {
@@ -121,19 +133,24 @@ async function afterwards(disk: Fs, shown: Picture, ever: ReadonlySet<string>): 
       await looks(`after an altmove to ${to}`)
     }
   }
-  return [...wrong, ...(await leftOver(disk, shown, ever))]
+  return [...wrong, ...(await leftOver(name, disk, shown, ever))]
 }
 
 /**
  * Every message that a mailbox has is in the files of the first tier, and what mailboxes had, and have no more, is gone or known to be
  * expunged. A copy that was never finished may be left, as may what nobody was told of.
  */
-async function leftOver(disk: Fs, shown: Picture, ever: ReadonlySet<string>): Promise<readonly string[]> {
+async function leftOver(
+  name: TierFormat,
+  disk: Fs,
+  shown: Picture,
+  ever: ReadonlySet<string>,
+): Promise<readonly string[]> {
   const mails = guidsOf(shown)
   const wrong: string[] = []
   const found = new Set<string>()
   // As a box of which no row is known.
-  const format = boxOn(disk)
+  const format = boxOn(name, disk)
   await using box = await format.open(memoryTable(format.columns).process().host)
   for await (const page of box.scan())
     for (const { guid, expunged, file } of page) {
@@ -146,7 +163,12 @@ async function leftOver(disk: Fs, shown: Picture, ever: ReadonlySet<string>): Pr
   return wrong
 }
 
-export const tieredBox: StateBox = { box: (fs) => boxOn(fs), afterwards }
+export function tieredBox(name: TierFormat): StateBox {
+  return {
+    box: (fs) => boxOn(name, fs),
+    afterwards: (disk, shown, ever) => afterwards(name, disk, shown, ever),
+  }
+}
 
 export function newCounts(): TierCounts {
   return { there: 0, back: 0, purged: 0, unfinished: 0 }

@@ -6,6 +6,7 @@ import type { BoxFormat } from '@mailstead/box'
 import { type Fs, FsError } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
 import { mdbox } from '@mailstead/mdbox'
+import { sdbox } from '@mailstead/mdbox/sdbox'
 import { openStore, type RebuildRecord, rebuildStore, type Store, StoreError } from '@mailstead/store'
 import { UidSet } from '@mailstead/uidset'
 import { describe, expect, test } from 'vitest'
@@ -18,6 +19,7 @@ const FORMATS: readonly (readonly [name: string, make: (fs: Fs, alt: Fs | undefi
     (fs, alt) =>
       mdbox(fs, 'storage', { rotateBytes: 1500, ...(alt && { alt: { fs: kept(alt), path: 'users/anna' } }) }),
   ],
+  ['sdbox', (fs, alt) => sdbox(fs, 'storage', alt && { alt: { fs: kept(alt), path: 'users/anna' } })],
 ]
 
 function kept(fs: Fs): Fs {

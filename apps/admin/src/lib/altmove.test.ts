@@ -138,14 +138,29 @@ test('while rows may be missing nothing is moved, and it is said what helps', as
   expect(await mailstead('altmove', ...where, 'all')).toMatch(/^0 3 messages moved/)
 })
 
-test('misuse is told', async () => {
-  expect(await mailstead('altmove', '--data', data, '--user', 'ann', 'all')).toMatch(/^2 .*no second tier/)
+test('of an sdbox too', async () => {
   const other = join(directory, 'other.toml')
   writeFileSync(other, `data = "other"\n[store]\nbox = "sdbox"\n[alternate]\npath = "second"\n`)
   await mailstead('init', join(directory, 'other'))
-  writeFileSync(join(directory, 'other/users.passwd'), 'ann:{PLAIN}x\n')
-  await mailstead('deliver', '--config', other, '--user', 'ann', join(directory, 'small'))
-  expect(await mailstead('altmove', '--config', other, '--user', 'ann', 'all')).toMatch(/^2 .*no second tier/)
+  writeFileSync(join(directory, 'other/users.passwd'), 'bob:{PLAIN}x\n')
+  const how = ['--config', other, '--user', 'bob']
+  for (const name of ['small', 'large', 'larger'])
+    expect(await mailstead('deliver', ...how, join(directory, name))).toMatch(/^0 /)
+  expect(await mailstead('altmove', ...how, 'larger', '1k')).toMatch(/^0 2 messages moved/)
+  const [mailbox] = readdirSync(join(second, 'users/bob/storage')).filter((name) => /^[0-9a-f]{32}$/.test(name))
+  expect(readdirSync(join(second, 'users/bob/storage', mailbox!)).sort()).toEqual(['u.2', 'u.3'])
+  expect(await mailstead('check', ...how)).toMatch(/^0 .*0 findings/)
+  rmSync(join(directory, 'other/users/bob/index'), { recursive: true })
+  expect(await mailstead('rebuild', '--data', join(directory, 'other'), '--user', 'bob')).toMatch(
+    /^2 .*second tier of the messages is not there.*[0-9a-f]{32}/,
+  )
+  expect(await mailstead('rebuild', ...how)).toMatch(/^1 /)
+  expect(await mailstead('altmove', ...how, '--back', 'all')).toMatch(/^0 2 messages moved/)
+  expect(await mailstead('check', ...how)).toMatch(/^0 .*0 findings/)
+})
+
+test('misuse is told', async () => {
+  expect(await mailstead('altmove', '--data', data, '--user', 'ann', 'all')).toMatch(/^2 .*no second tier/)
   expect(await mailstead('altmove', ...where, 'bigger', '5')).toMatch(/^2 .*"bigger" is not known/)
   expect(await mailstead('altmove', ...where, '--rate', 'x', 'all')).toMatch(/^2 .*--rate/)
   writeFileSync(config, `data = "data"\n[alternate]\npath = "second"\n`)

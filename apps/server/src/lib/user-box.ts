@@ -32,7 +32,7 @@ export function userBox(
   const alt =
     path === undefined ? {} : { alt: { fs: () => alternateFs(path), path: `${userDirectory(user)}/${STORAGE}` } }
   return (fs, recorded = settings?.store.box ?? 'mdbox') => ({
-    ...(recorded === 'sdbox' ? sdbox(fs, STORAGE, how) : mdbox(fs, STORAGE, { ...how, ...alt })),
+    ...(recorded === 'sdbox' ? sdbox(fs, STORAGE, { ...how, ...alt }) : mdbox(fs, STORAGE, { ...how, ...alt })),
     // Messages in either format are a store that lost its index.
     hasMessages: async () => (await boxOnDisk(fs)) !== undefined,
   })

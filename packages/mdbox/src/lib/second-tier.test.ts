@@ -8,6 +8,7 @@ import { memoryFs } from '@mailstead/fs/memory'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { mdbox } from './mdbox.ts'
+import { sdbox } from './sdbox/sdbox.ts'
 import {
   ALT_MARKER,
   dumpTier,
@@ -71,6 +72,7 @@ function bytesOf(dump: string): Uint8Array {
 
 const FORMATS: readonly (readonly [string, (fs: Fs, alt: Fs | undefined) => BoxFormat])[] = [
   ['mdbox', (fs, alt) => mdbox(fs, 'storage', alt && { alt: { fs: alt, path: PATH } })],
+  ['sdbox', (fs, alt) => sdbox(fs, 'storage', alt && { alt: { fs: alt, path: PATH } })],
 ]
 
 describe.each(FORMATS)('the second tier of an %s', (name, make) => {

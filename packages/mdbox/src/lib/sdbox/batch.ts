@@ -6,7 +6,7 @@ import { type BoxBatch, BoxError, type BoxMetadata, type BoxSaved } from '@mails
 import { type Arrived, Intake, type IntakeHost, type Sink } from '../intake.ts'
 import { SMALL_MAX } from '../options.ts'
 import { SavedMessage } from '../saved.ts'
-import type { SdboxOptions } from './options.ts'
+import type { SdboxSettings } from './options.ts'
 import { inParallel } from './parallel.ts'
 import { type Writer, writeFailed, type WrittenFile } from './writer.ts'
 
@@ -16,7 +16,7 @@ const NO_MAILBOX = new Uint8Array(16)
 export interface BatchHost {
   readonly writer: Writer
   readonly table: string
-  readonly options: Required<SdboxOptions>
+  readonly options: SdboxSettings
   readonly closed: boolean
   forget(batch: Batch): void
 }
@@ -38,7 +38,7 @@ class Saved extends SavedMessage {
 }
 
 export class Batch implements BoxBatch, IntakeHost<Saved> {
-  readonly options: Required<SdboxOptions>
+  readonly options: SdboxSettings
   readonly wholeMax: number = SMALL_MAX
   readonly #host: BatchHost
   readonly #intake = new Intake(this)

@@ -1,5 +1,7 @@
 /** The box: what a store opens. Ties together writing, naming, reading, purge, scan and check. */
 import {
+  type AltmoveOptions,
+  type AltmoveReport,
   type Box,
   type BoxBatch,
   type BoxBudget,
@@ -19,17 +21,20 @@ import { POST_BYTES } from '../format.ts'
 import { Pace } from '../pace.ts'
 import { damaged, type Place } from '../read.ts'
 import { maybeMoved, readMessage, readMessageSync } from '../read-message.ts'
+import { scannedTier, SecondTier } from '../second-tier.ts'
+import { altmoveBox } from './altmove.ts'
 import { Batch, type BatchHost } from './batch.ts'
 import { checkBox } from './check.ts'
 import { listMailbox } from './directory.ts'
 import { DirectorySync } from './directory-sync.ts'
 import { finishMailbox, type NamesContext } from './finish.ts'
 import { Namer } from './naming.ts'
-import type { SdboxOptions } from './options.ts'
+import type { SdboxSettings } from './options.ts'
 import { purgeBox } from './purge.ts'
-import { primariesOf, type Row, RowTable } from './row.ts'
+import { isAlt, primariesOf, type Row, RowTable } from './row.ts'
 import { scanBox } from './scan.ts'
 import { lockSlot, readTodo, takeSlot, todoKey } from './slots.ts'
+import { fileIn, hasAlt, type Root, rootOf, secondOf, secondsOf } from './tiers.ts'
 import { Writer } from './writer.ts'
 
 /** Purges that are tried until what has the names of a removed mailbox is gone. */
@@ -37,7 +42,7 @@ const VACATE_PURGES = 2
 
 export class SdboxBox implements Box, BatchHost {
   readonly name = 'sdbox'
-  readonly options: Required<SdboxOptions>
+  readonly options: SdboxSettings
   readonly writer: Writer
   readonly table: string
   readonly naming?: BoxNaming
@@ -46,16 +51,23 @@ export class SdboxBox implements Box, BatchHost {
   readonly #directory: string
   readonly #host: BoxHost
   readonly #rows: RowTable
+  readonly #second: SecondTier
   readonly #files: FileCache
   readonly #context: NamesContext
   readonly #namer: Namer
+  /** Of open files, as people know them. */
+  readonly #names = new WeakMap<FsFile, string>()
   readonly #batches = new Set<Batch>()
   #slot: { readonly slot: number; readonly lock: FsLock } | undefined
   #taking: Promise<number> | undefined
   #purging: Promise<PurgeReport> | undefined
+  /** Purges and altmoves, one after the other. */
+  #moving: Promise<unknown> = Promise.resolve()
+  /** Ends an altmove that is under way when the box is closed. */
+  readonly #stop = new AbortController()
   #closing: Promise<void> | undefined
 
-  constructor(fs: Fs, directory: string, host: BoxHost, options: Required<SdboxOptions>) {
+  constructor(fs: Fs, directory: string, host: BoxHost, options: SdboxSettings) {
     this.options = options
     this.table = host.table.id
     this.#fs = fs
@@ -63,7 +75,15 @@ export class SdboxBox implements Box, BatchHost {
     this.#host = host
     this.#rows = new RowTable(host.table)
     this.#files = new FileCache(async (ref) => this.#openPrimary(ref), options.openFiles)
-    this.#context = { fs, directory, host, rows: this.#rows }
+    this.#second = new SecondTier(options.alt, {
+      host,
+      fs,
+      directory,
+      format: 'sdbox',
+      requires: [],
+      hasRows: async () => hasAlt(await this.#rows.loaded()),
+    })
+    this.#context = { fs, directory, host, rows: this.#rows, second: this.#second }
     const syncs = new DirectorySync(fs)
     const slot = async (): Promise<number> => this.#takeSlot()
     this.writer = new Writer(fs, directory, syncs, options, slot)
@@ -121,7 +141,7 @@ export class SdboxBox implements Box, BatchHost {
     } catch (error) {
       if (!maybeMoved(error)) throw error
       this.#files.drop(row.ref)
-      const other = await this.#openOther(row, open.file.path)
+      const other = await this.#openOther(row, this.#nameOf(open))
       if (other !== undefined) return other
       throw error
     }
@@ -129,11 +149,10 @@ export class SdboxBox implements Box, BatchHost {
 
   /** A file of somebody else's may have the name that this message should have; then it kept another. */
   async #openOther(row: Row, not: string): Promise<BoxMessage | undefined> {
-    for (const name of new Set(primariesOf(row))) {
-      const path = `${this.#directory}/${name}`
-      if (path === not) continue
+    for (const { root, name } of await this.#candidates(row)) {
+      if (fileIn(root, name) === not) continue
       try {
-        const open = await openFile(row.ref, await this.#fs.open(path, 'read'))
+        const open = await openFile(row.ref, await this.#openAt(root, name))
         open.cached = false
         open.users++
         return await this.#read(open, row)
@@ -142,6 +161,15 @@ export class SdboxBox implements Box, BatchHost {
       }
     }
     return undefined
+  }
+
+  /** Every place where it may be that can be reached now, the likeliest first. */
+  async #candidates(row: Row): Promise<readonly { readonly root: Root; readonly name: string }[]> {
+    const near = { alt: false, fs: this.#fs, directory: this.#directory }
+    const here = [...new Set(primariesOf(row))].map((name) => ({ root: near, name }))
+    const far = rootOf(await secondOf(this.#second))
+    const there = far === undefined ? [] : secondsOf(row).map((name) => ({ root: far, name }))
+    return isAlt(row) ? [...there, ...here] : [...here, ...there]
   }
 
   /** Takes over one use of `open`. */
@@ -178,20 +206,54 @@ export class SdboxBox implements Box, BatchHost {
   }
 
   #nameOf({ file }: OpenFile): string {
-    return file.path.slice(this.#directory.length + 1)
+    return this.#names.get(file) ?? file.path
   }
 
+  async #openAt(root: Root, name: string): Promise<FsFile> {
+    const file = await root.fs.open(`${root.directory}/${name}`, 'read')
+    this.#names.set(file, fileIn(root, name))
+    return file
+  }
+
+  /** Where its row says that it is, and then where else it may be. What is in a tier that is away is not missing. */
   async #openPrimary(ref: BoxRef): Promise<FsFile> {
     const row = await this.#rows.find(ref)
+    if (row === undefined) throw new BoxError('BOX_NOT_FOUND', `no message ${ref}`, { ref })
+    const near = { alt: false, fs: this.#fs, directory: this.#directory }
     let missing: unknown
-    for (const name of row === undefined ? [] : primariesOf(row))
+    const tried = async (root: Root, names: readonly string[]): Promise<FsFile | undefined> => {
+      for (const name of names)
+        try {
+          return await this.#openAt(root, name)
+        } catch (error) {
+          if (!(error instanceof FsError && error.code === 'FS_NOT_FOUND')) throw error
+          missing ??= error
+        }
+      return undefined
+    }
+    let away: FsError | undefined
+    if (isAlt(row))
       try {
-        return await this.#fs.open(`${this.#directory}/${name}`, 'read')
+        const fs = await this.#second.reach()
+        const found = await tried({ alt: true, fs, directory: this.#second.path }, secondsOf(row))
+        if (found !== undefined) return found
       } catch (error) {
-        if (!(error instanceof FsError && error.code === 'FS_NOT_FOUND')) throw error
-        missing ??= error
+        if (!(error instanceof FsError)) throw error
+        away = error
       }
-    throw missing ?? new BoxError('BOX_NOT_FOUND', `no message ${ref}`, { ref })
+    // An empty `x.<uid>` is all that the first tier has of one that was expunged in the second.
+    const names = primariesOf(row).filter((name) => !(isAlt(row) && name.includes('/x.')))
+    const here = await tried(near, names)
+    if (here !== undefined) return here
+    if (away !== undefined) throw away
+    const far = await secondOf(this.#second)
+    // What is in a tier that is away, or what is mounted in its place, says nothing of the message.
+    if (far instanceof FsError) throw far
+    if (far !== undefined && !isAlt(row)) {
+      const there = await tried(far, secondsOf(row))
+      if (there !== undefined) return there
+    }
+    throw missing
   }
 
   async #vacate(guid: string): Promise<boolean> {
@@ -204,7 +266,9 @@ export class SdboxBox implements Box, BatchHost {
     // A purge that is under way may have been there already.
     for (let purges = 0; ; purges++) {
       const { named, expunged } = await listMailbox(fs, directory, guid)
-      if (named.size + expunged.size === 0) return true
+      const far = await secondOf(this.#second)
+      const there = await listMailbox(rootOf(far)?.fs ?? fs, rootOf(far)?.directory ?? directory, guid)
+      if (!(far instanceof FsError) && named.size + expunged.size + there.named.size === 0) return true
       if (purges === VACATE_PURGES || this.#host.isIncomplete === true) return false
       await this.purge()
     }
@@ -213,10 +277,30 @@ export class SdboxBox implements Box, BatchHost {
   /** Whoever asks while one is under way has its report. */
   async purge(budget: BoxBudget = {}): Promise<PurgeReport> {
     this.#mustBeOpen()
-    this.#purging ??= this.#purge(new Pace(budget, this.options)).finally(() => {
+    this.#purging ??= this.#inTurn(async () => this.#purge(new Pace(budget, this.options))).finally(() => {
       this.#purging = undefined
     })
     return this.#purging
+  }
+
+  async altmove(refs: Uint32Array, options: AltmoveOptions): Promise<AltmoveReport> {
+    this.#mustBeOpen()
+    const { signal } = this.#stop
+    const both = options.signal === undefined ? signal : AbortSignal.any([options.signal, signal])
+    return this.#inTurn(async () => {
+      await this.#host.refresh()
+      mustBeComplete(this.#host)
+      await this.#takeSlot()
+      await this.#namer.drain()
+      const drop = (ref: BoxRef): void => this.#files.drop(ref)
+      return altmoveBox({ ...this.#context, clock: this.options, drop }, refs, { ...options, signal: both })
+    })
+  }
+
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const run = this.#moving.then(work)
+    this.#moving = run.catch(() => {})
+    return run
   }
 
   async #purge(pace: Pace): Promise<PurgeReport> {
@@ -237,7 +321,25 @@ export class SdboxBox implements Box, BatchHost {
   }
 
   async *#scan(): AsyncGenerator<readonly BoxScanned[]> {
-    yield* scanBox(this.#fs, this.#directory, await this.#rows.loaded())
+    // First, since what is away must not look like what is not there.
+    const far = await secondOf(this.#second)
+    if (far instanceof FsError) throw far
+    const foreign = await this.#second.foreign()
+    if (foreign !== undefined) yield scannedTier(foreign)
+    yield* scanBox({ alt: false, fs: this.#fs, directory: this.#directory }, far, await this.#rows.loaded())
+    // What was unmounted meanwhile was not seen.
+    if (far !== undefined) await this.#second.verify()
+  }
+
+  async unavailable(): Promise<Error | undefined> {
+    this.#mustBeOpen()
+    return this.#second.unavailable()
+  }
+
+  /** Names say what was expunged; only the second tier is noted. */
+  async journal(): Promise<void> {
+    this.#mustBeOpen()
+    await this.#second.note()
   }
 
   check(): AsyncIterable<readonly BoxFinding[]> {
@@ -251,7 +353,8 @@ export class SdboxBox implements Box, BatchHost {
   }
 
   async #close(): Promise<void> {
-    await this.#purging?.catch(() => {})
+    this.#stop.abort()
+    await this.#moving
     for (const batch of this.#batches) await batch[Symbol.asyncDispose]()
     await this.#taking?.catch(() => {})
     await this.#namer.drain()
@@ -266,6 +369,7 @@ export class SdboxBox implements Box, BatchHost {
     this.#slot = undefined
     await slot?.lock[Symbol.asyncDispose]()
     this.#files.dropAll()
+    await this.#second[Symbol.asyncDispose]()
   }
 
   /** Takes a lock for the life of this box, the first time, and finishes what those left who died holding one. */
@@ -296,9 +400,10 @@ export class SdboxBox implements Box, BatchHost {
 
   async #finish(slot: number, guids: readonly string[]): Promise<void> {
     const done: string[] = []
+    const tier = guids.length === 0 ? undefined : await secondOf(this.#second)
     for (const guid of guids)
       try {
-        if ((await finishMailbox(this.#context, guid)) === 'done') done.push(guid)
+        if ((await finishMailbox(this.#context, guid, tier)) === 'done') done.push(guid)
         else if (slot === this.#slot?.slot) this.#namer.unfinished.add(guid)
       } catch (error) {
         if (!(error instanceof FsError)) throw error

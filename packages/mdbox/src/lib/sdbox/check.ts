@@ -1,16 +1,19 @@
 /**
  * The consistency check: every byte of every file is read and verified; every row's message is in one of its places, and every
- * message of a mailbox has its name. Reads only. Names that a crash left undone are notes: messages are found without them.
+ * message of a mailbox has its name. Reads only. Names that a crash left undone are notes: messages are found without them. While the
+ * second tier is away nothing is said of it: once the first is checked, the pass fails as reaching it does.
  */
 import { BOX_REF_COLUMN, type BoxFinding, type BoxHost, type BoxRef } from '@mailstead/box'
 import { type Fs, FsError } from '@mailstead/fs'
 import { LINE_MAX, readFileLine } from '../format.ts'
 import { FLAG_CANONICAL } from '../place.ts'
+import { checkTier, type SecondTier } from '../second-tier.ts'
 import { verifyRecord } from '../walk.ts'
 import { Window } from '../window.ts'
 import { identityOf, listMailbox, listMailboxes, listUnnamed } from './directory.ts'
 import { IDENTITY, UNNAMED } from './names.ts'
-import { primariesOf, type Row, type RowTable } from './row.ts'
+import { isAlt, primariesOf, type Row, type RowTable } from './row.ts'
+import { fileIn, type Root, rootOf, type Second, secondOf, secondsOf } from './tiers.ts'
 
 /** Findings handed over at a time. */
 const PAGE = 256
@@ -20,6 +23,11 @@ interface CheckContext {
   readonly directory: string
   readonly host: BoxHost
   readonly rows: RowTable
+  readonly second: SecondTier
+}
+interface Checking extends CheckContext {
+  readonly near: Root
+  readonly tier: Second
 }
 type Severity = BoxFinding['severity']
 /** What is wrong with a file. */
@@ -31,20 +39,29 @@ interface Wrong {
 }
 
 export async function* checkBox(context: CheckContext): AsyncGenerator<readonly BoxFinding[]> {
+  const { fs, directory, second } = context
+  const tier = await secondOf(second)
   let page: BoxFinding[] = []
-  for await (const finding of checkAll(context)) {
+  if (!(tier instanceof FsError)) for await (const finding of checkTier(second)) page.push(finding)
+  for await (const finding of checkAll({ ...context, near: { alt: false, fs, directory }, tier })) {
     page.push(finding)
     if (page.length < PAGE) continue
     yield page
     page = []
   }
+  // What was unmounted meanwhile was not seen.
+  if (rootOf(tier) !== undefined && page.some(({ severity }) => severity === 'damage')) await second.verify()
   if (page.length > 0) yield page
+  if (tier instanceof FsError) throw tier
+  if (tier !== undefined) await second.verify()
 }
 
-async function* checkAll(context: CheckContext): AsyncGenerator<BoxFinding> {
+async function* checkAll(context: Checking): AsyncGenerator<BoxFinding> {
   const { fs, directory, host, rows } = context
+  const far = rootOf(context.tier)
   // Names first: what is there now has its row once the rows are refreshed.
-  const guids = await listMailboxes(fs, directory)
+  const guids = new Set(await listMailboxes(fs, directory))
+  if (far !== undefined) for (const guid of await listMailboxes(far.fs, far.directory)) guids.add(guid)
   const unnamed = await listUnnamed(fs, directory)
   await host.refresh()
   const all = await rows.loaded()
@@ -68,7 +85,7 @@ function note(kind: string, file: string, ref: BoxRef | undefined, message: stri
   return { severity: 'note', kind, file, offset: 0, ref, message }
 }
 
-async function* checkMessage(context: CheckContext, row: Row): AsyncGenerator<BoxFinding> {
+async function* checkMessage(context: Checking, row: Row): AsyncGenerator<BoxFinding> {
   let [file, wrong] = await judgeMessage(context, row)
   if (wrong.length === 0) return
   // Only what still holds of the newest row is said.
@@ -79,15 +96,24 @@ async function* checkMessage(context: CheckContext, row: Row): AsyncGenerator<Bo
   for (const one of wrong) yield { file, ref: row.ref, ...one }
 }
 
-/** Where the message is, and what is wrong there; the first place where nothing is. */
-async function judgeMessage({ fs, directory }: CheckContext, row: Row): Promise<[string, readonly Wrong[]]> {
+/** Where the message is, and what is wrong there; the first place where nothing is. Nothing is of one in a tier that is away. */
+async function judgeMessage({ near, tier }: Checking, row: Row): Promise<[string, readonly Wrong[]]> {
   let first: [string, readonly Wrong[]] | undefined
-  for (const file of primariesOf(row)) {
-    const wrong = await judgeFile(fs, `${directory}/${file}`, row)
+  const far = rootOf(tier)
+  const here = primariesOf(row).map((name) => [near, name] as const)
+  const there = far === undefined ? [] : secondsOf(row).map((name) => [far, name] as const)
+  for (const [root, name] of isAlt(row) ? [...there, ...here] : [...here, ...there]) {
+    // An empty `x.<uid>` is all that the first tier has of one that was expunged in the second.
+    if (isAlt(row) && !root.alt && name.includes('/x.')) continue
+    const wrong = await judgeFile(root.fs, `${root.directory}/${name}`, row)
     if (wrong === undefined) continue
-    if (wrong.every(({ severity }) => severity === 'note')) return [file, wrong]
+    const file = fileIn(root, name)
+    const isElsewhere = root.alt !== isAlt(row)
+    if (wrong.every(({ severity }) => severity === 'note'))
+      return [file, isElsewhere ? [...wrong, unchecked('file-elsewhere', 0, 'the file is in the other tier')] : wrong]
     first ??= [file, wrong]
   }
+  if (first === undefined && tier instanceof FsError) return [primariesOf(row)[0]!, []]
   return first ?? [primariesOf(row)[0]!, [damage('file-missing', 0, 'the file of this message is missing')]]
 }
 
@@ -134,12 +160,15 @@ function unchecked(kind: string, offset: number, message: string): Wrong {
 }
 
 async function* checkMailbox(
-  context: CheckContext,
+  context: Checking,
   guid: string,
   homes: ReadonlySet<number> | undefined,
 ): AsyncGenerator<BoxFinding> {
-  const { fs, directory, host, rows } = context
+  const { fs, directory, host, rows, near, tier } = context
+  const far = rootOf(tier)
   const listing = await listMailbox(fs, directory, guid)
+  const there = far === undefined ? new Set<number>() : (await listMailbox(far.fs, far.directory, guid)).named
+  for (const uid of listing.expunged) there.delete(uid)
   await host.refresh()
   const mailbox = host.mailboxes?.find(guid)
   const identity = await identityOf(fs, directory, guid)
@@ -177,15 +206,22 @@ async function* checkMailbox(
     const uid = view.uid(at)
     const ref = refs.number(at)
     const file = `${guid}/u.${uid}`
-    if (!listing.named.delete(uid)) {
+    const isThere = there.delete(uid)
+    const isHere = listing.named.delete(uid)
+    if (!isHere && !isThere) {
+      if (tier instanceof FsError) continue
       yield note('name-missing', file, ref, 'the message has no name in its mailbox (yet)')
       continue
     }
     if (homes?.has(uid) === true) continue
     // A name that is read by nobody but rebuilds, and Dovecot.
     const row = await rows.find(ref)
-    for (const one of (await judgeFile(fs, `${directory}/${file}`, row)) ?? []) yield { file, ref, ...one }
+    for (const root of isHere ? (isThere ? [near, far!] : [near]) : [far!])
+      for (const one of (await judgeFile(root.fs, `${root.directory}/${file}`, row)) ?? [])
+        yield { file: fileIn(root, file), ref, ...one }
   }
   for (const uid of listing.named)
     yield note('name-unknown', `${guid}/u.${uid}`, undefined, 'the mailbox has no such message')
+  for (const uid of there)
+    yield note('name-unknown', fileIn(far!, `${guid}/u.${uid}`), undefined, 'the mailbox has no such message')
 }

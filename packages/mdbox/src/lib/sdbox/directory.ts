@@ -1,6 +1,7 @@
 /** What lies in the directories of a box, and the identity of each mailbox's. */
 import type { BoxMailbox } from '@mailstead/box'
 import { type Fs, FsError } from '@mailstead/fs'
+import { findTierRecord } from '../tier-record.ts'
 import {
   IDENTITY,
   IDENTITY_MAX,
@@ -62,7 +63,10 @@ export async function listUnnamed(fs: Fs, directory: string): Promise<Set<string
 export async function hasMessages(fs: Fs, directory: string): Promise<boolean> {
   for (const guid of await listMailboxes(fs, directory))
     if ((await listMailbox(fs, directory, guid)).named.size > 0) return true
-  return (await listUnnamed(fs, directory)).size > 0
+  if ((await listUnnamed(fs, directory)).size > 0) return true
+  // What says that they are in a second tier, which is not asked: it may be away.
+  const record = await findTierRecord(fs, directory)
+  return record !== undefined && (record === 'damaged' || record.format === 'sdbox')
 }
 
 /** `damaged` if it is there and cannot be read; undefined if it is not there. */

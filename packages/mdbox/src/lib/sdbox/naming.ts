@@ -18,6 +18,7 @@ import { UNNAMED } from './names.ts'
 import { inParallel } from './parallel.ts'
 import { isHome } from './row.ts'
 import { todoKey } from './slots.ts'
+import { secondOf } from './tiers.ts'
 import type { Writer } from './writer.ts'
 
 const NOTHING = new Uint8Array(0)
@@ -84,9 +85,10 @@ export class Namer {
 
   /** Tries again what failed. */
   async finish(): Promise<void> {
-    for (const guid of this.unfinished) {
-      if ((await finishMailbox(this.#context, guid)) === 'done') this.unfinished.delete(guid)
-    }
+    if (this.unfinished.size === 0) return
+    const tier = await secondOf(this.#context.second)
+    for (const guid of this.unfinished)
+      if ((await finishMailbox(this.#context, guid, tier)) === 'done') this.unfinished.delete(guid)
   }
 
   /** Never rejects. */
@@ -120,7 +122,7 @@ export class Namer {
           await markRemoved(fs, directory, guid, change.mailbox)
         })
       else if (change.kind === 'expunged') {
-        await inParallel(change.uids, async (uid) => attempt(guid, async () => expungeName(fs, directory, guid, uid)))
+        await inParallel(change.uids, async (uid) => attempt(guid, async () => expungeName(this.#context, guid, uid)))
         changed.add(guid)
       }
     }

@@ -1,6 +1,6 @@
 import { randomFillSync } from 'node:crypto'
 import { type Compression, LEVEL_MAX } from '../compress.ts'
-import { MESSAGE_MAX, waited } from '../options.ts'
+import { type AltOptions, MESSAGE_MAX, waited } from '../options.ts'
 
 /** Processes that may write to one box at the same time. must not change: on disk, it is in the names of messages */
 export const SLOTS = 16
@@ -14,6 +14,8 @@ export interface SdboxOptions {
   readonly openFiles?: number
   /** As `MdboxOptions.compression`. (default 'off') */
   readonly compression?: Compression
+  /** As `MdboxOptions.alt`; a file system without `link` keeps a file for each mailbox that has a message. (default: none) */
+  readonly alt?: AltOptions
   /** Waits, for `BoxBudget.bytesPerSecond`. (default: a timer) */
   readonly pause?: (ms: number, signal?: AbortSignal) => Promise<void>
   /** The clock, in milliseconds since the epoch. (default `Date.now`) */
@@ -22,12 +24,16 @@ export interface SdboxOptions {
   readonly random?: (bytes: Uint8Array) => void
 }
 
+/** Options with their defaults. */
+export type SdboxSettings = Required<Omit<SdboxOptions, 'alt'>> & { readonly alt: AltOptions | undefined }
+
 /** Fills in defaults and rejects nonsense once, at the door. */
-export function withDefaults(options: SdboxOptions = {}): Required<SdboxOptions> {
+export function withDefaults(options: SdboxOptions = {}): SdboxSettings {
   const {
     messageMax = MESSAGE_MAX,
     openFiles = 16,
     compression = 'off',
+    alt,
     pause = waited,
     now = Date.now,
     random = (bytes) => void randomFillSync(bytes),
@@ -40,5 +46,7 @@ export function withDefaults(options: SdboxOptions = {}): Required<SdboxOptions>
     !(Number.isInteger(compression) && compression >= 1 && compression <= LEVEL_MAX)
   )
     throw new TypeError(`compression must be 'off', 'auto' or a level of 1 to ${LEVEL_MAX}, not ${compression}`)
-  return { messageMax, openFiles, compression, pause, now, random }
+  if (alt?.path === '')
+    throw new TypeError('the second tier needs a directory of its own, not the root of its file system')
+  return { messageMax, openFiles, compression, alt, pause, now, random }
 }

@@ -24,18 +24,17 @@ import {
   type BoxTransaction,
   type PurgeReport,
 } from '@mailstead/box'
-import type { FsFile } from '@mailstead/fs'
-import { LINE_MAX, readFileLine } from '../format.ts'
+import { FsError } from '@mailstead/fs'
 import type { Pace } from '../pace.ts'
-import { verifyRecord } from '../walk.ts'
-import { Window } from '../window.ts'
 import { identify, identityOf, listMailbox, listMailboxes, listUnnamed, removeFile } from './directory.ts'
 import { finishMailbox, type NamesContext, nameMessage, removeDirectory } from './finish.ts'
+import { holdsAt } from './holds.ts'
 import { ID_BYTES, UNNAMED } from './names.ts'
 import { PURGE_ROWS } from './options.ts'
 import { inParallel } from './parallel.ts'
-import { hex, type Row } from './row.ts'
+import { hex, isAlt, type Row } from './row.ts'
 import { tryLock } from './slots.ts'
+import { hasAlt, type Root, rootOf, type Second, secondOf } from './tiers.ts'
 
 /** Table-level value: ids of unnamed messages whose rows a transaction dropped, and that are to be removed. must not change: on disk */
 export const CONDEMNED = 'condemned'
@@ -56,6 +55,7 @@ interface Report {
   bytesReclaimed: number
   skipped: number
   left?: NonNullable<PurgeReport['left']>
+  unavailable?: unknown
 }
 
 export async function purgeBox(context: PurgeContext): Promise<PurgeReport> {
@@ -64,22 +64,27 @@ export async function purgeBox(context: PurgeContext): Promise<PurgeReport> {
   if ((await fs.stat(directory)) === undefined) return report
   await using lock = await tryLock(fs, `${directory}/purge.lock`)
   if (lock === undefined) return { ...report, skipped: 1 }
-  await finishAll(context)
-  const dead = await listDead(context)
+  const tier = await secondOf(context.second)
+  const far = rootOf(tier)
+  if (tier instanceof FsError) report.unavailable = tier
+  await finishAll(context, tier)
+  const dead = await listDead(context, far)
   const unnamed = await listUnnamed(fs, directory)
   // Those of ours whose batch is over have their row by now, or never will.
   const over = [...context.made].filter(([, isOver]) => isOver).map(([id]) => id)
   await host.refresh()
   const { unused, homeless } = await survey(context, dead, unnamed)
   await removeUnnamed(context, over, unnamed, report)
-  await dropUnused(context, unused, unnamed, report)
-  if (homeless.length > 0) await rehome(context, homeless, report)
-  if (unnamed.size > 0) await tidyUnnamed(context, unnamed)
-  await removeExpunged(context, dead, report)
+  await dropUnused(context, far, unused, unnamed, report)
+  if (homeless.length > 0) await rehome(context, tier, homeless, report)
+  if (unnamed.size > 0) await tidyUnnamed(context, far, unnamed)
+  if (far !== undefined) await tidyTiers(context, far, report)
+  await removeExpunged(context, tier, dead, report)
   return report
 }
 
-async function finishAll(context: PurgeContext): Promise<void> {
+async function finishAll(context: PurgeContext, tier: Second): Promise<void> {
+  const far = rootOf(tier)
   const { fs, directory, host, pace } = context
   await host.refresh()
   const { mailboxes } = host
@@ -91,14 +96,18 @@ async function finishAll(context: PurgeContext): Promise<void> {
   for (const { count, ...mailbox } of mailboxes?.list() ?? []) {
     if (pace.isOver) return
     const { guid } = mailbox
-    const { named, empty } = await listMailbox(fs, directory, guid)
+    const { named, expunged, empty } = await listMailbox(fs, directory, guid)
     // It may have another name by now.
     if (!empty) await identify(fs, directory, mailbox, false)
-    if (named.size !== count) await finishMailbox(context, guid)
+    let live = named.size
+    if (far !== undefined)
+      for (const uid of (await listMailbox(far.fs, far.directory, guid)).named)
+        if (!named.has(uid) && !expunged.has(uid)) live++
+    if (live !== count) await finishMailbox(context, guid, tier)
     noted.delete(guid)
   }
   // What is left of them has no mailbox any more.
-  for (const guid of noted) await finishMailbox(context, guid)
+  for (const guid of noted) await finishMailbox(context, guid, tier)
 }
 
 /** Files that may go, by mailbox: expunged UIDs, and all UIDs of one that was removed. */
@@ -106,18 +115,25 @@ interface Dead {
   readonly removed: boolean
   readonly expunged: Set<number>
   readonly named: Set<number>
+  /** Those of all of them that have a file in the second tier. */
+  readonly there: ReadonlySet<number>
 }
 
-async function listDead({ fs, directory }: PurgeContext): Promise<Map<string, Dead>> {
+async function listDead({ fs, directory }: PurgeContext, far: Root | undefined): Promise<Map<string, Dead>> {
   const dead = new Map<string, Dead>()
   for (const guid of await listMailboxes(fs, directory)) {
     const { named, expunged, hasIdentity } = await listMailbox(fs, directory, guid)
     const identity = hasIdentity ? await identityOf(fs, directory, guid) : undefined
     const removed = typeof identity === 'object' && identity.removed
-    if (removed || expunged.size > 0) dead.set(guid, { removed, expunged, named: removed ? named : new Set() })
+    if (!removed && expunged.size === 0) continue
+    const there = far === undefined ? NOTHING : (await listMailbox(far.fs, far.directory, guid)).named
+    const all = removed ? new Set([...named, ...there]) : NOTHING
+    dead.set(guid, { removed, expunged, named: all, there })
   }
   return dead
 }
+
+const NOTHING: Set<number> = new Set()
 
 function isDead(dead: ReadonlyMap<string, Dead>, mailbox: string, uid: number): boolean {
   const found = dead.get(mailbox)
@@ -150,6 +166,7 @@ async function survey(
 
 async function dropUnused(
   context: PurgeContext,
+  far: Root | undefined,
   unused: readonly Row[],
   unnamed: ReadonlySet<string>,
   report: Report,
@@ -183,6 +200,9 @@ async function dropUnused(
       report.messages++
       report.bytesReclaimed += row.length
       if (unnamed.has(row.id) && (await removeFile(fs, `${directory}/${UNNAMED}/${row.id}`))) report.files++
+      // Only where nobody has mailboxes.
+      if (far !== undefined && row.uid === 0 && isAlt(row))
+        await removeFile(far.fs, `${far.directory}/${UNNAMED}/${row.id}`)
     })
     // Before the next frame forgets them.
     if (nameless.length > 0) await fs.syncDirectory(`${directory}/${UNNAMED}`)
@@ -191,16 +211,24 @@ async function dropUnused(
 }
 
 /** Gives messages that have lost their home another one, from the mailboxes that still have them. */
-async function rehome(context: PurgeContext, homeless: readonly Row[], report: Report): Promise<void> {
+async function rehome(context: PurgeContext, tier: Second, homeless: readonly Row[], report: Report): Promise<void> {
   const { fs, directory, host, rows, pace } = context
   const { mailboxes } = host
   if (mailboxes === undefined) return
-  const wanted = new Map(homeless.map((row) => [row.ref, row]))
+  const far = rootOf(tier)
+  // What is in a tier that is away keeps its home until it is there again.
+  const within = homeless.filter((row) => far !== undefined || !isAlt(row))
+  report.skipped += homeless.length - within.length
+  const wanted = new Map(within.map((row) => [row.ref, row]))
   for (const mailbox of mailboxes.list()) {
     if (wanted.size === 0 || pace.isOver) break
-    const moved = await usesIn(context, mailbox, wanted)
+    const moved = await usesIn(context, far, mailbox, wanted)
     if (moved.length === 0) continue
-    await fs.syncDirectory(`${directory}/${mailbox.guid}`)
+    if (moved.some(([row]) => !isAlt(row))) await fs.syncDirectory(`${directory}/${mailbox.guid}`)
+    if (moved.some(([row]) => isAlt(row))) {
+      await far!.fs.syncDirectory(`${far!.directory}/${mailbox.guid}`)
+      await context.second.verify()
+    }
     for (let at = 0; at < moved.length; at += PURGE_ROWS) {
       const some = moved.slice(at, at + PURGE_ROWS)
       await host.transact((tx) => {
@@ -219,16 +247,16 @@ async function rehome(context: PurgeContext, homeless: readonly Row[], report: R
 }
 
 /** Messages that have their home, and another file besides: where a home was given by a purge, or the power went. */
-async function tidyUnnamed(context: PurgeContext, unnamed: ReadonlySet<string>): Promise<void> {
+async function tidyUnnamed(context: PurgeContext, far: Root | undefined, unnamed: ReadonlySet<string>): Promise<void> {
   const { fs, directory, rows, pace } = context
   const all = await rows.loaded()
   let removed = 0
   for (let at = 0; at < all.view.count && !pace.isOver; at++) {
     if (all.uid.number(at) === 0 || !unnamed.has(hex(all.id.value(at)))) continue
     const row = all.at(at)
-    const home = `${directory}/${row.mailbox}/u.${row.uid}`
-    if ((await fs.stat(home)) === undefined || !(await holds(fs.open(home, 'read'), row))) continue
-    await fs.syncDirectory(`${directory}/${row.mailbox}`)
+    const root = isAlt(row) ? far : { alt: false, fs, directory }
+    if (root === undefined || !(await holdsAt(root, `${row.mailbox}/u.${row.uid}`, row))) continue
+    await root.fs.syncDirectory(`${root.directory}/${row.mailbox}`)
     if (await removeFile(fs, `${directory}/${UNNAMED}/${row.id}`)) removed++
   }
   if (removed > 0) await fs.syncDirectory(`${directory}/${UNNAMED}`)
@@ -237,6 +265,7 @@ async function tidyUnnamed(context: PurgeContext, unnamed: ReadonlySet<string>):
 /** Messages of `wanted` that this mailbox has, under a name that was verified. */
 async function usesIn(
   context: PurgeContext,
+  far: Root | undefined,
   mailbox: BoxMailbox,
   wanted: ReadonlyMap<BoxRef, Row>,
 ): Promise<(readonly [row: Row, uid: number])[]> {
@@ -260,23 +289,60 @@ async function usesIn(
   await inParallel(uses(), async ([row, uid]) => {
     await pace.spent(row.length)
     if (!(await nameMessage(context, row, mailbox.guid, uid))) return
-    if (await holds(fs.open(`${directory}/${mailbox.guid}/u.${uid}`, 'read'), row)) found.set(row.ref, [row, uid])
+    const root = isAlt(row) ? far! : { alt: false, fs, directory }
+    if (await holdsAt(root, `${mailbox.guid}/u.${uid}`, row)) found.set(row.ref, [row, uid])
   })
   return [...found.values()]
 }
 
-/** Whether a file is the message of a row, undamaged. */
-async function holds(opening: Promise<FsFile>, row: Row): Promise<boolean> {
-  await using file = await opening
-  const { size } = await file.stat()
-  const window = new Window(file, size)
-  const line = readFileLine(await window.bytes(0, Math.min(LINE_MAX, size)))
-  if (line === undefined || line.length + row.length !== size) return false
-  const found = await window.run(verifyRecord(line.length, size, line.headerBytes))
-  return found.damage === undefined && found.sum === row.sum && found.length === row.length
+/** Names in the tier that their message is not in: what a move left that was cut short, or a copy that was made meanwhile. */
+async function tidyTiers(context: PurgeContext, far: Root, report: Report): Promise<void> {
+  const { fs, directory, host, rows, pace } = context
+  const near: Root = { alt: false, fs, directory }
+  for (const { guid } of host.mailboxes?.list() ?? []) {
+    const all = await rows.loaded()
+    const there = await listMailbox(far.fs, far.directory, guid)
+    if (there.named.size === 0 && !hasAlt(all)) continue
+    const here = await listMailbox(fs, directory, guid)
+    await using opened = await host.mailboxes!.open(guid)
+    if (opened === undefined) continue
+    const { view } = opened
+    await view.load?.([BOX_REF_COLUMN])
+    const refs = view.extension(BOX_REF_COLUMN)!
+    const wrong: (readonly [Row, number])[] = []
+    for (let at = 0; at < view.count; at++) {
+      const [uid, row] = [view.uid(at), all.view.rowOf(refs.number(at))]
+      if (row < 0) continue
+      if ((isAlt({ flags: all.flags.number(row) }) ? here : there).named.has(uid)) wrong.push([all.at(row), uid])
+    }
+    let removed = 0
+    for (const [row, uid] of wrong) {
+      if (pace.isOver || !pace.allows(row.length)) return
+      const [right, other] = isAlt(row) ? [far, near] : [near, far]
+      const name = `${guid}/u.${uid}`
+      if (!(isAlt(row) ? there : here).named.has(uid)) await nameMessage(context, row, guid, uid)
+      await pace.spent(row.length)
+      if (!(await holdsAt(right, name, row))) continue
+      await right.fs.syncDirectory(`${right.directory}/${guid}`)
+      await context.second.verify()
+      if (!(await removeFile(other.fs, `${other.directory}/${name}`))) continue
+      removed++
+      report.bytesReclaimed += row.length
+    }
+    report.files += removed
+    if (removed === 0) continue
+    for (const root of [near, far])
+      if ((await root.fs.stat(`${root.directory}/${guid}`)) !== undefined)
+        await root.fs.syncDirectory(`${root.directory}/${guid}`)
+  }
 }
 
-async function removeExpunged(context: PurgeContext, dead: ReadonlyMap<string, Dead>, report: Report): Promise<void> {
+async function removeExpunged(
+  context: PurgeContext,
+  tier: Second,
+  dead: ReadonlyMap<string, Dead>,
+  report: Report,
+): Promise<void> {
   const { fs, directory, rows, pace } = context
   if (dead.size === 0) return
   const all = await rows.loaded()
@@ -291,8 +357,14 @@ async function removeExpunged(context: PurgeContext, dead: ReadonlyMap<string, D
     if (uids === undefined) kept.set(mailbox, new Set([uid]))
     else uids.add(uid)
   }
-  for (const [guid, { removed, expunged, named }] of dead) {
+  if (tier instanceof FsError) {
+    await emptyExpunged(context, dead, kept)
+    return
+  }
+  const gone = tier === undefined ? dead.keys() : await removeThere(context, tier, dead, kept, report)
+  for (const guid of gone) {
     if (pace.isOver) return
+    const { removed, expunged, named } = dead.get(guid)!
     const keep = kept.get(guid)
     for (const [kind, uids] of [
       ['x', expunged],
@@ -303,6 +375,59 @@ async function removeExpunged(context: PurgeContext, dead: ReadonlyMap<string, D
       })
     if (removed && keep === undefined) await removeDirectory(fs, directory, guid)
     else await fs.syncDirectory(`${directory}/${guid}`)
+  }
+}
+
+/** In the second tier, whose files go before the names that say that they were expunged. Resolves to the mailboxes that were done. */
+async function removeThere(
+  { second, pace }: PurgeContext,
+  far: Root,
+  dead: ReadonlyMap<string, Dead>,
+  kept: ReadonlyMap<string, ReadonlySet<number>>,
+  report: Report,
+): Promise<readonly string[]> {
+  const done: string[] = []
+  for (const [guid, { removed, expunged, named, there }] of dead) {
+    if (pace.isOver) break
+    const keep = kept.get(guid)
+    const path = `${far.directory}/${guid}`
+    let count = 0
+    await inParallel(there, async (uid) => {
+      if (keep?.has(uid) === true || !(expunged.has(uid) || named.has(uid))) return
+      if (await removeFile(far.fs, `${path}/u.${uid}`)) count++
+    })
+    report.files += count
+    if (count > 0) await far.fs.syncDirectory(path)
+    if (removed && keep === undefined && (await far.fs.stat(path)) !== undefined)
+      await far.fs.remove(path).catch((error: unknown) => {
+        // Somebody else's files are in it.
+        if (!(error instanceof FsError && (error.code === 'FS_NOT_EMPTY' || error.code === 'FS_NOT_FOUND'))) throw error
+      })
+    done.push(guid)
+  }
+  // Nothing is found, and so nothing removed, in a tier that was unmounted meanwhile.
+  await second.verify()
+  return done
+}
+
+/** While the second tier is away, nobody knows what it has of them: they give back their space, and stay expunged. */
+async function emptyExpunged(
+  { fs, directory, pace }: PurgeContext,
+  dead: ReadonlyMap<string, Dead>,
+  kept: ReadonlyMap<string, ReadonlySet<number>>,
+): Promise<void> {
+  for (const [guid, { removed, expunged, named }] of dead) {
+    if (pace.isOver) return
+    const keep = kept.get(guid)
+    await inParallel(expunged, async (uid) => {
+      const path = `${directory}/${guid}/x.${uid}`
+      if (keep?.has(uid) !== true && ((await fs.stat(path))?.size ?? 0) > 0) await fs.writeFile(path, new Uint8Array(0))
+    })
+    // The directory says that the mailbox was removed.
+    if (removed)
+      await inParallel(named, async (uid) => {
+        if (keep?.has(uid) !== true) await removeFile(fs, `${directory}/${guid}/u.${uid}`)
+      })
   }
 }
 

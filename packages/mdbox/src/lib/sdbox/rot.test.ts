@@ -138,7 +138,8 @@ describe('bit rot of an sdbox', () => {
       const path = `storage/${GUID}/u.${uid}`
       await body(kept.fs, path, (await kept.fs.stat(path))!.size)
       const found = await damages(kept.box)
-      expect(found.map(({ ref }) => ref)).toEqual([kept.refs[uid - 1]])
+      // What is cut within its first line has that besides.
+      expect([...new Set(found.map(({ ref }) => ref))]).toEqual([kept.refs[uid - 1]])
       for (const [i, ref] of kept.refs.entries()) {
         const judged = await judge(kept.box, ref, kept.bodies[i]!)
         if (i !== uid - 1) expect(judged).toBe('right')

@@ -7,16 +7,16 @@
  *          mailbox  16     GUID of the mailbox it was first saved to, zeros for none: its home
  *          uid      4      its UID there; 0: none. Set in the frame of the mailbox's row
  *          sum      4      the record's own sum (../format.ts): binds the row to its message
- *          flags    1      bit 0: the bytes as they came are the canonical form
+ *          flags    1      bit 0: the bytes as they came are the canonical form; bit 1: the file is in the second tier
  * must not change: on disk
  *
  * INVARIANTS
- *   1. The message of a row is in one of three files, its primary: `<mailbox>/u.<uid>`, `<mailbox>/x.<uid>`, `unnamed/<id>`.
+ *   1. The message of a row that is not in the second tier (tiers.ts) is in one of three files, its primary: `<mailbox>/u.<uid>`, `<mailbox>/x.<uid>`, `unnamed/<id>`.
  *      It is renamed from one to another, never absent from all. Other names of a message are copies that its row does
  *      not know; nobody reads them by reference.
  */
 import type { BoxColumn, BoxColumnSpec, BoxRef, BoxTable, BoxTableView } from '@mailstead/box'
-import { column } from '../place.ts'
+import { column, FLAG_ALT } from '../place.ts'
 import { ID_BYTES, UNNAMED } from './names.ts'
 
 export const COLUMNS: readonly BoxColumnSpec[] = [
@@ -116,6 +116,11 @@ export function primariesOf({ mailbox, uid, id }: Row): readonly string[] {
   const unnamed = `${UNNAMED}/${id}`
   // Between two looks it may have been given its name.
   return uid === 0 ? [unnamed] : [`${mailbox}/u.${uid}`, unnamed, `${mailbox}/x.${uid}`, `${mailbox}/u.${uid}`]
+}
+
+/** In the second tier. */
+export function isAlt({ flags }: { readonly flags: number }): boolean {
+  return (flags & FLAG_ALT) !== 0
 }
 
 export function isHome(row: Row, mailbox: string, uid: number): boolean {

@@ -3,13 +3,14 @@
  * file is, whatever its metadata says: a copy has the metadata of what it is a copy of.
  */
 import type { BoxOrigin, BoxScanned } from '@mailstead/box'
-import { type Fs, FsError } from '@mailstead/fs'
-import { FLAG_CANONICAL } from '../place.ts'
+import { FsError } from '@mailstead/fs'
+import { FLAG_ALT, FLAG_CANONICAL } from '../place.ts'
 import { type Walked, walkFile } from '../walk.ts'
 import { Window } from '../window.ts'
 import { identityOf, listMailbox, listMailboxes, listUnnamed } from './directory.ts'
 import { ID_BYTES, readOrigin, UNNAMED } from './names.ts'
 import { hex, type Rows } from './row.ts'
+import { fileIn, type Root } from './tiers.ts'
 
 /** Messages handed over at a time. */
 const PAGE = 256
@@ -21,18 +22,27 @@ interface Named {
   /** Of the mailbox. */
   readonly name: string | undefined
   readonly expunged: boolean
+  readonly root: Root
+  /** The second tier may have the same; it is looked at only if this one is damaged. */
+  readonly isTwin?: boolean
+  readonly twinOf?: string
 }
 
-/** `rows`: the table, as far as there is one. */
+/** `far`: the second tier. `rows`: the table, as far as there is one. */
 export async function* scanBox(
-  fs: Fs,
-  directory: string,
+  near: Root,
+  far: Root | undefined,
   rows: Rows | undefined,
 ): AsyncGenerator<readonly BoxScanned[]> {
   const known = new KnownRows(rows)
   let page: BoxScanned[] = []
-  for await (const named of everyName(fs, directory)) {
-    page.push(...(await scanFile(fs, directory, named, known)))
+  const sound = new Set<string>()
+  for await (const named of everyName(near, far)) {
+    if (named.twinOf !== undefined && sound.delete(named.twinOf)) continue
+    const found = await scanFile(named, known)
+    if (named.isTwin === true && found.length > 0 && found.every(({ damage }) => damage === undefined))
+      sound.add(named.file)
+    page.push(...found)
     if (page.length < PAGE) continue
     yield page
     page = []
@@ -40,34 +50,50 @@ export async function* scanBox(
   if (page.length > 0) yield page
 }
 
-async function* everyName(fs: Fs, directory: string): AsyncGenerator<Named> {
-  for (const id of [...(await listUnnamed(fs, directory))].sort())
-    yield { file: `${UNNAMED}/${id}`, id, origin: undefined, name: undefined, expunged: false }
-  for (const guid of await listMailboxes(fs, directory)) {
+async function* everyName(near: Root, far: Root | undefined): AsyncGenerator<Named> {
+  const { fs, directory } = near
+  const roots = far === undefined ? [near] : [near, far]
+  for (const root of roots)
+    for (const id of [...(await listUnnamed(root.fs, root.directory))].sort())
+      yield { file: `${UNNAMED}/${id}`, id, origin: undefined, name: undefined, expunged: false, root }
+  const guids = new Set<string>()
+  for (const root of roots) for (const guid of await listMailboxes(root.fs, root.directory)) guids.add(guid)
+  for (const guid of [...guids].sort()) {
     const identity = await identityOf(fs, directory, guid)
     const known = typeof identity === 'object' ? identity : undefined
     const mailbox = Buffer.from(guid, 'hex')
     const { named, expunged } = await listMailbox(fs, directory, guid)
-    for (const [kind, uids] of [
-      ['u', named],
-      ['x', expunged],
-    ] as const)
-      for (const uid of [...uids].sort((a, b) => a - b))
+    const there = far === undefined ? new Set<number>() : (await listMailbox(far.fs, far.directory, guid)).named
+    for (const [kind, uids, root] of [
+      ['u', named, near],
+      ['x', expunged, near],
+      ['u', there, far],
+    ] as const) {
+      if (root === undefined) continue
+      for (const uid of [...uids].sort((a, b) => a - b)) {
+        const file = `${guid}/${kind}.${uid}`
         yield {
-          file: `${guid}/${kind}.${uid}`,
+          file,
           id: undefined,
           // Without the identity the message says itself what the UIDVALIDITY was, if it was first saved here.
           origin: known === undefined ? { mailbox, uid } : { mailbox, uidValidity: known.uidValidity, uid },
           name: known?.name,
-          expunged: kind === 'x' || known?.removed === true,
+          // What was expunged says so in the first tier, wherever the message is.
+          expunged: kind === 'x' || known?.removed === true || (far !== undefined && expunged.has(uid)),
+          root,
+          ...(root === near && kind === 'u' && there.has(uid) ? { isTwin: true } : {}),
+          ...(root === far && named.has(uid) ? { twinOf: file } : {}),
         }
+      }
+    }
   }
 }
 
-async function scanFile(fs: Fs, directory: string, named: Named, known: KnownRows): Promise<readonly BoxScanned[]> {
-  const { file } = named
+async function scanFile(named: Named, known: KnownRows): Promise<readonly BoxScanned[]> {
+  const { root } = named
+  const file = fileIn(root, named.file)
   // It may have got another name since it was listed.
-  await using opened = await fs.open(`${directory}/${file}`, 'read').catch(gone)
+  await using opened = await root.fs.open(`${root.directory}/${named.file}`, 'read').catch(gone)
   if (opened === undefined) return []
   const { size } = await opened.stat()
   // Begun, and never flushed.
@@ -92,7 +118,7 @@ async function scanFile(fs: Fs, directory: string, named: Named, known: KnownRow
 }
 
 function scannedOf(
-  { file, id, origin, name, expunged }: Named,
+  { file, root, id, origin, name, expunged }: Named,
   found: Walked,
   isSecond: boolean,
   known: KnownRows,
@@ -104,7 +130,7 @@ function scannedOf(
   const isOwn = origin === undefined || own?.guid === hex(origin.mailbox)
   const whose = origin === undefined ? ownOrigin(own) : withValidity(origin, own)
   return {
-    file,
+    file: fileIn(root, file),
     offset,
     guid,
     receivedMs,
@@ -115,7 +141,7 @@ function scannedOf(
     damage,
     row:
       damage === undefined && found.checksummed
-        ? (known.find(found, origin, id) ?? rowOf(found, whose, id))
+        ? (known.find(found, origin, id) ?? rowOf(found, whose, id, root.alt))
         : undefined,
     expunged,
   }
@@ -176,6 +202,7 @@ function rowOf(
   { length, sum, size, physicalSize }: Walked,
   origin: BoxOrigin | undefined,
   id: string | undefined,
+  alt: boolean,
 ): Readonly<Record<string, Uint8Array | number>> {
   return {
     length,
@@ -183,7 +210,7 @@ function rowOf(
     mailbox: origin?.mailbox ?? new Uint8Array(16),
     uid: origin?.uid ?? 0,
     sum,
-    flags: size === physicalSize ? FLAG_CANONICAL : 0,
+    flags: (size === physicalSize ? FLAG_CANONICAL : 0) | (alt ? FLAG_ALT : 0),
   }
 }
 

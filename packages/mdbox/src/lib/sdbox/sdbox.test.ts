@@ -26,6 +26,19 @@ describe('sdbox in memory', () => {
   )
 })
 
+describe('sdbox in memory with a second tier, compressed', () => {
+  boxConformance(
+    { describe, it },
+    {
+      create: () => {
+        const fs = memoryFs()
+        const format = sdbox(fs, 'storage', { compression: 3, alt: { fs, path: 'alt' } })
+        return Promise.resolve({ format, [Symbol.asyncDispose]: async () => fs[Symbol.asyncDispose]() })
+      },
+    },
+  )
+})
+
 describe('sdbox where files have one name each, and are read asynchronously', () => {
   boxConformance(
     { describe, it },

@@ -14,26 +14,20 @@ import { close } from '../files.ts'
 import { HEADER_BYTES, writeFileLine } from '../format.ts'
 import type { DirectorySync } from './directory-sync.ts'
 import { ID_BYTES, UNNAMED } from './names.ts'
-import type { SdboxOptions } from './options.ts'
+import type { SdboxSettings } from './options.ts'
 import { hex } from './row.ts'
 
 export class Writer {
   readonly #fs: Fs
   readonly #directory: string
   readonly #syncs: DirectorySync
-  readonly #options: Required<SdboxOptions>
+  readonly #options: SdboxSettings
   /** Takes a slot if there is none yet. */
   readonly #slot: () => Promise<number>
   /** Messages written here of which it is not known yet whether a row names them. True: their batch is over. */
   readonly made: Map<string, boolean> = new Map()
 
-  constructor(
-    fs: Fs,
-    directory: string,
-    syncs: DirectorySync,
-    options: Required<SdboxOptions>,
-    slot: () => Promise<number>,
-  ) {
+  constructor(fs: Fs, directory: string, syncs: DirectorySync, options: SdboxSettings, slot: () => Promise<number>) {
     this.#fs = fs
     this.#directory = directory
     this.#syncs = syncs
