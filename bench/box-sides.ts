@@ -1,5 +1,5 @@
 /**
- * The same mail kept by the store over mdbox, in this process, and by Dovecot over its mdbox, through IMAP and doveadm: what
+ * The same mail kept by the store over mdbox or sdbox, in this process, and by Dovecot over its own, through IMAP and doveadm: what
  * the rows of `box-cases.ts` do on each. A user is a store of its own, with its messages in INBOX.
  */
 import { spawnSync } from 'node:child_process'
@@ -8,6 +8,7 @@ import { join } from 'node:path'
 import { posixFs } from '@mailstead/fs/posix'
 import { FLAG_DELETED } from '@mailstead/index'
 import { mdbox } from '@mailstead/mdbox'
+import { sdbox } from '@mailstead/mdbox/sdbox'
 import { openStore, rebuildStore, type Store } from '@mailstead/store'
 import { UidSet } from '@mailstead/uidset'
 import { cpuMs, processTree } from '../tests/interop/lib/processes.ts'
@@ -29,6 +30,9 @@ export interface BoxUser extends AsyncDisposable {
   /** Those that are \Deleted. */
   expunge(): Promise<void>
 }
+
+/** How messages are kept. */
+export type BoxKind = 'mdbox' | 'sdbox'
 
 export interface BoxSide {
   readonly name: 'ours' | 'dovecot'
@@ -67,9 +71,11 @@ function* batches<T>(items: Iterable<T>): Generator<readonly T[]> {
 export class OurBoxes implements BoxSide {
   readonly name = 'ours'
   readonly directory: string
+  readonly #box: typeof mdbox | typeof sdbox
 
-  constructor(directory: string) {
+  constructor(directory: string, kind: BoxKind = 'mdbox') {
     this.directory = directory
+    this.#box = kind === 'mdbox' ? mdbox : sdbox
   }
 
   home(user: string): string {
@@ -79,7 +85,7 @@ export class OurBoxes implements BoxSide {
   async #store(user: string, create = false): Promise<AsyncDisposable & { readonly store: Store }> {
     const held = new AsyncDisposableStack()
     const fs = held.use(await posixFs(this.home(user), { create }))
-    const store = held.use(await openStore({ owner: user, fs, box: (root) => mdbox(root, 'storage'), create }))
+    const store = held.use(await openStore({ owner: user, fs, box: (root) => this.#box(root, 'storage'), create }))
     return { store, [Symbol.asyncDispose]: async () => held[Symbol.asyncDispose]() }
   }
 
@@ -146,7 +152,7 @@ export class OurBoxes implements BoxSide {
 
   async rebuild(user: string): Promise<void> {
     await using fs = await posixFs(this.home(user))
-    for await (const _ of rebuildStore({ fs, box: (root) => mdbox(root, 'storage') }));
+    for await (const _ of rebuildStore({ fs, box: (root) => this.#box(root, 'storage') }));
   }
 
   loseIndex(user: string): void {
@@ -168,11 +174,13 @@ export class DovecotBoxes implements BoxSide {
   readonly name = 'dovecot'
   readonly directory: string
   readonly #server: Server
+  readonly #kind: BoxKind
   readonly #wrapper: readonly string[]
 
   /** `wrapper` is a command to run doveadm in. */
-  constructor(server: Server, wrapper: readonly string[] = []) {
+  constructor(server: Server, kind: BoxKind = 'mdbox', wrapper: readonly string[] = []) {
     this.#server = server
+    this.#kind = kind
     this.directory = server.directory
     this.#wrapper = wrapper
   }
@@ -251,7 +259,7 @@ export class DovecotBoxes implements BoxSide {
   }
 
   loseIndex(user: string): void {
-    const storage = join(this.home(user), 'mdbox')
+    const storage = join(this.home(user), this.#kind)
     for (const name of readdirSync(storage, { recursive: true, encoding: 'utf8' }))
       if (/(?:^|\/)dovecot\.(?:map\.)?index[^/]*$/.test(name)) rmSync(join(storage, name))
   }

@@ -7,7 +7,7 @@ import { corpusLack } from '../tests/support/corpus.ts'
 import { testUnless } from '../tests/support/test-unless.ts'
 import { boxCases, type BoxSizes, counted, FILLED, filling } from './box-cases.ts'
 import { largeTask } from './box-large-child.ts'
-import { type BoxSide, DovecotBoxes, OurBoxes } from './box-sides.ts'
+import { type BoxKind, type BoxSide, DovecotBoxes, OurBoxes } from './box-sides.ts'
 
 const SIZES: BoxSizes = { filled: 40, saves: 4, singles: 20 }
 /** What INBOX, or the copy of it, has in the end. */
@@ -23,16 +23,28 @@ const EXPECTED: Readonly<Record<string, number>> = {
   'box rebuild, index lost': 40,
 }
 
-async function provesCases(side: BoxSide): Promise<void> {
+const EXPECTED_SDBOX: Readonly<Record<string, number>> = {
+  'box sdbox save 1 writer': 45,
+  'box sdbox save 16 writers': 72,
+  'box sdbox read sequential': 40,
+  'box sdbox read random': 40,
+  'box sdbox copy 20': 20,
+  'box sdbox expunge 20': 20,
+  'box sdbox expunge and purge 20': 20,
+  'box sdbox rebuild, nothing lost': 40,
+  'box sdbox rebuild, index lost': 40,
+}
+
+async function provesCases(side: BoxSide, kind: BoxKind): Promise<void> {
   await side.fill(FILLED, filling(SIZES.filled))
   const answers: Record<string, number> = {}
-  for (const one of boxCases(SIZES)) {
+  for (const one of boxCases(SIZES, kind)) {
     expect(one.row.startsWith('box ')).toBe(true)
     await using prepared = await one.prepare(side, 'user')
     expect(await prepared.run()).toBeGreaterThan(0)
     answers[one.row] = await prepared.answer()
   }
-  expect(answers).toEqual(EXPECTED)
+  expect(answers).toEqual(kind === 'mdbox' ? EXPECTED : EXPECTED_SDBOX)
   expect(side.cpuMicros()).toBeGreaterThan(0)
   expect(existsSync(side.home('user'))).toBe(false)
 }
@@ -42,18 +54,20 @@ function scratch(): { readonly directory: string } & Disposable {
   return { directory, [Symbol.dispose]: () => rmSync(directory, { recursive: true }) }
 }
 
-test('each case of message files does on our side what it is measured by', async () => {
-  using made = scratch()
-  const side = new OurBoxes(made.directory)
-  await provesCases(side)
-  const { from, to, operations } = await counted(boxCases(SIZES)[0]!, side)
-  expect([operations, to > from]).toEqual([SIZES.saves, true])
-})
+for (const kind of ['mdbox', 'sdbox'] as const) {
+  test(`each case of message files does on our side what it is measured by, ${kind}`, async () => {
+    using made = scratch()
+    const side = new OurBoxes(made.directory, kind)
+    await provesCases(side, kind)
+    const { from, to, operations } = await counted(boxCases(SIZES, kind)[0]!, side)
+    expect([operations, to > from]).toEqual([SIZES.saves, true])
+  })
 
-testUnless(dovecotLack(), 'each case of message files does the same on the side of Dovecot', async () => {
-  await using server = await startDovecot()
-  await provesCases(new DovecotBoxes(server))
-})
+  testUnless(dovecotLack(), `each case of message files does the same on the side of Dovecot, ${kind}`, async () => {
+    await using server = await startDovecot({ box: kind })
+    await provesCases(new DovecotBoxes(server, kind), kind)
+  })
+}
 
 testUnless(corpusLack(), 'each task over a large store is about all of its messages', async () => {
   using made = scratch()

@@ -1,6 +1,6 @@
 /**
- * Message files beside Dovecot's: the same work on the same messages by the store over mdbox, in this process, and by a real
- * Dovecot over its mdbox. Rates as medians of interleaved rounds, flushes and bytes written from runs of their own under strace.
+ * Message files beside Dovecot's: the same work on the same messages by the store over mdbox and sdbox, in this process, and by a
+ * real Dovecot over its own. Rates as medians of interleaved rounds, flushes and bytes written from runs of their own under strace.
  * Then what `box-large.ts` measures in a store of 50,000 messages.
  */
 import { spawnSync } from 'node:child_process'
@@ -9,7 +9,7 @@ import { join } from 'node:path'
 import { dovecotLack, startDovecot, temporaryDirectory } from '../tests/interop/lib/servers.ts'
 import { type BoxCase, boxCases, counted, type CountedBox, FILLED, filling, QUICK_SIZES, SIZES } from './box-cases.ts'
 import { largeBench, largeMisses } from './box-large.ts'
-import { type BoxSide, copyFiles, DovecotBoxes, OurBoxes } from './box-sides.ts'
+import { type BoxKind, type BoxSide, copyFiles, DovecotBoxes, OurBoxes } from './box-sides.ts'
 import { human, median } from './lib/statistics.ts'
 import { countSyscalls, straceCommand, type SyscallCounts } from './lib/syscalls.ts'
 import { readBaseline, updateBaseline, WORSE } from './lib/baseline.ts'
@@ -42,24 +42,31 @@ const WARM_ROUNDS = 1
 
 /** Measures the rows that are wanted, prints them, and returns which targets were missed and what is worse than the baseline. */
 export async function boxBench(options: BoxBenchOptions): Promise<readonly string[]> {
-  const cases = boxCases(options.quick ? QUICK_SIZES : SIZES).filter(({ row }) => options.wanted(row))
-  const figures = cases.length === 0 ? [] : await besideDovecot(cases, options)
+  const lack = dovecotLack()
+  if (lack !== undefined) process.stdout.write(`Dovecot is not compared: ${lack.reason}\n`)
+  const figures: BoxFigure[] = []
+  for (const kind of ['mdbox', 'sdbox'] as const) {
+    const cases = boxCases(options.quick ? QUICK_SIZES : SIZES, kind).filter(({ row }) => options.wanted(row))
+    if (cases.length > 0) figures.push(...(await besideDovecot(kind, cases, options)))
+  }
   const large = largeBench(options)
   const complaints = large.flatMap(largeMisses)
   return [...complaints, ...(options.update ? [] : regressions([...figures, ...large]))]
 }
 
-async function besideDovecot(cases: readonly BoxCase[], options: BoxBenchOptions): Promise<readonly BoxFigure[]> {
+async function besideDovecot(
+  kind: BoxKind,
+  cases: readonly BoxCase[],
+  options: BoxBenchOptions,
+): Promise<readonly BoxFigure[]> {
   const directory = temporaryDirectory('bench-box')
-  const lack = dovecotLack()
-  if (lack !== undefined) process.stdout.write(`Dovecot is not compared: ${lack.reason}\n`)
   try {
     const ours = join(directory, 'ours')
     mkdirSync(ours)
-    const sides: BoxSide[] = [new OurBoxes(ours)]
+    const sides: BoxSide[] = [new OurBoxes(ours, kind)]
     const peer = join(directory, 'dovecot')
-    await using server = lack === undefined ? await startDovecot({ directory: peer }) : undefined
-    if (server !== undefined) sides.push(new DovecotBoxes(server))
+    await using server = dovecotLack() === undefined ? await startDovecot({ directory: peer, box: kind }) : undefined
+    if (server !== undefined) sides.push(new DovecotBoxes(server, kind))
     for (const side of sides) {
       await side.fill(FILLED, filling((options.quick ? QUICK_SIZES : SIZES).filled))
     }
@@ -70,7 +77,7 @@ async function besideDovecot(cases: readonly BoxCase[], options: BoxBenchOptions
       timed.push(figure)
       process.stdout.write(`${line(figure)}\n`)
     }
-    const figures = await addCounts(cases, timed, sides, options.quick)
+    const figures = await addCounts({ kind, cases, quick: options.quick }, timed, sides)
     for (const figure of figures) if (figure.flushes !== undefined) process.stdout.write(`${countsLine(figure)}\n`)
     if (options.update) updateBaseline('box', figures, options)
     return figures
@@ -111,18 +118,23 @@ function medians({ ours, dovecot }: Record<BoxSide['name'], readonly number[]>):
   return { ours: median(ours), ...(dovecot.length === 0 ? {} : { dovecot: median(dovecot) }) }
 }
 
+interface Bench {
+  readonly kind: BoxKind
+  readonly cases: readonly BoxCase[]
+  readonly quick: boolean
+}
+
 /** Each case once more under strace: all on our side in processes of their own, and all on Dovecot's by a server of their own. */
 async function addCounts(
-  cases: readonly BoxCase[],
+  bench: Bench,
   figures: readonly BoxFigure[],
   sides: readonly BoxSide[],
-  quick: boolean,
 ): Promise<readonly BoxFigure[]> {
   if (spawnSync('strace', ['-V']).status !== 0) return figures
-  const writing = cases.filter(({ writes }) => writes)
+  const writing: Bench = { ...bench, cases: bench.cases.filter(({ writes }) => writes) }
   const found = new Map<BoxSide['name'], ReadonlyMap<string, SyscallCounts>>()
   for (const side of sides)
-    found.set(side.name, side.name === 'ours' ? ourCounts(writing, side, quick) : await dovecotCounts(writing, side))
+    found.set(side.name, side.name === 'ours' ? ourCounts(writing, side) : await dovecotCounts(writing, side))
   return figures.map((figure) => {
     const counts = new Map(
       [...found].flatMap(([name, rows]) => (rows.has(figure.row) ? [[name, rows.get(figure.row)!]] : [])),
@@ -134,7 +146,7 @@ async function addCounts(
   })
 }
 
-function ourCounts(cases: readonly BoxCase[], side: BoxSide, quick: boolean): ReadonlyMap<string, SyscallCounts> {
+function ourCounts({ kind, cases, quick }: Bench, side: BoxSide): ReadonlyMap<string, SyscallCounts> {
   const script = join(import.meta.dirname, 'box-child.ts')
   const traces = temporaryDirectory('bench-trace')
   try {
@@ -142,7 +154,7 @@ function ourCounts(cases: readonly BoxCase[], side: BoxSide, quick: boolean): Re
       cases.map(({ row }) => {
         const trace = join(traces, 'trace')
         const [file, ...before] = [...straceCommand(trace), process.execPath, ...process.execArgv, script]
-        const args = [...before, row, side.directory, quick ? 'quick' : 'whole']
+        const args = [...before, row, side.directory, quick ? 'quick' : 'whole', kind]
         const { status, stdout, stderr } = spawnSync(file!, args, { encoding: 'utf8' })
         if (status !== 0) throw new Error(`${row} failed: ${stderr}`)
         const run = JSON.parse(stdout) as CountedBox
@@ -154,14 +166,14 @@ function ourCounts(cases: readonly BoxCase[], side: BoxSide, quick: boolean): Re
   }
 }
 
-async function dovecotCounts(cases: readonly BoxCase[], filled: BoxSide): Promise<ReadonlyMap<string, SyscallCounts>> {
+async function dovecotCounts({ kind, cases }: Bench, filled: BoxSide): Promise<ReadonlyMap<string, SyscallCounts>> {
   const directory = temporaryDirectory('bench-trace')
   const traces = [`${directory}.server`, `${directory}.doveadm`] as const
   try {
     const windows: [string, CountedBox][] = []
     {
-      await using server = await startDovecot({ directory, wrapper: straceCommand(traces[0]) })
-      const side = new DovecotBoxes(server, [...straceCommand(traces[1]), '-A'])
+      await using server = await startDovecot({ directory, box: kind, wrapper: straceCommand(traces[0]) })
+      const side = new DovecotBoxes(server, kind, [...straceCommand(traces[1]), '-A'])
       copyFiles(filled.home(FILLED), side.home(FILLED))
       for (const one of cases) windows.push([one.row, await counted(one, side)])
     }

@@ -48,6 +48,8 @@ export interface ServerOptions {
   readonly wrapper?: readonly string[]
   /** Told the process id as soon as there is one, long before it is ready. */
   readonly onSpawn?: (pid: number) => void
+  /** How Dovecot keeps its mail. (default mdbox) */
+  readonly box?: 'mdbox' | 'sdbox'
   /** The ports of an earlier start. (default: chosen by the kernel) */
   readonly ports?: { readonly imap: number; readonly lmtp: number }
 }
@@ -177,7 +179,7 @@ export async function startDovecot(options: ServerOptions = {}): Promise<Server>
   spawnSync('chown', [`${MAIL_USER}:${MAIL_USER}`, join(directory, 'home')])
   rmSync(join(directory, 'log'), { force: true })
   const file = join(directory, 'dovecot.conf')
-  writeFileSync(file, dovecotConfiguration(directory, ports))
+  writeFileSync(file, dovecotConfiguration(directory, ports, options.box))
   const [command, ...rest] = [...(options.wrapper ?? []), '/usr/sbin/dovecot', '-F', '-c', file]
   const child = spawn(command!, rest, { stdio: ['ignore', 'pipe', 'pipe'] })
   const ended = exitOf(child)
@@ -211,10 +213,11 @@ export async function startDovecot(options: ServerOptions = {}): Promise<Server>
   }
 }
 
-/** Debian's Dovecot 2.3 as it comes, with mdbox; limits raised so that nothing but its work is measured. */
+/** Debian's Dovecot 2.3 as it comes, with mdbox if nothing else is said; limits raised so that nothing but its work is measured. */
 export function dovecotConfiguration(
   directory: string,
   ports: { readonly imap: number; readonly lmtp: number },
+  box: 'mdbox' | 'sdbox' = 'mdbox',
 ): string {
   return `
 base_dir = ${directory}/run
@@ -233,7 +236,7 @@ first_valid_uid = 1
 mail_uid = ${MAIL_USER}
 mail_gid = ${MAIL_USER}
 mail_home = ${directory}/home/%n
-mail_location = mdbox:~/mdbox
+mail_location = ${box}:~/${box}
 mail_fsync = optimized
 mail_max_userip_connections = 0
 hostname = peer.test
