@@ -140,6 +140,53 @@ describe('checkpoints', () => {
     }
     expect((await findingsOf(one)).filter((found) => found.severity === 'damage')).toEqual([])
   })
+
+  test('of another process, found by one that is making its own, do not make a table count as damaged', async () => {
+    const inner = memoryFs()
+    const options: IndexOptions = { segmentBytes: 1500, checkpointBytes: 1 << 30 }
+    await using one = await create(inner, options)
+    await add(one, 'inbox', 3)
+    await one.checkpoint()
+    // Its own new list is held back until the gate opens.
+    let reached = (): void => {}
+    const isReached = new Promise<void>((resolve) => (reached = resolve))
+    let open = (): void => {}
+    const gate = new Promise<void>((resolve) => (open = resolve))
+    let holding = false
+    const fs = new Proxy(inner, {
+      get: (target, name) => {
+        const value: unknown = Reflect.get(target, name)
+        if (typeof value !== 'function') return value
+        if (name !== 'writeFile') return value.bind(target) as unknown
+        return async (...args: readonly unknown[]): Promise<unknown> => {
+          if (holding && args[0] === 's/tables/directory') {
+            reached()
+            await gate
+          }
+          return Reflect.apply(value, target, args) as unknown
+        }
+      },
+    })
+    await using two = await openIndex(fs, 's', options)
+    for (let n = 0; n < 30; n++) await add(one, 'inbox')
+    await two.refresh()
+    await one.checkpoint()
+    await one.checkpoint()
+    expect((await segmentsOf(inner))[0]).not.toBe(segment(1).slice(6))
+    // Something to read, so that what was dropped is let go of.
+    await add(one, 'other')
+    holding = true
+    const checkpointing = two.checkpoint()
+    await isReached
+    const opening = two.open('inbox').finally(open)
+    await Promise.allSettled([opening, checkpointing])
+    await using table = (await opening)!
+    expect(table.view.count).toBe(33)
+    await checkpointing
+    holding = false
+    expect(await add(two, 'inbox')).toBe(34)
+    expect(await findingsOf(two)).toEqual([])
+  })
 })
 
 describe('a damaged table', () => {
