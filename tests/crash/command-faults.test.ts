@@ -1,6 +1,6 @@
 /**
- * `mailstead altmove` and `mailstead rebuild` as processes, killed in a system call or failed by one: whoever does it again ends as if
- * nothing had happened, and meanwhile every message is there.
+ * `mailstead altmove`, `rebuild` and `import` as processes, killed in a system call or failed by one: whoever does it again ends as if
+ * nothing had happened, and meanwhile every message is there. An import may be given up instead.
  */
 
 import { cpSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
@@ -13,7 +13,8 @@ import {
   rebuildUserStore,
 } from '@mailstead/app-server'
 import { UidSet } from '@mailstead/uidset'
-import { expect } from 'vitest'
+import { run } from 'mailstead'
+import { expect, vi } from 'vitest'
 import { temporaryDirectory } from '../interop/lib/servers.ts'
 import { deep, depth, say } from '../support/depth.ts'
 import { plainMessage } from '../support/made-mail.ts'
@@ -42,6 +43,10 @@ class Place {
   }
   get user(): string {
     return join(this.data, 'users', OWNER.name)
+  }
+  /** What is imported. */
+  get home(): string {
+    return join(this.directory, 'home')
   }
 
   async open(): ReturnType<typeof openUserStore> {
@@ -91,14 +96,17 @@ async function prepared(box: 'mdbox' | 'sdbox'): Promise<Place> {
 interface Work {
   readonly what: string
   readonly box: 'mdbox' | 'sdbox'
-  readonly command: readonly string[]
+  readonly command: (place: Place) => readonly string[]
   /** What the command finds; nothing is lost of it. */
   readonly before?: (place: Place) => Promise<unknown>
   /** It is done again, in this process, and then once more, when there must be nothing to do: how much there was then. */
   readonly again: (place: Place) => Promise<number>
-  /** Whether the store can be read though the command was not done to its end. */
-  readonly readable: boolean
+  /** What may be seen though the command was not done to its end; nothing: the store cannot be opened. */
+  readonly meanwhile: Between
+  /** What there must be in the end. (default: what the command alone leaves) */
+  readonly end?: Between
 }
+type Between = (before: Picture, after: Picture) => readonly Picture[]
 
 async function altmove(place: Place, to: 'alt' | 'primary'): Promise<number> {
   await using opened = await place.open()
@@ -118,37 +126,103 @@ async function lose(place: Place): Promise<void> {
   return Promise.resolve()
 }
 
+/** Two mailboxes with copies and subscriptions, beside an inbox that is refused. */
+async function makeHome({ home }: Place): Promise<void> {
+  const maildir = join(home, 'Maildir')
+  for (const [number, folder] of ['', '.Old', '.Older'].entries()) {
+    const directory = join(maildir, folder)
+    mkdirSync(join(directory, 'cur'), { recursive: true })
+    const uids = folder === '' ? [] : [1, 2, 4, 5, 9]
+    const lines = uids.map((uid) => `${uid} :${uid}.mail`)
+    const guid = `a${number}`.repeat(16)
+    writeFileSync(join(directory, 'dovecot-uidlist'), [`3 V${number + 7} N12 G${guid}`, ...lines, ''].join('\n'))
+    for (const uid of uids)
+      writeFileSync(join(directory, 'cur', `${uid}.mail:2,${uid % 2 === 0 ? 'S' : ''}`), plainMessage(uid))
+  }
+  writeFileSync(join(maildir, 'subscriptions'), 'Old\nOlder\n')
+  return Promise.resolve()
+}
+
+/** Runs the command in this process; what it prints. */
+async function mailstead(place: Place, ...args: readonly string[]): Promise<string> {
+  const out: string[] = []
+  const spy = vi.spyOn(process.stdout, 'write').mockImplementation((chunk) => out.push(String(chunk)) > 0)
+  try {
+    await run(['import', ...args, '--user', OWNER.name, '--data', place.data, '--config', place.config])
+  } finally {
+    spy.mockRestore()
+  }
+  return out.join('')
+}
+
+let imports = 0
+/** Every second time that it is done again, what is there is given up before. How much it brought. */
+async function importAgain(place: Place): Promise<number> {
+  if ((imports++ & 2) !== 0) {
+    await mailstead(place, '--give-up')
+    const wrong: string[] = []
+    await place.look(wrong)
+    expect(wrong).toEqual([])
+  }
+  const { mailboxes } = JSON.parse(await mailstead(place, `dovecot:${place.home}`, '--json')) as {
+    mailboxes: readonly { mailbox: string; outcome: string; added: number }[]
+  }
+  return mailboxes.reduce((sum, { added }) => sum + added, 0)
+}
+
+/** Each mailbox is there whole or not at all; subscriptions come last. */
+function parts(before: Picture, after: Picture): readonly Picture[] {
+  const pictures = [after]
+  for (const gone of [['Old', 'Older'], ['Older'], []])
+    for (const { subscriptions } of [before, { subscriptions: ['Old'] }, after])
+      pictures.push({
+        mailboxes: new Map([...after.mailboxes].filter(([name]) => !gone.includes(name))),
+        subscriptions,
+      })
+  return pictures
+}
+
+const stays: Between = (before) => [before]
+const BOXES = ['mdbox', 'sdbox'] as const
+
 const WORKS: readonly Work[] = [
   {
     what: 'altmove',
     box: 'mdbox',
-    command: ['altmove', 'all'],
+    command: () => ['altmove', 'all'],
     again: (place) => altmove(place, 'alt'),
-    readable: true,
+    meanwhile: stays,
+    end: stays,
   },
   {
     what: 'altmove --back',
     box: 'mdbox',
-    command: ['altmove', '--back', 'all'],
+    command: () => ['altmove', '--back', 'all'],
     before: (place) => altmove(place, 'alt'),
     again: (place) => altmove(place, 'primary'),
-    readable: true,
+    meanwhile: stays,
+    end: stays,
   },
-  ...(['mdbox', 'sdbox'] as const).map((box): Work => {
-    return { what: `rebuild of an ${box}`, box, command: ['rebuild'], before: lose, again: rebuild, readable: false }
+  ...BOXES.map((box): Work => {
+    const what = `rebuild of an ${box}`
+    return { what, box, command: () => ['rebuild'], before: lose, again: rebuild, meanwhile: () => [], end: stays }
+  }),
+  ...BOXES.map((box): Work => {
+    const command = ({ home }: Place): readonly string[] => ['import', `dovecot:${home}`]
+    return { what: `import into an ${box}`, box, command, before: makeHome, again: importAgain, meanwhile: parts }
   }),
 ]
 
-async function run(place: Place, { command }: Work, faults: readonly Fault[]): Promise<TracedRun> {
+async function traced(place: Place, { command }: Work, faults: readonly Fault[]): Promise<TracedRun> {
   const where = ['--user', OWNER.name, '--data', place.data, '--config', place.config]
-  const [name, ...words] = command
+  const [name, ...words] = command(place)
   const args = [process.execPath, ...MAILSTEAD_SOURCE, name!, ...where, ...words]
   return Strace.run(args, join(place.directory, 'trace'), faults)
 }
 
-async function lookAndCompare(place: Place, expected: Picture): Promise<readonly string[]> {
+async function lookAndCompare(place: Place, expected: readonly Picture[]): Promise<readonly string[]> {
   const wrong: string[] = []
-  const reason = differences(await place.look(wrong), [expected])
+  const reason = differences(await place.look(wrong), expected)
   return reason === undefined ? wrong : [...wrong, reason]
 }
 
@@ -163,14 +237,15 @@ async function filesLeftIn(place: Place): Promise<number> {
 }
 
 /** Kills or fails a call of the command on a copy of `place`, and judges. Resolves to whether there was such a call. */
-async function attempt(place: Place, expected: Picture, work: Work, fault: Fault): Promise<boolean> {
+async function attempt(place: Place, seen: readonly [Picture, Picture], work: Work, fault: Fault): Promise<boolean> {
   const copy = place.copy()
-  const { calls, killed, said } = await run(copy, work, [fault])
+  const { calls, killed, said } = await traced(copy, work, [fault])
   const struck = killed || calls.some(({ injected }) => injected)
   const wrong: string[] = [...retriedFlushes(calls)]
-  if (work.readable) wrong.push(...(await lookAndCompare(copy, expected)))
+  const meanwhile = work.meanwhile(...seen)
+  if (meanwhile.length > 0) wrong.push(...(await lookAndCompare(copy, meanwhile)))
   await work.again(copy)
-  wrong.push(...(await lookAndCompare(copy, expected)))
+  wrong.push(...(await lookAndCompare(copy, work.end?.(...seen) ?? [seen[1]])))
   const more = await work.again(copy)
   if (more > 0) wrong.push(`done again it found ${more} to do`)
   if (work.what === 'altmove --back' && (await filesLeftIn(copy)) > 0) wrong.push('files are left in the second tier')
@@ -201,15 +276,18 @@ for (const work of deep() ? WORKS : WORKS.slice(0, 1))
     `mailstead ${work.what}, killed or failed in a system call, is done again and loses nothing`,
     async () => {
       const place = await prepared(work.box)
-      const expected = await place.look([])
+      const before = await place.look([])
       await work.before?.(place)
       const copy = place.copy()
-      const { calls } = await run(copy, work, [])
-      expect(await lookAndCompare(copy, expected)).toEqual([])
+      const { calls } = await traced(copy, work, [])
+      const wrong: string[] = []
+      const after = await copy.look(wrong)
+      expect(wrong).toEqual([])
+      if (work.end === stays) expect(differences(after, [before])).toBeUndefined()
       const faults = chosen(calls, copy)
       expect(faults.length).toBeGreaterThan(0)
       let struck = 0
-      for (const fault of faults) if (await attempt(place, expected, work, fault)) struck++
+      for (const fault of faults) if (await attempt(place, [before, after], work, fault)) struck++
       say(
         `mailstead ${work.what}: ${struck} of ${faults.length} calls killed or failed: ${faults.map(({ calls: call, effect, when }) => `${call}:${effect}:${when}`).join(' ')}`,
       )
