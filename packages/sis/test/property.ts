@@ -1,6 +1,6 @@
 /** What must hold for every message: stored and read again, in whole and in parts, it is what it was. Throws where it is not. */
 import assert from 'node:assert/strict'
-import { decodeBody } from '@mailstead/message'
+import { decodeBody, type MessagePart, scanMessage } from '@mailstead/message'
 import type { ExtractOptions } from '../src/lib/extract.ts'
 import { readSegments } from '../src/lib/segments.ts'
 import { MemoryBlobs, restore, store, type Stored, woven } from './memory-blobs.ts'
@@ -30,11 +30,20 @@ export async function keepsEveryByte(message: Buffer, random: Random, given?: Ex
   if (stored.segments === undefined) return share
   await ranges(stored, blobs, message, random)
   const map = readSegments(stored.segments)
-  for (const { start, end } of map.parts) share.outside += end - start
+  const { root, canonical } = scanMessage(message)
+  const bodies = new Set(leaves(root).map(({ bodyStart, bodyEnd }) => `${bodyStart} to ${bodyEnd}`))
+  for (const { start, end } of map.parts) {
+    share.outside += end - start
+    if (canonical) assert(bodies.has(`${start} to ${end}`), `${start} to ${end} is the body of no part`)
+  }
   map.kinds.forEach((kind, i) => {
     if (kind === 'lines') share.decoded += map.starts[i + 1]! - map.starts[i]!
   })
   return share
+}
+
+function leaves(part: MessagePart): readonly MessagePart[] {
+  return part.message === undefined ? [part, ...part.children.flatMap(leaves)] : leaves(part.message)
 }
 
 /** None, a few, or many pieces. */

@@ -13,7 +13,9 @@ function pick<T>(random: Random, list: readonly T[]): T {
 
 /** Mostly short, some longer than several windows. */
 function data(random: Random): Buffer {
-  const size = random() < 0.03 ? int(random, 3000, 60_000) : int(random, 1, 900)
+  const drawn = random() < 0.03 ? int(random, 3000, 60_000) : int(random, 1, 900)
+  // Often whole lines of 76 characters.
+  const size = random() < 0.3 ? Math.ceil(drawn / 57) * 57 : drawn
   const bytes = Buffer.allocUnsafe(size)
   const kind = random()
   for (let i = 0; i < size; i++) bytes[i] = kind < 0.1 ? 0 : kind < 0.2 ? 0xff : random() * 256
@@ -85,6 +87,15 @@ export const SHAPES: Readonly<Record<string, (random: Random) => string>> = {
       text += `${chars.slice(at, at + lengths[i % 2]!)}\r\n`
     return text
   },
+  'a line end that moved': (random) => {
+    const text = lines(data(random).toString('base64'), int(random, 3, 80), '\r\n', true)
+    const at = text.indexOf('\r\n', int(random, 0, text.length))
+    if (at < 4) return text
+    const by = int(random, 1, 3)
+    return random() < 0.5
+      ? `${text.slice(0, at - by)}\r\n${text.slice(at - by, at)}${text.slice(at + 2)}`
+      : `${text.slice(0, at - 2 - by)}\r\n${text.slice(at - by)}`
+  },
   'spare bits set': (random) => regular(random, spareBits(random)),
   'padding missing or too much': (random) =>
     regular(
@@ -126,7 +137,7 @@ export const SHAPES: Readonly<Record<string, (random: Random) => string>> = {
 /** A message with such a body as its only one, in a multipart, or in a message within it. */
 export function mailWith(body: string, random: Random): Buffer {
   const end = random() < 0.8 ? '\r\n' : '\n'
-  const boundary = pick(random, ['b', 'b'.repeat(70), '=_x', ''])
+  const boundary = pick(random, ['b', 'b'.repeat(74), 'b'.repeat(74), '=_x', ''])
   const head = (type: string, more = ''): string => `Content-Type: ${type}${end}${more}${end}`
   const leaf = (content: string): string =>
     head(
