@@ -11,13 +11,14 @@ import {
   mkdtempSync,
   readdirSync,
   readFileSync,
+  renameSync,
   rmSync,
   statSync,
   truncateSync,
   writeFileSync,
 } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { join, relative } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { openUserStore, settingsOf, startFromSettings } from '@mailstead/app-server'
@@ -365,6 +366,76 @@ describe('a store that Dovecot wrote', () => {
       `import: of a damaged mdbox ${added} messages, ${left} left out and ${report.faults.length} faults named; all of them later`,
     )
   })
+
+  testUnless(fixtureLack(), 'in several places is imported from where one says that it is', async () => {
+    for (const name of deep() ? ['mdbox', 'mdbox-sis', 'sdbox-sis'] : ['mdbox-sis']) {
+      const { home, truth } = extracted(name)
+      const kind = name.slice(0, 5)
+      const elsewhere = newDirectory()
+      const flags: string[] = []
+      const move = (from: string, flag: string): void => {
+        if (!existsSync(join(home, from))) return
+        renameSync(join(home, from), join(elsewhere, from))
+        flags.push(flag, join(elsewhere, from))
+      }
+      move('alt', '--alt')
+      rmSync(join(home, kind, 'dbox-alt-root'), { force: true })
+      move('attachments', '--attachments')
+      // As with `INDEX=`: indexes and their logs have the directories that the mail has.
+      const indexes = join(elsewhere, 'indexes')
+      for (const entry of readdirSync(join(home, kind), { recursive: true, withFileTypes: true })) {
+        if (!entry.isFile() || !/^dovecot\.(?:map\.|list\.)?index/.test(entry.name)) continue
+        const to = join(indexes, relative(join(home, kind), entry.parentPath))
+        mkdirSync(to, { recursive: true })
+        renameSync(join(entry.parentPath, entry.name), join(to, entry.name))
+      }
+      flags.push('--index', indexes)
+      const data = await dataDirectory()
+      // The mail directory itself, this time.
+      const { code, report } = await imported(join(home, kind), data, ...flags)
+      expect({ name, flags: flags.length / 2, code, faults: report.faults, ...totals(report) }).toMatchObject({
+        flags: name === 'mdbox' ? 2 : name === 'mdbox-sis' ? 3 : 2,
+        code: 0,
+        faults: [],
+        added: 530,
+        left: 0,
+      })
+      await compareUnseen(data, truth)
+      expect(await served(data, async (port) => compare(await pictureOf(port), truth))).toBe(530)
+    }
+  })
+
+  const losses: readonly (readonly [name: string, what: string, lost: RegExp])[] = [
+    ['mdbox', 'its map', /dovecot\.map\.index/],
+    ['mdbox-sis', 'every index', /dovecot\.(?:map\.|list\.)?index/],
+    ['sdbox', 'the indexes of its mailboxes', /dovecot\.index/],
+    ['sdbox-sis', 'every index', /dovecot\.(?:list\.)?index/],
+  ]
+  for (const [name, what, lost] of deep() ? losses : losses.slice(0, 1))
+    testUnless(
+      fixtureLack(),
+      `(${name}) that has lost ${what} gives every message, and says what it lost`,
+      async () => {
+        const { home, truth } = extracted(name)
+        for (const entry of readdirSync(home, { recursive: true, withFileTypes: true }))
+          if (entry.isFile() && lost.test(entry.name)) rmSync(join(entry.parentPath, entry.name))
+        const data = await dataDirectory()
+        const { code, report } = await imported(home, data)
+        expect(code).toBe(1)
+        expect(report.faults.length).toBeGreaterThan(0)
+        expect(report.mailboxes.filter(({ outcome }) => outcome === 'refused')).toEqual([])
+        await checked(data)
+        const picture = await served(data, (port) => pictureOf(port))
+        const bodies = new Set([...picture.values()].flatMap(({ messages }) => messages.map(({ sha256 }) => sha256)))
+        for (const mailbox of Object.values(truth.mailboxes))
+          for (const { uid, sha256 } of mailbox.mail)
+            expect({ mailbox: mailbox.mutf7, uid, isThere: bodies.has(sha256) }).toMatchObject({ isThere: true })
+        const { added, left } = totals(report)
+        const again = await imported(home, data)
+        expect(totals(again.report)).toMatchObject({ added: 0, present: added, left })
+        say(`import: ${name} without ${what}: ${added} messages, ${left} left out, ${report.faults.length} faults`)
+      },
+    )
 
   testUnless(fixtureLack(), 'is not begun without the alternate storage that it names', async () => {
     const { home } = extracted('sdbox')
