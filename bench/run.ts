@@ -26,6 +26,7 @@ import {
 import { boxBench } from './box.ts'
 import { fsBench } from './fs.ts'
 import { indexBench } from './index.ts'
+import { sisBench } from './sis.ts'
 import { CheapImap } from './lib/cheap-imap.ts'
 import { appendLoad, fill, forCount, forTime, type Load, lmtpLoad, NEEDLE, type Work } from './lib/load.ts'
 import { human, median } from './lib/statistics.ts'
@@ -559,6 +560,7 @@ try {
     complaints.push(...(await fsBench({ ...shared, rounds: 3 * ROUNDS })))
     complaints.push(...(await indexBench({ ...shared, rounds: ROUNDS, quick: flags.quick })))
     complaints.push(...(await boxBench({ ...shared, rounds: ROUNDS, quick: flags.quick })))
+    complaints.push(...(await sisBench({ ...shared, rounds: 3 * ROUNDS })))
   }
   for (const part of [deliveries, memory, reads, million]) {
     await part()
