@@ -7,7 +7,8 @@ import type { Fs } from '@mailstead/fs'
 import type { Store } from '@mailstead/store'
 import { UidSet } from '@mailstead/uidset'
 import { below, seeded } from '../support/depth.ts'
-import { deliver, openTest, OWNER, picture, type SeenMailbox } from './support.ts'
+import { importSome, type RandomSource } from './random-imports.ts'
+import { deliver, hasTiers, openTest, OWNER, picture, type SeenMailbox } from './support.ts'
 
 const KEYWORDS = ['Work', 'Later', '$Junk']
 
@@ -25,9 +26,21 @@ export interface History {
   readonly firstHome: ReadonlyMap<string, string>
 }
 
+export interface LiveOptions {
+  /** Mailboxes are imported too; some of these imports are interrupted, and go on or are given up later, or never. (default false) */
+  readonly imports?: boolean
+}
+
 /** Makes a store in `fs`, and works on it. */
-export async function live(fs: Fs, seed: number, steps: number): Promise<History> {
+export async function live(
+  fs: Fs,
+  seed: number,
+  steps: number,
+  { imports = false }: LiveOptions = {},
+): Promise<History> {
   const random = seeded(seed)
+  // Draws of its own, so that the rest is what it is without.
+  const importRandom = seeded(seed + 1_000_003)
   const pick = <T>(list: readonly T[]): T => list[below(random, list.length)]!
   const everGiven = new Map<string, string>()
   const firstHome = new Map<string, string>()
@@ -40,12 +53,26 @@ export async function live(fs: Fs, seed: number, steps: number): Promise<History
     for (const [, { uidValidity, rows }] of await picture(fs))
       for (const { uid, text } of rows) everGiven.set(`${uidValidity} ${uid}`, text)
   }
+  const sources: RandomSource[] = []
   for (let step = 0; step < steps; step++) {
     const session = store.as(OWNER)
+    if (imports && importRandom() < 0.2) {
+      const finished = await importSome(store, sources, importRandom, () => `message ${++count} `)
+      if (finished !== undefined) {
+        names.push(finished.spec.name)
+        for (const { text } of finished.messages) firstHome.set(text, finished.spec.name)
+      }
+      await note()
+    }
     await using mailbox = await session.open(pick(names))
     const { view } = mailbox
     const uids = Array.from({ length: view.count }, (_, row) => view.uid(row))
     const some = UidSet.of(...uids.filter(() => random() < 0.4))
+    if (hasTiers() && random() < 0.3) {
+      await store.altmove({ to: random() < 0.7 ? 'alt' : 'primary', where: () => random() < 0.6 })
+      await note()
+      continue
+    }
     const kind = random()
     if (kind < 0.4 || uids.length === 0) {
       const home = pick(names)

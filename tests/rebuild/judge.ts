@@ -52,14 +52,21 @@ export async function destroy(fs: Fs, { last }: History, random: () => number): 
 }
 
 function isMessageFile(path: string): boolean {
-  return /^storage\/(m\.\d+|[0-9a-f]{32}\/u\.\d+)$/.test(path)
+  return /^(?:storage|alternate)\/(m\.\d+|[0-9a-f]{32}\/u\.\d+)$/.test(path)
+}
+
+/** In the second tier a message is that was expunged until a purge; the first tier says so. */
+function isExpunged(path: string, files: ReadonlyMap<string, unknown>): boolean {
+  return path.startsWith('alternate/') && files.has(path.replace('alternate/', 'storage/').replace('/u.', '/x.'))
 }
 
 /** Texts that can be read from what is left, and GUID and UID where files are named by them. */
 export async function left(fs: Fs): Promise<Set<string>> {
   const texts = new Set<string>()
-  for (const [path, bytes] of await copyOf(fs))
-    if (isMessageFile(path)) {
+  const files = await copyOf(fs)
+  // In the second tier a message is that was expunged until a purge; the first tier says so.
+  for (const [path, bytes] of files)
+    if (isMessageFile(path) && !isExpunged(path, files)) {
       const own = /([0-9a-f]{32})\/u\.(\d+)$/.exec(path)
       if (own !== null) texts.add(`${own[1]} ${own[2]}`)
       for (const [text] of Buffer.from(bytes)

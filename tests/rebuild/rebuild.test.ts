@@ -23,10 +23,16 @@ const STEPS = 30
 
 const isChange = ({ kind }: RebuildRecord): boolean => kind === 'changed' || kind === 'lost' || kind === 'remains'
 
-test.each(['mdbox', 'sdbox'] as const)(
-  'whatever a store in %s loses, a rebuild brings back all that anything is left of, and nothing that was expunged',
-  async (format) => {
-    useFormat(format)
+test.each([
+  ['mdbox', 'one tier'],
+  ['sdbox', 'one tier'],
+  ['mdbox', 'two tiers'],
+  ['sdbox', 'two tiers'],
+] as const)(
+  'whatever a store in %s of %s loses, a rebuild brings back all that anything is left of, and nothing that was expunged',
+  async (format, tiers) => {
+    const isTiered = tiers === 'two tiers'
+    useFormat(format, isTiered)
     const counted = new Map<string, number>()
     const count = (what: string, by = 1): void => void counted.set(what, (counted.get(what) ?? 0) + by)
     const first = runSeed()
@@ -45,6 +51,14 @@ test.each(['mdbox', 'sdbox'] as const)(
         const before = await copyOf(fs)
         const isNothing = damage.index && bytes.size === 0
         if (isNothing) continue
+        if (isTiered && (await fs.stat('storage/second-tier')) !== undefined) {
+          useFormat(format)
+          const refusal = await rebuild(fs).catch((error: unknown) => error)
+          expect(refusal, where).toMatchObject({ code: 'STORE_UNAVAILABLE' })
+          expect(await copyOf(fs), where).toEqual(before)
+          useFormat(format, true)
+          count('refused without the tier')
+        }
         const planned = await rebuild(fs, { dryRunIn: scratch }).catch((error: unknown) => {
           throw new Error(where, { cause: error })
         })
@@ -83,7 +97,9 @@ test.each(['mdbox', 'sdbox'] as const)(
       }
       if (depth() === 'soak' && n % 100 === 99) say([...counted].map(([what, times]) => `${times} ${what}`).join(', '))
     }
-    say(`rebuild of ${format}, seed ${first}: ${[...counted].map(([what, times]) => `${times} ${what}`).join(', ')}`)
+    say(
+      `rebuild of ${format} of ${tiers}, seed ${first}: ${[...counted].map(([what, times]) => `${times} ${what}`).join(', ')}`,
+    )
     expect(counted.get('rebuilds')).toBeGreaterThan(HISTORIES)
   },
 )

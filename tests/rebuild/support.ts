@@ -22,13 +22,22 @@ let clock = 1_800_000_000_000
 
 export type Format = 'mdbox' | 'sdbox'
 let format: Format = 'mdbox'
-/** What stores are made with from now on. */
-export function useFormat(name: Format): void {
+let tiered = false
+/** What stores are made with from now on. `tiers`: they know a second tier, beside the first. */
+export function useFormat(name: Format, tiers = false): void {
   format = name
+  tiered = tiers
 }
+export function hasTiers(): boolean {
+  return tiered
+}
+const ALTERNATE = 'alternate'
 
 export function boxOf(root: Fs): BoxFormat {
-  return format === 'sdbox' ? sdbox(root, 'storage') : mdbox(root, 'storage', { rotateBytes: ROTATE_BYTES })
+  const tiers = tiered ? { alt: { fs: root, path: ALTERNATE } } : {}
+  return format === 'sdbox'
+    ? sdbox(root, 'storage', tiers)
+    : mdbox(root, 'storage', { rotateBytes: ROTATE_BYTES, ...tiers })
 }
 
 const common = {

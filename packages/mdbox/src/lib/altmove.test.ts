@@ -8,7 +8,7 @@ import { describe, expect, test } from 'vitest'
 import { mdbox } from './mdbox.ts'
 import type { MdboxOptions } from './options.ts'
 import { COLUMNS, FLAG_ALT } from './place.ts'
-import { ALT_MARKER, readMarker, writeMarker } from './tier-record.ts'
+import { ALT_MARKER, readMarker, TIER_RECORD, writeMarker } from './tier-record.ts'
 
 /** Two tiers on file systems of their own, and one process. */
 class Subject implements AsyncDisposable {
@@ -156,8 +156,10 @@ describe('altmove', () => {
     expect(subject.inAlt(old.slice(12)).some(Boolean)).toBe(false)
     await subject.expectAll()
     expect(await namesIn(subject.alt, 'second/alt')).toEqual([])
-    // Nothing of it is needed any more.
+    // Nothing of it is needed any more: it is given up.
     await subject.unmount()
+    for (const [ref, body] of subject.bodies) expect((await readAll(subject.box, ref)).equals(body)).toBe(true)
+    await subject.primary.remove(`storage/${TIER_RECORD}`)
     await subject.expectAll()
   })
 

@@ -6,10 +6,10 @@
  * unavailable and never an empty tier; and what a box that was there before left in a directory is nobody's.
  *
  * INVARIANTS
- *   1. The identity is in the table first, decided there among processes, then in the record, then in the marker; the first message
+ *   1. The identity is in the table first, decided there among processes, then in the marker, then in the record; the first message
  *      comes after all of them.
- *   2. Where rows have messages in the tier, or a rebuild finds it recorded, a marker that is missing or another's means that
- *      the tier is away.
+ *   2. Where rows have messages in the tier, or there is a record, a marker that is missing or another's means that the tier is
+ *      away: it was there.
  *   3. A tier that carries an identity which is not recorded is foreign, unless rows say otherwise: nothing in it is read or changed.
  */
 import { randomBytes } from 'node:crypto'
@@ -125,16 +125,17 @@ export class SecondTier implements AsyncDisposable {
       await (await this.#options!.fs())[Symbol.asyncDispose]()
     const known = (await this.#recorded()) ?? (await this.#marker(fs)) ?? randomBytes(16)
     const uuid = await this.#claim(known)
-    await this.#record(uuid)
-    if (state === 'there') return fs
-    await fs.makeDirectory(path)
-    try {
-      await fs.writeFile(`${path}/${ALT_MARKER}`, writeMarker(uuid), { ifAbsent: true })
-    } catch (error) {
-      if (!(error instanceof FsError && error.code === 'FS_EXISTS')) throw error
+    if (state === 'new') {
+      await fs.makeDirectory(path)
+      try {
+        await fs.writeFile(`${path}/${ALT_MARKER}`, writeMarker(uuid), { ifAbsent: true })
+      } catch (error) {
+        if (!(error instanceof FsError && error.code === 'FS_EXISTS')) throw error
+      }
+      if ((await this.#mustBeOurs(fs)) !== 'there') throw this.#away('its marker was not written')
     }
-    if ((await this.#mustBeOurs(fs)) === 'there') return fs
-    throw this.#away('its marker was not written')
+    await this.#record(uuid)
+    return fs
   }
 
   /** Records beside the messages what only the table knows, should the record be missing or damaged. */
@@ -248,10 +249,9 @@ export class SecondTier implements AsyncDisposable {
       // The newest rows: another process may have used it first.
       await host.refresh()
       if ((await this.#marker(fs)) !== undefined) return this.#look(fs)
+      if ((await this.#found()) === undefined && !(await hasRows())) return 'new'
       const recorded = await this.#recorded()
-      const isUsed = (await hasRows()) || (host.rebuilding === true && recorded !== undefined)
-      if (isUsed) throw this.#away(`its marker is missing${recorded === undefined ? '' : ` (${toHex(recorded)})`}`)
-      return 'new'
+      throw this.#away(`its marker is missing${recorded === undefined ? '' : ` (${toHex(recorded)})`}`)
     }
     if (this.#tabled === undefined) await host.refresh()
     const recorded = await this.#recorded()

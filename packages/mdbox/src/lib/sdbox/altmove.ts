@@ -24,7 +24,7 @@ import { UNNAMED } from './names.ts'
 import { PURGE_ROWS } from './options.ts'
 import { inParallel } from './parallel.ts'
 import { isAlt, isHome, primariesOf, type Row, type Rows } from './row.ts'
-import { type Root, secondsOf } from './tiers.ts'
+import { type Root, secondsOf, syncIn } from './tiers.ts'
 
 /** Messages whose names are looked up together. */
 const NAMED = PURGE_ROWS
@@ -148,7 +148,7 @@ async function moveGroup(
     } else if (await isThere(context, row, from)) report.damaged++
   })
   if (copied.length === 0) return
-  for (const name of directories) await target.fs.syncDirectory(`${target.directory}/${name}`)
+  for (const name of directories) await syncIn(context.second, target, name)
   // What was created since it was looked at last may be on a bare mount point.
   if (target.alt) await context.second.verify()
   const moved = await commit(context, copied, target.alt)
@@ -160,7 +160,7 @@ async function moveGroup(
   })
   const left = new Set(moved.flatMap(({ names }) => names.map(({ mailbox }) => mailbox)))
   for (const name of left)
-    await from.fs.syncDirectory(`${from.directory}/${name}`).catch((error: unknown) => {
+    await syncIn(context.second, from, name).catch((error: unknown) => {
       // What comes back is taken away by the next purge.
       if (!(error instanceof FsError)) throw error
     })

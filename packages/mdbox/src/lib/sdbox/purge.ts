@@ -34,7 +34,7 @@ import { PURGE_ROWS } from './options.ts'
 import { inParallel } from './parallel.ts'
 import { hex, isAlt, type Row } from './row.ts'
 import { tryLock } from './slots.ts'
-import { hasAlt, type Root, rootOf, type Second, secondOf } from './tiers.ts'
+import { hasAlt, type Root, rootOf, type Second, secondOf, syncIn } from './tiers.ts'
 
 /** Table-level value: ids of unnamed messages whose rows a transaction dropped, and that are to be removed. must not change: on disk */
 export const CONDEMNED = 'condemned'
@@ -226,7 +226,7 @@ async function rehome(context: PurgeContext, tier: Second, homeless: readonly Ro
     if (moved.length === 0) continue
     if (moved.some(([row]) => !isAlt(row))) await fs.syncDirectory(`${directory}/${mailbox.guid}`)
     if (moved.some(([row]) => isAlt(row))) {
-      await far!.fs.syncDirectory(`${far!.directory}/${mailbox.guid}`)
+      await syncIn(context.second, far!, mailbox.guid)
       await context.second.verify()
     }
     for (let at = 0; at < moved.length; at += PURGE_ROWS) {
@@ -256,7 +256,7 @@ async function tidyUnnamed(context: PurgeContext, far: Root | undefined, unnamed
     const row = all.at(at)
     const root = isAlt(row) ? far : { alt: false, fs, directory }
     if (root === undefined || !(await holdsAt(root, `${row.mailbox}/u.${row.uid}`, row))) continue
-    await root.fs.syncDirectory(`${root.directory}/${row.mailbox}`)
+    await syncIn(context.second, root, row.mailbox)
     if (await removeFile(fs, `${directory}/${UNNAMED}/${row.id}`)) removed++
   }
   if (removed > 0) await fs.syncDirectory(`${directory}/${UNNAMED}`)
@@ -323,7 +323,7 @@ async function tidyTiers(context: PurgeContext, far: Root, report: Report): Prom
       if (!(isAlt(row) ? there : here).named.has(uid)) await nameMessage(context, row, guid, uid)
       await pace.spent(row.length)
       if (!(await holdsAt(right, name, row))) continue
-      await right.fs.syncDirectory(`${right.directory}/${guid}`)
+      await syncIn(context.second, right, guid)
       await context.second.verify()
       if (!(await removeFile(other.fs, `${other.directory}/${name}`))) continue
       removed++
@@ -397,7 +397,7 @@ async function removeThere(
       if (await removeFile(far.fs, `${path}/u.${uid}`)) count++
     })
     report.files += count
-    if (count > 0) await far.fs.syncDirectory(path)
+    if (count > 0) await syncIn(second, far, guid)
     if (removed && keep === undefined && (await far.fs.stat(path)) !== undefined)
       await far.fs.remove(path).catch((error: unknown) => {
         // Somebody else's files are in it.

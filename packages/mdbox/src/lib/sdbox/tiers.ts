@@ -36,6 +36,16 @@ export function rootOf(second: Second): Root | undefined {
   return second instanceof FsError ? undefined : second
 }
 
+/** Flushes the names in a directory of a tier. FS_UNAVAILABLE if that went away with it. */
+export async function syncIn(second: SecondTier, { alt, fs, directory }: Root, name: string): Promise<void> {
+  try {
+    await fs.syncDirectory(`${directory}/${name}`)
+  } catch (error) {
+    if (alt) await second.verify()
+    throw error
+  }
+}
+
 /** As findings and errors call a file. */
 export function fileIn({ alt }: Root, name: string): string {
   return alt ? `alt/${name}` : name
