@@ -29,7 +29,7 @@ import { UidSet } from '@mailstead/uidset'
 import { hasMessages } from './altmove-tier.ts'
 import { mdbox } from './mdbox.ts'
 import type { MdboxOptions } from './options.ts'
-import { COLUMNS } from './place.ts'
+import { ownColumns, REBUILDING, TABLE, uidValidityAt } from './standalone-table.ts'
 
 export interface OpenMdboxOptions extends MdboxOptions {
   /** Create the index if there is none, and no message files either. (default false: BOX_NOT_FOUND) */
@@ -54,10 +54,10 @@ export interface Mdbox extends Box {
   remove(refs: readonly BoxRef[]): Promise<void>
 }
 
-/** must not change: on disk */
-const TABLE = 'box'
-
-/** Opens (or with `create` makes) a box with an index of its own. BOX_DAMAGED if there are message files without an index. */
+/**
+ * Opens (or with `create` makes) a box with an index of its own. BOX_DAMAGED if there are message files without an index, or
+ * a rebuild was begun and has not ended: `rebuildMdbox` is for that.
+ */
 export async function openMdbox(fs: Fs, path: string, options: OpenMdboxOptions = {}): Promise<Mdbox> {
   const { create: _, ...rest } = options
   const format = mdbox(fs, path, rest)
@@ -66,9 +66,9 @@ export async function openMdbox(fs: Fs, path: string, options: OpenMdboxOptions 
   try {
     let table = await index.open(TABLE)
     if (table === undefined) {
+      if (await hasMessages(fs, path)) throw new BoxError('BOX_DAMAGED', `the index in ${path} lost its table`)
       await using tx = index.begin()
-      const columns = [...COLUMNS, { name: BOX_USES_COLUMN, bytes: 4 }]
-      tx.createTable({ id: TABLE, columns, uidValidity: Math.max(1, Math.floor(now() / 1000) % 0xffff_ffff) })
+      tx.createTable({ id: TABLE, columns: ownColumns(), uidValidity: uidValidityAt(now) })
       await tx.commit()
       table = await index.open(TABLE)
     }
@@ -86,6 +86,8 @@ async function openOwnIndex(
   { create = false, now = Date.now }: OpenMdboxOptions,
 ): Promise<Index> {
   const place = `${path}/index`
+  if ((await fs.stat(`${path}/${REBUILDING}`)) !== undefined)
+    throw new BoxError('BOX_DAMAGED', `a rebuild of ${path} was begun and has not ended: make it again`)
   try {
     return await openIndex(fs, place, { now })
   } catch (error) {
