@@ -11,6 +11,7 @@
  *   3. Which lines are *taken for* base64 is a guess that decides about space, not about truth.
  */
 import { BASE64_VALUE, decodeTail, encodeTail, PAD_VALUE, unitBytes } from './base64.ts'
+import type { PartBuffers } from './part-buffers.ts'
 import { CRLF_END, LF_END, type LineEnd, NO_END, type SegmentMark, type SegmentWriter } from './segments.ts'
 
 /** So many bytes in a row that are no base64: from there on a part is stored as it came. */
@@ -26,9 +27,6 @@ const WORD_MAX = 24
 
 /** What a window may cost beyond what it saves, in bytes: the last one may hold one line. */
 const COST_FREE = 64
-
-/** Bytes that three pending characters and tails of several units may add to those of a window. */
-const BYTES_SLACK = 16
 
 const LF = 10
 const CR = 13
@@ -93,13 +91,13 @@ export class Base64Lines {
   /** What follows is to be stored as it came. No unit is open then. */
   ended = false
 
-  /** For windows of up to `windowBytes` bytes. */
-  constructor(list: SegmentWriter, windowBytes: number) {
+  /** For windows of up to the length of the one in `buffers`. */
+  constructor(list: SegmentWriter, buffers: PartBuffers) {
     this.#list = list
-    this.#cutLineMax = Math.min(CUT_LINE_MAX, windowBytes / 4)
-    this.#bytes = Buffer.allocUnsafeSlow(Math.ceil(windowBytes / 4) * 3 + BYTES_SLACK)
-    this.#literals = Buffer.allocUnsafeSlow(windowBytes)
-    this.#chars = Buffer.allocUnsafeSlow(windowBytes)
+    this.#cutLineMax = Math.min(CUT_LINE_MAX, buffers.window.length / 4)
+    this.#bytes = buffers.bytes
+    this.#literals = buffers.literals
+    this.#chars = buffers.chars
   }
 
   /** What the last window adds to the blob. Valid until the next one. */

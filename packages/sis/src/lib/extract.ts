@@ -12,6 +12,7 @@
  */
 import { MessageScanner, type MessagePart, type ScanOptions } from '@mailstead/message'
 import type { BlobSaved, BlobSink } from './contract.ts'
+import { giveBuffers, type PartBuffers, takeBuffers } from './part-buffers.ts'
 import { type PartContext, PartWriter } from './part.ts'
 import { SegmentWriter } from './segments.ts'
 
@@ -76,7 +77,7 @@ export class Extraction {
   #candidate = false
   #part: PartWriter | undefined
   readonly #windowBytes: number
-  #window: Buffer | undefined
+  #buffers: PartBuffers | undefined
   /** Bytes went ahead: all are in the window of the part, and of the last ones the scanner knows nothing. */
   #ahead = false
   #unscanned = 0
@@ -124,6 +125,8 @@ export class Extraction {
     this.#step = new Uint8Array(0)
     this.#scanner.finish()
     await this.#release(this.#size)
+    if (this.#buffers !== undefined) giveBuffers(this.#buffers)
+    this.#buffers = undefined
     const { list, saved } = this.#context
     const segments = saved.length === 0 ? undefined : list.finish(this.#size, this.#inlineSize, saved)
     return { segments, blobs: saved, size: this.#size, inlineSize: this.#inlineSize }
@@ -261,12 +264,15 @@ export class Extraction {
     }
   }
 
+  #takeBuffers(): PartBuffers {
+    return (this.#buffers ??= takeBuffers(this.#context.minSize, this.#windowBytes))
+  }
+
   /** At the edge of a candidate. */
   async #cross(): Promise<void> {
     this.#inside = !this.#inside
     if (this.#inside) {
-      if (this.#context.list.roomForPart)
-        this.#part = new PartWriter(this.#context, (this.#window ??= Buffer.allocUnsafeSlow(this.#windowBytes)))
+      if (this.#context.list.roomForPart) this.#part = new PartWriter(this.#context, this.#takeBuffers())
     } else if (this.#part !== undefined) {
       await this.#part.end()
       this.#part = undefined

@@ -8,6 +8,7 @@
  */
 import { Base64Lines } from './base64-lines.ts'
 import type { BlobSaved, BlobSink, BlobWriter } from './contract.ts'
+import type { PartBuffers } from './part-buffers.ts'
 import { LF_END, type SegmentWriter } from './segments.ts'
 
 export interface PartContext {
@@ -26,6 +27,7 @@ export class PartWriter {
   #held: Buffer | undefined
   #heldLength = 0
   #lines: Base64Lines | undefined
+  readonly #buffers: PartBuffers
   readonly #window: Buffer
   #filled = 0
   /** Bytes that left the windows inline. */
@@ -33,10 +35,12 @@ export class PartWriter {
   #exact = true
   #blob: BlobWriter | undefined
 
-  /** `window`: what is looked at together, for the time of this part. */
-  constructor(context: PartContext, window: Buffer) {
+  /** The buffers are this part's until it ends. */
+  constructor(context: PartContext, buffers: PartBuffers) {
     this.#context = context
-    this.#window = window
+    this.#buffers = buffers
+    this.#window = buffers.window
+    this.#held = buffers.held
   }
 
   /** The next bytes of the part, of any number. */
@@ -48,6 +52,7 @@ export class PartWriter {
         await this.#raw(bytes.subarray(at))
         return
       } else {
+        // What is held a second time comes from the first, so it needs room of its own.
         const held = (this.#held ??= Buffer.allocUnsafeSlow(this.#context.minSize))
         const count = Math.min(held.length - this.#heldLength, bytes.length - at)
         held.set(bytes.subarray(at, at + count), this.#heldLength)
@@ -121,7 +126,7 @@ export class PartWriter {
 
   #beginLines(): void {
     this.#context.list.part()
-    this.#lines = new Base64Lines(this.#context.list, this.#window.length)
+    this.#lines = new Base64Lines(this.#context.list, this.#buffers)
     this.#state = 'lines'
   }
 
