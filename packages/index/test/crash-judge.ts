@@ -3,6 +3,7 @@ import type { Fs } from '@mailstead/fs'
 import { type CrashState, faultyFs } from '@mailstead/fs/faults'
 import { type Index, openIndex } from '../src/index.ts'
 import { isSealedTwice } from '../src/lib/control.ts'
+import { readTableList } from '../src/lib/table-list.ts'
 import { type Recovered, recoveredOf } from './crash-history.ts'
 import {
   type Medium,
@@ -10,7 +11,7 @@ import {
   type Mutation,
   PATH,
   type Scene,
-  SMALL,
+  smallOf,
   SPECS,
   type Work,
 } from './crash-workload.ts'
@@ -37,6 +38,9 @@ export interface Judged {
   readonly states: number
   /** Disks that were opened: equal ones once. */
   readonly opened: number
+  /** Of these, disks whose list tells frames after a snapshot; and those whose log had been dropped in part, besides. */
+  readonly listed: number
+  readonly dropped: number
   readonly broken: Broken | undefined
 }
 
@@ -49,6 +53,7 @@ export async function judge({ disk, history, medium }: Work, options: JudgeOptio
   const answers = new Map<string, Answer>()
   let states = 0
   let opened = 0
+  const seen = { listed: 0, dropped: 0 }
   const look = async (state: CrashState, at: number, before: string): Promise<Broken | undefined> => {
     states++
     const step = before === '' ? stepOf(state.after) : 'during recovery'
@@ -59,7 +64,7 @@ export async function judge({ disk, history, medium }: Work, options: JudgeOptio
       opened++
       const again = before === '' && opened % againEvery === 0
       const onward = opened % onwardEvery === 0
-      answer = await answerOf(state, { medium, mutation, seed, onward, during: again ? during : undefined })
+      answer = await answerOf(state, { medium, mutation, seed, onward, seen, during: again ? during : undefined })
       answers.set(state.hash, answer)
     }
     const objection = answer.objection ?? history.objection(history.at(at), answer as Recovered)
@@ -72,9 +77,9 @@ export async function judge({ disk, history, medium }: Work, options: JudgeOptio
   }
   for (const state of disk.everyState({ seed, maxStates: statesEach })) {
     const broken = await look(state, state.tick, '')
-    if (broken !== undefined) return { states, opened, broken }
+    if (broken !== undefined) return { states, opened, ...seen, broken }
   }
-  return { states, opened, broken: undefined }
+  return { states, opened, ...seen, broken: undefined }
 }
 
 interface Opening {
@@ -82,6 +87,7 @@ interface Opening {
   readonly mutation: Mutation | undefined
   readonly seed: number
   readonly onward: boolean
+  readonly seen: { listed: number; dropped: number }
   /** Where to put the states of a power cut while it is opened. */
   readonly during: CrashState[] | undefined
 }
@@ -95,7 +101,8 @@ async function answerOf(state: CrashState, opening: Opening): Promise<Answer> {
   }
 }
 
-async function recover(state: CrashState, { medium, mutation, seed, onward, during }: Opening): Promise<Answer> {
+async function recover(state: CrashState, opening: Opening): Promise<Answer> {
+  const { medium, mutation, seed, onward, seen, during } = opening
   let recovering = during !== undefined
   let volatile = Number.POSITIVE_INFINITY
   let wrote = false
@@ -107,13 +114,14 @@ async function recover(state: CrashState, { medium, mutation, seed, onward, duri
       if (now.volatile().length > volatile) wrote = true
     },
   })
+  await look(disk, seen)
   const scene: Scene = { phase: 'opening' }
   const fs = mutation?.wrap?.(disk, scene) ?? disk
   const damages: string[] = []
   const onEvent = ({ kind, message }: { kind: string; message: string }): void => {
     if (isDamage(kind)) damages.push(`${kind}: ${message}`)
   }
-  const options = { create: true, ...SMALL, onEvent }
+  const options = { create: true, ...smallOf(seed), onEvent }
   const index = await openIndex(fs, PATH, options)
   let found = await recoveredOf(index, SPECS)
   if (recovering) {
@@ -153,6 +161,16 @@ async function goOn(index: Index): Promise<Recovered> {
     await index.checkpoint()
   }
   return recoveredOf(index, SPECS)
+}
+
+/** What the list tells of the log. */
+async function look(fs: Fs, seen: { listed: number; dropped: number }): Promise<void> {
+  const path = `${PATH}/tables/directory`
+  if ((await fs.stat(path)) === undefined) return
+  const list = readTableList(await fs.readFile(path))
+  if (list?.tables.some(({ frames }) => frames.length > 0) !== true) return
+  seen.listed++
+  if (list.firstSegment > 1) seen.dropped++
 }
 
 async function hasOldList(fs: Fs): Promise<boolean> {

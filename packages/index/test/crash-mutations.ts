@@ -7,6 +7,8 @@ import { failNth, faultyFs } from '@mailstead/fs/faults'
 import { ByteWriter } from '@mailstead/bytes'
 import { readControlSlot } from '../src/lib/control.ts'
 import { FRAME_END, writeFrame } from '../src/lib/frame.ts'
+import { segmentOfName } from '../src/lib/segment.ts'
+import { readTableList, type TableList, writeTableList } from '../src/lib/table-list.ts'
 import type { Mutation } from './crash-workload.ts'
 import { type Intercept, intercepted } from './intercept.ts'
 
@@ -110,6 +112,18 @@ export async function segmentsOf(fs: Fs, directory: string): Promise<string[]> {
 }
 
 const LOG = 'store/log'
+
+/** Both lists of tables, each time one is written, with a mistake in them. */
+function lists(mistake: (list: TableList, isOld: boolean) => void): Pick<Mutation, 'wrap'> {
+  return wrap(() => ({
+    writeFile: async (fs, path, data, options) => {
+      const list = isList(path) || isOldList(path) ? readTableList(await bytesOf(data)) : undefined
+      if (list === undefined) return fs.writeFile(path, data, options)
+      mistake(list, isOldList(path))
+      return fs.writeFile(path, writeTableList(list), options)
+    },
+  }))
+}
 
 export const mutations: readonly Mutation[] = [
   // ---- commits
@@ -375,6 +389,95 @@ export const mutations: readonly Mutation[] = [
   {
     name: 'directories are not flushed when they are made',
     lies: () => (operation) => operation === 'makeDirectory',
+  },
+  // ---- what a list tells of the log
+  {
+    name: 'lists do not tell how long nothing touched a table after its snapshot',
+    soon: true,
+    ...lists(({ next, logBytes, tables }, isOld) => {
+      // What a checkpoint writes is what it was: by that the log is dropped.
+      if (!isOld && logBytes === 0) return
+      for (const table of tables) {
+        table.frame = isOld ? Math.max(table.frame, next - 1) : table.frame
+        if (table.frame <= (table.snapshot?.frame ?? 0)) continue
+        table.lacksFrom = (table.snapshot?.frame ?? 0) + 1
+        table.frames = []
+      }
+    }),
+  },
+  {
+    name: 'a list leaves out the first frame after a snapshot',
+    ...lists(({ tables }) => {
+      for (const table of tables) table.frames = table.frames.slice(3)
+    }),
+  },
+  {
+    name: 'a list leaves out the last frame after a snapshot',
+    medium: 'objects',
+    ...lists(({ tables }) => {
+      for (const table of tables) table.frames = table.frames.slice(0, -3)
+    }),
+  },
+  {
+    name: 'a list forgets of the frames that the one before told of',
+    ...wrap(() => {
+      let next = 0
+      return {
+        writeFile: async (fs, path, data, options) => {
+          const list = isList(path) ? readTableList(await bytesOf(data)) : undefined
+          if (list === undefined) return fs.writeFile(path, data, options)
+          const before = next
+          next = list.next
+          for (const table of list.tables) {
+            let from = 0
+            while (from < table.frames.length && table.frames[from]! < before) from += 3
+            table.frames = table.frames.slice(from)
+          }
+          return fs.writeFile(path, writeTableList(list), options)
+        },
+      }
+    }),
+  },
+  {
+    name: 'segments before the position of the list before go, those of frames after snapshots too',
+    ...wrap(() => {
+      let needed = 0
+      return {
+        writeFile: async (fs, path, data, options) => {
+          if (isOldList(path)) needed = readTableList(await bytesOf(data))?.segment ?? 0
+          const stat = await fs.writeFile(path, data, options)
+          if (isList(path) && needed > 0) {
+            for (const name of await segmentsOf(fs, LOG)) {
+              if (segmentOfName(name) >= needed) break
+              await fs.remove(`${LOG}/${name}`)
+              await fs.syncDirectory(LOG)
+            }
+            needed = 0
+          }
+          return stat
+        },
+      }
+    }),
+  },
+  {
+    name: 'the list before the last checkpoint gives way to one without snapshots',
+    ...wrap(() => ({
+      writeFile: async (fs, path, data, options) => {
+        if (!isList(path) || (await fs.stat(path)) === undefined) return fs.writeFile(path, data, options)
+        const before = await fs.readFile(path)
+        // As if the log were kept for this one alone from now on.
+        const stat = await fs.writeFile(path, data, options)
+        const list = readTableList(await bytesOf(data))
+        if (list === undefined || list.logBytes === 0) return stat
+        await fs.writeFile(`${path}.old`, before)
+        for (const name of await segmentsOf(fs, LOG)) {
+          if (segmentOfName(name) >= list.segment) break
+          await fs.remove(`${LOG}/${name}`)
+          await fs.syncDirectory(LOG)
+        }
+        return stat
+      },
+    })),
   },
   // ---- objects
   {

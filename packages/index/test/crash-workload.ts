@@ -65,6 +65,11 @@ export const SPECS: ReadonlyMap<string, TableSpec> = new Map(
 /** Segments end, and checkpoints compact, within a few commits. */
 export const SMALL: IndexOptions = { segmentBytes: 1500, checkpointBytes: 1 << 30, lockWaitMs: 1000 }
 
+/** Segments of several lengths: of short ones some go at each checkpoint, and more often a close lists the tables anew. */
+export function smallOf(seed: number): IndexOptions {
+  return { ...SMALL, segmentBytes: [1500, 700, 400][seed % 3]! }
+}
+
 export function randomOf(seed: number): (below: number) => number {
   let state = seed * 7919 + 1
   return (below) => {
@@ -83,6 +88,8 @@ export interface Work {
 
 /** Steps of one session. */
 const STEPS = 9
+/** Changes of flags, one commit each, while other tables are left alone. */
+const BURST = 4
 
 export async function work(seed: number, medium: Medium, mutation?: Mutation): Promise<Work> {
   const history = new History()
@@ -105,7 +112,10 @@ export async function work(seed: number, medium: Medium, mutation?: Mutation): P
   return { disk, history, medium, failure }
 }
 
-/** Three sessions, each of which ends well or does not. */
+/**
+ * Three sessions, each of which ends well or does not. Every other seed has five, in some of which one table is changed a lot and the
+ * others are left behind: the log in which nothing touched them goes, and the list is written without snapshots.
+ */
 export async function sessions(
   fs: Fs,
   seed: number,
@@ -116,9 +126,11 @@ export async function sessions(
   const random = randomOf(seed)
   let made = 0
   let killed = false
+  const long = seed % 2 === 0
+  let isBurst = false
   const open = async (): Promise<Index> => {
     scene.phase = 'opening'
-    const index = await openIndex(fs, PATH, { create: true, ...SMALL })
+    const index = await openIndex(fs, PATH, { create: true, ...smallOf(seed) })
     scene.phase = 'working'
     return index
   }
@@ -145,7 +157,12 @@ export async function sessions(
   }
   const step = async (index: Index): Promise<void> => {
     const inbox = history.model.tables.get('inbox')!
-    switch (random(10)) {
+    const kind = random(10)
+    if (isBurst && kind < 7) {
+      for (let n = random(BURST); n >= 0; n--) await history.commit(index, [[flags()]])
+      return
+    }
+    switch (kind) {
       case 0:
       case 1:
         return history.commit(index, [deliver()])
@@ -180,7 +197,8 @@ export async function sessions(
         return index.checkpoint()
     }
   }
-  for (let session = 0; session < 3; session++) {
+  for (let session = 0; session < (long ? 5 : 3); session++) {
+    isBurst = long && session % 2 === 1
     const index = await open()
     if (killed) history.raised(index)
     history.show(index)

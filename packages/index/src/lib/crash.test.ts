@@ -30,6 +30,8 @@ test.each(['file', 'objects'] as const)(
   async (medium) => {
     let states = 0
     let opened = 0
+    let listed = 0
+    let dropped = 0
     let seed = firstSeed
     for (; states < wanted[medium]; seed++) {
       const done = await work(seed, medium)
@@ -38,7 +40,11 @@ test.each(['file', 'objects'] as const)(
       expect(judged.broken).toBeUndefined()
       states += judged.states
       opened += judged.opened
+      listed += judged.listed
+      dropped += judged.dropped
     }
-    totals.push(`${medium}: ${states} in ${seed - firstSeed} runs, ${opened} of them different`)
+    totals.push(
+      `${medium}: ${states} in ${seed - firstSeed} runs, ${opened} of them different, ${listed} with frames after a snapshot in the list, ${dropped} of these with segments gone`,
+    )
   },
 )

@@ -71,9 +71,9 @@ const SOON_HOPS = 32
 /** For so long after its last frame another process is taken to be at work. */
 const SHARED_MS = 500
 /** The list of tables is written again when there is so many times its length of log after it … */
-const LIST_FACTOR = 4
+const LIST_FACTOR = 2
 /** … by whoever closes the index, and with so many times as much while it is open. */
-const LIST_RUNNING = 4
+const LIST_RUNNING = 8
 /** How often a group is decided again because somebody else was first. */
 const CONFLICTS_MAX = 1000
 /** Transactions of one group. */
