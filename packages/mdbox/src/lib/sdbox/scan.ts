@@ -14,6 +14,8 @@ import { fileIn, type Root } from './tiers.ts'
 
 /** Messages handed over at a time. */
 const PAGE = 256
+/** Files that are opened and read at the same time: each waits for a thread several times. */
+const FILES_AHEAD = 8
 
 interface Named {
   readonly file: string
@@ -37,17 +39,34 @@ export async function* scanBox(
   const known = new KnownRows(rows)
   let page: BoxScanned[] = []
   const sound = new Set<string>()
-  for await (const named of everyName(near, far)) {
-    if (named.twinOf !== undefined && sound.delete(named.twinOf)) continue
-    const found = await scanFile(named, known)
+  const underWay: { readonly named: Named; readonly found: Promise<readonly BoxScanned[]> }[] = []
+  const take = async (): Promise<void> => {
+    const { named, found: coming } = underWay.shift()!
+    const found = await coming
     if (named.isTwin === true && found.length > 0 && found.every(({ damage }) => damage === undefined))
       sound.add(named.file)
     page.push(...found)
-    if (page.length < PAGE) continue
-    yield page
-    page = []
   }
-  if (page.length > 0) yield page
+  try {
+    for await (const named of everyName(near, far)) {
+      if (named.twinOf !== undefined) {
+        while (underWay.length > 0) await take()
+        if (sound.delete(named.twinOf)) continue
+      }
+      const found = scanFile(named, known)
+      // Whoever takes it is told.
+      found.catch(() => {})
+      underWay.push({ named, found })
+      if (underWay.length >= FILES_AHEAD) await take()
+      if (page.length < PAGE) continue
+      yield page
+      page = []
+    }
+    while (underWay.length > 0) await take()
+    if (page.length > 0) yield page
+  } finally {
+    await Promise.allSettled(underWay.map(({ found }) => found))
+  }
 }
 
 async function* everyName(near: Root, far: Root | undefined): AsyncGenerator<Named> {
