@@ -8,7 +8,7 @@ import { beforeEach, describe, expect, test } from 'vitest'
 import { depth, runSeed, say } from '../support/depth.ts'
 import { useBox } from './store-states.ts'
 import { FAILURES, type Judged, judged, SEEDS, STATES_MAX, tell, withFiles, worked } from './store-work.ts'
-import { newCounts, tiered, tieredBox } from './tiers.ts'
+import { newCounts, type TierFormat, tiered, tieredBox } from './tiers.ts'
 
 const SEED = runSeed()
 const STATES_EACH = depth() === 'normal' ? 1 : Math.ceil(STATES_MAX / 8)
@@ -77,10 +77,21 @@ test.each(FORMATS)(
 
 interface Planted {
   readonly what: string
+  readonly format?: TierFormat
   readonly options?: CrashableFsOptions
   readonly wrap?: (disk: CrashableFs) => Fs
 }
 const planted: readonly Planted[] = [
+  {
+    what: 'an sdbox whose names in the second tier are not flushed',
+    format: 'sdbox',
+    options: { lies: (op, path) => op === 'syncDirectory' && path.startsWith('alternate/') },
+  },
+  {
+    what: 'an sdbox that removes what it moved before the frame that says so is durable',
+    format: 'sdbox',
+    options: { lies: (op, path) => op === 'sync' && path.startsWith('index/log/') },
+  },
   {
     what: 'a second tier whose disk does not flush messages',
     options: { lies: (op, path) => op === 'sync' && path.startsWith('alternate/m.') },
@@ -109,7 +120,8 @@ describe('of two tiers, the judge notices', () => {
   // One of them in a normal run, another in the next.
   test.each(planted.filter((_, at) => depth() !== 'normal' || (at + SEED) % planted.length === 0))(
     '$what',
-    async ({ options, wrap }) => {
+    async ({ options, wrap, format = 'mdbox' }) => {
+      useBox(tieredBox(format))
       const run = await worked({ profile: 'posix-minimum', ...options, workload: tiered(newCounts()) }, wrap)
       const found = await judged(run, { seed: SEED, enough: 1, steps: TIERS })
       const states = [...found.counts.values()].reduce((sum, count) => sum + count, 0)
