@@ -167,6 +167,8 @@ export interface AttachmentFinding {
 
 export interface AttachmentStore extends AsyncDisposable {
   readonly name: string
+  /** Messages of fewer bytes have no part that is worth taking out: they need not be handed through. */
+  readonly messageMinBytes: number
   begin(): AttachmentBatch
   /**
    * The whole message, from its segments and what stayed in its file. Opens no blob: those are asked for when bytes of them are

@@ -8,6 +8,8 @@
  * and an index satisfies them.
  */
 
+import type { AttachmentStore, AttachmentTransaction } from './attachments.ts'
+
 /** Names a message of this box, for ever: `BoxFormat.refBytes` bytes, kept in an index column. UID of the row in the box's table. */
 export type BoxRef = number
 
@@ -78,8 +80,11 @@ export interface BoxSaved {
   readonly size: number
   /** Stored bytes are the canonical form. */
   readonly canonical: boolean
-  /** Adds the message's row to a transaction. Call after `flush`, once for each transaction that is tried. */
-  place(tx: BoxTransaction): BoxPending
+  /**
+   * Adds the message's row to a transaction, and what its attachments need. Call after `flush`, once for each transaction that
+   * is tried.
+   */
+  place(tx: AttachmentTransaction): BoxPending
 }
 
 /** Messages on their way in. Disposed before `flush`: nothing remains. After `flush`, messages that no committed transaction placed are dead bytes, reclaimed by purge. */
@@ -122,6 +127,8 @@ export interface BoxScanned {
    * finds the row, or makes it. Undefined for what is damaged.
    */
   readonly row?: Readonly<Record<string, Uint8Array | number>> | undefined
+  /** Where parts of it lie elsewhere: how the message is put together again (attachments.ts). */
+  readonly segments?: Uint8Array
   /** The expunge journal says that no mailbox has this message any more. */
   readonly expunged?: boolean
 }
@@ -182,7 +189,7 @@ export interface BoxHost {
   /** The box's table, opened; created by the store with `BoxFormat.columns` and `uses`. */
   readonly table: BoxTable
   /** Runs `body` with a fresh transaction and commits it flushed: for purge. */
-  transact(body: (tx: BoxTransaction & BoxPurgeTransaction) => void): Promise<void>
+  transact(body: (tx: AttachmentTransaction & BoxPurgeTransaction) => void): Promise<void>
   /** Takes in what other processes changed. */
   refresh(): Promise<void>
   /** The mailboxes whose rows name messages of this box. Absent where there are none. */
@@ -196,6 +203,8 @@ export interface BoxHost {
   readonly isIncomplete?: boolean
   /** The table may have lost what it knew: what is found on disk is believed. (default false) */
   readonly rebuilding?: boolean
+  /** Where parts of messages are kept once. Without it messages stay whole, and those whose parts are elsewhere cannot be read. */
+  readonly attachments?: AttachmentStore
 }
 
 /** A mailbox, as formats know it whose files are named by mailbox and UID. */
@@ -255,8 +264,11 @@ export interface BoxNames {
 }
 /** What purge needs beyond `BoxTransaction`. */
 export interface BoxPurgeTransaction {
-  /** Drops rows whose `uses` is still 0, decided under the lock. */
-  dropUnused(table: string, refs: readonly BoxRef[]): void
+  /**
+   * Drops rows whose `uses` is still 0, decided under the lock. With `all`, the commit fails with nothing changed (an error with
+   * the code INDEX_CONFLICT) unless every one of them is dropped.
+   */
+  dropUnused(table: string, refs: readonly BoxRef[], options?: { readonly all?: boolean }): void
   /** Sets (undefined: removes) a table-level value, shown by `BoxTableView.values`. What a purge must remember across a crash. */
   setValue?(table: string, key: string, value: Uint8Array | undefined): void
   /** The commit fails unless the value is exactly this (undefined: absent), decided under the lock. */

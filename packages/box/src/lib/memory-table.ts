@@ -3,6 +3,7 @@
  *
  * Each `process` sees the rows as they were when it last committed or refreshed, as processes that share an index do.
  */
+import type { AttachmentTransaction } from './attachments.ts'
 import type {
   Box,
   BoxColumn,
@@ -16,7 +17,6 @@ import type {
   BoxRef,
   BoxSaved,
   BoxTableView,
-  BoxTransaction,
 } from './contract.ts'
 import { BOX_REF_COLUMN, BOX_USES_COLUMN } from './contract.ts'
 
@@ -35,7 +35,7 @@ interface World {
   readonly mailboxes: ReadonlyMap<string, MailboxState>
 }
 
-export type MemoryTransaction = BoxTransaction & BoxPurgeTransaction & BoxNamingTransaction
+export type MemoryTransaction = AttachmentTransaction & BoxPurgeTransaction & BoxNamingTransaction
 
 /** One opener of the tables. */
 export interface MemoryProcess {
@@ -206,16 +206,24 @@ class Draftings implements MemoryTransaction {
     if (row === undefined) throw new Error(`setColumn of row ${at}, which is not there`)
     rows.set(at, new Map([...row, [column, encode(this.#columnsOf(id), column, resolved(value))]]))
   }
-  dropUnused(id: string, refs: readonly BoxRef[]): void {
+  increment(id: string, column: string, uid: number, by: number): void {
+    const row = this.#draft(id).rows.get(uid)
+    if (row === undefined) throw new Error(`increment of row ${uid}, which is not there`)
+    const sum = Buffer.from(row.get(column)!).readUInt32LE() + by
+    if (sum < 0) throw new Error(`${column} of row ${uid} would be ${sum}`)
+    this.setColumn(id, column, uid, sum)
+  }
+  dropUnused(id: string, refs: readonly BoxRef[], { all = false }: { readonly all?: boolean } = {}): void {
     const { rows } = this.#draft(id)
-    for (const ref of refs)
-      if (
+    for (const ref of refs) {
+      const isUnused =
         rows
           .get(ref)
           ?.get(BOX_USES_COLUMN)
           ?.every((byte) => byte === 0) === true
-      )
-        rows.delete(ref)
+      if (isUnused) rows.delete(ref)
+      else if (all) throw Object.assign(new Error(`row ${ref} is to stay`), { code: 'INDEX_CONFLICT' })
+    }
   }
   setValue(id: string, key: string, value: Uint8Array | undefined): void {
     const { values } = this.#draft(id)
@@ -231,12 +239,7 @@ class Draftings implements MemoryTransaction {
   }
 
   addUses(by: ReadonlyMap<BoxRef, number>): void {
-    for (const [ref, count] of by) {
-      const row = this.#draft(TABLE).rows.get(ref)
-      if (row === undefined) throw new Error(`uses of row ${ref}, which is not there`)
-      const uses = Buffer.from(row.get(BOX_USES_COLUMN)!).readUInt32LE()
-      this.setColumn(TABLE, BOX_USES_COLUMN, ref, uses + count)
-    }
+    for (const [ref, count] of by) this.increment(TABLE, BOX_USES_COLUMN, ref, count)
   }
 
   finish(): World {

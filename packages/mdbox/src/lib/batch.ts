@@ -1,5 +1,12 @@
 /** Messages on their way in: small ones to the current file in one write, those written as they come to spools. */
-import { type BoxBatch, BoxError, type BoxMetadata, type BoxSaved } from '@mailstead/box'
+import {
+  type AttachmentBatch,
+  type AttachmentStore,
+  type BoxBatch,
+  BoxError,
+  type BoxMetadata,
+  type BoxSaved,
+} from '@mailstead/box'
 import { type Appender, type Pending, pendingRecord, type Spool, writeFailed } from './append.ts'
 import { HEADER_BYTES } from './format.ts'
 import { type Arrived, Intake, type IntakeHost, type Sink } from './intake.ts'
@@ -12,6 +19,7 @@ export interface BatchHost {
   readonly table: string
   readonly options: MdboxSettings
   readonly closed: boolean
+  readonly attachments: AttachmentStore | undefined
   forget(batch: Batch): void
 }
 
@@ -32,6 +40,8 @@ class Saved extends SavedMessage {
 export class Batch implements BoxBatch, IntakeHost<Saved> {
   readonly options: MdboxSettings
   readonly wholeMax: number
+  readonly attachments: AttachmentBatch | undefined
+  readonly attachmentMin: number
   readonly #host: BatchHost
   readonly #intake = new Intake(this)
   readonly #pinned: number[] = []
@@ -47,6 +57,8 @@ export class Batch implements BoxBatch, IntakeHost<Saved> {
   constructor(host: BatchHost) {
     this.#host = host
     this.options = host.options
+    this.attachments = host.attachments?.begin()
+    this.attachmentMin = host.attachments?.messageMinBytes ?? Infinity
     const { compression, rotateBytes } = host.options
     // Compressing much at once would keep everybody waiting.
     this.wholeMax = compression === 'off' ? Math.max(SMALL_MAX, rotateBytes) : SMALL_MAX
@@ -116,6 +128,7 @@ export class Batch implements BoxBatch, IntakeHost<Saved> {
     this.#spools = []
     for (const id of this.#pinned) this.#host.appender.unpin(id)
     this.#pinned.length = 0
+    await this.attachments?.[Symbol.asyncDispose]()
   }
 
   mustBeOpen(): void {
@@ -179,6 +192,7 @@ export class Batch implements BoxBatch, IntakeHost<Saved> {
             bytes,
           ),
       ...spools.map((spool) => spool.sync()),
+      this.attachments?.flush(),
     ])
     if (outcomes[0]?.status === 'fulfilled' && outcomes[0].value !== undefined) this.#pinned.push(outcomes[0].value)
     const failed = outcomes.find((outcome) => outcome.status === 'rejected')

@@ -2,6 +2,7 @@
 import {
   type AltmoveOptions,
   type AltmoveReport,
+  type AttachmentStore,
   type Box,
   type BoxBatch,
   type BoxBudget,
@@ -26,7 +27,7 @@ import { Journal } from './journal.ts'
 import { PLACE_COLUMNS, PlaceTable } from './place.ts'
 import { type PurgeContext, purgeBox } from './purge.ts'
 import { damaged, type Place, wholeMessage } from './read.ts'
-import { maybeMoved, readMessage, readMessageSync, WHOLE_RECORD_MAX } from './read-message.ts'
+import { atOnce, maybeMoved, readMessage, readMessageSync, WHOLE_RECORD_MAX } from './read-message.ts'
 import { ReadAhead } from './read-ahead.ts'
 import { journalDamage, listFiles, scanBox } from './scan.ts'
 import { scannedTier } from './second-tier.ts'
@@ -73,6 +74,10 @@ export class MdboxBox implements Box, BatchHost {
 
   get closed(): boolean {
     return this.#closing !== undefined
+  }
+
+  get attachments(): AttachmentStore | undefined {
+    return this.#host.attachments
   }
 
   begin(): BoxBatch {
@@ -144,7 +149,7 @@ export class MdboxBox implements Box, BatchHost {
         const ahead = this.#ahead.record(open.file, place)
         if (ahead !== undefined) {
           try {
-            return wholeMessage(ahead, ahead.length, place, open.headerBytes, this.#ahead.lender)
+            return atOnce(wholeMessage(ahead, ahead.length, place, open.headerBytes, this.#ahead.lender))
           } catch {
             // Read before it was all there, perhaps: what the file says now is what counts.
             this.#ahead.drop()
@@ -174,7 +179,7 @@ export class MdboxBox implements Box, BatchHost {
 
   async #openAt(place: Place, from?: Tier): Promise<BoxMessage> {
     const tier = from ?? (place.alt ? await this.#alt.reach() : this.#primary)
-    return readMessage(await tier.files.open(place.file), place)
+    return readMessage(await tier.files.open(place.file), place, this.#host.attachments)
   }
 
   /** Whoever asks while one is under way has its report. */

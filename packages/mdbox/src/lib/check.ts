@@ -8,7 +8,7 @@ import { FsError, type FsFile } from '@mailstead/fs'
 import type { Tier } from './altmove-tier.ts'
 import { LINE_MAX, readFileLine } from './format.ts'
 import { JOURNAL } from './journal.ts'
-import { FLAG_ALT, FLAG_CANONICAL, type Places, type PlaceTable } from './place.ts'
+import { FLAG_ALT, FLAGS_OF_RECORD, flagsOfRecord, type Places, type PlaceTable } from './place.ts'
 import type { PurgeContext } from './purge.ts'
 import { fileName } from './read.ts'
 import { listFiles } from './scan.ts'
@@ -177,8 +177,14 @@ async function* checkFile(
       yield finding('damage', 'message-damaged', offset, row, `${found.length} bytes where the row has ${length}`)
     else if (found.sum !== places.sum.number(row))
       yield finding('damage', 'message-damaged', offset, row, 'header or metadata are not those of the row')
-    else if (((places.flags.number(row) & FLAG_CANONICAL) !== 0) !== (found.size === found.physicalSize))
-      yield finding('damage', 'row-flags', offset, row, 'the row is wrong about the line ends of the message')
+    else if ((places.flags.number(row) & FLAGS_OF_RECORD) !== flagsOfRecord(found))
+      yield finding(
+        'damage',
+        'row-flags',
+        offset,
+        row,
+        'the row is wrong about the line ends of the message, or its attachments',
+      )
     else if (!found.checksummed)
       yield finding('note', 'message-unchecked', offset, row, 'the body has no checksum: somebody else wrote it')
   }

@@ -4,11 +4,9 @@
  * MEMORY   one frame of a body in frames, stored and plain; of another writer's stream what its decoder keeps, and a piece.
  */
 import { BoxError, type BoxMessage } from '@mailstead/box'
+import type { Fail } from './attached.ts'
 import { expandFrame, type Frames, frameLength } from './compress.ts'
 import { expanded } from './compress-foreign.ts'
-
-/** Makes the error that says what is wrong with the message. */
-export type Fail = (what: string, cause?: unknown) => BoxError
 
 const PIECE_BYTES: number = 64 * 1024
 const DONE: Promise<void> = Promise.resolve()

@@ -4,7 +4,7 @@
  * FORMAT   value of C := "zstd" [ SP frame ( SP size )+ ]
  *          frame   bytes before compression of every frame but the last, lower-case hex
  *          size    bytes of each frame as stored, lower-case hex
- *          A body of one frame has no list. Z has the size before compression.
+ *          A body of one frame has no list. Z has the size before compression, or if parts lie elsewhere, A.
  *
  * Any zstd decoder takes such a body for one stream: Dovecot with its zlib plugin knows it by the magic in its first bytes.
  *
@@ -52,7 +52,6 @@ export class Compressor {
   readonly #level: number
   readonly #atOnceMax: number
   readonly #sizes: number[] = []
-  #plainSize = 0
 
   constructor(level: number) {
     this.#level = level
@@ -64,17 +63,16 @@ export class Compressor {
     const how = options(this.#level)
     const stored = plain.length <= this.#atOnceMax ? zstdCompressSync(plain, how) : await compressLater(plain, how)
     this.#sizes.push(stored.length)
-    this.#plainSize += plain.length
     return stored
   }
 
   /** For the record's metadata. */
-  get fields(): { readonly plainSize: number; readonly codec: string } {
+  get codec(): string {
     const list =
       this.#sizes.length > 1
         ? ` ${FRAME_BYTES.toString(16)} ${this.#sizes.map((size) => size.toString(16)).join(' ')}`
         : ''
-    return { plainSize: this.#plainSize, codec: `zstd${list}` }
+    return `zstd${list}`
   }
 }
 
@@ -178,10 +176,14 @@ export interface Frames {
  * Reads C and Z. Undefined: the body is not compressed by us. A string says what is wrong: it names a codec that is not
  * known, or does not fit the size.
  */
-export function readFrames(bytes: Uint8Array, trailer: Trailer, storedSize: number): Frames | string | undefined {
+export function readFrames(
+  bytes: Uint8Array,
+  trailer: Trailer,
+  storedSize: number,
+  plainSize: number,
+): Frames | string | undefined {
   if (trailer.codecAt < 0) return undefined
   const text = latin1(bytes, trailer.codecAt, trailer.codecEnd)
-  const { plainSize } = trailer
   const [codec, frame, ...sizes] = text.split(' ')
   if (codec !== 'zstd') return `the codec ${JSON.stringify(text.slice(0, 20))} is not known`
   if (plainSize < 0) return 'its size before compression is missing'

@@ -1,6 +1,7 @@
 /** What is computed of a message while its bytes come in: sizes, checksums, and in the end the frame around them. */
 import type { BoxMetadata } from '@mailstead/box'
 import { compareBytes, crc32, toHex } from '@mailstead/bytes'
+import { writeAttached } from './attached.ts'
 import type { Compressor } from './compress.ts'
 import { countLoneLf } from './count.ts'
 import { CHUNK_BYTES, writeFrame } from './format.ts'
@@ -26,6 +27,13 @@ export class Lines {
   }
 }
 
+/** Of a message of which parts lie elsewhere. */
+export interface Elsewhere {
+  readonly segments: Uint8Array
+  /** Bytes that stayed, before compression. */
+  readonly inlineSize: number
+}
+
 /** Of the bytes as they are stored. */
 export class Digest {
   size = 0
@@ -45,17 +53,20 @@ export class Digest {
     }
   }
 
-  /** Header and metadata of a record with these bytes. */
-  frame(metadata: BoxMetadata, canonicalSize: number, compressor: Compressor | undefined): Buffer {
+  /** Header and metadata of a record with these bytes. `segments`: how the message is put together again of what stayed, `inline`. */
+  frame(metadata: BoxMetadata, lines: Lines, compressor?: Compressor, elsewhere?: Elsewhere): Buffer {
     const { guid, receivedMs, mailbox } = metadata
+    const isAsItCame = compressor === undefined && elsewhere === undefined
     return writeFrame(this.size, {
-      size: canonicalSize,
+      size: lines.size,
       receivedMs,
       guid,
       mailbox: mailbox === undefined ? '' : encodedName(mailbox),
       origin: originText(metadata),
       chunks: this.size % CHUNK_BYTES === 0 ? this.#chunks : [...this.#chunks, this.#crc],
-      compressed: compressor?.fields,
+      plainSize: isAsItCame ? undefined : lines.bytes,
+      codec: compressor?.codec,
+      attached: elsewhere && writeAttached(lines.size, elsewhere.inlineSize, elsewhere.segments),
     })
   }
 }

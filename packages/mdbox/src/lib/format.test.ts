@@ -3,6 +3,7 @@ import { crc32, parseHex } from '@mailstead/bytes'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { expandFrame } from './compress.ts'
+import { Digest, Lines } from './digest.ts'
 import { dumpMdboxFile } from './dump.ts'
 import {
   CHUNK_BYTES,
@@ -195,7 +196,9 @@ describe('a message file', () => {
 
   test('the example of the format document is what we write and read', () => {
     const document = readFileSync(new URL('../../../../docs/formats/dbox.md', import.meta.url), 'utf8')
-    const [bytes, compressed] = [...document.matchAll(/```hex\n([^]*?)\n```/g)].map(([, hex]) => parseHex(hex!))
+    const [bytes, compressed, attached] = [...document.matchAll(/```hex\n([^]*?)\n```/g)].map(([, hex]) =>
+      parseHex(hex!),
+    )
     const written = fileOf([
       {
         body: latin1('Subject: hi\r\n\r\nHello\r\n'),
@@ -214,6 +217,25 @@ describe('a message file', () => {
     )
     const plain = expandFrame(compressed!.subarray(56, 56 + 37), 715)
     expect(plain?.toString()).toBe(`Subject: hi\r\n\r\n${'Hello\r\n'.repeat(100)}`)
+    const body = latin1('Subject: hi\r\n\r\n')
+    const digest = new Digest()
+    digest.add(body)
+    const lines = new Lines()
+    lines.add(Buffer.concat([body, Buffer.alloc(200_000, 'A')]))
+    const frame = digest.frame(
+      { guid: Uint8Array.from({ length: 16 }, (_, i) => i), receivedMs: CREATED, mailbox: 'INBOX' },
+      lines,
+      undefined,
+      { segments: Uint8Array.of(1, 2, 3), inlineSize: body.length },
+    )
+    const record = Buffer.concat([frame.subarray(0, HEADER_BYTES), body, frame.subarray(HEADER_BYTES)])
+    expect(Buffer.concat([writeFileLine(CREATED), record]).toString('hex')).toBe(Buffer.from(attached!).toString('hex'))
+    expect(walk(attached!).records[0]).toMatchObject({
+      physicalSize: 200_015,
+      storedSize: 15,
+      segments: Buffer.of(1, 2, 3),
+      damage: undefined,
+    })
   })
 })
 

@@ -11,12 +11,14 @@
  *
  *          Keys we write, in this order:
  *          V  hex      size with every lone LF as CRLF, before compression; Dovecot's repair rewrites it
- *          Z  hex      size before compression; only in a record whose body is compressed
+ *          Z  hex      size of the message as it came; only where the body is not that
  *          R  hex      received, unix time
  *          G  32 hex   GUID
  *          B  text     mailbox it was first saved to (modified UTF-7), for rebuilds; may be absent
  *          M  40 hex   the same mailbox's GUID (32 digits) and UIDVALIDITY (8), lower-case; may be absent
  *          C  text     how the body is compressed (compress.ts); absent if it is not
+ *          A  text     what of the message lies elsewhere (attached.ts); absent if nothing does
+ *          X  text     only beside A: what Dovecot refuses to resolve, so that it never serves what is left as the message
  *          H  "0" crc* sum   our checksum: CRC-32 of each 64 KiB of the body, then `sum`
  *          crc and sum are CRC-32 (as in zlib) in 8 lower-case hex digits.
  *          sum covers the header and every metadata line with its LF, except V lines, and the last 8 digits and the LF
@@ -48,6 +50,7 @@ export const BODY_MAX: number = 4 * 1024 * 1024 * 1024
 export const LINE_MAX = 256
 
 const LF = 0x0a
+/** The first key; ours of attachments. */
 const KEY_A = 0x41
 const KEY_B = 0x42
 const KEY_C = 0x43
@@ -133,9 +136,16 @@ export interface TrailerFields {
   readonly origin?: string | undefined
   /** CRC-32 of each 64 KiB of the body as it is stored. */
   readonly chunks: readonly number[]
-  /** Of a compressed body: its size before that, and the value of C. */
-  readonly compressed?: { readonly plainSize: number; readonly codec: string } | undefined
+  /** Bytes of the message as it came, where the body is not that. */
+  readonly plainSize?: number | undefined
+  /** Of a compressed body: the value of C. */
+  readonly codec?: string | undefined
+  /** Of a body of which parts lie elsewhere: the value of A. */
+  readonly attached?: string | undefined
 }
+
+/** must not change: on disk. An option letter that Dovecot does not know, and a path that it never makes. */
+const UNRESOLVABLE = 'X0 1 M mailstead\n'
 
 /**
  * Header and trailer (post and metadata) in one buffer: the first HEADER_BYTES go before the body, the rest after it.
@@ -143,11 +153,12 @@ export interface TrailerFields {
  */
 export function writeFrame(physicalSize: number, fields: TrailerFields): Buffer {
   const virtual = `V${fields.size.toString(16)}\n`
-  let text = fields.compressed === undefined ? '' : `Z${fields.compressed.plainSize.toString(16)}\n`
+  let text = fields.plainSize === undefined ? '' : `Z${fields.plainSize.toString(16)}\n`
   text += `R${Math.max(0, Math.floor(fields.receivedMs / 1000)).toString(16)}\nG${guidText(fields.guid)}\n`
   if (fields.mailbox !== '') text += `B${fields.mailbox}\n`
   if (fields.origin !== undefined) text += `M${fields.origin}\n`
-  if (fields.compressed !== undefined) text += `C${fields.compressed.codec}\n`
+  if (fields.codec !== undefined) text += `C${fields.codec}\n`
+  if (fields.attached !== undefined) text += `A${fields.attached}\n${UNRESOLVABLE}`
   text += 'H0'
   for (const crc of fields.chunks) text += hex8(crc)
   const covered = HEADER_BYTES + POST_BYTES + virtual.length
@@ -193,6 +204,9 @@ export class Trailer {
   /** C; -1 without. */
   codecAt = -1
   codecEnd = -1
+  /** A; -1 without. */
+  attachedAt = -1
+  attachedEnd = -1
 }
 
 /** A V that is no lower-case hex number: since no sum covers V, nothing but the exact text is believed. */
@@ -222,6 +236,8 @@ export function readTrailer(bytes: Uint8Array, at: number, end: number, headerSu
   out.originEnd = -1
   out.codecAt = -1
   out.codecEnd = -1
+  out.attachedAt = -1
+  out.attachedEnd = -1
   if (at + POST_BYTES > end) return TRAILER_CUT
   if (!isPost(bytes, at)) return TRAILER_BAD
   let sum = headerSum
@@ -265,6 +281,9 @@ export function readTrailer(bytes: Uint8Array, at: number, end: number, headerSu
     } else if (key === KEY_C && out.codecAt < 0) {
       out.codecAt = value
       out.codecEnd = stop
+    } else if (key === KEY_A && out.attachedAt < 0) {
+      out.attachedAt = value
+      out.attachedEnd = stop
     } else if (key === KEY_Z && out.plainSize < 0) out.plainSize = readHex(bytes, value, stop)
     line = stop + 1
   }

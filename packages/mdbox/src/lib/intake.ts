@@ -3,12 +3,15 @@
  *
  * A small one becomes a frame (header and metadata) around its body, which stays where the caller has it until the batch is
  * flushed. A long stream, and whatever comes once the batch holds BATCH_MEMORY_MAX, is written as it comes; its frame is made
- * last. Where compression is on, a body becomes its frames (compress.ts) on the way.
+ * last. On the way parts of it may go to the store of attachments (attached.ts), and where compression is on, what is left becomes
+ * its frames (compress.ts).
+ *
+ *     source → lines (what came) → attachments → compression → digest (what is stored) → frame
  */
-import { BoxError, type BoxMetadata } from '@mailstead/box'
+import { type AttachmentBatch, type AttachmentMessage, BoxError, type BoxMetadata } from '@mailstead/box'
 import { writeFailed } from './append.ts'
 import { type Compression, type Compressor, compressAll, compressing } from './compress.ts'
-import { Digest, Lines } from './digest.ts'
+import { Digest, type Elsewhere, Lines } from './digest.ts'
 import { BATCH_MEMORY_MAX, SMALL_MAX } from './options.ts'
 
 /** Pieces of a long stream are gathered to this many bytes before they are written. */
@@ -26,6 +29,8 @@ export interface Arrived {
   /** As stored; empty once it is written. */
   readonly body: readonly Uint8Array[]
   readonly storedSize: number
+  /** Adds what parts that lie elsewhere need to a transaction; undefined if there are none. */
+  readonly attachments: AttachmentMessage | undefined
 }
 
 /** Where one long message is written. Whatever becomes of it, `end` is the last that is called. */
@@ -42,6 +47,10 @@ export interface IntakeHost<S> {
   readonly options: { readonly messageMax: number; readonly compression: Compression }
   /** Sources in one piece stay in memory up to this many bytes. */
   readonly wholeMax: number
+  /** Takes parts of messages that are worth it; undefined where messages stay whole. */
+  readonly attachments: AttachmentBatch | undefined
+  /** Messages of fewer bytes stay whole. */
+  readonly attachmentMin: number
   /** BOX_CLOSED once nothing more is taken. */
   mustBeOpen(): void
   /** Keeps a message in memory until the batch is flushed. */
@@ -115,13 +124,21 @@ export class Intake<S> {
     this.#tooLarge(bytes)
     const lines = new Lines()
     for (const chunk of chunks) lines.add(chunk)
-    const { compression } = this.#host.options
-    const compressed = compression === 'off' ? undefined : await compressAll(compression, chunks, bytes)
-    if (compression !== 'off') this.#host.mustBeOpen()
-    const body = compressed?.parts ?? chunks
+    const { attachments, attachmentMin, options } = this.#host
+    const { compression } = options
+    let plain = chunks
+    let taken: Taking | undefined
+    if (attachments !== undefined && bytes >= attachmentMin) {
+      taken = new Taking(attachments)
+      plain = await taken.all(chunks)
+    }
+    const inlineSize = taken?.elsewhere?.inlineSize ?? bytes
+    const compressed = compression === 'off' ? undefined : await compressAll(compression, plain, inlineSize)
+    if (compression !== 'off' || taken !== undefined) this.#host.mustBeOpen()
+    const body = compressed?.parts ?? plain
     const digest = new Digest()
     for (const part of body) digest.add(part)
-    const arrived = arrivedOf(metadata, lines, digest, compressed?.compressor, body)
+    const arrived = arrivedOf(metadata, lines, digest, compressed?.compressor, taken, body)
     this.#heldBytes += arrived.frame.length + arrived.storedSize
     return this.#host.keep(arrived)
   }
@@ -149,8 +166,11 @@ export class Intake<S> {
     sink: Sink<S>,
   ): Promise<S> {
     const lines = new Lines()
-    const plain = this.#counted(head, rest, lines)
-    const { compression } = this.#host.options
+    const { attachments, options } = this.#host
+    const { compression } = options
+    const taken = attachments && new Taking(attachments)
+    const came = this.#counted(head, rest, lines)
+    const plain = taken === undefined ? came : taken.each(came)
     let compressor: Compressor | undefined
     const stored =
       compression === 'off'
@@ -172,7 +192,7 @@ export class Intake<S> {
     }
     this.#host.mustBeOpen()
     if (waitingBytes > 0) await written(sink.append(waiting))
-    return written(sink.finish(arrivedOf(metadata, lines, digest, compressor, [])))
+    return written(sink.finish(arrivedOf(metadata, lines, digest, compressor, taken, [])))
   }
 
   /** What comes, once it is counted. */
@@ -197,11 +217,57 @@ export class Intake<S> {
 }
 
 /** Fails as a box does; a source fails in its own way. */
-async function written<T>(work: Promise<T>): Promise<T> {
+async function written<T>(work: T | Promise<T>): Promise<T> {
   try {
     return await work
   } catch (error) {
     throw writeFailed(error)
+  }
+}
+
+/** Takes parts out of one message while it goes by. */
+class Taking {
+  readonly message: AttachmentMessage
+  /** Once all has gone by; undefined if all of it stayed. */
+  elsewhere: Elsewhere | undefined
+  #kept: Uint8Array[] = []
+  #inlineSize = 0
+
+  constructor(batch: AttachmentBatch) {
+    this.message = batch.message((bytes) => {
+      // Theirs only until this returns.
+      this.#kept.push(Uint8Array.from(bytes))
+      this.#inlineSize += bytes.length
+    })
+  }
+
+  /** What stays of a message in memory. */
+  async all(chunks: readonly Uint8Array[]): Promise<readonly Uint8Array[]> {
+    for (const chunk of chunks) await written(this.message.write(chunk))
+    await this.#end()
+    // Nothing was taken: it is where the caller has it, and need not be there twice.
+    return this.elsewhere === undefined ? chunks : this.#kept
+  }
+
+  /** What stays of a stream. */
+  async *each(source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array, void, undefined> {
+    for await (const chunk of source) {
+      await written(this.message.write(chunk))
+      yield* this.#take()
+    }
+    await this.#end()
+    yield* this.#take()
+  }
+
+  #take(): readonly Uint8Array[] {
+    const kept = this.#kept
+    this.#kept = []
+    return kept
+  }
+
+  async #end(): Promise<void> {
+    const segments = await written(this.message.end())
+    if (segments !== undefined) this.elsewhere = { segments, inlineSize: this.#inlineSize }
   }
 }
 
@@ -210,14 +276,17 @@ function arrivedOf(
   lines: Lines,
   digest: Digest,
   compressor: Compressor | undefined,
+  taken: Taking | undefined,
   body: readonly Uint8Array[],
 ): Arrived {
+  const elsewhere = taken?.elsewhere
   return {
     metadata,
     physicalSize: lines.bytes,
     size: lines.size,
-    frame: digest.frame(metadata, lines.size, compressor),
+    frame: digest.frame(metadata, lines, compressor, elsewhere),
     body,
     storedSize: digest.size,
+    attachments: elsewhere && taken?.message,
   }
 }

@@ -6,13 +6,26 @@
  *          offset   6      of the record's header
  *          length   6      of the record: header, body, metadata
  *          sum      4      the record's own sum (format.ts): binds the row to its message
- *          flags    1      bit 0: the bytes are the canonical form; bit 1: the file is in the second tier
+ *          flags    1      bit 0: the bytes are the canonical form; bit 1: the file is in the second tier;
+ *                          bit 2: parts of the message lie in the store of attachments
  * must not change: on disk
  */
 import type { BoxColumn, BoxColumnSpec, BoxHost, BoxTable, BoxTableView } from '@mailstead/box'
 
 export const FLAG_CANONICAL = 1
 export const FLAG_ALT = 2
+export const FLAG_ATTACHED = 4
+
+/** What a row's flags say of a record, but for its tier. */
+export const FLAGS_OF_RECORD: number = FLAG_CANONICAL | FLAG_ATTACHED
+export function flagsOfRecord(record: {
+  readonly size: number
+  readonly physicalSize: number
+  readonly segments: Uint8Array | undefined
+}): number {
+  const canonical = record.size === record.physicalSize ? FLAG_CANONICAL : 0
+  return record.segments === undefined ? canonical : canonical | FLAG_ATTACHED
+}
 
 export const COLUMNS: readonly BoxColumnSpec[] = [
   { name: 'file', bytes: 4 },

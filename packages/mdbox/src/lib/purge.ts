@@ -18,6 +18,7 @@
  * MEMORY   a number for each row that is in a file worth purging, an object for each file, and what is in the file at hand.
  */
 import {
+  type AttachmentDrop,
   BOX_USES_COLUMN,
   type BoxBudget,
   BoxError,
@@ -33,7 +34,8 @@ import { HEADER_BYTES, LINE_MAX, readFileLine } from './format.ts'
 import { type Journal, put } from './journal.ts'
 import type { Dead } from './journal-format.ts'
 import { Pace } from './pace.ts'
-import { CONDEMNED, FLAG_ALT, type Places, readCondemned, writeCondemned } from './place.ts'
+import { CONDEMNED, FLAG_ALT, FLAG_ATTACHED, type Places, readCondemned, writeCondemned } from './place.ts'
+import { isConflict, readInline, segmentsOf } from './read-message.ts'
 import { listFiles } from './scan.ts'
 import { lockSlot, slotOf } from './slot.ts'
 import { findHeader } from './walk.ts'
@@ -295,6 +297,9 @@ async function emptyFile(
     if (uses.number(row) === 0) unused.push(ref)
     else live.push(row)
   }
+  const attached = unused.filter((ref) => (places.flags.number(places.view.rowOf(ref)) & FLAG_ATTACHED) !== 0)
+  // What they hold elsewhere could not be given back.
+  if (attached.length > 0 && host.attachments === undefined) return undefined
   live.sort((a, b) => places.offset.number(a) - places.offset.number(b))
   await using moves = new Moves(tier, context, pace)
   try {
@@ -310,14 +315,37 @@ async function emptyFile(
   await context.journal.add(deadOf(places, unused))
   // What was created since it was looked at last may be on a bare mount point.
   if (tier.alt) await context.alt.verify()
-  await host.transact((tx) => {
-    moves.apply(tx)
-    if (unused.length > 0) tx.dropUnused(host.table.id, unused)
-    removals.condemn(tx, [id])
-  })
+  const drop = await dropOf(context, tier, attached)
+  try {
+    await host.transact((tx) => {
+      moves.apply(tx)
+      if (unused.length > 0) tx.dropUnused(host.table.id, unused, { all: drop !== undefined })
+      drop?.record(tx)
+      removals.condemn(tx, [id])
+    })
+  } catch (error) {
+    // In use again, and with it what it holds elsewhere: another time.
+    if (drop !== undefined && isConflict(error)) return undefined
+    throw error
+  }
   // A message that got a use again meanwhile is still there, and so is its place.
   const now = await table.loaded()
   return unused.some((ref) => isHere(now, ref) >= 0) ? undefined : unused.length
+}
+
+/** Prepares giving back what messages of one tier hold elsewhere; undefined if they hold nothing. */
+async function dropOf(
+  { host, places: table }: PurgeContext,
+  tier: Tier,
+  refs: readonly number[],
+): Promise<AttachmentDrop | undefined> {
+  if (refs.length === 0 || host.attachments === undefined) return undefined
+  const places = await table.loaded()
+  const rows = refs.map((ref) => places.view.rowOf(ref)).filter((row) => row >= 0)
+  const segments = await segmentsOf(openPlaces(places, rows), async (place) =>
+    readInline(await tier.files.open(place.file), { ...place }),
+  )
+  return host.attachments.drop(segments)
 }
 
 function deadOf({ view, file, offset, sum }: Places, refs: readonly number[]): Dead {

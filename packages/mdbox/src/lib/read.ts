@@ -9,6 +9,7 @@
  */
 import { BoxError, type BoxMessage, type BoxRef } from '@mailstead/box'
 import { crc32 } from '@mailstead/bytes'
+import { type Attached, type Fail, InlineMessage, readAttached } from './attached.ts'
 import { expandFrame, type Frames, magicOf, readFrames } from './compress.ts'
 import { FramedMessage, StreamedMessage } from './compress-message.ts'
 import type { OpenFile } from './files.ts'
@@ -85,7 +86,7 @@ export function verifyWhole(record: Uint8Array, count: number, place: Place, hea
   verifiedEnd(record, count, place, headerBytes)
 }
 
-/** The message in `record`, the whole of it, verified. `lender` hears of its end. */
+/** The message in `record`, the whole of it, verified; an InlineMessage if parts lie elsewhere. `lender` hears of its end. */
 export function wholeMessage(
   record: Uint8Array,
   count: number,
@@ -97,7 +98,21 @@ export function wholeMessage(
   const body = record.subarray(headerBytes, bodyEnd)
   const guid = readGuid(record, trailerOf) ?? NO_GUID
   const { receivedMs } = trailerOf
-  const packing = packingOf(record, trailerOf, body.length, place)
+  const attached = attachedOf(record, trailerOf, place)
+  const message = unpackedBody(record, body, guid, receivedMs, place, attached, lender)
+  return attached === undefined ? message : new InlineMessage(message, attached, failOf(place))
+}
+
+function unpackedBody(
+  record: Uint8Array,
+  body: Uint8Array,
+  guid: Uint8Array,
+  receivedMs: number,
+  place: Place,
+  attached: Attached | undefined,
+  lender: Lender | undefined,
+): BoxMessage {
+  const packing = packingOf(record, trailerOf, body.length, attached, place)
   if (packing === undefined) return new WholeMessage(body, guid, receivedMs, lender)
   if ('frames' in packing) {
     const { frames } = packing
@@ -115,10 +130,23 @@ export function wholeMessage(
 /** How a body is stored that is not stored as it came. */
 export type Packing = { readonly frames: Frames } | { readonly plainSize: number }
 
+/** What the metadata says of parts that lie elsewhere. */
+function attachedOf(bytes: Uint8Array, trailer: Trailer, place: Place): Attached | undefined {
+  const attached = readAttached(bytes, trailer)
+  if (typeof attached === 'string') throw damaged(place, attached)
+  return attached
+}
+
 /** What the metadata says of the body's form. A record of somebody else says no more than that the size was another (Z). */
-function packingOf(bytes: Uint8Array, trailer: Trailer, storedSize: number, place: Place): Packing | undefined {
+function packingOf(
+  bytes: Uint8Array,
+  trailer: Trailer,
+  storedSize: number,
+  attached: Attached | undefined,
+  place: Place,
+): Packing | undefined {
   if (trailer.hasHash) {
-    const frames = readFrames(bytes, trailer, storedSize)
+    const frames = readFrames(bytes, trailer, storedSize, attached?.inlineSize ?? trailer.plainSize)
     if (typeof frames === 'string') throw damaged(place, frames)
     return frames === undefined ? undefined : { frames }
   }
@@ -138,7 +166,16 @@ function mustKnow(head: Uint8Array, place: Place): void {
 }
 
 /** The message in `stored`, which stays on disk, by what its frame says; takes over `stored`. */
-export async function unpacked(stored: BoxMessage, packing: Packing | undefined, place: Place): Promise<BoxMessage> {
+export async function unpacked(
+  stored: BoxMessage,
+  { packing, attached }: Frame,
+  place: Place,
+): Promise<BoxMessage | InlineMessage> {
+  const message = await unpackedLong(stored, packing, place)
+  return attached === undefined ? message : new InlineMessage(message, attached, failOf(place))
+}
+
+async function unpackedLong(stored: BoxMessage, packing: Packing | undefined, place: Place): Promise<BoxMessage> {
   if (packing === undefined) return stored
   if ('frames' in packing) return new FramedMessage(stored, packing.frames, failOf(place))
   try {
@@ -153,15 +190,16 @@ export async function unpacked(stored: BoxMessage, packing: Packing | undefined,
 }
 
 /** The same at once; undefined where that cannot be: then `stored` is as it was. */
-export function unpackedSync(stored: BoxMessage, packing: Packing | undefined, place: Place): BoxMessage | undefined {
+export function unpackedSync(stored: BoxMessage, { packing, attached }: Frame, place: Place): BoxMessage | undefined {
+  if (attached !== undefined) return undefined
   if (packing === undefined) return stored
   return 'frames' in packing ? new FramedMessage(stored, packing.frames, failOf(place)) : undefined
 }
 
-function failOf(place: Place): (what: string, cause?: unknown) => BoxError {
+function failOf(place: Place): Fail {
   // Places of synchronous reads are used again.
   const kept = { ...place }
-  return (what, cause) => damaged(kept, what, cause)
+  return (what, cause, code = 'BOX_DAMAGED') => boxError(code, kept, what, cause)
 }
 
 const NO_GUID = new Uint8Array(16)
@@ -220,6 +258,8 @@ export interface Frame {
   readonly chunks: Uint32Array | undefined
   /** Undefined if the body is stored as it came. */
   readonly packing: Packing | undefined
+  /** Undefined if nothing of it lies elsewhere. */
+  readonly attached: Attached | undefined
 }
 
 /** What the header says the body's size is; BOX_DAMAGED if there is no header, or the size does not fit the place. */
@@ -239,11 +279,12 @@ export function frameOf(header: Uint8Array, tail: Uint8Array, count: number, siz
   verifyFrame(trailer, size, place)
   const { receivedMs } = trailer
   const guid = readGuid(tail, trailer) ?? NO_GUID
-  const packing = packingOf(tail, trailer, size, place)
-  if (trailer.chunksAt < 0) return { size, guid, receivedMs, chunks: undefined, packing }
+  const attached = attachedOf(tail, trailer, place)
+  const packing = packingOf(tail, trailer, size, attached, place)
+  if (trailer.chunksAt < 0) return { size, guid, receivedMs, chunks: undefined, packing, attached }
   const chunks = new Uint32Array(trailer.chunks)
   for (let i = 0; i < chunks.length; i++) chunks[i] = chunkSum(tail, trailer, i)
-  return { size, guid, receivedMs, chunks, packing }
+  return { size, guid, receivedMs, chunks, packing, attached }
 }
 
 /** A message that is read from its file as somebody asks. Keeps its file open, and one chunk in memory. */

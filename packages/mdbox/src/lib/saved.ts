@@ -1,8 +1,14 @@
 /** A message that was saved, until a transaction gives it its row. */
-import { BoxError, type BoxPending, type BoxSaved, type BoxTransaction } from '@mailstead/box'
+import {
+  type AttachmentMessage,
+  type AttachmentTransaction,
+  BoxError,
+  type BoxPending,
+  type BoxSaved,
+} from '@mailstead/box'
 import { sumOf } from './format.ts'
 import type { Arrived } from './intake.ts'
-import { FLAG_CANONICAL } from './place.ts'
+import { FLAG_ATTACHED, FLAG_CANONICAL } from './place.ts'
 
 /** What it needs of its box. */
 export interface SavedHost {
@@ -17,12 +23,14 @@ export abstract class SavedMessage implements BoxSaved {
   state: 'waiting' | 'durable' | 'gone' = 'waiting'
   readonly #host: SavedHost
   readonly #sum: number
+  readonly #attachments: AttachmentMessage | undefined
 
-  constructor(host: SavedHost, { physicalSize, size, frame }: Arrived) {
+  constructor(host: SavedHost, { physicalSize, size, frame, attachments }: Arrived) {
     this.#host = host
     this.physicalSize = physicalSize
     this.size = size
     this.#sum = sumOf(frame)
+    this.#attachments = attachments
   }
 
   /** Where the format has it, as columns of its row. */
@@ -32,11 +40,12 @@ export abstract class SavedMessage implements BoxSaved {
     return this.size === this.physicalSize
   }
 
-  place(tx: BoxTransaction): BoxPending {
+  place(tx: AttachmentTransaction): BoxPending {
     if (this.#host.closed) throw new BoxError('BOX_CLOSED', 'the box is closed')
     if (this.state !== 'durable')
       throw new TypeError(this.state === 'gone' ? 'the batch is over: its messages are gone' : 'flush the batch first')
-    const flags = this.canonical ? FLAG_CANONICAL : 0
+    const flags = (this.canonical ? FLAG_CANONICAL : 0) | (this.#attachments === undefined ? 0 : FLAG_ATTACHED)
+    this.#attachments?.record(tx)
     return tx.append(this.#host.table, { columns: { ...this.where(), sum: this.#sum, flags } })
   }
 }

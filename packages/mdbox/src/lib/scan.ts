@@ -4,7 +4,7 @@ import { parseHex } from '@mailstead/bytes'
 import { type Fs, FsError, type FsFile } from '@mailstead/fs'
 import { isDead, JOURNAL } from './journal.ts'
 import type { Dead, ReadJournal } from './journal-format.ts'
-import { FLAG_ALT, FLAG_CANONICAL } from './place.ts'
+import { FLAG_ALT, flagsOfRecord } from './place.ts'
 import { fileName } from './read.ts'
 import { fileId } from './slot.ts'
 import { readOrigin } from './sdbox/names.ts'
@@ -37,12 +37,25 @@ export async function* scanBox(
           if ('line' in found) {
             if (found.damage !== undefined) page.push({ file, offset: 0, ...NOTHING, damage: found.damage })
           } else {
-            const { offset, guid, receivedMs, physicalSize, size, mailbox, damage } = found
+            const { offset, guid, receivedMs, physicalSize, size, mailbox, segments, damage } = found
             const row = damage === undefined ? rowOf(alt, id, found) : undefined
             const expunged = isDead(dead, id, offset, found.sum)
             const origin = originOf(found, origins)
             const whose = origin === undefined ? NOBODY : { origin }
-            page.push({ file, offset, guid, receivedMs, physicalSize, size, mailbox, ...whose, damage, row, expunged })
+            page.push({
+              file,
+              offset,
+              guid,
+              receivedMs,
+              physicalSize,
+              size,
+              mailbox,
+              ...whose,
+              damage,
+              row,
+              expunged,
+              ...(segments && { segments }),
+            })
           }
         }
         if (page.length > 0) yield page
@@ -116,12 +129,9 @@ export function journalDamage({ damage }: ReadJournal): BoxScanned[] {
 const NOBODY = {}
 const NOTHING = { guid: undefined, receivedMs: 0, physicalSize: 0, mailbox: undefined }
 
-function rowOf(
-  alt: boolean,
-  file: number,
-  { offset, length, sum, size, physicalSize }: Walked,
-): Record<string, number> {
-  return { file, offset, length, sum, flags: (size === physicalSize ? FLAG_CANONICAL : 0) | (alt ? FLAG_ALT : 0) }
+function rowOf(alt: boolean, file: number, record: Walked): Record<string, number> {
+  const { offset, length, sum } = record
+  return { file, offset, length, sum, flags: flagsOfRecord(record) | (alt ? FLAG_ALT : 0) }
 }
 
 function gone(error: unknown): undefined {

@@ -5,6 +5,7 @@
  */
 import {
   type AltmoveOptions,
+  type AttachmentTransaction,
   type AltmoveReport,
   BOX_USES_COLUMN,
   type Box,
@@ -20,7 +21,6 @@ import {
   type BoxRef,
   type BoxSaved,
   type BoxScanned,
-  type BoxTransaction,
   type PurgeReport,
 } from '@mailstead/box'
 import type { Fs } from '@mailstead/fs'
@@ -115,7 +115,7 @@ function hostOf(index: Index, table: Table): BoxHost {
   }
 }
 
-function boxTransaction(tx: IndexTransaction): BoxTransaction & BoxPurgeTransaction {
+function boxTransaction(tx: IndexTransaction): AttachmentTransaction & BoxPurgeTransaction {
   return {
     append: (table, { columns }) => tx.append(table, { columns: { ...columns, [BOX_USES_COLUMN]: 1 } }),
     setColumn: (table, column, uid, value) => {
@@ -127,8 +127,11 @@ function boxTransaction(tx: IndexTransaction): BoxTransaction & BoxPurgeTransact
     expectValue: (table, key, value) => {
       tx.expectValue(table, key, value)
     },
-    dropUnused: (table, refs) => {
-      tx.expunge(table, UidSet.of(...refs), { onlyZero: BOX_USES_COLUMN })
+    increment: (table, column, uid, by) => {
+      tx.increment(table, column, uid, by)
+    },
+    dropUnused: (table, refs, { all = false } = {}) => {
+      tx.expunge(table, UidSet.of(...refs), { onlyZero: BOX_USES_COLUMN, mustExist: all })
     },
   }
 }

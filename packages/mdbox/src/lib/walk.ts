@@ -6,6 +6,7 @@
  * window in window.ts); memory is bounded by the largest range asked for, METADATA_MAX.
  */
 import { crc32 } from '@mailstead/bytes'
+import { readAttached } from './attached.ts'
 import { expandFrame, type Frames, frameLength, readFrames } from './compress.ts'
 import { countLoneLf } from './count.ts'
 import {
@@ -53,6 +54,8 @@ export interface Walked {
   readonly origin: string | undefined
   /** CRC-32 that a row must hold. */
   readonly sum: number
+  /** How the message is put together again, if parts of it lie elsewhere; those are not verified here. */
+  readonly segments: Uint8Array | undefined
   /** Whether the record has checksums, which were verified. */
   readonly checksummed: boolean
   /** What is wrong, for people; undefined if nothing is. */
@@ -140,9 +143,12 @@ export function* verifyRecord(
   }
   if (trailer.guidAt < 0) damage ??= 'the message has no GUID'
 
+  const attached = readAttached(bytes, trailer)
+  if (typeof attached === 'string') damage ??= attached
+  const away = typeof attached === 'object' ? attached : undefined
   let frames: Frames | undefined
   if (trailer.hasHash) {
-    const found = readFrames(bytes, trailer, storedSize)
+    const found = readFrames(bytes, trailer, storedSize, away?.inlineSize ?? trailer.plainSize)
     if (typeof found === 'string') damage ??= found
     else frames = found
   }
@@ -166,12 +172,17 @@ export function* verifyRecord(
   const counted = storedSize + lone
   // Where somebody else moved bytes out or compressed them (Z), nothing can be counted here: what they say is all there is.
   const unknown = !trailer.hasHash && trailer.plainSize >= 0 && trailer.plainSize !== storedSize
-  const physicalSize = frames?.plainSize ?? (unknown ? trailer.plainSize : storedSize)
+  const isAsItCame = frames === undefined && away === undefined
+  const inlineSize = frames?.plainSize ?? storedSize
+  if (away !== undefined && away.inlineSize !== inlineSize) damage ??= 'what stayed of it has another size than it says'
+  const physicalSize = away?.plainSize ?? (unknown ? trailer.plainSize : inlineSize)
   let size = text === undefined ? counted : text.bytes + text.lone
-  if (unknown) size = Math.max(physicalSize, trailer.size)
+  // What lies elsewhere is not counted here; the record says it once more, under its sum.
+  if (away !== undefined) size = away.size
+  else if (unknown) size = Math.max(physicalSize, trailer.size)
   if (trailer.size === SIZE_BAD) damage ??= 'the virtual size is unreadable'
   // V counts what Dovecot serves; its repair counts what is stored, whatever that is.
-  else if (trailer.size >= 0 && trailer.size !== size && (frames === undefined || trailer.size !== counted))
+  else if (trailer.size >= 0 && trailer.size !== size && (isAsItCame || trailer.size !== counted))
     damage ??= `the virtual size is ${trailer.size}, counted ${size}`
   const { receivedMs, sum } = trailer
   return {
@@ -186,6 +197,7 @@ export function* verifyRecord(
     mailbox,
     origin,
     sum,
+    segments: away?.segments,
     checksummed: trailer.stated >= 0,
     damage,
   }
@@ -205,6 +217,7 @@ function bad(offset: number, damage: string, length: number, physicalSize: numbe
     mailbox: undefined,
     origin: undefined,
     sum: 0,
+    segments: undefined,
     checksummed: false,
     damage,
   }

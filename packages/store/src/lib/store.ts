@@ -6,12 +6,12 @@
  */
 import {
   type AltmoveReport,
+  type AttachmentTransaction,
   BOX_USES_COLUMN,
   type BoxBudget,
   type BoxFormat,
   type BoxHost,
   type BoxPurgeTransaction,
-  type BoxTransaction,
   type PurgeReport,
 } from '@mailstead/box'
 import { type Index, IndexError, type IndexOptions, openIndex, type Table } from '@mailstead/index'
@@ -183,7 +183,7 @@ async function checkRoot(
 }
 
 /** What a box may do in a transaction when it purges. */
-function purging(tx: ReturnType<Index['begin']>): BoxTransaction & BoxPurgeTransaction {
+function purging(tx: ReturnType<Index['begin']>): AttachmentTransaction & BoxPurgeTransaction {
   return {
     append: (table, row) => tx.append(table, row),
     setColumn: (table, column, uid, value) => {
@@ -195,8 +195,11 @@ function purging(tx: ReturnType<Index['begin']>): BoxTransaction & BoxPurgeTrans
     expectValue: (table, key, value) => {
       tx.expectValue(table, key, value)
     },
-    dropUnused: (table, refs) => {
-      tx.expunge(table, UidSet.fromSorted(Uint32Array.from(refs).sort()), { onlyZero: BOX_USES_COLUMN })
+    increment: (table, column, uid, by) => {
+      tx.increment(table, column, uid, by)
+    },
+    dropUnused: (table, refs, { all = false } = {}) => {
+      tx.expunge(table, UidSet.fromSorted(Uint32Array.from(refs).sort()), { onlyZero: BOX_USES_COLUMN, mustExist: all })
     },
   }
 }

@@ -2,7 +2,14 @@
  * Messages on their way in. Each has a file of its own, flushed by itself; the names of all that are flushed together need one
  * flush more.
  */
-import { type BoxBatch, BoxError, type BoxMetadata, type BoxSaved } from '@mailstead/box'
+import {
+  type AttachmentBatch,
+  type AttachmentStore,
+  type BoxBatch,
+  BoxError,
+  type BoxMetadata,
+  type BoxSaved,
+} from '@mailstead/box'
 import { type Arrived, Intake, type IntakeHost, type Sink } from '../intake.ts'
 import { SMALL_MAX } from '../options.ts'
 import { SavedMessage } from '../saved.ts'
@@ -18,6 +25,7 @@ export interface BatchHost {
   readonly table: string
   readonly options: SdboxSettings
   readonly closed: boolean
+  readonly attachments: AttachmentStore | undefined
   forget(batch: Batch): void
 }
 
@@ -40,6 +48,8 @@ class Saved extends SavedMessage {
 export class Batch implements BoxBatch, IntakeHost<Saved> {
   readonly options: SdboxSettings
   readonly wholeMax: number = SMALL_MAX
+  readonly attachments: AttachmentBatch | undefined
+  readonly attachmentMin: number
   readonly #host: BatchHost
   readonly #intake = new Intake(this)
   /** Not written yet. */
@@ -53,6 +63,8 @@ export class Batch implements BoxBatch, IntakeHost<Saved> {
   constructor(host: BatchHost) {
     this.#host = host
     this.options = host.options
+    this.attachments = host.attachments?.begin()
+    this.attachmentMin = host.attachments?.messageMinBytes ?? Infinity
   }
 
   save(source: Uint8Array | AsyncIterable<Uint8Array>, metadata: BoxMetadata): Promise<BoxSaved> {
@@ -118,6 +130,7 @@ export class Batch implements BoxBatch, IntakeHost<Saved> {
     this.#small = []
     this.#large = []
     this.#durable = []
+    await this.attachments?.[Symbol.asyncDispose]()
   }
 
   mustBeOpen(): void {
@@ -134,6 +147,9 @@ export class Batch implements BoxBatch, IntakeHost<Saved> {
     if (small.length + large.length === 0) return
     const { writer } = this.#host
     const files = large.map(({ file }) => file)
+    const blobs = this.attachments?.flush()
+    // Its failure is heard of below.
+    blobs?.catch(() => {})
     try {
       await inParallel(small, async ({ saved, arrived }) => {
         const file = await writer.create()
@@ -142,6 +158,7 @@ export class Batch implements BoxBatch, IntakeHost<Saved> {
         saved.id = file.id
       })
       await writer.settle()
+      await blobs
     } catch (error) {
       for (const { saved } of large) saved.state = 'gone'
       for (const { saved } of small) saved.state = 'gone'

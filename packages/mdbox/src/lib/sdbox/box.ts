@@ -2,6 +2,7 @@
 import {
   type AltmoveOptions,
   type AltmoveReport,
+  type AttachmentStore,
   type Box,
   type BoxBatch,
   type BoxBudget,
@@ -20,7 +21,7 @@ import { FileCache, type OpenFile, openFile } from '../files.ts'
 import { POST_BYTES } from '../format.ts'
 import { Pace } from '../pace.ts'
 import { damaged, type Place } from '../read.ts'
-import { maybeMoved, readMessage, readMessageSync } from '../read-message.ts'
+import { maybeMoved, readInline, readMessage, readMessageSync } from '../read-message.ts'
 import { scannedTier, SecondTier } from '../second-tier.ts'
 import { altmoveBox } from './altmove.ts'
 import { Batch, type BatchHost } from './batch.ts'
@@ -40,6 +41,9 @@ import { Writer } from './writer.ts'
 /** Purges that are tried until what has the names of a removed mailbox is gone. */
 const VACATE_PURGES = 2
 
+/** How the message at a place is read; takes over one use of the file. */
+type Reading = (open: OpenFile, place: Place) => Promise<BoxMessage>
+
 export class SdboxBox implements Box, BatchHost {
   readonly name = 'sdbox'
   readonly options: SdboxSettings
@@ -58,6 +62,7 @@ export class SdboxBox implements Box, BatchHost {
   /** Of open files, as people know them. */
   readonly #names = new WeakMap<FsFile, string>()
   readonly #batches = new Set<Batch>()
+  readonly #reading: Reading = (open, place) => readMessage(open, place, this.#host.attachments)
   #slot: { readonly slot: number; readonly lock: FsLock } | undefined
   #taking: Promise<number> | undefined
   #purging: Promise<PurgeReport> | undefined
@@ -100,6 +105,10 @@ export class SdboxBox implements Box, BatchHost {
     return this.#closing !== undefined
   }
 
+  get attachments(): AttachmentStore | undefined {
+    return this.#host.attachments
+  }
+
   begin(): BoxBatch {
     this.#mustBeOpen()
     const batch = new Batch(this)
@@ -127,7 +136,7 @@ export class SdboxBox implements Box, BatchHost {
     return this.#openRow(row)
   }
 
-  async #openRow(row: Row): Promise<BoxMessage> {
+  async #openRow(row: Row, reading: Reading = this.#reading): Promise<BoxMessage> {
     if (row.length < POST_BYTES) throw damaged(placeOf(row, row.id, 0), 'the row holds no message')
     let open: OpenFile
     try {
@@ -137,25 +146,25 @@ export class SdboxBox implements Box, BatchHost {
       throw damaged(placeOf(row, primariesOf(row)[0]!, 0), 'its file is missing', error)
     }
     try {
-      return await this.#read(open, row)
+      return await this.#read(open, row, reading)
     } catch (error) {
       if (!maybeMoved(error)) throw error
       this.#files.drop(row.ref)
-      const other = await this.#openOther(row, this.#nameOf(open))
+      const other = await this.#openOther(row, this.#nameOf(open), reading)
       if (other !== undefined) return other
       throw error
     }
   }
 
   /** A file of somebody else's may have the name that this message should have; then it kept another. */
-  async #openOther(row: Row, not: string): Promise<BoxMessage | undefined> {
+  async #openOther(row: Row, not: string, reading: Reading): Promise<BoxMessage | undefined> {
     for (const { root, name } of await this.#candidates(row)) {
       if (fileIn(root, name) === not) continue
       try {
         const open = await openFile(row.ref, await this.#openAt(root, name))
         open.cached = false
         open.users++
-        return await this.#read(open, row)
+        return await this.#read(open, row, reading)
       } catch (error) {
         if (!maybeMoved(error)) throw error
       }
@@ -173,14 +182,14 @@ export class SdboxBox implements Box, BatchHost {
   }
 
   /** Takes over one use of `open`. */
-  async #read(open: OpenFile, row: Row): Promise<BoxMessage> {
+  async #read(open: OpenFile, row: Row, reading: Reading): Promise<BoxMessage> {
     let kept = false
     try {
       const offset = open.lineBytes >= 0 ? open.lineBytes : (await open.file.stat()).size - row.length
       const place = placeOf(row, this.#nameOf(open), offset)
       if (offset < 0) throw damaged(place, 'its file is too short')
       kept = true
-      return await readMessage(open, place)
+      return await reading(open, place)
     } finally {
       if (!kept) open.release()
     }
@@ -312,7 +321,8 @@ export class SdboxBox implements Box, BatchHost {
     await this.#namer.drain()
     await this.#namer.finish()
     const drop = (ref: BoxRef): void => this.#files.drop(ref)
-    return purgeBox({ ...this.#context, made: this.writer.made, drop, pace })
+    const openInline = (row: Row): Promise<BoxMessage> => this.#openRow(row, readInline)
+    return purgeBox({ ...this.#context, made: this.writer.made, openInline, drop, pace })
   }
 
   scan(): AsyncIterable<readonly BoxScanned[]> {

@@ -6,7 +6,7 @@
 import { BOX_REF_COLUMN, type BoxFinding, type BoxHost, type BoxRef } from '@mailstead/box'
 import { type Fs, FsError } from '@mailstead/fs'
 import { LINE_MAX, readFileLine } from '../format.ts'
-import { FLAG_CANONICAL } from '../place.ts'
+import { FLAGS_OF_RECORD, flagsOfRecord } from '../place.ts'
 import { checkTier, type SecondTier } from '../second-tier.ts'
 import { verifyRecord } from '../walk.ts'
 import { Window } from '../window.ts'
@@ -145,8 +145,8 @@ async function judgeFile(fs: Fs, path: string, row: Row | undefined): Promise<re
     add('message-damaged', `${found.length} bytes where the row has ${row.length}`)
   else if (row !== undefined && found.sum !== row.sum)
     add('message-damaged', 'header or metadata are not those of the row')
-  else if (row !== undefined && ((row.flags & FLAG_CANONICAL) !== 0) !== (found.size === found.physicalSize))
-    add('row-flags', 'the row is wrong about the line ends of the message')
+  else if (row !== undefined && (row.flags & FLAGS_OF_RECORD) !== flagsOfRecord(found))
+    add('row-flags', 'the row is wrong about the line ends of the message, or its attachments')
   else if (!found.checksummed)
     wrong.push(unchecked('message-unchecked', offset, 'the body has no checksum: somebody else wrote it'))
   return wrong

@@ -16,16 +16,20 @@
  * alone: with a lost or older index it may be the only copy.
  */
 import {
+  type AttachmentDrop,
+  type AttachmentTransaction,
   BOX_REF_COLUMN,
   BOX_USES_COLUMN,
+  type BoxMessage,
   type BoxMailbox,
   type BoxPurgeTransaction,
   type BoxRef,
-  type BoxTransaction,
   type PurgeReport,
 } from '@mailstead/box'
 import { FsError } from '@mailstead/fs'
 import type { Pace } from '../pace.ts'
+import { FLAG_ATTACHED } from '../place.ts'
+import { isConflict, segmentsOf } from '../read-message.ts'
 import { identify, identityOf, listMailbox, listMailboxes, listUnnamed, removeFile } from './directory.ts'
 import { finishMailbox, type NamesContext, nameMessage, removeDirectory } from './finish.ts'
 import { holdsAt } from './holds.ts'
@@ -42,12 +46,14 @@ export const CONDEMNED = 'condemned'
 export interface PurgeContext extends NamesContext {
   /** Messages written by this process: true, once their batch is over. */
   readonly made: Map<string, boolean>
+  /** What is in the file of a message; parts of it may lie elsewhere. */
+  readonly openInline: (row: Row) => Promise<BoxMessage>
   /** Forgets an open file. */
   readonly drop: (ref: BoxRef) => void
   readonly pace: Pace
 }
 
-type Tx = BoxTransaction & BoxPurgeTransaction
+type Tx = AttachmentTransaction & BoxPurgeTransaction
 
 interface Report {
   files: number
@@ -167,11 +173,13 @@ async function survey(
 async function dropUnused(
   context: PurgeContext,
   far: Root | undefined,
-  unused: readonly Row[],
+  all: readonly Row[],
   unnamed: ReadonlySet<string>,
   report: Report,
 ): Promise<void> {
   const { fs, directory, host, rows, pace } = context
+  // What they hold elsewhere could not be given back without.
+  const unused = host.attachments === undefined ? all.filter((row) => !isAttached(row)) : all
   for (let at = 0; at < unused.length; at += PURGE_ROWS) {
     if (pace.isOver) {
       const rest = unused.slice(at)
@@ -180,18 +188,37 @@ async function dropUnused(
     }
     const some = unused.slice(at, at + PURGE_ROWS)
     const nameless = some.filter(({ id }) => unnamed.has(id))
-    await host.transact((tx) => {
+    let drop: AttachmentDrop | undefined
+    try {
+      drop = await dropOf(context, some.filter(isAttached))
+    } catch (error) {
+      if (!(error instanceof FsError)) throw error
+      // What they hold elsewhere cannot be looked up now: another time.
+      report.skipped += some.length
+      continue
+    }
+    const change = (tx: Tx): void => {
       tx.dropUnused(
         rows.id,
         some.map(({ ref }) => ref),
+        { all: drop !== undefined },
       )
+      drop?.record(tx)
       if (nameless.length > 0 || hasCondemned(context))
         condemn(
           context,
           tx,
           nameless.map(({ id }) => id),
         )
-    })
+    }
+    try {
+      await host.transact(change)
+    } catch (error) {
+      if (drop === undefined || !isConflict(error)) throw error
+      // One is in use again, and with it what it holds elsewhere: another time.
+      report.skipped += some.length
+      continue
+    }
     const { view } = rows.newest
     // One that got a use again meanwhile is still there.
     const gone = some.filter(({ ref }) => view.rowOf(ref) < 0)
@@ -208,6 +235,19 @@ async function dropUnused(
     if (nameless.length > 0) await fs.syncDirectory(`${directory}/${UNNAMED}`)
   }
   if (hasCondemned(context)) await host.transact((tx) => condemn(context, tx, []))
+}
+
+/** Prepares giving back what messages hold elsewhere; undefined if they hold nothing. */
+async function dropOf(
+  { host, openInline }: PurgeContext,
+  attached: readonly Row[],
+): Promise<AttachmentDrop | undefined> {
+  if (attached.length === 0) return undefined
+  return host.attachments?.drop(await segmentsOf(attached, openInline))
+}
+
+function isAttached({ flags }: Row): boolean {
+  return (flags & FLAG_ATTACHED) !== 0
 }
 
 /** Gives messages that have lost their home another one, from the mailboxes that still have them. */

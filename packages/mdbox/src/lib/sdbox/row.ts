@@ -7,7 +7,8 @@
  *          mailbox  16     GUID of the mailbox it was first saved to, zeros for none: its home
  *          uid      4      its UID there; 0: none. Set in the frame of the mailbox's row
  *          sum      4      the record's own sum (../format.ts): binds the row to its message
- *          flags    1      bit 0: the bytes as they came are the canonical form; bit 1: the file is in the second tier
+ *          flags    1      bit 0: the bytes as they came are the canonical form; bit 1: the file is in the second tier;
+ *                          bit 2: parts of the message lie in the store of attachments
  * must not change: on disk
  *
  * INVARIANTS

@@ -4,7 +4,7 @@
  */
 import type { BoxOrigin, BoxScanned } from '@mailstead/box'
 import { FsError } from '@mailstead/fs'
-import { FLAG_ALT, FLAG_CANONICAL } from '../place.ts'
+import { FLAG_ALT, flagsOfRecord } from '../place.ts'
 import { type Walked, walkFile } from '../walk.ts'
 import { Window } from '../window.ts'
 import { identityOf, listMailbox, listMailboxes, listUnnamed } from './directory.ts'
@@ -163,6 +163,7 @@ function scannedOf(
         ? (known.find(found, origin, id) ?? rowOf(found, whose, id, root.alt))
         : undefined,
     expunged,
+    ...(found.segments && { segments: found.segments }),
   }
 }
 
@@ -218,18 +219,19 @@ class KnownRows {
 
 /** What a row says that names this file. */
 function rowOf(
-  { length, sum, size, physicalSize }: Walked,
+  record: Walked,
   origin: BoxOrigin | undefined,
   id: string | undefined,
   alt: boolean,
 ): Readonly<Record<string, Uint8Array | number>> {
+  const { length, sum } = record
   return {
     length,
     id: id === undefined ? new Uint8Array(ID_BYTES) : Buffer.from(id, 'hex'),
     mailbox: origin?.mailbox ?? new Uint8Array(16),
     uid: origin?.uid ?? 0,
     sum,
-    flags: (size === physicalSize ? FLAG_CANONICAL : 0) | (alt ? FLAG_ALT : 0),
+    flags: flagsOfRecord(record) | (alt ? FLAG_ALT : 0),
   }
 }
 
