@@ -88,6 +88,25 @@ test('who waited long goes before those who only come', async () => {
   expect(c.turns.tryAcquire(c.lock, 'exclusive')).toBe(true)
 })
 
+test('who is passed over takes the turn before the lock is passed on again', async () => {
+  await using a = await party()
+  await using b = await party()
+  await using c = await party()
+  a.lock.tryAcquire('exclusive')
+  const first = b.wait()
+  await turnIsTaken()
+  const second = c.wait()
+  // Its own time to take the turn comes while it cannot.
+  await new Promise((resolve) => setTimeout(resolve, 20))
+  a.pass()
+  await first
+  expect(b.lock.held).toBe('exclusive')
+  await turnIsTaken()
+  b.pass()
+  await second
+  expect(c.lock.held).toBe('exclusive')
+})
+
 test('nobody waits for longer than is allowed, and the turn is given back', async () => {
   await using a = await party()
   await using b = await party()

@@ -4,7 +4,8 @@
  * and those who wait watch that file. A knock is a hint: who misses it looks again all the same.
  *
  * Who wakes first is nobody's choice, and might be the same ones for ever. So whoever waited long takes a second lock, the
- * turn, and while it has that, others who hear a knock let it go first.
+ * turn, and while it has that, others who hear a knock let it go first. It is taken between two knocks, by each the sooner
+ * the more often the lock was passed on without it: who waited longest is to be next.
  *
  * INVARIANTS
  *   1. The file is watched by those who had to wait, from the first time on until the index is closed.
@@ -67,17 +68,27 @@ export class LockTurns implements AsyncDisposable {
     const ending = new AbortController()
     const begun = performance.now()
     let isMine = false
+    let passed = 0
+    let aging: NodeJS.Timeout | undefined
     const found = new Promise<void>((resolve, reject) => {
-      this.#onKnock = () => {
+      const look = (): boolean => {
         try {
           if (!isMine && performance.now() - begun > LONG_MS) isMine = turn?.tryAcquire('exclusive') === true
-          if (isMine ? lock.tryAcquire(mode) : this.tryAcquire(lock, mode)) resolve()
+          if (!(isMine ? lock.tryAcquire(mode) : this.tryAcquire(lock, mode))) return false
+          resolve()
         } catch (error) {
           reject(error)
         }
+        return true
       }
+      this.#onKnock = () => {
+        if (look() || isMine) return
+        passed++
+        clearTimeout(aging)
+        aging = setTimeout(look, Math.max(1, LONG_MS + 1 - passed))
+      }
+      aging = setTimeout(look, LONG_MS + 1)
     })
-    const aging = setTimeout(() => this.#onKnock?.(), LONG_MS + 1)
     const acquired = lock.acquire({ mode, waitMs, signal: ending.signal })
     try {
       await Promise.race([acquired, found])

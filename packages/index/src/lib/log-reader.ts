@@ -28,8 +28,9 @@ export async function readBytes(file: FsFile, offset: number, length: number): P
   return count === length ? bytes : bytes.subarray(0, count)
 }
 
-/** A read goes on from here as far, at least; neighbouring frames come with it. */
+/** A read goes on from here as far, at least: neighbouring frames come with it. */
 const FIRST_READ = 8 * 1024
+/** Twice as far each time that the next frame is as near; where frames lie far apart, what is between is not worth reading. */
 const NEXT_READ = 1024 * 1024
 
 /** Reads transactions whose places are known, in ascending order mostly, through a window. */
@@ -108,8 +109,8 @@ export class LogReader {
     const found = await this.#segment(segment)
     if (found === undefined) return new Uint8Array(0)
     const near =
-      segment === this.#number && offset >= this.#base && offset < this.#base + this.#bytes.length + NEXT_READ
-    this.#next = near ? NEXT_READ : FIRST_READ
+      segment === this.#number && offset >= this.#base && offset < this.#base + this.#bytes.length + this.#next
+    this.#next = near ? Math.min(NEXT_READ, 2 * this.#next) : FIRST_READ
     this.#number = segment
     this.#base = offset
     this.#salt = found.header.salt

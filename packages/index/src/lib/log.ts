@@ -46,6 +46,8 @@ export class FileLog implements LogMedium {
   readonly #control: ControlFile
   #lock: FsLock | undefined
   readonly #turns: LockTurns
+  /** Those who wait were woken since the lock was last let go of. */
+  #hasKnocked = false
   /** Segments whose names are known to be durable, as are then those of the files beside the log. */
   readonly #named = new Set<number>()
   /** A flush failed that covered frames from this one on: they are written again before anything counts as flushed. */
@@ -155,6 +157,8 @@ export class FileLog implements LogMedium {
   }
 
   knock(): void {
+    if (this.#hasKnocked) return
+    this.#hasKnocked = true
     this.#turns.knock()
   }
 
@@ -214,7 +218,8 @@ export class FileLog implements LogMedium {
       this.#lock = undefined
       lock?.[Symbol.asyncDispose]().then(undefined, () => {})
     }
-    if (this.#turns.isBusy) this.#turns.knock()
+    this.#hasKnocked = false
+    if (this.#turns.isBusy) this.knock()
   }
 
   /**

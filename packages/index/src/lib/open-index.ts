@@ -64,8 +64,14 @@ const OPEN_ATTEMPTS = 8
 const IDLE_ROWS_MAX = 1 << 21
 /** … where each table counts so many more, for what it takes besides rows. */
 const IDLE_TABLE_ROWS = 256
-/** Groups that a process commits, with others at work, before one of them gets its turn. */
-const GROUPS_IN_A_ROW = 4
+/**
+ * For so long a process commits, with others at work, before one of them gets its turn, in milliseconds. Passing the lock on
+ * takes as long as several commits; who waits, waits for the turns of all others.
+ */
+const TURN_MS = 2
+/** Rows, and frames after the snapshots, of tables that are read under the lock while it is this process's turn. */
+const LOAD_LOCKED_ROWS = 4096
+const LOAD_LOCKED_FRAMES = 64
 /** Steps that those who were told of their commit have to begin another one in the same turn. */
 const SOON_HOPS = 32
 /** For so long after its last frame another process is taken to be at work. */
@@ -167,7 +173,8 @@ class StoreIndex implements Index, Committer, CheckpointHost {
   #generation = 0
   /** Until when another process is taken to be at work. */
   #sharedUntil = 0
-  #groupsInARow = 0
+  /** When this process's turn with others at work began; 0 if it has none. */
+  #turnFrom = 0
   #writer = new ByteWriter(64 * 1024)
   /** Writers of the sections of the group at hand, used again by the next. */
   #writers: ByteWriter[] = []
@@ -607,24 +614,41 @@ class StoreIndex implements Index, Committer, CheckpointHost {
   async #soonMore(): Promise<void> {
     // No turn of the event loop: who knows what else is done in it.
     for (let hop = 0; hop < SOON_HOPS && this.#queue.length === 0; hop++) await Promise.resolve()
-    if (this.#queue.length === 0 || this.#jobs.length > 0 || !this.#isLoaded(this.#queue)) this.#unlock()
+    if (this.#queue.length === 0 || this.#jobs.length > 0 || !this.#isSoonLoaded(this.#queue)) this.#unlock()
   }
 
-  /** What has to be read for a group is read while others have the lock. */
-  #isLoaded(group: readonly Waiter[]): boolean {
+  /** Whether this process may keep the lock: others who want it are to have their turns too. */
+  #isTurn(): boolean {
+    const now = performance.now()
+    if (this.#sharedUntil <= now) return false
+    if (this.#turnFrom === 0) this.#turnFrom = now
+    return now - this.#turnFrom < TURN_MS
+  }
+
+  /**
+   * Whether what has to be read for a group is little: that is done under the lock, which takes longer to be passed on and
+   * had again. The rest is read while others have it.
+   */
+  #isSoonLoaded(group: readonly Waiter[]): boolean {
+    let rows = 0
+    let frames = 0
     for (const id of this.#needed(group, undefined)) {
       const entry = this.#entries.get(id)
-      if (entry !== undefined && entry.state === undefined && entry.damage === undefined) return false
+      if (entry === undefined || entry.state !== undefined || entry.damage !== undefined) continue
+      // Its frames are looked for in the log.
+      if (entry.lacksFrom > 0) return false
+      rows += entry.count
+      frames += entry.frames.length / 3
     }
-    return true
+    return rows <= LOAD_LOCKED_ROWS && frames <= LOAD_LOCKED_FRAMES
   }
 
   async #passOn(): Promise<void> {
-    if (this.#groupsInARow > 0) this.log.knock()
+    if (this.#turnFrom > 0) this.log.knock()
     // Those who were told may want to be in the next group.
     if (this.#queue.length > 0 || this.#jobs.length === 0) await new Promise<void>((resolve) => setImmediate(resolve))
-    const isEndOfTurn = this.#groupsInARow >= GROUPS_IN_A_ROW
-    if (isEndOfTurn || this.#queue.length === 0) this.#groupsInARow = 0
+    const isEndOfTurn = this.#turnFrom > 0 && performance.now() - this.#turnFrom >= TURN_MS
+    if (isEndOfTurn || this.#queue.length === 0) this.#turnFrom = 0
     // Somebody else is to be first.
     if (isEndOfTurn && this.#queue.length > 0) await new Promise<void>((resolve) => setTimeout(resolve, 1))
   }
@@ -730,7 +754,7 @@ class StoreIndex implements Index, Committer, CheckpointHost {
             throw new IndexError('INDEX_LOCKED', `others were first ${CONFLICTS_MAX} times`)
           await this.#preload(group)
         }
-        isTurn = this.#sharedUntil > performance.now() && ++this.#groupsInARow < GROUPS_IN_A_ROW
+        isTurn = this.#isTurn()
       } finally {
         if (!isTurn) this.#unlock()
       }
