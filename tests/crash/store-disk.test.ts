@@ -1,12 +1,14 @@
 /**
  * A whole store on a file system of the kernel, on a disk that loses its power: what is left after the journal was replayed is
- * judged as store-states.ts judges, with messages in an mdbox of two tiers, and in an sdbox.
+ * judged as store-states.ts judges, with messages in an mdbox of two tiers, and in an sdbox. And of each disk that is left, a copy
+ * without its index is rebuilt: every message that was acknowledged comes back.
  */
 import { posixFs } from '@mailstead/fs/posix'
 import { expect } from 'vitest'
 import { BlockLogDisk, blockLogUnavailable } from '../../packages/fs/test/block-log/disk.ts'
 import { depth, runSeed, say } from '../support/depth.ts'
 import { testUnless } from '../support/test-unless.ts'
+import { rebuiltFromFiles } from './disk-rebuild.ts'
 import { namedBox } from './sdbox-named.ts'
 import { allowedAt, judge, type StateBox, useBox } from './store-states.ts'
 import { type Clock, everShown, everything, Work, type Workload } from './store-work.ts'
@@ -45,6 +47,7 @@ for (const { what, box, workload } of boxes)
       useBox(box)
       const first = runSeed()
       let images = 0
+      const rebuilds = { made: 0, back: 0, besides: 0, untidy: 0 }
       const kinds = new Map<string, number>()
       const during = new Map<string, number>()
       for (let seed = first; images < WANTED; seed++) {
@@ -63,6 +66,15 @@ for (const { what, box, workload } of boxes)
         })) {
           // Right after that mark.
           const { step, pictures } = allowedAt(steps, Number(marks.at(-1) ?? 0) + 0.5)
+          if (pictures.length > 0) {
+            const { wrong, untidy, back, besides } = await rebuiltFromFiles(directory, pictures, box)
+            if (box === namedBox) rebuilds.untidy += untidy.length > 0 ? 1 : 0
+            else expect(untidy, `a rebuild, ${step.name}, seed ${seed}, ${description}`).toEqual([])
+            expect(wrong, `a rebuild, ${step.name}, seed ${seed}, ${description}`).toEqual([])
+            rebuilds.made++
+            rebuilds.back += back
+            rebuilds.besides += besides
+          }
           await using fs = await posixFs(directory)
           const told = pictures.length === 1 ? step.after : step.before
           const wrong = await judge(fs, pictures, { told, ever: everShown(steps, step), twice: true, caches: 'notes' })
@@ -72,6 +84,10 @@ for (const { what, box, workload } of boxes)
           images++
         }
       }
+      say(
+        `a store on ext4, ${what}, rebuilt without its index: ${rebuilds.made} images, ${rebuilds.back} messages came back, ` +
+          `and ${rebuilds.besides} that were not acknowledged, or gone; ${rebuilds.untidy} not at the first attempt`,
+      )
       say(
         `a store on ext4, ${what}: ${images} images after power cuts (${[...kinds].map(([kind, n]) => `${n} ${kind}`).join(', ')}), ` +
           `seeds from ${first}: ${[...during].map(([step, n]) => `${step} ${n}`).join(', ')}`,
