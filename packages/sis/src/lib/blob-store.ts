@@ -263,7 +263,7 @@ export class BlobStore implements BlobSource, AsyncDisposable {
 
   async #make(spool: Spool): Promise<Plan> {
     const { host, directory, settings } = this
-    const { random, planted } = settings
+    const { random } = settings
     const key = spool.key()
     const { size } = spool
     const plan = (rest: Pick<Plan, 'instance' | 'hold' | 'stored' | 'shared'> & { row?: BlobRow }): Plan => {
@@ -285,10 +285,9 @@ export class BlobStore implements BlobSource, AsyncDisposable {
       const instance = idOf(epoch, random)
       const hold = directory.shared ? idOf(epoch, random) : instance
       const blob = nameOfRef(refOf({ key, instance }))
-      if (directory.shared && planted !== 'the hold comes after the file') await directory.hold(blob, toHex(hold))
+      if (directory.shared) await directory.hold(blob, toHex(hold))
       try {
         const stored = await spool.store(directory.pathOf(blob))
-        if (directory.shared && planted === 'the hold comes after the file') await directory.hold(blob, toHex(hold))
         return plan({ instance, hold, stored, shared: false })
       } catch (error) {
         if (directory.shared) await directory.release(blob, toHex(hold)).catch(() => {})

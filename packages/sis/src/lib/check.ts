@@ -10,7 +10,7 @@ import { BlobFile } from './blob-read.ts'
 import type { BlobStore } from './blob-store.ts'
 import { BLOB_KEY_BYTES } from './contract.ts'
 import { SisError } from './error.ts'
-import { epochOf, idOf, nameOfRef, PREFIXES, refOfName } from './names.ts'
+import { epochOf, idOf, nameOfRef, refOfName } from './names.ts'
 import { type BlobRow, epochIn, refOf, rowsOf, VALUE_SALVAGED } from './references.ts'
 
 /** What is wrong. `note`: nothing is lost; `damage`: something is, or would be. */
@@ -45,7 +45,7 @@ export async function* check(store: BlobStore, options: CheckOptions = {}): Asyn
   const { references, bytes = true, signal } = options
   const { host, directory } = store
   await host.refresh()
-  for (const prefix of PREFIXES) {
+  for (const prefix of await directory.prefixes()) {
     if (signal?.aborted === true) return
     const findings = await checkPrefix(store, prefix, bytes)
     if (findings.length > 0) yield findings

@@ -30,14 +30,13 @@ import { type Fs, FsError } from '@mailstead/fs'
 import { BlobFile } from './blob-read.ts'
 import { BLOB_KEY_BYTES } from './contract.ts'
 import { SisError } from './error.ts'
-import { DEAD, type ParsedName, parseName, TMP } from './names.ts'
+import { DEAD, isPrefix, type ParsedName, parseName, TMP } from './names.ts'
 
 /** What may be left out of the protocol, for tests that show that it is needed. */
 export type PlantedFault =
   | 'the mark is not looked for'
   | 'the mark comes after the look'
   | 'the mark is taken back'
-  | 'the hold comes after the file'
   | 'the hold is not flushed'
   | 'any epoch is swept'
   | 'the epoch is not expected'
@@ -81,7 +80,12 @@ export class BlobDirectory {
     return `${this.path}/${name.slice(0, 2)}/${name}`
   }
 
-  /** Everything in one of the PREFIXES, by file. */
+  /** The prefixes in which there is something. */
+  async prefixes(): Promise<string[]> {
+    return prefixesIn(this.fs, this.path)
+  }
+
+  /** Everything in one of the prefixes, by file. */
   async list(prefix: string, key = ''): Promise<Map<string, Found>> {
     const found = new Map<string, Found>()
     for await (const page of this.fs.list(`${this.path}/${prefix}`))
@@ -210,6 +214,13 @@ export class BlobDirectory {
       if (!(error instanceof FsError && error.code === 'FS_NOT_FOUND')) throw error
     }
   }
+}
+
+/** Directories of blobs in `path`. */
+export async function prefixesIn(fs: Fs, path: string): Promise<string[]> {
+  const found: string[] = []
+  for await (const page of fs.list(path)) for (const { name } of page) if (isPrefix(name)) found.push(name)
+  return found.sort()
 }
 
 function note(found: Map<string, Found>, parsed: ParsedName): void {

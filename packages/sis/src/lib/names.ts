@@ -15,8 +15,10 @@ import { BLOB_INSTANCE_BYTES, BLOB_KEY_BYTES, BLOB_REF_BYTES } from './contract.
 
 export const TMP = 'tmp'
 export const DEAD = '.dead'
-/** Directories that blobs are in: by the first byte of the key. */
-export const PREFIXES: readonly string[] = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, '0'))
+/** Whether a directory of this name has blobs in it: those whose key begins with this byte. */
+export function isPrefix(name: string): boolean {
+  return /^[0-9a-f]{2}$/.test(name)
+}
 
 const blobName = /^([0-9a-f]{64})-([0-9a-f]{16})(\.dead|\.([0-9a-f]{32})-([0-9a-f]{16}))?$/
 
@@ -25,7 +27,7 @@ export type ParsedName =
   | { readonly kind: 'dead'; readonly blob: string }
   | { readonly kind: 'hold'; readonly blob: string; readonly store: string; readonly hold: string }
 
-/** What a name in one of the PREFIXES says; undefined if it is none of ours. `blob` is the name of the file it is about. */
+/** What a name in a directory of blobs says; undefined if it is none of ours. `blob` is the name of the file it is about. */
 export function parseName(name: string): ParsedName | undefined {
   const found = blobName.exec(name)
   if (found === null) return undefined

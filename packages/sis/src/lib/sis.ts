@@ -7,11 +7,9 @@ import type { Fs } from '@mailstead/fs'
 import { BlobStore, type BlobStoreOptions } from './blob-store.ts'
 import { type CheckOptions, check, type References, repair, type SisFinding } from './check.ts'
 import { type BlobReader, type BlobSaved } from './contract.ts'
-import type { PlantedFault } from './directory.ts'
-import { DOMAIN_FILE, readOrUndefined } from './domain.ts'
+import { type PlantedFault, prefixesIn } from './directory.ts'
 import { SisError } from './error.ts'
 import { JOURNAL_FILE, Journal } from './journal.ts'
-import { PREFIXES } from './names.ts'
 import { VALUE_SALVAGED } from './references.ts'
 import { type SisStats, stats } from './stats.ts'
 import { type SweepOptions, type SweepReport, sweep } from './sweep.ts'
@@ -69,11 +67,8 @@ export async function openSis(
 }
 
 async function hasBlobs(fs: Fs, path: string): Promise<boolean> {
-  if ((await readOrUndefined(fs, `${path}/${DOMAIN_FILE}`)) === undefined) {
-    for await (const page of fs.list(path)) if (page.some(({ name }) => PREFIXES.includes(name))) return true
-    return false
-  }
-  for (const prefix of PREFIXES) for await (const page of fs.list(`${path}/${prefix}`)) if (page.length > 0) return true
+  for (const prefix of await prefixesIn(fs, path))
+    for await (const page of fs.list(`${path}/${prefix}`)) if (page.length > 0) return true
   return false
 }
 

@@ -14,7 +14,7 @@ import { toHex } from '@mailstead/bytes'
 import type { BlobStore } from './blob-store.ts'
 import { BLOB_KEY_BYTES } from './contract.ts'
 import type { Found } from './directory.ts'
-import { epochOf, PREFIXES, refOfName } from './names.ts'
+import { epochOf, refOfName } from './names.ts'
 import {
   type BlobRow,
   bumpedIn,
@@ -53,7 +53,7 @@ export async function sweep(store: BlobStore, options: SweepOptions = {}): Promi
   await host.refresh()
   await bump(store, graceMs)
   await sweepRows(store, graceMs, signal, report)
-  for (const prefix of PREFIXES) {
+  for (const prefix of await directory.prefixes()) {
     if (signal?.aborted === true) return report
     await sweepPrefix(store, prefix, report)
   }
