@@ -2,7 +2,8 @@
  * `mailstead rebuild`: makes a store whole again from what is left of its index and its messages, while nobody has it open.
  *
  * Exit codes: 0 there was nothing to do (notes do not count), 1 something was changed, or would be, or messages are damaged,
- * 2 the store could not be rebuilt, or not all of it: somebody has it open, it cannot be read, or damage remains.
+ * 2 the store could not be rebuilt, or not all of it: somebody has it open, it cannot be read, its second tier is away or not
+ * configured (then nothing is written), or damage remains.
  */
 import { Command } from 'commander'
 import { rebuildUserStore } from '@mailstead/app-server'

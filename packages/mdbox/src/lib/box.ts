@@ -119,8 +119,9 @@ export class MdboxBox implements Box, BatchHost {
   async #openElsewhere(place: Place, missing: FsError): Promise<BoxMessage> {
     if (await this.#alt.isKnown())
       try {
-        const other = place.alt ? this.#primary : await this.#alt.reach()
-        return await this.#openAt(place, other)
+        // Undefined: nothing there is this box's.
+        const other = place.alt ? this.#primary : await this.#alt.present()
+        if (other !== undefined) return await this.#openAt(place, other)
       } catch (error) {
         if (!maybeMoved(error)) throw error
         if (!place.alt) await this.#alt.verify()

@@ -194,5 +194,13 @@ describe.each(FORMATS)('the second tier of an %s', (name, make) => {
     expect(scanned.filter(({ damage }) => damage !== undefined)).toMatchObject([{ file: `alt/${ALT_MARKER}` }])
     expect((await box.purge()).unavailable).toBeUndefined()
     await mine.expectAll(box)
+    // What is missing here is not there.
+    const [name] = (await Array.fromAsync(box.scan())).flat().filter(({ guid }) => guid !== undefined)
+    await mine.fs.remove(`storage/${name!.file}`)
+    await using again = await mine.open(procs[0], procs[0].host, other.alt)
+    const outcomes = await Promise.allSettled([...refs].map(async (ref) => again.open(ref)))
+    const lost = outcomes.find(({ status }) => status === 'rejected') as PromiseRejectedResult
+    expect(lost.reason).toMatchObject({ code: 'BOX_DAMAGED' })
+    for (const one of outcomes) if (one.status === 'fulfilled') await one.value[Symbol.asyncDispose]()
   })
 })

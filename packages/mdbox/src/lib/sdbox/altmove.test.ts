@@ -299,6 +299,46 @@ describe('altmove of an sdbox', () => {
     for (const [ref, body] of subject.bodies) expect((await readAll(subject.box, ref)).equals(body)).toBe(true)
   })
 
+  test('a message that a crash left in both tiers is told once, from the first unless that is damaged; a purge leaves one', async () => {
+    for (const isMoved of [false, true]) {
+      await using subject = await Subject.create()
+      const refs = await subject.save(3)
+      await subject.box.altmove!(refs.slice(0, isMoved ? 2 : 1), { to: 'alt' })
+      const [first, second] = [`storage/${INBOX}/u.2`, `${SECOND}/${INBOX}/u.2`]
+      const bytes = isMoved ? await subject.alt.readFile(second) : await subject.primary.readFile(first)
+      await subject.primary.writeFile(first, bytes)
+      await subject.alt.writeFile(second, bytes)
+      expect(await subject.told()).toEqual(['alt/inbox/u.1', 'inbox/u.2', 'inbox/u.3'])
+      const bad = Uint8Array.from(bytes)
+      bad[500]! ^= 1
+      await subject.primary.writeFile(first, bad)
+      const format = sdbox(subject.primary, 'storage', { alt: { fs: subject.alt, path: SECOND } })
+      {
+        await using box = await format.open(memoryTable(COLUMNS).process().host)
+        const scanned = (await Array.fromAsync(box.scan())).flat().filter(({ file }) => file.endsWith('u.2'))
+        expect(scanned.map(({ file, damage }) => [file.slice(0, 4), damage === undefined])).toEqual([
+          [INBOX.slice(0, 4), false],
+          ['alt/', true],
+        ])
+      }
+      await subject.reopen()
+      expect((await readAll(subject.box, refs[1]!)).equals(subject.bodies.get(refs[1]!)!)).toBe(true)
+      await subject.primary.writeFile(first, bytes)
+      await subject.box.purge()
+      await subject.expectAll()
+      expect(await namesIn(subject.primary, 'storage')).toEqual(isMoved ? ['inbox/u.3'] : ['inbox/u.2', 'inbox/u.3'])
+      expect(await namesIn(subject.alt, SECOND)).toEqual(isMoved ? ['inbox/u.1', 'inbox/u.2'] : ['inbox/u.1'])
+      // One that is expunged is so in both.
+      await subject.alt.writeFile(second, bytes)
+      await subject.primary.writeFile(first, bytes)
+      await subject.proc.mail.expunge(subject.box, INBOX, [2])
+      expect(await subject.told()).toEqual(['alt/inbox/u.1', 'inbox/u.3'])
+      await subject.box.purge()
+      expect(await namesIn(subject.alt, SECOND)).toEqual(['inbox/u.1'])
+      expect(await namesIn(subject.primary, 'storage')).toEqual(['inbox/u.3'])
+    }
+  })
+
   test('with a budget: what is left is said', async () => {
     await using subject = await Subject.create()
     const refs = await subject.save(10)
