@@ -10,6 +10,7 @@ import { memoryTable } from '@mailstead/box/testing'
 import { posixFs } from '@mailstead/fs/posix'
 import { describe, expect } from 'vitest'
 import { Dovecot, noDovecot, served, unless } from '../../test/dovecot.ts'
+import { Letters } from '../../test/letters.ts'
 import type { Compression } from './compress.ts'
 import { dumpMdboxFile } from './dump.ts'
 import { mdbox } from './mdbox.ts'
@@ -227,6 +228,48 @@ describe('files that we write', () => {
       console.log(
         `${inbox.length} messages of two tiers served by Dovecot, ${checked} checksums kept, ${compressed} compressed`,
       )
+    },
+  )
+
+  unless(
+    noDovecot(),
+    'of which parts lie elsewhere, are refused by Dovecot, and never served without them',
+    async () => {
+      for (const [attachments, compression] of [
+        [true, 'off'],
+        [true, 3],
+        [false, 'off'],
+      ] as const) {
+        await using dovecot = await Dovecot.create((directory) => ({
+          mail_plugins: 'zlib',
+          ...(attachments ? { mail_attachment_dir: join(directory, 'home/attachments') } : {}),
+        }))
+        const fs = await posixFs(join(dovecot.directory, 'home/mdbox'))
+        const proc = memoryTable(mdbox(fs, 'storage').columns).process()
+        const letters = new Letters(fs, proc.host)
+        const plain = (text: string): Buffer => Buffer.from(`Subject: ${text}\r\n\r\nwhole\r\n`)
+        const attached = Buffer.from(`Subject: two\r\n\r\n${'q'.repeat(40_000)}\r\nTHE END\r\n`)
+        {
+          await using box = await mdbox(fs, 'storage', { compression }).open({ ...proc.host, attachments: letters })
+          for (const body of [plain('one'), attached, plain('three')]) {
+            await using batch = box.begin()
+            const saved = await batch.save(body, { guid: randomBytes(16), receivedMs: 0, mailbox: 'INBOX' })
+            await batch.flush()
+            await proc.keep(saved)
+          }
+          expect(letters.used).toEqual(['part.1'])
+        }
+        await dovecot.own()
+        await dovecot.doveadm('force-resync', '*')
+        for (const uid of ['1', '3'])
+          expect(await dovecot.doveadm('fetch', 'text', 'mailbox', 'INBOX', 'uid', uid)).toContain('whole')
+        if (attachments)
+          await expect(dovecot.doveadm('fetch', 'text', 'mailbox', 'INBOX', 'uid', '2')).rejects.toThrow('ext-refs')
+        // A server that knows of no attachments announces the whole size, and breaks off where it cannot keep its word.
+        const all = await dovecot.bodies('INBOX')
+        expect(all.length).toBeLessThan(3)
+        expect(all.some((body) => body.equals(attached))).toBe(false)
+      }
     },
   )
 
