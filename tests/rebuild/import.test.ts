@@ -7,7 +7,12 @@ import { memoryFs } from '@mailstead/fs/memory'
 import { openIndex } from '@mailstead/index'
 import { beforeEach, describe, expect, test } from 'vitest'
 import { NAMES, specOf, take, textOf, UIDS } from './imports.ts'
+import { live } from './history.ts'
+import { destroy, judge, left } from './judge.ts'
+import { depth, runSeed, say, seeded } from '../support/depth.ts'
 import {
+  copyOf,
+  fromCopy,
   deliver,
   type Format,
   openRebuilt,
@@ -37,6 +42,10 @@ async function texts(fs: Fs): Promise<Record<string, readonly string[]>> {
   return Object.fromEntries([...(await picture(fs))].map(([name, { rows }]) => [name, rows.map(({ text }) => text)]))
 }
 
+const HISTORIES = { normal: 2, ci: 5, soak: 1_000_000 }[depth()]
+const DAMAGES_EACH = { normal: 5, ci: 12, soak: 50 }[depth()]
+
+const isFurther = ({ kind }: { readonly kind: string }): boolean => kind === 'changed' || kind === 'lost'
 const isChange = ({ kind }: { readonly kind: string }): boolean => kind !== 'note'
 const whole = Object.fromEntries(NAMES.map((name) => [name, UIDS.map((uid) => textOf(name, uid))]))
 
@@ -108,6 +117,47 @@ describe.each<Format>(['mdbox', 'sdbox'])('in a store in %s', (format) => {
         expect((await texts(fs))['Old'], how).toEqual(other)
       }
     }
+  })
+
+  test('whatever a store loses beside imports, nothing that clients saw is lost or changed, and a second rebuild does nothing', async () => {
+    const first = runSeed()
+    let rebuilds = 0
+    let unfinished = 0
+    for (let n = 0; n < HISTORIES; n++) {
+      const origin = memoryFs()
+      const history = await live(origin, first + n, 30, { imports: true })
+      const files = await copyOf(origin)
+      for (let d = 0; d < DAMAGES_EACH; d++) {
+        const fs = await fromCopy(files)
+        const damage = await destroy(fs, history, seeded((first + n) * 1000 + d))
+        const where = `MAILSTEAD_SEED=${first + n}, ${format}, damage ${d}: ${damage.name}`
+        const bytes = await left(fs)
+        if (damage.index && bytes.size === 0) continue
+        await rebuild(fs)
+        const after = await picture(fs)
+        // With log and journal gone nothing says any more what was expunged since the last checkpoint.
+        const mayBeBack = damage.log && damage.journal
+        const wrong = judge(history, damage, bytes, after).filter((one) => !(mayBeBack && one.endsWith('and is back')))
+        expect(wrong, where).toEqual([])
+        const again = await rebuild(fs)
+        expect(again.filter(isFurther), where).toEqual([])
+        {
+          await using store = await openRebuilt(fs)
+          const importing = store.as(OWNER).importer()
+          for (const { guid } of importing.unfinished()) {
+            unfinished++
+            await importing.discard(guid)
+          }
+          await store.purge()
+        }
+        expect(await picture(fs), where).toEqual(after)
+        rebuilds++
+      }
+    }
+    say(
+      `imports and rebuilds of ${format}, seed ${first}: ${rebuilds} rebuilds, ${unfinished} imports given up afterwards`,
+    )
+    expect(rebuilds).toBeGreaterThan(0)
   })
 
   test('one whose end the index may have lost is a mailbox, which nobody gives up', async () => {

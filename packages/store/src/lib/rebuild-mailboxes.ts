@@ -60,6 +60,7 @@ export class Mailboxes {
   readonly #rowless: Entry[] = []
   /** By GUID, what messages call the mailbox that they were saved to. */
   readonly #ownNames = new Map<string, string>()
+  #found: FoundMessages | undefined
   #values: ReadonlyMap<string, Uint8Array> = new Map()
   #validity = 0
   #changed = false
@@ -174,6 +175,7 @@ export class Mailboxes {
    * them, or that most of them came under. `isLossy`: frames of the index are lost, so imports may have been finished.
    */
   nameTables(found: FoundMessages, isLossy: boolean): void {
+    this.#found = found
     const areSure = !(isLossy || this.wereLost || this.lostTable)
     // Messages that know the mailbox itself know its name, as it was when the last of them came.
     for (const { uidValidity } of found.origins) this.#validity = Math.max(this.#validity, uidValidity)
@@ -242,8 +244,12 @@ export class Mailboxes {
     const own = guid === undefined ? undefined : this.#byGuid.get(guid)
     const known = own?.isImport === false ? own : name === undefined ? undefined : this.#byName.get(name)
     if (known !== undefined && !known.isUnreadable) return known
-    const wanted = this.wereLost && name !== undefined && known === undefined && this.#isFree(name) ? name : undefined
+    // One whose files know what they are was a mailbox, though the tree has forgotten it.
+    const isOwn = knowsUid && guid !== undefined && own === undefined
+    const wanted =
+      (this.wereLost || isOwn) && name !== undefined && known === undefined && this.#isFree(name) ? name : undefined
     if (wanted !== undefined) return this.#make(wanted, knowsUid ? origin : { ...origin, uidValidity: 0 })
+    if (isOwn) return this.#make(this.#freeName(`${RECOVERED}/${name ?? guid}`), origin)
     const recovered = cleaned(name === undefined ? RECOVERED : `${RECOVERED}/${name}`)
     return this.#byName.get(recovered) ?? this.#make(recovered)
   }
@@ -262,7 +268,8 @@ export class Mailboxes {
   }
 
   #make(name: string, origin?: FoundOrigin): Mailroom {
-    for (const parent of parentsOf(name)) if (!this.#byName.has(parent)) this.#make(parent)
+    for (const parent of parentsOf(name))
+      if (!this.#byName.has(parent)) this.#make(parent, this.#found && this.#originNamed(parent, this.#found))
     const guid = origin?.guid !== undefined && !this.#byGuid.has(origin.guid) ? origin.guid : this.#newGuid()
     // The messages know their UIDs: with the UIDVALIDITY, clients know the mailbox again.
     const own = origin?.uidValidity ?? 0
