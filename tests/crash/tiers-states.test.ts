@@ -11,7 +11,7 @@ import { FAILURES, type Judged, judged, SEEDS, STATES_MAX, tell, withFiles, work
 import { newCounts, type TierFormat, tiered, tieredBox } from './tiers.ts'
 
 const SEED = runSeed()
-const STATES_EACH = depth() === 'normal' ? 1 : Math.ceil(STATES_MAX / 8)
+const STATES_EACH = depth() === 'normal' ? 1 : Math.ceil(STATES_MAX / 12)
 const SEEDS_EACH = Math.ceil(SEEDS / 2)
 const FAILURES_EACH = depth() === 'soak' ? FAILURES : 1
 /** What only this store does. */
@@ -86,11 +86,6 @@ const planted: readonly Planted[] = [
     what: 'an sdbox whose names in the second tier are not flushed',
     format: 'sdbox',
     options: { lies: (op, path) => op === 'syncDirectory' && path.startsWith('alternate/') },
-  },
-  {
-    what: 'an sdbox that removes what it moved before the frame that says so is durable',
-    format: 'sdbox',
-    options: { lies: (op, path) => op === 'sync' && path.startsWith('index/log/') },
   },
   {
     what: 'a second tier whose disk does not flush messages',
