@@ -83,6 +83,8 @@ export class Base64Lines {
   /** Characters of this window. */
   #taken = 0
   #failed = false
+  /** What the operations of this window cannot be worth, however it goes on. */
+  #costMax = 0
   /** Where the literals that the window ends with began, and how things were then. */
   #run: { at: number; mark: SegmentMark; state: State; literals: number; cost: number } | undefined
 
@@ -125,6 +127,7 @@ export class Base64Lines {
     const mark = this.#list.mark()
     const costBefore = this.#list.cost
     this.#reset()
+    this.#costMax = costBefore + window.length / 4 + COST_FREE
     if (this.#s.literalRun > 0) this.#beginRun(0)
 
     let at = 0
@@ -369,7 +372,7 @@ export class Base64Lines {
       if (piece > 0) this.#list.lines(piece, 1, lineEnd)
       piece = 0
     }
-    while (at < to) {
+    while (at < to && !this.#failed) {
       const start = at
       while (at < to && BASE64_VALUE[window[at]!]! < PAD_VALUE) at++
       if (at > start) {
@@ -447,6 +450,7 @@ export class Base64Lines {
     if (encodeTail(this.#bytes, at, tail.length, spare) !== tail) throw new Error('a tail that is not its own')
     this.#bytesLength += unitBytes(tail.length)
     this.#list.unitEnd(tail.length, s.pads, spare)
+    if (!this.ended && this.#list.cost > this.#costMax) this.#failed = true
     s.pending = ''
     s.chars = 0
     s.pads = 0

@@ -4,7 +4,7 @@ import { deep, depth, runSeed, say, seeded } from '../../../../tests/support/dep
 import { keepsEveryByte, type Share } from '../../test/property.ts'
 import { mailWith, SHAPES } from '../../test/shapes.ts'
 
-const CASES = depth() === 'normal' ? 2000 : depth() === 'ci' ? 100_000 : 10_000_000
+const CASES = depth() === 'normal' ? 1500 : depth() === 'ci' ? 100_000 : 10_000_000
 
 describe('a message whose parts are taken out', () => {
   test('comes back byte for byte, whatever the shape of its base64', async () => {

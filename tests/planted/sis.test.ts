@@ -1,15 +1,15 @@
 /**
- * Whether the property can fail: the package with one planted fault each, and the property must notice it. Copies live outside the
- * repository, with a link to its dependencies.
+ * Whether the property of messages that are taken apart can fail: @mailstead/sis with one planted fault each, which the property
+ * must notice. Copies live outside the repository, with a link to its dependencies.
  */
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
-import { REPOSITORY } from '../../../../tests/support/corpus.ts'
-import { deep, say, seeded } from '../../../../tests/support/depth.ts'
-import type { keepsEveryByte as Property } from '../../test/property.ts'
-import { mailWith, SHAPES } from '../../test/shapes.ts'
+import { REPOSITORY } from '../support/corpus.ts'
+import { deep, say, seeded } from '../support/depth.ts'
+import type { keepsEveryByte as Property } from '../../packages/sis/test/property.ts'
+import { mailWith, SHAPES } from '../../packages/sis/test/shapes.ts'
 
 /** Cases after which a fault is not noticed. */
 const CASES = 10_000
