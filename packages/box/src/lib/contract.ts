@@ -129,7 +129,12 @@ export interface BoxScanned {
   readonly row?: Readonly<Record<string, Uint8Array | number>> | undefined
   /** Where parts of it lie elsewhere: how the message is put together again (attachments.ts). */
   readonly segments?: Uint8Array
-  /** The expunge journal says that no mailbox has this message any more. */
+  /**
+   * Of the message as it is stored (4 bytes): with the GUID and the size it tells copies of the same bytes from messages that were saved
+   * separately under one GUID. Absent where GUID and size are all there is.
+   */
+  readonly checksum?: number
+  /** The expunge journal says that these bytes are nobody's, or the file's name does. */
   readonly expunged?: boolean
 }
 

@@ -17,7 +17,7 @@ import { Moves, openPlaces } from './altmove-copy.ts'
 import type { Tier } from './altmove-tier.ts'
 import { Pace } from './pace.ts'
 import { FLAG_ALT, type Places } from './place.ts'
-import { condemn, type PurgeContext, purgeBox } from './purge.ts'
+import { condemn, deadOf, type PurgeContext, purgeBox } from './purge.ts'
 import type { Place } from './read.ts'
 
 /** Bytes moved by one transaction, and messages. */
@@ -185,6 +185,8 @@ async function commit(context: PurgeContext, moves: Moves, sources: Sources): Pr
       leaving.set(id, (leaving.get(id) ?? 0) + 1)
       count++
     }
+    // The bytes stay where they are until a purge: whoever finds them without the index is to know that they are nobody's.
+    await context.journal.add(deadOf(places, moves.refs.filter(isThere)))
     const emptied = [...leaving].filter(([id, rows]) => sources.count(id) <= rows).map(([id]) => id)
     try {
       await host.transact((tx) => {

@@ -277,6 +277,7 @@ export class Appender {
 
   async #create(): Promise<WriteFile> {
     await this.takeSlot()
+    await this.#slot.note()
     for (;;) {
       const id = this.#slot.deal()
       try {
@@ -326,7 +327,10 @@ export class Appender {
     const line = readFileLine(bytes.subarray(0, count))
     if (size === end && line?.verified === true && line.headerBytes === HEADER_BYTES) {
       const found: WriteFile = { id, file, createdMs: line.createdMs, line: undefined, size, named: true }
-      if (!this.#isOld(found)) return found
+      if (!this.#isOld(found)) {
+        await this.#slot.note({ file: id, size })
+        return found
+      }
     }
     close(file)
     return undefined

@@ -24,6 +24,7 @@ import { checkBox } from './check.ts'
 import { POST_BYTES } from './format.ts'
 import type { MdboxSettings } from './options.ts'
 import { Journal } from './journal.ts'
+import { settleLeftovers } from './leftovers.ts'
 import { PLACE_COLUMNS, PlaceTable } from './place.ts'
 import { type PurgeContext, purgeBox } from './purge.ts'
 import { damaged, type Place, wholeMessage } from './read.ts'
@@ -62,7 +63,9 @@ export class MdboxBox implements Box, BatchHost {
     this.table = host.table.id
     this.#host = host
     this.#places = new PlaceTable(host.table)
-    this.#slot = new Slot(fs, directory, host, this.#places)
+    this.#slot = new Slot(fs, directory, host, this.#places, async (slot, written) =>
+      settleLeftovers(this.#context, slot, written, () => this.#files()),
+    )
     const tiers = { host, places: this.#places, slot: this.#slot, settings: options }
     this.#primary = new Tier(false, fs, directory, tiers)
     this.#alt = new AltTier(options.alt, { fs, directory }, tiers)
@@ -186,7 +189,10 @@ export class MdboxBox implements Box, BatchHost {
   /** Whoever asks while one is under way has its report. */
   async purge(budget: BoxBudget = {}): Promise<PurgeReport> {
     this.#mustBeOpen()
-    this.#purging ??= this.#inTurn(async () => purgeBox(this.#context, this.#until(budget))).finally(() => {
+    this.#purging ??= this.#inTurn(async () => {
+      await this.#writeJournal()
+      return purgeBox(this.#context, this.#until(budget))
+    }).finally(() => {
       this.#purging = undefined
     })
     return this.#purging
@@ -194,7 +200,10 @@ export class MdboxBox implements Box, BatchHost {
 
   async altmove(refs: Uint32Array, options: AltmoveOptions): Promise<AltmoveReport> {
     this.#mustBeOpen()
-    return this.#inTurn(async () => altmoveBox(this.#context, refs, this.#until(options)))
+    return this.#inTurn(async () => {
+      await this.#writeJournal()
+      return altmoveBox(this.#context, refs, this.#until(options))
+    })
   }
 
   /** Also until the box is closed. */
@@ -227,9 +236,15 @@ export class MdboxBox implements Box, BatchHost {
 
   async journal(): Promise<void> {
     this.#mustBeOpen()
+    await this.#writeJournal()
+  }
+
+  async #writeJournal(): Promise<void> {
     await this.#host.refresh()
     await this.#alt.note()
     if (this.#host.isIncomplete === true) return
+    // What the dead left behind is known before what it is a copy of may be forgotten.
+    await this.#slot.settleOthers()
     await this.#journal.write(this.#places, () => this.#files())
   }
 
@@ -265,6 +280,9 @@ export class MdboxBox implements Box, BatchHost {
     this.#stop.abort()
     await this.#moving
     for (const batch of this.#batches) await batch[Symbol.asyncDispose]()
+    await this.#primary.appender.dispose()
+    await this.#alt.reached?.appender.dispose()
+    await this.#slot.finish()
     await this.#primary[Symbol.asyncDispose]()
     await this.#alt[Symbol.asyncDispose]()
     await this.#slot[Symbol.asyncDispose]()

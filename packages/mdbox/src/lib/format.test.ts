@@ -16,6 +16,7 @@ import {
   writeFrame,
 } from './format.ts'
 import { NAME_MAX, readMailboxName, writeMailboxName } from './mailbox-name.ts'
+import { readWritten, writeWritten } from './slot.ts'
 import { driveBytes, type Walked, type WalkedLine, walkFile } from './walk.ts'
 
 const numRuns = process.env['MAILSTEAD_DEPTH'] === undefined ? 100 : 2000
@@ -196,9 +197,13 @@ describe('a message file', () => {
 
   test('the example of the format document is what we write and read', () => {
     const document = readFileSync(new URL('../../../../docs/formats/dbox.md', import.meta.url), 'utf8')
-    const [bytes, compressed, attached] = [...document.matchAll(/```hex\n([^]*?)\n```/g)].map(([, hex]) =>
+    const [bytes, compressed, attached, open] = [...document.matchAll(/```hex\n([^]*?)\n```/g)].map(([, hex]) =>
       parseHex(hex!),
     )
+    const appended = { from: 33, continued: new Map([[17, 1234]]) }
+    expect(Buffer.from(open!)).toEqual(writeWritten(appended))
+    expect(readWritten(open!)).toEqual(appended)
+    for (let at = 0; at < open!.length; at++) expect(readWritten(open!.with(at, open![at]! ^ 1))).toBeUndefined()
     const written = fileOf([
       {
         body: latin1('Subject: hi\r\n\r\nHello\r\n'),

@@ -6,8 +6,10 @@
  *          record    := "jrec", length u32, sequence u32, crc u32, payload, crc u32            length: of the payload
  *          payload   := kind u8, count of files varint, file*
  *          file      := number varint (from the second on: its distance from the one before)
- *                       of kind 1 and 2: count varint, ( offset varint, as distance from the one before; sum u32 )*
- *          kind      1 dead: nobody has these messages; 2 alive: somebody has them again; 3 gone: the files are no more
+ *                       of kind 1: count varint, ( offset varint, as distance from the one before; sum u32 )*
+ *          kind      1 dead: these bytes are nobody's; 3 gone: the files are no more
+ *          Nothing takes a message of kind 1 back: a journal that does not say it any more is another one, written anew. So what is
+ *          damaged costs verdicts, and never brings back one that was taken back.
  *          A message is named by its file, offset and sum, as its row has them (place.ts).
  *          Integers are little-endian. The header's crc is CRC-32 over what is before it. Those of a record are seeded with that
  *          over the salt: the first over what is before it in the record, the second over sequence and payload.
@@ -31,7 +33,6 @@ export const PAYLOAD_MAX: number = 64 * 1024
 const MAGIC = 'mailjrnl'
 const MARKER = 'jrec'
 const DEAD = 1
-const ALIVE = 2
 const GONE = 3
 /** An entry takes at most so many bytes. */
 const ENTRY_MAX = 24
@@ -43,7 +44,7 @@ const FILE_MAX = 0xffff_ffff
 export type Dead = Map<number, Map<number, number>>
 
 export type JournalChange =
-  | { readonly kind: 'dead' | 'alive'; readonly messages: Dead }
+  | { readonly kind: 'dead'; readonly messages: Dead }
   | { readonly kind: 'gone'; readonly files: Iterable<number> }
 
 export function writeJournalHeader(salt: Uint8Array): Buffer {
@@ -95,7 +96,6 @@ function* payloadsOf(change: JournalChange): Generator<Uint8Array, void, undefin
     }
     return
   }
-  const kind = change.kind === 'dead' ? DEAD : ALIVE
   const files = [...change.messages].filter(([, messages]) => messages.size > 0).sort(([a], [b]) => a - b)
   // Parts of files, as many as fit.
   let part: { file: number; messages: [number, number][] }[] = []
@@ -105,7 +105,7 @@ function* payloadsOf(change: JournalChange): Generator<Uint8Array, void, undefin
     for (let at = 0; at < sorted.length; ) {
       // The file itself is an entry.
       if (room < 2) {
-        yield payloadOf(kind, part)
+        yield payloadOf(part)
         part = []
         room = ENTRIES_MAX
       }
@@ -115,15 +115,14 @@ function* payloadsOf(change: JournalChange): Generator<Uint8Array, void, undefin
       at += piece.length
     }
   }
-  if (part.length > 0) yield payloadOf(kind, part)
+  if (part.length > 0) yield payloadOf(part)
 }
 
 function payloadOf(
-  kind: number,
   part: readonly { readonly file: number; readonly messages: readonly (readonly [number, number])[] }[],
 ): Uint8Array {
   const out = new ByteWriter()
-  out.u8(kind)
+  out.u8(DEAD)
   out.varint(part.length)
   let before = 0
   for (const { file, messages } of part) {
@@ -216,15 +215,14 @@ function apply(payload: Uint8Array, dead: Dead): boolean {
         dead.delete(file)
         continue
       }
-      if (kind !== DEAD && kind !== ALIVE) return false
+      if (kind !== DEAD) return false
       let messages = dead.get(file)
       if (messages === undefined) dead.set(file, (messages = new Map()))
       let offset = 0
       for (let count = reader.varint(); count > 0; count--) {
         offset += reader.varint()
         const sum = reader.u32()
-        if (kind === DEAD) messages.set(offset, sum)
-        else messages.delete(offset)
+        messages.set(offset, sum)
       }
       if (messages.size === 0) dead.delete(file)
     }

@@ -1,16 +1,24 @@
 /**
  * The expunge journal: a file beside the message files that keeps expunged mail expunged when the index is lost.
  *
+ * WHAT     A place is dead if the bytes there are nobody's: of a message that was expunged; of one that lives on elsewhere, where a purge or
+ *          an altmove copied it to; of one that never came to have a row. Each place stands for itself, so that two messages of the
+ *          same bytes are two, and the last copy of one that was expunged is no more alive than the first.
+ *
  * HOW      It is written from what the box's table says: rows without uses are dead. `write` compares the whole table with it,
- *          at a checkpoint, when the box is closed, and before a purge; `add` notes the rows that a purge is about to drop.
- *          What it has once it keeps while the file of the message is there, unless a row with uses has the message again: a
- *          table that was lost, and has no row for it, says nothing.
- *          It is appended to, and written anew when it is damaged, or when most of it is about files that are gone.
+ *          at a checkpoint, when the box is closed, and before a purge; `add` notes the rows that a purge is about to drop, and the
+ *          places that rows are about to leave.
+ *          What it has once it keeps while the file of the message is there, unless a row with uses has the place: a
+ *          table that was lost, and has no row for it, says nothing. Rows have left no place after all, where the transaction
+ *          failed or never came: nothing gives the copies away before the next `write` has set that right.
+ *          It is appended to, and written anew when something is taken back, when it is damaged, or when most of it is about files
+ *          that are gone.
  *
  * INVARIANTS
  *   1. What `write` and `add` resolved for is durable.
  *   2. Writers take turns (a kernel lock on `journal.lock`). Readers may come at any time: what is not finished is not read.
- *   3. A message is dead only if file, offset and sum are those that were written down: a file number may come again.
+ *   3. What was taken back is in no part of it, so that no damage can bring it back.
+ *   4. A message is dead only if file, offset and sum are those that were written down: a file number may come again.
  */
 import { randomBytes } from 'node:crypto'
 import { BOX_USES_COLUMN } from '@mailstead/box'
@@ -31,6 +39,8 @@ export const JOURNAL = 'journal'
 const COMPACT_MIN: number = 64 * 1024
 /** Longest journal that is read: a billion messages. Longer is damage. */
 const JOURNAL_MAX: number = 1 << 30
+
+const NONE: Dead = new Map()
 
 function nothing(): ReadJournal {
   return { salt: undefined, dead: new Map(), sequence: 0, end: 0, damage: [] }
@@ -60,14 +70,25 @@ export class Journal {
     return { ...readJournal(bytes), size: bytes.length }
   }
 
-  /** Takes down what the table says. `files`: numbers of the message files that are there; undefined while not all can be seen. */
-  async write(table: PlaceTable, files: () => Promise<ReadonlySet<number> | undefined>): Promise<void> {
+  /**
+   * Takes down what the table says. `files`: numbers of the message files that are there; undefined while not all can be seen.
+   * `strays`: messages that no row of the table names, in files that nobody appends to.
+   */
+  async write(
+    table: PlaceTable,
+    files: () => Promise<ReadonlySet<number> | undefined>,
+    strays: Dead = NONE,
+  ): Promise<void> {
     await this.#inTurn(async () => {
       // Nothing was ever expunged.
-      if (!(await hasDead(table.newest)) && (await this.#fs.stat(this.#path)) === undefined) return
+      if (strays.size === 0 && !(await hasDead(table.newest)) && (await this.#fs.stat(this.#path)) === undefined) return
       const places = await table.loaded()
       const uses = await usesOf(places)
-      await this.#change(({ dead }) => compare(places, uses, dead), files)
+      await this.#change((known) => {
+        const change = compare(places, uses, known.dead)
+        unknownOf(known.dead, strays, change.dead)
+        return change
+      }, files)
     })
   }
 
@@ -77,8 +98,7 @@ export class Journal {
     await this.#inTurn(() =>
       this.#change(({ dead }) => {
         const fresh: Dead = new Map()
-        for (const [file, list] of messages)
-          for (const [offset, sum] of list) if (dead.get(file)?.get(offset) !== sum) put(fresh, file, offset, sum)
+        unknownOf(dead, messages, fresh)
         return { dead: fresh, alive: new Map(), named: undefined }
       }),
     )
@@ -108,10 +128,9 @@ export class Journal {
     }
     const changes: JournalChange[] = []
     if (gone.size > 0) changes.push({ kind: 'gone', files: gone })
-    if (alive.size > 0) changes.push({ kind: 'alive', messages: alive })
     if (dead.size > 0) changes.push({ kind: 'dead', messages: dead })
     const isSound = known.damage.length === 0 && known.salt !== undefined
-    if (changes.length === 0 && (isSound || known.size === 0)) {
+    if (changes.length === 0 && alive.size === 0 && (isSound || known.size === 0)) {
       this.#known = known
       return
     }
@@ -120,18 +139,23 @@ export class Journal {
     for (const [file, list] of dead) for (const [offset, sum] of list) put(known.dead, file, offset, sum)
     const records = isSound ? writeRecords(known.salt!, known.sequence + 1, changes) : []
     const length = known.end + lengthOf(records)
-    if (isSound && (length <= COMPACT_MIN || length <= 4 * roughSize(known.dead))) await this.#append(known, records)
+    if (isSound && alive.size === 0 && (length <= COMPACT_MIN || length <= 4 * roughSize(known.dead)))
+      await this.#append(known, records)
     else await this.#renew(known.dead)
   }
 
   async #append(known: ReadJournal & { readonly size: number }, records: readonly Uint8Array[]): Promise<void> {
     await using file = await this.#fs.open(this.#path, 'write')
     if (known.size > known.end) await file.truncate(known.end)
-    const at = await file.append(records)
-    if (at !== known.end) throw new FsError('FS_CONFLICT', `${this.#path} grew by another hand`, { path: this.#path })
-    await file.sync()
-    const size = at + lengthOf(records)
-    this.#known = { ...known, sequence: known.sequence + records.length, end: size, size }
+    let end = known.end
+    for (const record of records) {
+      const at = await file.append([record])
+      if (at !== end) throw new FsError('FS_CONFLICT', `${this.#path} grew by another hand`, { path: this.#path })
+      end += record.length
+      // One by one: a whole record behind one that is torn would look like damage.
+      await file.sync()
+    }
+    this.#known = { ...known, sequence: known.sequence + records.length, end, size: end }
   }
 
   async #renew(dead: Dead): Promise<void> {
@@ -142,6 +166,12 @@ export class Journal {
     await this.#fs.syncDirectory(this.#directory)
     this.#known = { salt, dead, sequence: records.length, end: bytes.length, size: bytes.length, damage: [] }
   }
+}
+
+/** Adds those that are not known yet. */
+function unknownOf(known: Dead, messages: Dead, to: Dead): void {
+  for (const [file, list] of messages)
+    for (const [offset, sum] of list) if (known.get(file)?.get(offset) !== sum) put(to, file, offset, sum)
 }
 
 export function isDead(dead: Dead, file: number, offset: number, sum: number): boolean {

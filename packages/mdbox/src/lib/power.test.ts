@@ -89,8 +89,13 @@ class Workload {
         await host.transact(change)
       },
     }
-    await using box = await mdbox(fs, 'storage', this.#options(fs)).open(late)
-    await body(box)
+    try {
+      await using box = await mdbox(fs, 'storage', this.#options(fs)).open(late)
+      await body(box)
+    } catch (error) {
+      // Closing looks too.
+      throw error instanceof SuppressedError ? error.suppressed : error
+    }
     return this
   }
 

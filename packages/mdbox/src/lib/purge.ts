@@ -311,8 +311,8 @@ async function emptyFile(
     await context.alt.verify()
     return undefined
   }
-  // The index forgets them now; whoever finds their bytes without it is to know that nobody has them.
-  await context.journal.add(deadOf(places, unused))
+  // The index forgets their places now; whoever finds the bytes there without it is to know that they are nobody's.
+  await context.journal.add(deadOf(places, [...unused, ...moves.refs]))
   // What was created since it was looked at last may be on a bare mount point.
   if (tier.alt) await context.alt.verify()
   const drop = await dropOf(context, tier, attached)
@@ -348,7 +348,7 @@ async function dropOf(
   return host.attachments.drop(segments)
 }
 
-function deadOf({ view, file, offset, sum }: Places, refs: readonly number[]): Dead {
+export function deadOf({ view, file, offset, sum }: Places, refs: readonly number[]): Dead {
   const dead: Dead = new Map()
   for (const ref of refs) {
     const row = view.rowOf(ref)

@@ -42,6 +42,7 @@ export async function* scanBox(
             const expunged = isDead(dead, id, offset, found.sum)
             const origin = originOf(found, origins)
             const whose = origin === undefined ? NOBODY : { origin }
+            const checksum = found.sum
             page.push({
               file,
               offset,
@@ -55,6 +56,7 @@ export async function* scanBox(
               row,
               expunged,
               ...(segments && { segments }),
+              checksum,
             })
           }
         }

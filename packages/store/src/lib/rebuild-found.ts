@@ -2,7 +2,8 @@
  * Every message that lies on disk, intact, as a rebuild needs it: columns, so that tens of thousands take a few megabytes.
  *
  * A message is known by its place (the bytes of the box row that names it) and by its GUID, which copies of the same bytes
- * share: a purge that was cut short leaves two.
+ * share: a purge that was cut short leaves two. Messages that were saved separately may share it too (an import keeps the GUIDs
+ * that it finds): they differ in what is stored with them.
  */
 import type { Box, BoxColumnSpec, BoxOrigin, BoxScanned, BoxTableView } from '@mailstead/box'
 import { KeyTable } from './key-table.ts'
@@ -39,6 +40,7 @@ export class FoundMessages {
   #size: Float64Array = new Float64Array(0)
   #offset: Float64Array = new Float64Array(0)
   #file: Uint32Array = new Uint32Array(0)
+  #checksum: Uint32Array = new Uint32Array(0)
   #origin: Uint32Array = new Uint32Array(0)
   #uid: Uint32Array = new Uint32Array(0)
   /** The next message of the same GUID. */
@@ -85,6 +87,7 @@ export class FoundMessages {
     this.#received[at] = one.receivedMs
     this.#size[at] = one.size ?? one.physicalSize
     this.#offset[at] = one.offset
+    this.#checksum[at] = one.checksum ?? 0
     if (this.#files.at(-1) !== one.file) this.#files.push(one.file)
     this.#file[at] = this.#files.length - 1
     this.#origin[at] = this.#originOf(one.mailbox, one.origin)
@@ -130,6 +133,7 @@ export class FoundMessages {
     this.#size = grown(new Float64Array(capacity), this.#size)
     this.#offset = grown(new Float64Array(capacity), this.#offset)
     this.#file = grown(new Uint32Array(capacity), this.#file)
+    this.#checksum = grown(new Uint32Array(capacity), this.#checksum)
     this.#origin = grown(new Uint32Array(capacity), this.#origin)
     this.#uid = grown(new Uint32Array(capacity), this.#uid)
     this.#next = grown(new Int32Array(capacity), this.#next)
@@ -152,6 +156,11 @@ export class FoundMessages {
   }
   nextOf(message: number): number {
     return this.#next[message]!
+  }
+
+  /** Two of one GUID have the same bytes, what is stored with them included: one is a copy of the other, made by a purge or the like. */
+  isCopy(one: number, other: number): boolean {
+    return this.#checksum[one] === this.#checksum[other] && this.#size[one] === this.#size[other]
   }
 
   guid(message: number): Uint8Array {

@@ -5,7 +5,7 @@
  *             (known by its GUID) is led there. One whose message is nowhere stays, damaged, until its bytes come back.
  *             Where frames of the index are lost, one whose message the journal calls expunged goes.
  *          2. Messages that no row names. Those that a box row without uses or the journal calls expunged, copies of others, and
- *             those that were never acknowledged (the index is whole and does not know them) stay where they are, for purge.
+ *             those that may never have been acknowledged (the index is whole and does not know them) stay where they are, for purge.
  *             The others come to the mailbox that they were first saved to, under new UIDs, or their own where they know them.
  *          3. Uses are what the rows are.
  *
@@ -25,6 +25,10 @@ import { BOX_TABLE } from './tree.ts'
 
 const NONE = -1
 const NO_GUID = new Uint8Array(16)
+/** What becomes of a message: a mailbox has it; it is expunged; the index itself says that nobody has it. 0 while that is open. */
+const KEPT = 1
+const EXPUNGED = 2
+const UNUSED = 3
 const NOWHERE = { name: undefined, guid: undefined, uidValidity: 0 }
 
 export interface Evidence {
@@ -47,7 +51,7 @@ export class Plan {
   readonly #box: Table | undefined
   /** Of each message: the row of the box that names it, a new one included; 0 if there is none. */
   readonly #refs: Uint32Array
-  /** Of each message: 1 a mailbox has it, 2 it is expunged. */
+  /** Of each message: KEPT, EXPUNGED, UNUSED or 0. */
   readonly #fate: Uint8Array
   /** Of each row of the box: the message that lies there, or -1. */
   readonly #messages: Int32Array
@@ -139,9 +143,10 @@ export class Plan {
       // Where nothing is lost a row is right about its message, though that may have another name of this row's own.
       const isDoubtful = this.#evidence.isLossy && message !== NONE && this.#isOther(message, room.entry.guid, uid)
       if (!isNameless && (message === NONE || isDoubtful)) {
-        const best = this.#best(guid, room.entry.guid, uid)
+        const best = this.#best(guid, sizes.number(row), room.entry.guid, uid)
         if (message === NONE || this.#isOwn(best, room.entry.guid, uid)) message = best
       }
+      if (message !== NONE) message = this.#livingCopy(message)
       if (message === NONE) {
         const why = 'its bytes are missing or damaged; it stays until they are back'
         this.#records.push(record('damaged', 'message', '', '', why, { mailbox: name, uid }))
@@ -154,7 +159,7 @@ export class Plan {
         continue
       }
       // One that knows its UID is a row of its own besides, unless it is this one.
-      if (!this.#isOther(message, room.entry.guid, uid) || this.#found.isExpunged(message)) this.#fate[message] = 1
+      if (!this.#isOther(message, room.entry.guid, uid) || this.#found.isExpunged(message)) this.#fate[message] = KEPT
       this.#lead(room, uid, ref, at, message)
       const set = (field: string, before: string, value: Uint8Array | number, after: string): void => {
         changes.set.set(uid, { ...changes.set.get(uid), [field]: value })
@@ -193,21 +198,38 @@ export class Plan {
   }
 
   /**
-   * The message of this GUID that a row is led to: the one that says that it is this very row, else one that nobody calls
-   * expunged, else one that the box knows.
+   * The message of this GUID that a row is led to: the one that says that it is this very row, else one of its size, else one that
+   * nobody calls expunged, else one that was saved to this mailbox, else one that the box knows.
    */
-  #best(guid: Uint8Array, mailbox: string, uid: number): number {
+  #best(guid: Uint8Array, size: number, mailbox: string, uid: number): number {
     const found = this.#found
     let best = NONE
     let bestScore = 0
     for (let one = found.withGuid(guid); one !== NONE; one = found.nextOf(one)) {
       const score =
-        1 + (this.#isOwn(one, mailbox, uid) ? 4 : 0) + (found.isExpunged(one) ? 0 : 2) + (this.#refs[one] === 0 ? 0 : 1)
+        1 +
+        (this.#isOwn(one, mailbox, uid) ? 16 : 0) +
+        (found.size(one) === size ? 8 : 0) +
+        (found.isExpunged(one) ? 0 : 4) +
+        (found.origin(one).guid === mailbox ? 2 : 0) +
+        (this.#refs[one] === 0 ? 0 : 1)
       if (score <= bestScore) continue
       best = one
       bestScore = score
     }
     return best
+  }
+
+  /**
+   * A message that does not know its UID, or the copy of it that is somebody's: a purge notes a place before the rows leave it, and may
+   * have got no further.
+   */
+  #livingCopy(message: number): number {
+    const found = this.#found
+    if (!this.#evidence.isLossy || !found.isExpunged(message) || found.uid(message) > 0) return message
+    for (let one = found.withGuid(found.guid(message)); one !== NONE; one = found.nextOf(one))
+      if (!found.isExpunged(one) && found.uid(one) === 0 && found.isCopy(one, message)) return one
+    return message
   }
 
   /** The message says that it is this row. */
@@ -225,7 +247,7 @@ export class Plan {
     const found = this.#found
     if (!this.#evidence.isLossy || !found.isExpunged(message)) return false
     if (mailbox !== undefined && this.#isOther(message, mailbox, uid)) return false
-    this.#fate[message] = 2
+    this.#fate[message] = EXPUNGED
     return true
   }
 
@@ -251,7 +273,8 @@ export class Plan {
       if (named === 0 && (message === NONE || this.#fate[message] === 0)) {
         // Rows that named it are lost, or were expunged where this table has forgotten it.
         const isOrphan = before > 0 && (this.#evidence.lostRows || !this.#evidence.isLossy)
-        if (message !== NONE && !(isOrphan && !this.#isDead(message))) this.#fate[message] = 2
+        if (message !== NONE && !isOrphan) this.#fate[message] = UNUSED
+        if (message !== NONE && isOrphan) this.#isDead(message)
         if (message === NONE && isOrphan) this.#orphans.push(view.uid(row))
       }
       if (before === named) continue
@@ -279,17 +302,19 @@ export class Plan {
         if (this.#refs[message] === 0) this.#newRow(message)
         continue
       }
-      if (this.#hasTwin(message)) {
+      if (this.#isCopy(message)) {
         copies++
+        // With a row it is a purge's to take, and does not look like mail for ever.
+        if (this.#refs[message] === 0 && found.uid(message) === 0) this.#newRow(message)
         continue
       }
       if (this.#refs[message] === 0 && !this.#evidence.lostRows) {
         // Every row there was is there: none named it.
-        this.#fate[message] = 2
+        this.#fate[message] = EXPUNGED
         this.#newRow(message)
         continue
       }
-      this.#fate[message] = 1
+      this.#fate[message] = KEPT
       const room = this.#mailboxes.placeOf(found.origin(message), found.uid(message) > 0)
       const list = adopted.get(room)
       if (list === undefined) adopted.set(room, [message])
@@ -302,7 +327,7 @@ export class Plan {
           'message',
           '',
           '',
-          `${unknown} messages were never acknowledged: the index is whole and has none of them`,
+          `${unknown} messages may never have been acknowledged: the index is whole and has none of them`,
         ),
       )
     if (copies > 0)
@@ -317,18 +342,21 @@ export class Plan {
   }
 
   /**
-   * Another message of this GUID is in a mailbox, or was expunged: this one was left by a purge that was cut short. One that
+   * Another message of the same bytes is in a mailbox, or nobody's: this one was left by a purge that was cut short. One that
    * knows its UID is a copy, unless both say that they are the same.
    */
-  #hasTwin(message: number): boolean {
-    const uid = this.#found.uid(message)
-    const { guid } = this.#found.origin(message)
-    for (let one = this.#found.withGuid(this.#found.guid(message)); one !== NONE; one = this.#found.nextOf(one)) {
-      if (one === message) continue
-      if (uid > 0 && !(this.#found.uid(one) === uid && this.#found.origin(one).guid === guid)) continue
-      if (this.#fate[one] !== 0 || (this.#evidence.isLossy && this.#found.isExpunged(one))) {
+  #isCopy(message: number): boolean {
+    const found = this.#found
+    const uid = found.uid(message)
+    const { guid } = found.origin(message)
+    for (let one = found.withGuid(found.guid(message)); one !== NONE; one = found.nextOf(one)) {
+      if (one === message || !found.isCopy(one, message)) continue
+      if (uid > 0 && !(found.uid(one) === uid && found.origin(one).guid === guid)) continue
+      // What the journal says of a place it says of no other; what a name says of a message is true of it everywhere.
+      const isGone = this.#evidence.isLossy && found.isExpunged(one) && found.uid(one) > 0
+      if (this.#fate[one] === KEPT || this.#fate[one] === UNUSED || isGone) {
         // It takes part in the other's fate.
-        this.#fate[message] = 2
+        this.#fate[message] = EXPUNGED
         return true
       }
     }

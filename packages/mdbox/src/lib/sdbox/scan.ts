@@ -162,6 +162,7 @@ function scannedOf(
       damage === undefined && found.checksummed
         ? (known.find(found, origin, id) ?? rowOf(found, whose, id, root.alt))
         : undefined,
+    checksum: found.sum,
     expunged,
     ...(found.segments && { segments: found.segments }),
   }
