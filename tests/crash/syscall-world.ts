@@ -35,6 +35,7 @@ export const MAILSTEAD_SOURCE: readonly string[] = [
   join(import.meta.dirname, 'mailstead-command.ts'),
 ]
 const TIER_SERVER = ['--conditions=@mailstead/source', join(import.meta.dirname, 'tier-server.ts')]
+const SDBOX = '[store]\nbox = "sdbox"\n'
 const TIERS = '[store]\ncompression = "auto"\n[alternate]\npath = "second"\nquery = "larger 1k"\n'
 
 /** Said where a change was taken back, and taking it back failed too: it may be there after a restart. */
@@ -43,6 +44,11 @@ const UNCERTAIN = /may or may not/
 /** What may be said of a command that the storage failed. */
 const REFUSED = /^\[(?:SERVERBUG|UNAVAILABLE|OVERQUOTA|CONTACTADMIN)\]/
 const REFUSED_LMTP = /^45[12]$/
+
+export interface WorldOptions {
+  readonly tiers?: boolean
+  readonly format?: 'mdbox' | 'sdbox'
+}
 
 export class World implements AsyncDisposable {
   readonly directory: string = temporaryDirectory('syscalls')
@@ -53,11 +59,16 @@ export class World implements AsyncDisposable {
   ports = { imap: 0, lmtp: 0 }
   server!: Server
   unique = 0
-  /** Whether stores have a second tier, to which mail goes, and are purged, all the while. */
+  /** Whether stores have a second tier, to which mail goes, all the while. */
   readonly tiers: boolean
+  readonly format: 'mdbox' | 'sdbox'
+  /** Whether stores are purged all the while. */
+  readonly purges: boolean
 
-  constructor(tiers: boolean) {
+  constructor({ tiers = false, format = 'mdbox' }: WorldOptions) {
     this.tiers = tiers
+    this.format = format
+    this.purges = tiers || format === 'sdbox'
   }
 
   /** Users before this one have a store. */
@@ -71,7 +82,7 @@ export class World implements AsyncDisposable {
       ports: this.ports,
       users: this.users,
       wrapper: ['env', 'UV_THREADPOOL_SIZE=1', `NODE_COMPILE_CACHE=${join(this.directory, 'compiled')}`],
-      ...(this.tiers ? { program: TIER_SERVER, config: TIERS } : {}),
+      ...(this.purges ? { program: TIER_SERVER, config: this.tiers ? TIERS : SDBOX } : {}),
     })
   }
 
@@ -293,7 +304,7 @@ export async function failOnce(world: World, fault: Fault): Promise<number> {
     fault.calls === 'fdatasync' &&
     fault.effect !== 'error=EINTR' &&
     client.refused === 0 &&
-    !world.tiers
+    !world.purges
   )
     world.wrong.push('a flush failed, and everything was acknowledged')
   // What was refused did not happen; and what is asked for now works, in the same session and in others.
@@ -369,13 +380,13 @@ async function isGone(server: Server): Promise<boolean> {
 }
 
 function check(world: World): CheckResult {
-  return world.tiers ? checkStore(world.directory, MAILSTEAD_SOURCE) : checkStore(world.directory)
+  return world.purges ? checkStore(world.directory, MAILSTEAD_SOURCE) : checkStore(world.directory)
 }
 
 /** Whether all that a check complains of is that there is no store where nothing was acknowledged: its making was cut short. */
 function isOfUnmadeStores(world: World, { code, output }: CheckResult): boolean {
   const list = /"failures":(\[.*\])\}/.exec(output)?.[1]
-  if (!world.tiers || code !== 2 || list === undefined || output.includes('"severity":"damage"')) return false
+  if (!world.purges || code !== 2 || list === undefined || output.includes('"severity":"damage"')) return false
   const failures = JSON.parse(list) as readonly { readonly user: string; readonly message: string }[]
   const hasMail = (name: string): boolean =>
     world.boxes.some(({ user, messages, mustAppear }) => user === name && messages.size + mustAppear.length > 0)
@@ -423,9 +434,9 @@ export async function everyCall(
 export const lack: Lack | undefined =
   serverLack() ?? straceLack() ?? (testServer() === 'dovecot' ? { reason: 'this is about Mailstead' } : undefined)
 
-export async function newWorld({ tiers = false }: { readonly tiers?: boolean } = {}): Promise<World> {
-  const world = new World(tiers)
-  if (tiers) await initAlternateDirectory(join(world.directory, 'second'))
+export async function newWorld(options: WorldOptions = {}): Promise<World> {
+  const world = new World(options)
+  if (world.tiers) await initAlternateDirectory(join(world.directory, 'second'))
   world.ports = { imap: await freePort(), lmtp: await freePort() }
   await world.start()
   await using imap = await ImapClient.login(world.server.imap, 'user1', PASSWORD)
@@ -441,6 +452,6 @@ export async function ended(world: World): Promise<void> {
   world.noteBackground()
   expect(await world.server.stop()).toBe(0)
   expect(check(world)).toMatchObject({ code: 0 })
-  say(`system calls${world.tiers ? ', two tiers' : ''}: ${JSON.stringify(world.counts)}`)
+  say(`system calls, ${world.format}${world.tiers ? ' of two tiers' : ''}: ${JSON.stringify(world.counts)}`)
   rmSync(world.directory, { recursive: true, force: true })
 }
