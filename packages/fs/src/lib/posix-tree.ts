@@ -73,6 +73,11 @@ export class Tree {
     if (directory === '' || this.#confined.has(directory)) return true
     let real: string
     try {
+      // What is not there is asked for over and over where it is optional, and an error takes long to be made.
+      if (again(() => this.#fs.statSync(this.absolute(directory), { throwIfNoEntry: false })) === undefined) {
+        this.confine(parentOf(directory))
+        return false
+      }
       real = again(() => this.#fs.realpathSync.native(this.absolute(directory)))
     } catch (error) {
       const errno = errnoOf(error)

@@ -30,7 +30,13 @@ export class LogSegments implements AsyncDisposable {
   /** Every frame that is there was flushed: nothing is torn. */
   readonly #whole: boolean
   readonly #open = new Map<number, Segment>()
-  readonly #window = new Uint8Array(TAIL_WINDOW)
+  #made: Uint8Array | undefined
+
+  get #window(): Uint8Array {
+    // Not filled with zeros first: what is taken from it was read.
+    this.#made ??= new Uint8Array(Buffer.allocUnsafeSlow(TAIL_WINDOW).buffer)
+    return this.#made
+  }
 
   private constructor(fs: Fs, prefix: string, whole: boolean, control: Control) {
     this.#fs = fs

@@ -9,7 +9,7 @@
  *          32   …   in varints: generation; position in the log: segment, offset, number of the next frame, chain, 1 if
  *                   that segment has ended (else 0); first retained segment; next table number; bytes of log since the last
  *                   checkpoint (from version 2 on); count of tables, and for
- *                   each: number, id, uidValidity, uidNext, highestModSeq, ceiling, count, unseen, deleted, bytes, digest
+ *                   each: length of the rest (from version 2 on), number, id, uidValidity, uidNext, highestModSeq, ceiling, count, unseen, deleted, bytes, digest
  *                   (low u32le, high u32le), frame that created it, last frame; snapshot: frame, length of the file (0: there
  *                   is none yet), salt (8 bytes), directory offset, length and checksum; from version 2 on the frames after
  *                   the snapshot: first of those that only the log knows (0: all are here), count of the others, and for each,
@@ -77,30 +77,12 @@ export function writeTableList(list: TableList): Uint8Array {
   out.varint(list.nextTable)
   out.varint(list.logBytes)
   out.varint(list.tables.length)
+  const one = new ByteWriter(256)
   for (const table of list.tables) {
-    const place = table.snapshot
-    out.varint(table.number)
-    out.utf8(table.id)
-    out.varint(table.uidValidity)
-    out.varint(table.uidNext)
-    out.varint(table.highestModSeq)
-    out.varint(table.ceiling)
-    out.varint(table.count)
-    out.varint(table.unseen)
-    out.varint(table.deleted)
-    out.varint(table.bytes)
-    out.u32(table.digest.low)
-    out.u32(table.digest.high)
-    out.varint(table.created)
-    out.varint(table.frame)
-    out.varint(place?.frame ?? 0)
-    out.varint(place?.length ?? 0)
-    out.bytes(place === undefined ? NO_SALT : Buffer.from(place.salt, 'hex'))
-    out.varint(place?.directory ?? 0)
-    out.varint(place?.directoryLength ?? 0)
-    out.u32(place?.directoryChecksum ?? 0)
-    out.varint(table.lacksFrom)
-    writeFrames(out, table.frames, place?.frame ?? 0)
+    one.reset()
+    writeEntry(one, table)
+    out.varint(one.position)
+    out.bytes(one.view())
   }
   out.varint(list.dropHorizon)
   out.varint(list.dropped.length)
@@ -113,6 +95,32 @@ export function writeTableList(list: TableList): Uint8Array {
   out.patchU32(12, out.position + 4)
   out.u32(crc32(out.view()))
   return out.finish()
+}
+
+function writeEntry(out: ByteWriter, table: Entry): void {
+  const place = table.snapshot
+  out.varint(table.number)
+  out.utf8(table.id)
+  out.varint(table.uidValidity)
+  out.varint(table.uidNext)
+  out.varint(table.highestModSeq)
+  out.varint(table.ceiling)
+  out.varint(table.count)
+  out.varint(table.unseen)
+  out.varint(table.deleted)
+  out.varint(table.bytes)
+  out.u32(table.digest.low)
+  out.u32(table.digest.high)
+  out.varint(table.created)
+  out.varint(table.frame)
+  out.varint(place?.frame ?? 0)
+  out.varint(place?.length ?? 0)
+  out.bytes(place === undefined ? NO_SALT : Buffer.from(place.salt, 'hex'))
+  out.varint(place?.directory ?? 0)
+  out.varint(place?.directoryLength ?? 0)
+  out.u32(place?.directoryChecksum ?? 0)
+  out.varint(table.lacksFrom)
+  writeFrames(out, table.frames, place?.frame ?? 0)
 }
 
 function writeFrames(out: ByteWriter, frames: readonly number[], from: number): void {
@@ -236,6 +244,9 @@ const SALT_BYTES = 8
 const CHECKSUM_BYTES = 4
 /** Varints of each listed frame. */
 const FRAME_VARINTS = 3
+const ID_LENGTH_MAX = 127
+/** Tables that are looked for one by one; who asks for more gets them by hash. */
+const LOOKUPS_UNSORTED = 8
 
 /**
  * The tables of a list, found by id or number without reading the others: opening one of thousands of mailboxes makes no
@@ -245,12 +256,13 @@ export class ListedTables {
   readonly count: number
   readonly #reader: ByteReader
   readonly #bytes: Uint8Array
-  /** Where the entry of each table begins, and its id, which is ASCII. */
+  /** Where the entry of each table begins and ends. */
   readonly #starts: Uint32Array
-  readonly #ids: Uint32Array
+  readonly #ends: Uint32Array
   readonly #numbers: Float64Array
-  /** Open addressing by id: place in the list + 1, or 0. */
-  readonly #slots: Uint32Array
+  /** Open addressing by id: place in the list + 1, or 0. Made when several were asked for. */
+  #slots: Uint32Array | undefined
+  #lookups = 0
   readonly #ascending: boolean
   readonly #tellsFrames: boolean
 
@@ -264,45 +276,26 @@ export class ListedTables {
     this.#bytes = bytes
     this.#reader = new ByteReader(bytes)
     this.#starts = new Uint32Array(count)
-    this.#ids = new Uint32Array(count)
+    this.#ends = new Uint32Array(count)
     this.#numbers = new Float64Array(count)
-    let size = 16
-    while (size < 2 * count) size *= 2
-    this.#slots = new Uint32Array(size)
     let ascending = true
-    // By hand, since this is what opening one of thousands of mailboxes costs: numbers are passed over, not read.
+    // By hand, since this is what opening one of thousands of mailboxes costs: entries are passed over, not read.
     const { end } = reader
     let at = reader.position
     for (let k = 0; k < count; k++) {
+      let length = -1
+      if (tellsFrames) {
+        length = readVarint(bytes, at, end)
+        at = passed(bytes, at, 1)
+      }
       this.#starts[k] = at
       const number = readVarint(bytes, at, end)
       this.#numbers[k] = number
       if (number <= (k === 0 ? -1 : this.#numbers[k - 1]!)) ascending = false
-      at = passed(bytes, at, 1)
-      this.#ids[k] = at
-      const length = readVarint(bytes, at, end)
-      at = passed(bytes, at, 1)
-      const afterId = at + length
-      if (length < 0 || afterId > end) throw reader.malformed('no id')
-      let hash = 0
-      for (; at < afterId; at++) {
-        if (bytes[at]! >= 0x80) throw reader.malformed('no id')
-        hash = mixed(hash, bytes[at]!)
-      }
-      let slot = hash & (size - 1)
-      while (this.#slots[slot] !== 0) slot = (slot + 1) & (size - 1)
-      this.#slots[slot] = k + 1
-      at = passed(bytes, at, COUNTERS) + DIGEST_BYTES
-      at = passed(bytes, at, FRAMES) + SALT_BYTES
-      at = passed(bytes, at, 2) + CHECKSUM_BYTES
-      if (tellsFrames) {
-        at = passed(bytes, at, 1)
-        const frames = at < end ? readVarint(bytes, at, end) : 0
-        at = passed(bytes, at, 1)
-        if (!(frames >= 0 && frames * FRAME_VARINTS <= end - at)) throw reader.malformed(`${frames} frames`)
-        at = passed(bytes, at, frames * FRAME_VARINTS)
-      }
-      if (at > end) throw reader.malformed('tables go on beyond the end')
+      if (!tellsFrames) length = passedEntry(bytes, at, end) - at
+      if (!(length > 0 && length <= end - at)) throw reader.malformed('no table')
+      at += length
+      this.#ends[k] = at
     }
     reader.seek(at)
     this.#ascending = ascending
@@ -310,21 +303,50 @@ export class ListedTables {
 
   /** Place of a table in the list, or -1. */
   placeOf(id: string): number {
-    const size = this.#slots.length
+    if (id.length > ID_LENGTH_MAX) return -1
+    const slots = this.#slots
+    if (slots === undefined) {
+      if (this.#lookups++ < LOOKUPS_UNSORTED) return this.#lookUp(id)
+      this.#slots = this.#hashed()
+      return this.placeOf(id)
+    }
+    const size = slots.length
     let hash = 0
     for (let at = 0; at < id.length; at++) hash = mixed(hash, id.charCodeAt(at))
     for (let slot = hash & (size - 1); ; slot = (slot + 1) & (size - 1)) {
-      const k = this.#slots[slot]! - 1
+      const k = slots[slot]! - 1
       if (k < 0 || this.#hasId(k, id)) return k
     }
   }
 
+  #lookUp(id: string): number {
+    for (let k = 0; k < this.count; k++) if (this.#hasId(k, id)) return k
+    return -1
+  }
+
+  #hashed(): Uint32Array {
+    let size = 16
+    while (size < 2 * this.count) size *= 2
+    const slots = new Uint32Array(size)
+    const bytes = this.#bytes
+    for (let k = 0; k < this.count; k++) {
+      let at = passed(bytes, this.#starts[k]!, 1)
+      const length = bytes[at++]!
+      let hash = 0
+      for (let i = 0; i < length; i++) hash = mixed(hash, bytes[at++]!)
+      let slot = hash & (size - 1)
+      while (slots[slot] !== 0) slot = (slot + 1) & (size - 1)
+      slots[slot] = k + 1
+    }
+    return slots
+  }
+
   #hasId(k: number, id: string): boolean {
     const bytes = this.#bytes
-    this.#reader.seek(this.#ids[k]!)
-    if (this.#reader.varint() !== id.length) return false
-    const from = this.#reader.position
-    for (let at = 0; at < id.length; at++) if (bytes[from + at] !== id.charCodeAt(at)) return false
+    // The length of an id is one byte.
+    let at = passed(bytes, this.#starts[k]!, 1)
+    if (bytes[at++] !== id.length) return false
+    for (let i = 0; i < id.length; i++) if (bytes[at++] !== id.charCodeAt(i)) return false
     return true
   }
 
@@ -351,11 +373,24 @@ export class ListedTables {
   entry(k: number): Entry {
     this.#reader.seek(this.#starts[k]!)
     try {
-      return readEntry(this.#reader, this.#tellsFrames)
+      const entry = readEntry(this.#reader, this.#tellsFrames)
+      if (this.#reader.position !== this.#ends[k]) throw this.#reader.malformed('the table ends elsewhere')
+      return entry
     } catch (error) {
       throw new IndexError('INDEX_CORRUPT', 'the list of tables is malformed', { cause: error })
     }
   }
+}
+
+/** Offset after an entry of version 0 or 1; beyond the end if it is cut off. */
+function passedEntry(bytes: Uint8Array, start: number, end: number): number {
+  let at = passed(bytes, start, 1)
+  const length = readVarint(bytes, at, end)
+  at = passed(bytes, at, 1)
+  if (length < 0 || length > end - at) return end + 1
+  at = passed(bytes, at + length, COUNTERS) + DIGEST_BYTES
+  at = passed(bytes, at, FRAMES) + SALT_BYTES
+  return passed(bytes, at, 2) + CHECKSUM_BYTES
 }
 
 /** Offset after so many varints; beyond the end if they are cut off. */
@@ -372,7 +407,11 @@ function mixed(hash: number, byte: number): number {
 }
 
 function readEntry(reader: ByteReader, tellsFrames: boolean): Entry {
-  const entry = new Entry(reader.varint(), reader.utf8(), reader.varint())
+  const number = reader.varint()
+  const id = reader.utf8()
+  // By their first byte ids are told apart.
+  if (id.length > ID_LENGTH_MAX || Buffer.byteLength(id) !== id.length) throw reader.malformed('no id')
+  const entry = new Entry(number, id, reader.varint())
   const counters = {
     uidNext: reader.varint(),
     highestModSeq: reader.varint(),
