@@ -65,7 +65,7 @@ export interface PictureOptions {
 export async function pictureOf(store: Store, { lazyFlags = false }: PictureOptions = {}): Promise<Picture> {
   const session = store.as(OWNER)
   const mailboxes = new Map<string, Shown>()
-  const hashes = new Map<string, string>()
+  const hashes = new Map<number, string>()
   for (const { name, guid, uidValidity, uidNext, highestModSeq } of session.mailboxes()) {
     await using mailbox = await session.open(name)
     const { view } = mailbox
@@ -73,12 +73,14 @@ export async function pictureOf(store: Store, { lazyFlags = false }: PictureOpti
     for (let row = 0; row < view.count; row++) {
       const id = Buffer.from(view.extension('guid')!.value(row)).toString('hex')
       // Copies share their bytes; a body is read, and verified, once.
-      let hash = hashes.get(id)
+      // By where they are: two messages may have one GUID.
+      const ref = view.extension('box')!.number(row)
+      let hash = hashes.get(ref)
       if (hash === undefined) {
         const digest = createHash('sha256')
         await using body = await mailbox.body(view, row)
         for await (const chunk of body.stream(0, body.size)) digest.update(chunk)
-        hashes.set(id, (hash = digest.digest('hex')))
+        hashes.set(ref, (hash = digest.digest('hex')))
       }
       const keywords = view.keywordSets[view.keywordSet(row)]!.map((k) => view.keywords[k]!).toSorted()
       const flags = lazyFlags ? '' : ` ${view.flags(row)} (${keywords.join(' ')})`

@@ -13,6 +13,7 @@ import { memoryFs } from '@mailstead/fs/memory'
 import type { RebuildRecord } from '@mailstead/store'
 import { expect, test } from 'vitest'
 import { depth, runSeed, say, seeded } from '../support/depth.ts'
+import { between } from './between.ts'
 import { live } from './history.ts'
 import { destroy, judge, left } from './judge.ts'
 import { copyOf, deliver, fromCopy, openRebuilt, OWNER, picture, rebuild, useFormat } from './support.ts'
@@ -43,13 +44,18 @@ test.each([
       const files = await copyOf(origin)
       for (let d = 0; d < DAMAGES_EACH; d++) {
         const random = seeded(seed * 1000 + d)
-        const fs = await fromCopy(files)
-        const damage = await destroy(fs, history, random)
-        const where = `MAILSTEAD_SEED=${seed}, damage ${d}: ${damage.name}`
+        const damaged = await fromCopy(files)
+        const damage = await destroy(damaged, history, random)
+        const isLeft = (await left(damaged)).size > 0
+        // Where something is left to be repaired or used, that is done first, in half of them.
+        const isUsed = d % 2 === 1 && !damage.index
+        const { fs, done } = isUsed ? await between(damaged, random) : { fs: damaged, done: [] }
+        const where = `MAILSTEAD_SEED=${seed}, damage ${d}: ${damage.name}; ${done.join(', ')}`
+        count('of them repaired or used before', done.length > 0 ? 1 : 0)
         const bytes = await left(fs)
         const scratch = memoryFs()
         const before = await copyOf(fs)
-        const isNothing = damage.index && bytes.size === 0
+        const isNothing = damage.index && !isLeft
         if (isNothing) continue
         if (isTiered && (await fs.stat('storage/second-tier')) !== undefined) {
           useFormat(format)
