@@ -20,54 +20,28 @@
 import type { Fs, FsFile } from '@mailstead/fs'
 import { type Compacted, copyLive } from './cache-compact.ts'
 import { CacheDecisions, DAY_MS } from './cache-decisions.ts'
+import { CacheDirectories, DIRECTORY_BYTES } from './cache-directories.ts'
 import { CacheEnd } from './cache-end.ts'
-import {
-  DIRECTORY_END,
-  DIRECTORY_RECORDS_MAX,
-  type Directory,
-  decodeDirectory,
-  directoryLength,
-  encodeDirectory,
-} from './cache-directory.ts'
-import { CacheOffsets } from './cache-offsets.ts'
+import { CacheNames, tableOfNames } from './cache-names.ts'
+import type { CacheOffsets } from './cache-offsets.ts'
+import { CachePage, PAGE, PAGE_SMALL } from './cache-page.ts'
 import {
   CACHE_FIELDS_MAX,
   CACHE_MAGIC_BYTES,
-  CACHE_NAME_MAX,
-  checkFieldName,
   CACHE_RECORD_MAX,
-  decodeRecord,
   FILE_UID,
-  fieldIndex,
   fieldKey,
   GUID_BYTES,
-  NO_GUID,
-  RECORD_FIXED,
   recordAt,
   recordHead,
-  recordSize,
   tableSeed,
-  valueFits,
-  valueLength,
-  valueStart,
   writeRecord,
 } from './cache-record.ts'
-import { FieldSizes } from './cache-sizes.ts'
 import type { CacheColumn, CacheDecision, CacheEntry, CacheFieldInfo, TableView } from './contract.ts'
 import { CACHE_BYTES_MAX } from './limits.ts'
 
-/** Bytes read at once where reading is sequential. */
-const PAGE = 256 * 1024
-/** Bytes read at once where it is not. */
-const PAGE_SMALL = 16 * 1024
-/** The page is given back when nothing was read for this long. */
-const PAGE_IDLE_MS = 2_000
 /** Bytes waiting for the end of the turn; more are written at once. */
 const BATCH_MAX: number = 1024 * 1024
-/** Bytes read after the last directory before another one is written. */
-const DIRECTORY_BYTES: number = 4 * 1024 * 1024
-/** Bytes at the end of a file in which a directory is looked for. */
-const DIRECTORY_SEARCH: number = 16 * 1024 * 1024
 /** When the file is closed, so many records without a directory are worth one. */
 const DIRECTORY_RECORDS_MIN = 1024
 /** A smaller file is not worth compacting. */
@@ -79,7 +53,6 @@ const DECISIONS_LATER_MS = 10_000
 /** A compaction that left its file behind this long ago is over; one that failed is not tried again before. */
 const STALE_MS = 3_600_000
 const EMPTY: Buffer = Buffer.alloc(0)
-const NAMES_MAX = 1000
 
 export interface CacheOptions {
   /** Never write. (default false) */
@@ -142,36 +115,20 @@ class FileCache implements TableCache {
   /** Up to where the file is in `#offsets`. */
   #scanned = 0
   #full = false
-  /** Records after the last directory: UID and offset in turn. */
-  #since = new Uint32Array(0)
-  #sinceEnd = 0
-  /** The last directory: its offset, and up to where it and those before it reach. */
-  #directoryAt = -1
-  #directoryTo = 0
 
-  #buffer: Buffer = EMPTY
-  #pageAt = 0
-  #pageEnd = 0
-  #pageUsed = false
-  #pageTimer: NodeJS.Timeout | undefined
+  readonly #page = new CachePage()
 
   #batch: Buffer = EMPTY
   #batchEnd = 0
   #scheduled = false
-  #keys = new Map<string, number>()
-  /** Keys whose names are in the file. */
-  #named: Set<number> | undefined
-  /** There may be keys whose names are not. */
-  #unnamed = true
+  readonly #names: CacheNames
   #compacting: Promise<void> | undefined
 
   readonly #decisions: CacheDecisions
   readonly #end: CacheEnd
+  readonly #directories: CacheDirectories
   #decisionsTimer: NodeJS.Timeout | undefined
   readonly #bytesMax: number
-  /** Of what directories have, and of what none has yet, up to `#scanned`. */
-  #sizes = new FieldSizes()
-  #sizesSince = new FieldSizes()
   /** When dropped fields were looked for last: the day, and how long the file was. */
   #droppedDay = -1
   #droppedScanned = 0
@@ -181,12 +138,14 @@ class FileCache implements TableCache {
     this.#fs = fs
     this.#path = path
     this.#seed = tableSeed(tableId)
+    this.#names = new CacheNames(this.#seed)
     this.#readOnly = options.readOnly ?? false
     this.#now = options.now ?? Date.now
     this.#usable = fs.supports.syncRead && fs.supports.append
     this.#rechecked = this.#now()
     this.#decisions = new CacheDecisions({ defaults: options.defaults ?? {}, now: this.#now })
     this.#end = new CacheEnd(this.#seed, this.#decisions)
+    this.#directories = new CacheDirectories(this.#seed, this.#readOnly, this.#end)
     this.#bytesMax = options.bytesMax ?? CACHE_BYTES_MAX
   }
 
@@ -220,10 +179,8 @@ class FileCache implements TableCache {
     this.#end.use(size)
     this.#forget()
     this.#full = false
-    this.#named = undefined
-    this.#unnamed = true
-    this.#pageAt = 0
-    this.#pageEnd = 0
+    this.#names.forget()
+    this.#page.forget()
     return before
   }
 
@@ -231,12 +188,7 @@ class FileCache implements TableCache {
   #forget(): void {
     this.#offsets = undefined
     this.#scanned = 0
-    this.#since = new Uint32Array(0)
-    this.#sinceEnd = 0
-    this.#directoryAt = -1
-    this.#directoryTo = 0
-    this.#sizes = new FieldSizes()
-    this.#sizesSince = new FieldSizes()
+    this.#directories.forget()
   }
 
   /** Every now and then: has another process renamed a compacted file over this one, or removed it? */
@@ -300,7 +252,7 @@ class FileCache implements TableCache {
     for (const [name, value] of entry.fields) {
       const grown = size + 12 + value.length
       if (grown > CACHE_RECORD_MAX || values.length === CACHE_FIELDS_MAX) continue
-      const key = this.#key(name)
+      const key = this.#names.key(name)
       if (keys.includes(key)) continue
       this.#decisions.know(name)
       if (!this.#decisions.keeps(name, entry.uid)) continue
@@ -316,20 +268,6 @@ class FileCache implements TableCache {
       keys,
       values,
     })
-  }
-
-  #key(name: string): number {
-    let key = this.#keys.get(name)
-    if (key === undefined) {
-      checkFieldName(name)
-      key = fieldKey(name)
-      for (const [other, taken] of this.#keys)
-        if (taken === key) throw new RangeError(`cache fields ${other} and ${name} have the same key`)
-      if (this.#keys.size === NAMES_MAX) throw new RangeError(`more than ${NAMES_MAX} cache fields`)
-      this.#keys.set(name, key)
-      this.#unnamed = true
-    }
-    return key
   }
 
   #reserve(size: number): void {
@@ -357,8 +295,7 @@ class FileCache implements TableCache {
     try {
       if (this.#end.size + records.length > this.#bytesMax) this.#full = true
       if (!this.#full) {
-        this.#named ??= namesIn(firstRecord(file, this.#seed))
-        const names = this.#unnamed ? this.#names(this.#named) : undefined
+        const names = this.#names.missingIn(file)
         this.#end.append(file, names === undefined ? [records] : [names, records])
       }
     } catch {
@@ -367,18 +304,6 @@ class FileCache implements TableCache {
     }
     if (this.#batch.length > BATCH_MAX) this.#batch = EMPTY
     this.#recheck()
-  }
-
-  /** A table of the names that the file does not have yet. */
-  #names(named: Set<number>): Buffer | undefined {
-    const names: string[] = []
-    for (const [name, key] of this.#keys) {
-      if (named.has(key) || names.length === CACHE_FIELDS_MAX) continue
-      named.add(key)
-      names.push(name)
-    }
-    this.#unnamed = names.length === CACHE_FIELDS_MAX
-    return names.length === 0 ? undefined : tableOfNames(names, this.#seed)
   }
 
   // ---- decisions
@@ -393,12 +318,12 @@ class FileCache implements TableCache {
     this.#scan()
     const list: CacheFieldInfo[] = []
     for (const [name, { decision, forced, usedDay }] of this.#decisions)
-      list.push({ name, decision, forced, lastUsedMs: usedDay * DAY_MS, bytes: this.#sizeOf(name) })
+      list.push({ name, decision, forced, lastUsedMs: usedDay * DAY_MS, bytes: this.#directories.sizeOf(name) })
     return list
   }
 
   force(field: string, decision: CacheDecision | undefined): void {
-    this.#key(field)
+    this.#names.key(field)
     if (this.#file !== undefined) this.#end.read(this.#file)
     this.#decisions.force(field, decision)
     this.#droppedDay = -1
@@ -449,14 +374,16 @@ class FileCache implements TableCache {
     const file = this.#file
     if (file === undefined) return
     try {
-      this.#offsets ??= this.#fromDirectories(file)
+      if (this.#offsets === undefined) {
+        this.#offsets = this.#directories.load(file)
+        this.#scanned = this.#directories.reach
+      }
       const offsets = this.#offsets
       // What was appended since the last time is little; the whole file is much.
       for (let size = this.#scanned === 0 ? PAGE : PAGE_SMALL; this.#scanned <= CACHE_BYTES_MAX; size = PAGE) {
         const start = this.#scanned
-        if (!this.#readPage(file, start, size)) break
-        const page = this.#buffer
-        const end = this.#pageEnd - this.#pageAt
+        if (!this.#page.read(file, start, size)) break
+        const { bytes: page, length: end } = this.#page
         const filled = end === size
         let p = 0
         while (p < end) {
@@ -470,11 +397,11 @@ class FileCache implements TableCache {
           }
           if (p + length > end && !filled) break
           const uid = page.readUInt32LE(p + 8)
-          if (uid === FILE_UID) this.#adopt(file, start + p, length)
+          if (uid === FILE_UID) this.#directories.adopt(file, start + p, length)
           else if (uid !== 0) {
-            this.#count(page, p)
+            this.#directories.count(page, p)
             offsets.set(uid, start + p)
-            this.#noteSince(uid, start + p)
+            this.#directories.note(uid, start + p)
           }
           p += length
         }
@@ -483,226 +410,26 @@ class FileCache implements TableCache {
         this.#end.scanned(this.#scanned)
         if (p === 0 || !filled) break
       }
-      if (this.#scanned - this.#directoryTo >= DIRECTORY_BYTES) this.#writeDirectories(file)
+      if (this.#scanned - this.#directories.reach >= DIRECTORY_BYTES) this.#writeDirectory(file)
     } catch {
       // What could not be read is absent.
     }
   }
 
-  /** Counts what the fields of the record at `at` take. */
-  #count(page: Buffer, at: number): void {
-    const fields = page.readUInt32LE(at + 12)
-    for (let i = 0, p = at + RECORD_FIXED; i < fields; i++, p += 8) {
-      const key = page.readUInt32LE(p)
-      const length = page.readUInt32LE(p + 4)
-      this.#sizesSince.add(key, length, i)
-    }
-  }
-  #sizeOf(name: string): number {
-    const key = fieldKey(name)
-    return this.#sizes.of(key) + this.#sizesSince.of(key)
-  }
-
-  // ---- directories
-
-  #noteSince(uid: number, offset: number): void {
-    if (this.#readOnly) return
-    if (this.#sinceEnd === this.#since.length) {
-      const grown = new Uint32Array(Math.max(256, 2 * this.#since.length))
-      grown.set(this.#since)
-      this.#since = grown
-    }
-    this.#since[this.#sinceEnd++] = uid
-    this.#since[this.#sinceEnd++] = offset
-  }
-
-  /** Writes down where the records are that no directory has yet. */
-  #writeDirectories(file: FsFile): void {
+  #writeDirectory(file: FsFile): void {
     if (this.#readOnly || this.#full || this.#compacting !== undefined) return
-    const since = this.#since.subarray(0, this.#sinceEnd)
-    for (let first = 0; first < since.length || first === 0; first += 2 * DIRECTORY_RECORDS_MAX) {
-      const last = first + 2 * DIRECTORY_RECORDS_MAX
-      const directory: Directory = {
-        from: this.#directoryTo,
-        to: last < since.length ? since[last + 1]! : this.#scanned,
-        before: this.#directoryAt,
-        records: since.subarray(first, last),
-        ...(last < since.length ? {} : { sizes: this.#sizesSince }),
-      }
-      const at = this.#end.append(file, [encodeDirectory(directory, this.#seed)])
-      this.#directoryAt = at
-      this.#directoryTo = directory.to
-    }
-    this.#since = new Uint32Array(0)
-    this.#sinceEnd = 0
-    this.#sizes.addAll(this.#sizesSince)
-    this.#sizesSince = new FieldSizes()
+    this.#directories.write(file, this.#scanned)
   }
 
-  /** Another process wrote decisions, or a directory: what it has, this one need not write. */
-  #adopt(file: FsFile, at: number, length: number): void {
-    if (at === this.#directoryAt || length > CACHE_RECORD_MAX) return
-    const bytes = Buffer.allocUnsafe(length)
-    const record = bytes.subarray(0, file.readSync!(bytes, at))
-    if (this.#end.adopt(at, record) || this.#readOnly) return
-    const directory = decodeDirectory(record, this.#seed)
-    if (directory === undefined || directory.to > at) return
-    // One that does not go on where those known here end belongs to another chain.
-    if (directory.from !== this.#directoryTo || directory.before !== this.#directoryAt) return
-    this.#directoryAt = at
-    this.#directoryTo = directory.to
-    let kept = 0
-    for (let i = 0; i < this.#sinceEnd; i += 2) {
-      if (this.#since[i + 1]! < directory.to) continue
-      this.#since[kept++] = this.#since[i]!
-      this.#since[kept++] = this.#since[i + 1]!
-    }
-    this.#sinceEnd = kept
-    if (directory.sizes === undefined) return
-    this.#sizes.addAll(directory.sizes)
-    this.#sizesSince.addAll(directory.sizes, -1)
-  }
-
-  #readDirectory(file: FsFile, at: number, length: number): Directory | undefined {
-    if (length > CACHE_RECORD_MAX) return undefined
-    const bytes = Buffer.allocUnsafe(length)
-    return decodeDirectory(bytes.subarray(0, file.readSync!(bytes, at)), this.#seed)
-  }
-
-  /** What the directories of a long file say; the scan goes on after them. Without them it begins at the beginning. */
-  #fromDirectories(file: FsFile): CacheOffsets {
-    const offsets = new CacheOffsets()
-    if (this.#end.size < DIRECTORY_BYTES / 4) return offsets
-    const chain: Directory[] = []
-    const last = this.#lastDirectory(file)
-    for (let at = last; at >= 0; ) {
-      const head = Buffer.allocUnsafe(8)
-      if (file.readSync!(head, at) < 8) return offsets
-      const directory = this.#readDirectory(file, at, head.readUInt32LE(4))
-      const after = chain.at(-1)
-      if (directory === undefined || (after !== undefined && after.from !== directory.to)) return offsets
-      // A chain goes back in the file, and ends at its beginning.
-      if (directory.before >= at || (directory.before < 0 && directory.from !== 0)) return offsets
-      chain.push(directory)
-      at = directory.before
-    }
-    for (const { records, sizes } of chain.reverse()) {
-      if (sizes !== undefined) this.#sizes.addAll(sizes)
-      for (let i = 0; i < records.length; i += 2) offsets.set(records[i]!, records[i + 1]!)
-    }
-    const newest = chain.at(-1)
-    if (newest !== undefined) {
-      this.#scanned = newest.to
-      this.#directoryAt = last
-      this.#directoryTo = newest.to
-    }
-    return offsets
-  }
-
-  /** Offset of the last directory, looked for from the end backwards; -1 if none is found. */
-  #lastDirectory(file: FsFile): number {
-    const window = Buffer.allocUnsafe(PAGE)
-    const lowest = Math.max(0, this.#end.size - DIRECTORY_SEARCH)
-    // Windows overlap, so that an end is not cut in two with its length.
-    for (let end = this.#end.size; end > lowest; end -= PAGE - 16) {
-      const start = Math.max(0, end - PAGE)
-      const bytes = window.subarray(0, file.readSync!(window.subarray(0, end - start), start))
-      for (let found = bytes.lastIndexOf(DIRECTORY_END); found >= 0; ) {
-        const length = directoryLength(bytes, found + DIRECTORY_END.length)
-        const at = start + found + DIRECTORY_END.length - length
-        if (length > 0 && at >= 0 && this.#readDirectory(file, at, length) !== undefined) return at
-        found = found === 0 ? -1 : bytes.lastIndexOf(DIRECTORY_END, found - 1)
-      }
-      if (start === 0) break
-    }
-    return -1
-  }
-
-  /** Reads `size` bytes from `at` on into the page, or what there is. False if there is nothing. */
-  #readPage(file: FsFile, at: number, size: number): boolean {
-    if (this.#buffer.length < size) {
-      this.#buffer = Buffer.allocUnsafeSlow(size)
-      this.#idle()
-    }
-    this.#pageUsed = true
-    this.#pageAt = at
-    this.#pageEnd = at
-    const into = size === this.#buffer.length ? this.#buffer : this.#buffer.subarray(0, size)
-    this.#pageEnd = at + file.readSync!(into, at)
-    return this.#pageEnd > at
-  }
-
-  /** Gives the page back when reading has stopped. */
-  #idle(): void {
-    this.#pageTimer ??= setTimeout(() => {
-      this.#pageTimer = undefined
-      if (this.#pageUsed) {
-        this.#pageUsed = false
-        this.#idle()
-      } else {
-        this.#buffer = EMPTY
-        this.#pageAt = 0
-        this.#pageEnd = 0
-      }
-    }, PAGE_IDLE_MS).unref()
-  }
-
-  /** Start of the verified value in the page, or -1. `valueEnd` says where it ends. */
-  locate(view: TableView, row: number, key: number): number {
+  /** Whether there is a verified value, which is then `located`. */
+  locate(view: TableView, row: number, key: number): boolean {
     const offsets = this.#offsets
     const file = this.#file
-    if (offsets === undefined || file === undefined) return -1
-    const uid = view.uid(row)
-    const offset = offsets.find(uid)
-    if (offset < 0) return -1
-    let at = offset - this.#pageAt
-    if (at < 0 || offset + RECORD_FIXED + 4 > this.#pageEnd) {
-      if (!this.#turnPage(file, offset)) return -1
-      at = 0
-    }
-    let page = this.#buffer
-    if (offset + recordHead(page.readUInt32LE(at + 12)) > this.#pageEnd) {
-      if (!this.#turnPage(file, offset)) return -1
-      at = 0
-      page = this.#buffer
-      if (recordHead(page.readUInt32LE(12)) > this.#pageEnd - offset) return -1
-    }
-    // Heads were verified by the scan, but the bytes may have changed since.
-    if (page.readUInt32LE(at + 8) !== uid) return -1
-    const index = fieldIndex(page, at, key)
-    if (index < 0) return -1
-    const start = valueStart(page, at, index)
-    const length = valueLength(page, at, index)
-    if (start + length > CACHE_RECORD_MAX) return -1
-    if (offset + start + length > this.#pageEnd) {
-      if (!this.#turnPage(file, offset, CACHE_RECORD_MAX)) return -1
-      at = 0
-      page = this.#buffer
-      if (offset + start + length > this.#pageEnd) return -1
-    }
-    if (!offsets.isChecked) {
-      const guid = view.extension('guid')?.value(row)
-      if (guid === undefined || page.compare(guid, 0, GUID_BYTES, at + 16, at + 16 + GUID_BYTES) !== 0) return -1
-      offsets.setChecked()
-    }
-    const from = at + start
-    const value = page.subarray(from, from + length)
-    if (!valueFits(page, at, index, value)) return -1
-    this.located = value
-    return from
+    if (offsets === undefined || file === undefined) return false
+    return this.#page.locate(file, offsets, view, row, key) >= 0
   }
-  /** What `locate` found. */
-  located: Uint8Array = EMPTY
-
-  /** Brings a record into the page: with those after it, if the last page ended near here. */
-  #turnPage(file: FsFile, offset: number, atLeast = 0): boolean {
-    const sequential = offset >= this.#pageAt && offset < this.#pageEnd + PAGE
-    try {
-      this.#readPage(file, offset, sequential || atLeast > PAGE_SMALL ? PAGE : PAGE_SMALL)
-    } catch {
-      return false
-    }
-    return this.#pageEnd - offset >= RECORD_FIXED + 4
+  get located(): Uint8Array {
+    return this.#page.located
   }
 
   // ---- compaction
@@ -738,7 +465,7 @@ class FileCache implements TableCache {
     const old = Math.max(0, view.rowsBelow(oldBelow) - since) / Math.max(1, view.count - since)
     let bytes = 0
     for (const [name, { decision }] of decisions)
-      if (decision !== 'yes') bytes += this.#sizeOf(name) * (decision === 'no' ? 1 : old)
+      if (decision !== 'yes') bytes += this.#directories.sizeOf(name) * (decision === 'no' ? 1 : old)
     return bytes / this.#scanned
   }
 
@@ -807,8 +534,8 @@ class FileCache implements TableCache {
     this.#offsets = offsets
     this.#scanned = bytes + decisions
     this.#end.use(bytes + decisions, decisions)
-    this.#sizesSince = sizes
-    for (const uid of offsets.uids()) this.#noteSince(uid, offsets.find(uid))
+    this.#directories.useSizes(sizes)
+    for (const uid of offsets.uids()) this.#directories.note(uid, offsets.find(uid))
   }
 
   // ---- the end
@@ -816,7 +543,7 @@ class FileCache implements TableCache {
   #leaveDirectory(file: FsFile): void {
     this.#scan()
     try {
-      if (this.#sinceEnd > 0) this.#writeDirectories(file)
+      if (this.#directories.records > 0) this.#writeDirectory(file)
     } catch {
       // The next reader scans.
     }
@@ -824,7 +551,7 @@ class FileCache implements TableCache {
 
   async drop(): Promise<void> {
     this.#batchEnd = 0
-    this.#sinceEnd = 0
+    this.#directories.forgetRecords()
     await this[Symbol.asyncDispose]()
     try {
       await this.#fs.remove(this.#path)
@@ -843,38 +570,15 @@ class FileCache implements TableCache {
       this.#writeDecisions()
     }
     clearTimeout(this.#decisionsTimer)
-    if (this.#file !== undefined && this.#sinceEnd >= 2 * DIRECTORY_RECORDS_MIN) this.#leaveDirectory(this.#file)
+    if (this.#file !== undefined && this.#directories.records >= DIRECTORY_RECORDS_MIN) this.#leaveDirectory(this.#file)
     this.#closed = true
-    clearTimeout(this.#pageTimer)
     await this.#opening
     await this.#compacting
     const file = this.#use(undefined)
-    this.#buffer = EMPTY
+    this.#page.close()
     this.#batch = EMPTY
     await file?.[Symbol.asyncDispose]()
   }
-}
-
-function tableOfNames(names: readonly string[], seed: number): Buffer {
-  const record = { uid: 0, guid: NO_GUID, keys: names.map(fieldKey), values: names.map((name) => Buffer.from(name)) }
-  const out = Buffer.allocUnsafe(recordSize(record))
-  writeRecord(out, 0, seed, record)
-  return out
-}
-
-/** Whoever makes a file writes its names first. */
-function firstRecord(file: FsFile, seed: number): Buffer | undefined {
-  const head = Buffer.allocUnsafe(recordHead(CACHE_FIELDS_MAX) + CACHE_FIELDS_MAX * CACHE_NAME_MAX)
-  const bytes = head.subarray(0, file.readSync!(head, 0))
-  const record = decodeRecord(bytes, 0, seed)
-  return record === undefined ? undefined : bytes.subarray(0, record.length)
-}
-
-function namesIn(first: Buffer | undefined): Set<number> {
-  const keys = new Set<number>()
-  if (first === undefined || first.readUInt32LE(8) !== 0) return keys
-  for (let i = 0; i < first.readUInt32LE(12); i++) keys.add(first.readUInt32LE(RECORD_FIXED + 8 * i))
-  return keys
 }
 
 class FieldColumn implements CacheColumn {
@@ -896,7 +600,7 @@ class FieldColumn implements CacheColumn {
   copy(row: number, out: Uint8Array, at: number): number {
     if (row < this.#oldRows) this.#useOld()
     const cache = this.#cache
-    if (cache.locate(this.#view, row, this.#key) < 0) return -1
+    if (!cache.locate(this.#view, row, this.#key)) return -1
     const value = cache.located
     if (at + value.length > out.length) return -2 - value.length
     out.set(value, at)
@@ -905,7 +609,7 @@ class FieldColumn implements CacheColumn {
 
   value(row: number): Uint8Array | undefined {
     if (row < this.#oldRows) this.#useOld()
-    return this.#cache.locate(this.#view, row, this.#key) < 0 ? undefined : this.#cache.located
+    return this.#cache.locate(this.#view, row, this.#key) ? this.#cache.located : undefined
   }
 
   #useOld(): void {
