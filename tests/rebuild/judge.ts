@@ -2,7 +2,7 @@
 import type { Fs } from '@mailstead/fs'
 import { below } from '../support/depth.ts'
 import type { History } from './history.ts'
-import { copyOf, removeAll, type SeenMailbox } from './support.ts'
+import { copyOf, hasTiers, removeAll, type SeenMailbox } from './support.ts'
 
 export interface Damage {
   readonly name: string
@@ -99,7 +99,9 @@ export function judge(
   const allRows = isWhole && (!damage.log || damage.mailboxes.length === 0)
   // Of a message that was moved, files that are named by UIDs do not say whether an older row of it was there still.
   const isNamed = [...bytes].some((one) => /^[0-9a-f]{32} /.test(one))
-  if (isNamed ? damage.index || (allRows && !damage.tree) : !damage.journal || (allRows && !damage.tree))
+  // What was moved to the other tier may still lie, dead, where it was: with its row in the box and the journal lost, nobody knows it.
+  const knowsDead = allRows && !damage.tree && !(hasTiers() && damage.box)
+  if (isNamed ? damage.index || (allRows && !damage.tree) : !damage.journal || knowsDead)
     for (const text of history.expunged) if (listed.has(text)) wrong.push(`${short(text)} was expunged, and is back`)
   for (const { rows } of history.last.values())
     for (const { text } of rows)
