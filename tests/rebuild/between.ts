@@ -52,5 +52,5 @@ async function used(fs: Fs, closed: boolean): Promise<Fs> {
     if (!(error instanceof StoreError && error.code === 'STORE_INCOMPLETE')) throw error
   })
   await store.checkpoint()
-  return closed ? fs : fromCopy(await copyOf(fs))
+  return closed ? fs : await fromCopy(await copyOf(fs))
 }
