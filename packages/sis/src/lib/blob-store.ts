@@ -103,7 +103,7 @@ export class BlobStore implements BlobSource, AsyncDisposable {
     this.host = host
     this.settings = settings
     this.keys = new KeyIndex(host)
-    this.#budget = { left: memory }
+    this.#budget = { left: memory, free: [] }
   }
 
   /** Opens the blobs in `path`. SIS_NO_STORE if there are none and `create` is not given; SIS_CORRUPT if the domain is damaged. */

@@ -16,7 +16,7 @@ import { depth, say, seeded } from '../../../../tests/support/depth.ts'
 import type { PlantedFault } from './directory.ts'
 import { SisError } from './error.ts'
 import { nameOfRef } from './names.ts'
-import { openSis, type Sis } from './sis.ts'
+import { openSis, openSisWith, type Sis } from './sis.ts'
 
 const GRACE = 1000
 const MOST = { normal: 3, ci: 40, soak: 400 }[depth()]
@@ -52,7 +52,7 @@ async function workload(
   }
   const disk = crashableFs({ profile, onChange: look, ...(lies === undefined ? {} : { lies }) })
   const options = { create: true, shared, graceMs: GRACE, now: () => clock.ms, random: randomOf(1) }
-  await using sis = await openSis(disk, 'a', planted === undefined ? options : { ...options, planted })
+  await using sis = await openSisWith(disk, 'a', options, planted)
   const put = async (content: number): Promise<Uint8Array> => {
     const { ref } = await sis.put(contentOf(content))
     live = [...live, [ref, content]]

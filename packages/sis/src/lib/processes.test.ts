@@ -10,7 +10,7 @@ import { depth, say } from '../../../../tests/support/depth.ts'
 import { openSis } from './sis.ts'
 
 const worker = fileURLToPath(new URL('../../test/worker.ts', import.meta.url))
-const rounds = { normal: 1, ci: 8, soak: 1000 }[depth()]
+const rounds = { normal: 1, ci: 3, soak: 1000 }[depth()]
 const STEPS = 60
 
 /** Runs a worker; kills it after it has said `killAfter` lines, if that is given. Resolves to what it said. */

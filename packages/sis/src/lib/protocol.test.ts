@@ -267,8 +267,8 @@ async function duel(shared: boolean, choose: (among: number) => number, planted?
   return [...(await alone(missing(one))), ...(await alone(missing(two)))]
 }
 
-const orders = { normal: 8, ci: 150, soak: 20_000 }[depth()]
-const duels = { normal: 100, ci: 3000, soak: 100_000 }[depth()]
+const orders = { normal: 8, ci: 80, soak: 20_000 }[depth()]
+const duels = { normal: 100, ci: 1000, soak: 100_000 }[depth()]
 /** Orders that are drawn at most before a fault that was planted must have shown. */
 const FAULTY_MAX = 10_000
 /** Of 'the mark is taken back'. */

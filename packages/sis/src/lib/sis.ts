@@ -46,10 +46,16 @@ export interface Sis extends AsyncDisposable {
 const ATTEMPTS = 4
 
 /** Opens (or, with `create`, makes) a store of attachments in the directory `path`. */
-export async function openSis(
+export function openSis(fs: Fs, path: string, options: SisOptions = {}): Promise<Sis> {
+  return openSisWith(fs, path, options, undefined)
+}
+
+/** The same with one rule of the protocol left out: for tests. */
+export async function openSisWith(
   fs: Fs,
   path: string,
-  options: SisOptions & { readonly planted?: PlantedFault } = {},
+  options: SisOptions,
+  planted: PlantedFault | undefined,
 ): Promise<Sis> {
   const { create = false, salvage = false, lockWaitMs = 30_000 } = options
   const random = options.random ?? (randomFillSync as (bytes: Uint8Array) => void)
@@ -59,7 +65,7 @@ export async function openSis(
     throw new SisError('SIS_CORRUPT', `${path} has attachments and no journal`, { file: `${path}/${JOURNAL_FILE}` })
   const journal = await Journal.open(fs, path, { create: create || lost, salvage, lost, lockWaitMs, random })
   try {
-    return new Alone(await BlobStore.open(fs, path, journal, { ...options, create }), journal)
+    return new Alone(await BlobStore.open(fs, path, journal, { ...options, create, planted }), journal)
   } catch (error) {
     await journal[Symbol.asyncDispose]()
     throw error

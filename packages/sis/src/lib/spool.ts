@@ -20,7 +20,12 @@ const COPY_BYTES: number = 1024 * 1024
 /** What all spools of a store may keep in memory, in bytes. */
 export interface SpoolBudget {
   left: number
+  /** Chunks to be used again: memory that is new to the process costs more than hashing what goes there. */
+  readonly free: Uint8Array[]
 }
+
+/** Chunks that are kept to be used again: 16 MiB. */
+const FREE_MAX = 256
 
 export interface SpoolOptions {
   readonly fs: Fs
@@ -67,7 +72,7 @@ export class Spool {
     let at = 0
     while (at < bytes.length) {
       if (this.#fill === CHUNK_BYTES) {
-        this.#chunks.push(Buffer.allocUnsafe(CHUNK_BYTES))
+        this.#chunks.push(this.#options.budget.free.pop() ?? Buffer.allocUnsafeSlow(CHUNK_BYTES))
         this.#options.budget.left -= CHUNK_BYTES
         this.#taken += CHUNK_BYTES
         this.#fill = 0
@@ -163,7 +168,9 @@ export class Spool {
     const whole = all ? this.#chunks.length : this.#chunks.length - 1
     for (let at = 0; at < whole; at++) parts.push(this.#encoder!.chunk(this.#chunk(at)))
     await this.#sink.append(parts)
-    this.#chunks.splice(0, whole)
+    const written = this.#chunks.splice(0, whole)
+    // Who takes a stream may look at its bytes until the stream has ended.
+    if (fs.supports.append) this.#reuse(written)
     this.#options.budget.left += whole * CHUNK_BYTES
     this.#taken -= whole * CHUNK_BYTES
   }
@@ -171,7 +178,12 @@ export class Spool {
   #release(): void {
     this.#options.budget.left += this.#taken
     this.#taken = 0
-    this.#chunks.length = 0
+    this.#reuse(this.#chunks.splice(0))
+  }
+
+  #reuse(chunks: readonly Uint8Array[]): void {
+    const { free } = this.#options.budget
+    for (const chunk of chunks) if (free.length < FREE_MAX) free.push(chunk)
   }
 }
 

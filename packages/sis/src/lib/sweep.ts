@@ -15,17 +15,7 @@ import type { BlobStore } from './blob-store.ts'
 import { BLOB_KEY_BYTES } from './contract.ts'
 import type { Found } from './directory.ts'
 import { epochOf, refOfName } from './names.ts'
-import {
-  type BlobRow,
-  bumpedIn,
-  bumpedValue,
-  epochIn,
-  epochValue,
-  type ReferenceSweepTransaction,
-  rowsOf,
-  VALUE_BUMPED,
-  VALUE_EPOCH,
-} from './references.ts'
+import { bumpedIn, bumpedValue, epochIn, epochValue, rowsOf, VALUE_BUMPED, VALUE_EPOCH } from './references.ts'
 
 export interface SweepOptions {
   /** When it is aborted, what is under way is finished, and the rest left for another time. */
@@ -81,6 +71,9 @@ async function bump({ host, settings }: BlobStore, graceMs: number): Promise<voi
   }
 }
 
+/** Rows of one transaction: each costs a journal one pass over all rows. */
+const DROPPED_AT_ONCE = 16_384
+
 type Report = { rows: number; blobs: number; bytes: number; left: number }
 
 async function sweepRows(
@@ -92,30 +85,39 @@ async function sweepRows(
   const { host, settings } = store
   const { table } = host
   const now = Math.floor(settings.now() / 1000)
+  let ripe: number[] = []
+  const dropRipe = async (): Promise<void> => {
+    if (ripe.length === 0) return
+    const dropped = ripe
+    ripe = []
+    await host.transact((tx) => tx.dropUnused(table.id, dropped))
+    await host.refresh()
+    report.rows += dropped.filter((uid) => table.view.rowOf(uid) < 0).length
+  }
   for await (const rows of rowsOf(table)) {
-    if (signal?.aborted === true) return
+    if (signal?.aborted === true) break
     const idle = rows.filter(({ uses, since }) => uses === 0 && since === 0)
     const again = rows.filter(({ uses, since }) => uses > 0 && since !== 0)
-    const ripe = rows.filter(({ uses, since }) => uses === 0 && since !== 0 && since * 1000 + graceMs <= now * 1000)
-    if (idle.length + again.length + ripe.length === 0) continue
-    if (settings.planted === 'the file goes before the frame')
-      for (const row of ripe) await store.directory.removeOwn(`${toHex(row.key)}-${toHex(row.instance)}`)
-    await host.transact((tx) => {
-      for (const { uid } of idle) if (table.view.rowOf(uid) >= 0) tx.setColumn(table.id, 'since', uid, now)
-      for (const { uid } of again) if (table.view.rowOf(uid) >= 0) tx.setColumn(table.id, 'since', uid, 0)
-      drop(tx, table.id, ripe)
-    })
-    await host.refresh()
-    report.rows += ripe.filter(({ uid }) => table.view.rowOf(uid) < 0).length
+    for (const row of rows) {
+      if (row.uses > 0 || row.since === 0 || row.since * 1000 + graceMs > now * 1000) continue
+      if (settings.planted === 'the file goes before the frame')
+        await store.directory.removeOwn(`${toHex(row.key)}-${toHex(row.instance)}`)
+      ripe.push(row.uid)
+    }
+    if (ripe.length >= DROPPED_AT_ONCE) await dropRipe()
+    if (idle.length + again.length === 0) continue
+    try {
+      await host.transact((tx) => {
+        for (const { uid } of idle) tx.setColumn(table.id, 'since', uid, now)
+        for (const { uid } of again) tx.setColumn(table.id, 'since', uid, 0)
+      })
+    } catch (error) {
+      // Another sweep was here meanwhile: what it left is for the next one.
+      await host.refresh()
+      if ([...idle, ...again].every(({ uid }) => table.view.rowOf(uid) >= 0)) throw error
+    }
   }
-}
-
-function drop(tx: ReferenceSweepTransaction, id: string, rows: readonly BlobRow[]): void {
-  if (rows.length === 0) return
-  tx.dropUnused(
-    id,
-    rows.map(({ uid }) => uid),
-  )
+  await dropRipe()
 }
 
 async function sweepPrefix(store: BlobStore, prefix: string, report: Report): Promise<void> {
