@@ -60,7 +60,9 @@ const PAGE = 64
 const ATTEMPTS = 8
 
 /**
- * Repairs the index in a directory. Gives what it changes and what it cannot restore; nothing but notes where nothing is wrong.
+ * Repairs the index in a directory. Where rows are lost that count in other tables, or may be, these say so from then on (`LOSS_KEY`),
+ * and no count in them is lowered: whoever finds what is lost elsewhere, or knows that it is nowhere, removes that value from all of
+ * them, and a further repair counts again. Gives what it changes and what it cannot restore; nothing but notes where nothing is wrong.
  * It is done when the iteration ends. INDEX_NOT_FOUND if there is no index; INDEX_CORRUPT if nothing is left that says which
  * index it is; FS_UNSUPPORTED (an FsError) if the file system neither has locks nor creates conditionally, or a later build wrote
  * the index. All of these come before
