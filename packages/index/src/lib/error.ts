@@ -51,3 +51,14 @@ export function refusalOf(error: unknown): unknown {
   const code = error.code === 'FS_CORRUPT' ? 'INDEX_CORRUPT' : 'INDEX_WRITE_FAILED'
   return new IndexError(code, `nothing was changed: ${error.message}`, { cause: error })
 }
+
+/** INDEX_CORRUPT of one table. */
+export class TableDamaged extends IndexError {
+  /** Why, as it is kept of the table: not yet the whole message. */
+  readonly reason: string
+  constructor(table: string, reason: string) {
+    const help = 'repairIndex restores what can be, dropTable gives it up'
+    super('INDEX_CORRUPT', `table ${table} is damaged: ${reason} (${help})`, { table })
+    this.reason = reason
+  }
+}

@@ -16,14 +16,9 @@ import { type Fs, FsError, type FsLock } from '@mailstead/fs'
 import { changesSince, DroppedTables } from './changes-since.ts'
 import { applyFrameTable } from './apply-frame.ts'
 import { openCacheFile, type TableCache } from './cache.ts'
-import { checkFieldName, GUID_BYTES } from './cache-record.ts'
-import type { Control } from './control.ts'
 import { checkpoint, type CheckpointHost, listTables, startBefore } from './checkpoint.ts'
 import { checkIndex } from './check.ts'
 import type {
-  CacheDecision,
-  CacheEntry,
-  CacheFieldInfo,
   ColumnSpec,
   CommitOptions,
   CommitResult,
@@ -34,24 +29,22 @@ import type {
   IndexTransaction,
   Table,
   TableInfo,
-  TableView,
 } from './contract.ts'
 import { formatDigest } from './digest.ts'
 import { Entries, Entry } from './entries.ts'
-import { IndexError, refusalOf } from './error.ts'
-import { FRAME_END, FRAME_LAZY, FRAME_PART, type FrameTable, payloadIsValid, writeFrame } from './frame.ts'
-import { FRAME_MAX, TRANSACTION_MAX, UID_LAST } from './limits.ts'
+import { IndexError, refusalOf, TableDamaged } from './error.ts'
+import { FRAME_LAZY, FRAME_PART, type FrameTable, writeFrame } from './frame.ts'
 import { FileLog, type LogFrame, type LogMedium, type LogPlace, type LogRead, type LogTail } from './log.ts'
+import { goesBeyond, isShort, onlyFlushed, onlyWhole, payloadOf } from './log-parts.ts'
 import { expectLog, keepsObjects, ObjectLog } from './object-log.ts'
 import { resolveTransaction, type Resolved } from './resolve.ts'
-import { checkDecision, type Settings, withDefaults } from './settings.ts'
+import { type Settings, withDefaults } from './settings.ts'
 import { Snapshots } from './snapshots.ts'
 import { Draft, emptyState, tableMeta, type TableState } from './state.ts'
+import { TableHandle, type TableHost } from './table-handle.ts'
 import { tell } from './tell.ts'
-import { expungedAfter } from './tombstones.ts'
 import { type Committer, type Requested, Transaction } from './transaction.ts'
-import { makeView } from './view.ts'
-import type { UidSet } from '@mailstead/uidset'
+import { checkSize, writeTransaction } from './write-transaction.ts'
 
 const MiB = 1024 * 1024
 /** How long a reader waits for a writer at work, in milliseconds, before it shows only what is surely flushed. */
@@ -84,6 +77,11 @@ const LIST_RUNNING = 8
 const CONFLICTS_MAX = 1000
 /** Transactions of one group. */
 const GROUP_MAX = 1024
+/** Writers of sections kept between groups. */
+const KEEP_WRITERS = 256
+/** Kept between groups, unless a large one blew it up. */
+const KEEP_WRITER_BYTES: number = 4 * MiB
+
 /**
  * Opens the index in a directory. Throws INDEX_NOT_FOUND if there is none and `create` is not set, and FS_UNSUPPORTED (an FsError)
  * if the file system neither has append, overwrite, rename and lock nor creates conditionally, or has no locks for `alone`.
@@ -154,7 +152,7 @@ interface Batch {
   nextNumber: number
 }
 
-class StoreIndex implements Index, Committer, CheckpointHost {
+class StoreIndex implements Index, Committer, CheckpointHost, TableHost {
   readonly fs: Fs
   readonly prefix: string
   readonly settings: Settings
@@ -1395,200 +1393,6 @@ class StoreIndex implements Index, Committer, CheckpointHost {
 
   #checkOpen(): void {
     if (this.#closing !== undefined) throw new IndexError('INDEX_CLOSED', 'the index is closed')
-  }
-}
-
-class TableHandle implements Table {
-  readonly id: string
-  entry: Entry
-  readonly #index: StoreIndex
-  readonly #cache: TableCache
-  readonly #watchers = new Set<() => void>()
-  #state: TableState
-  #view: TableView | undefined
-  #disposed = false
-
-  constructor(index: StoreIndex, entry: Entry, cache: TableCache) {
-    this.id = entry.id
-    this.entry = entry
-    this.#index = index
-    this.#cache = cache
-    this.#state = entry.state!
-  }
-
-  get watched(): boolean {
-    return this.#watchers.size > 0
-  }
-
-  get view(): TableView {
-    // A dropped table stays as it was.
-    const state = this.entry.state ?? this.#state
-    if (this.#view === undefined || state !== this.#state) {
-      this.#state = state
-      this.#view = makeView(state, () => (this.#disposed ? undefined : this.#cache), this.#index)
-    }
-    return this.#view
-  }
-
-  watch(onChange: () => void): Disposable {
-    const watcher = (): void => onChange()
-    this.#watchers.add(watcher)
-    this.#index.watchFiles()
-    return {
-      [Symbol.dispose]: () => {
-        this.#watchers.delete(watcher)
-        this.#index.watchFiles()
-      },
-    }
-  }
-
-  changed(): void {
-    for (const watcher of this.#watchers) tell(watcher)
-  }
-
-  expungedSince(modSeq: number): UidSet | undefined {
-    return expungedAfter((this.entry.state ?? this.#state).tombstones, modSeq)
-  }
-
-  cacheWrite(entries: readonly CacheEntry[]): void {
-    for (const { uid, guid, fields } of entries) {
-      if (guid.length !== GUID_BYTES)
-        throw new RangeError(`a GUID of ${guid.length} bytes for the cache, not ${GUID_BYTES}`)
-      if (!(uid >= 1 && uid <= UID_LAST && uid % 1 === 0))
-        throw new RangeError(`UID ${uid} is not within 1 … ${UID_LAST}`)
-      for (const [name] of fields) checkFieldName(name)
-    }
-    if (!this.#disposed) this.#cache.write(entries)
-  }
-
-  cacheDecision(field: string): CacheDecision {
-    return this.#cache.decision(field)
-  }
-
-  cacheFields(): readonly CacheFieldInfo[] {
-    return this.#cache.fields()
-  }
-
-  forceCache(field: string, decision: CacheDecision | undefined): void {
-    checkDecision(decision)
-    if (!this.#disposed) this.#cache.force(field, decision)
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    if (this.#disposed) return
-    // Views that live on keep their columns, but not the cache.
-    void this.view
-    this.#disposed = true
-    this.#watchers.clear()
-    await this.#index.released(this, this.entry, this.#cache)
-  }
-}
-
-/** Writers of sections kept between groups. */
-const KEEP_WRITERS = 256
-/** Kept between groups, unless a large one blew it up. */
-const KEEP_WRITER_BYTES: number = 4 * MiB
-
-/** Writes the frames of one transaction: parts as long as they are too long, then the one that commits. */
-function writeTransaction(
-  out: ByteWriter,
-  salt: Uint8Array,
-  tail: Pick<LogTail, 'next' | 'chain' | 'unflushed'>,
-  { tables, sections, lazy }: Resolved,
-  end: boolean,
-): { number: number; chain: number } {
-  let length = 0
-  for (const section of sections) length += section.length
-  let payload: readonly Uint8Array[] = sections
-  let number = tail.next
-  let before = tail.chain
-  let parts = 0
-  const { unflushed } = tail
-  if (length > FRAME_MAX) {
-    let rest: Uint8Array = Buffer.concat(sections)
-    for (; rest.length > FRAME_MAX; parts++) {
-      const part = [rest.subarray(0, FRAME_MAX)]
-      before = writeFrame(
-        out,
-        { salt, number },
-        { unflushed, bits: FRAME_PART, parts: 0, before, tables: [], payload: part },
-      )
-      rest = rest.subarray(FRAME_MAX)
-      number++
-    }
-    payload = [rest]
-  }
-  const bits = (lazy ? FRAME_LAZY : 0) | (end ? FRAME_END : 0)
-  const chain = writeFrame(out, { salt, number }, { unflushed, bits, parts, before, tables, payload })
-  return { number, chain }
-}
-
-function checkSize({ sections }: Resolved): void {
-  let length = 0
-  for (const section of sections) length += section.length
-  if (length > TRANSACTION_MAX)
-    throw new IndexError('INDEX_LIMIT', `a transaction of ${length} bytes is longer than ${TRANSACTION_MAX}`)
-}
-
-/** The payload of a transaction, verified; undefined if any part is damaged. */
-function payloadOf(frames: readonly LogFrame[]): Uint8Array | undefined {
-  for (const { header, salt, payload } of frames) if (!payloadIsValid(header, salt, payload)) return undefined
-  return frames.length === 1 ? frames[0]!.payload : Buffer.concat(frames.map((frame) => frame.payload))
-}
-
-/** Without the frames that may still be in flight. */
-function onlyFlushed(read: LogRead): LogRead {
-  const { unflushed } = read.tail
-  return upTo(
-    read,
-    read.frames.findIndex((frame) => frame.header.number >= unflushed),
-  )
-}
-
-/** Without the parts of a transaction whose last frame is not there yet: they are read again when it is. */
-function onlyWhole(read: LogRead): LogRead {
-  let count = read.frames.length
-  while (count > 0 && (read.frames[count - 1]!.header.bits & FRAME_PART) !== 0) count--
-  return count === read.frames.length ? read : upTo(read, count)
-}
-
-/** The first `count` frames; all of them if it is -1. */
-function upTo(read: LogRead, count: number): LogRead {
-  if (count < 0) return { ...read, rest: 0 }
-  const first = read.frames[count]!
-  const last = read.frames[count - 1]
-  return {
-    frames: read.frames.slice(0, count),
-    gaps: read.gaps,
-    tail: {
-      segment: first.segment,
-      offset: first.offset,
-      next: first.header.number,
-      chain: last?.header.checksum ?? first.header.before,
-      unflushed: Math.min(read.tail.unflushed, first.header.number),
-      ended: false,
-    },
-    rest: 0,
-  }
-}
-
-/** Whether there are frames after those the log was sealed with: whoever wrote them could not say that it is open. */
-function goesBeyond(tail: LogTail, control: Control): boolean {
-  return tail.next > control.lastFrame + 1
-}
-
-/** Whether a sealed log ends before or otherwise than it did. */
-function isShort(tail: LogTail, control: Control): boolean {
-  return tail.next <= control.lastFrame || (tail.next === control.lastFrame + 1 && tail.chain !== control.chain)
-}
-
-class TableDamaged extends IndexError {
-  /** Why, as it is kept of the table: not yet the whole message. */
-  readonly reason: string
-  constructor(table: string, reason: string) {
-    const help = 'repairIndex restores what can be, dropTable gives it up'
-    super('INDEX_CORRUPT', `table ${table} is damaged: ${reason} (${help})`, { table })
-    this.reason = reason
   }
 }
 
