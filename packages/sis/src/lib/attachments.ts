@@ -8,7 +8,7 @@ import { type BlobBatch, BlobStore, type BlobStoreOptions } from './blob-store.t
 import { check, repair, type SisFinding } from './check.ts'
 import type { BlobSaved } from './contract.ts'
 import { SisError } from './error.ts'
-import { type ExtractOptions, Extraction } from './extract.ts'
+import { type ExtractOptions, Extraction, MIN_SIZE_DEFAULT } from './extract.ts'
 import { BLOB_COLUMNS, type ReferenceHost, type ReferenceTransaction, VALUE_SALVAGED } from './references.ts'
 import { segmentRefs } from './segments.ts'
 import { type SisStats, stats } from './stats.ts'
@@ -41,6 +41,7 @@ export interface SisBatch extends AsyncDisposable {
 /** Satisfies `AttachmentStore`. */
 export interface SisAttachmentStore extends AsyncDisposable {
   readonly name: string
+  readonly messageMinBytes: number
   begin(): SisBatch
   open(segments: Uint8Array, inline: WovenInline): Promise<Woven>
   drop(messages: readonly Uint8Array[]): Promise<{ record(tx: ReferenceTransaction): void }>
@@ -61,12 +62,15 @@ export function attachments(fs: Fs, path: string, options: AttachmentsOptions = 
 
 class Attachments implements SisAttachmentStore {
   readonly name = 'sis'
+  readonly messageMinBytes: number
   readonly #blobs: BlobStore
   readonly #options: ExtractOptions
 
   constructor(blobs: BlobStore, options: ExtractOptions) {
     this.#blobs = blobs
     this.#options = options
+    // A part that is large enough is not all of a message.
+    this.messageMinBytes = options.minSize ?? MIN_SIZE_DEFAULT
   }
 
   begin(): SisBatch {
