@@ -160,7 +160,7 @@ async function checkpointAlone(host: CheckpointHost): Promise<boolean> {
   })
   const keep = new Set(tables.map((table) => table.id))
   for (const entry of host.entryList()) keep.add(entry.id)
-  await snapshots.removeOthers(keep)
+  await snapshots.removeOthers(keep, nextTable)
   await log.drop(first)
   return true
 }

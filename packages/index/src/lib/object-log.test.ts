@@ -127,3 +127,37 @@ describe('an object that is damaged', () => {
     await expect(deliver(index)).rejects.toMatchObject({ code: 'INDEX_CORRUPT' })
   })
 })
+
+test('a checkpoint that is slow in the end removes no snapshot that others made meanwhile', async () => {
+  const fs = memoryFs(OBJECTS)
+  await using other = await create(fs)
+  await deliver(other)
+  await other.checkpoint()
+  let waiting = false
+  const slow: Fs = {
+    ...fs,
+    // What is looked through for files of dropped tables, after the list was written.
+    async *list(directory) {
+      if (waiting && directory === `${path}/tables`) {
+        waiting = false
+        await using tx = other.begin()
+        tx.createTable({ id: 'new', uidValidity: 2, columns: [] })
+        tx.append('new', {})
+        await tx.commit()
+        for (let n = 0; n < 3; n++) {
+          await deliver(other)
+          await other.checkpoint()
+        }
+      }
+      yield* fs.list(directory)
+    },
+  }
+  await using index = await openIndex(slow, path)
+  await deliver(index)
+  waiting = true
+  await index.checkpoint()
+  expect(waiting).toBe(false)
+  await using again = await openIndex(fs, path)
+  expect((await again.open('new'))?.view.count).toBe(1)
+  expect(await damagesOf(again)).toEqual([])
+})

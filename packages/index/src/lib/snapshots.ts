@@ -646,15 +646,17 @@ export class Snapshots implements AsyncDisposable {
     return source
   }
 
-  /** Removes the snapshots (and caches) of tables that are no more. */
-  async removeOthers(keep: ReadonlySet<string>): Promise<void> {
+  /** Removes the snapshots (and caches) of tables that are no more by the list written last, whose `nextTable` this is. */
+  async removeOthers(keep: ReadonlySet<string>, nextTable: number): Promise<void> {
     for (const [directory, suffix] of [
       ['tables', '.snap'],
       ['cache', '.cache'],
     ] as const) {
       for await (const page of this.#fs.list(`${this.#prefix}${directory}`))
         for (const { name } of page) {
-          if (!name.endsWith(suffix) || keep.has(name.slice(0, -suffix.length))) continue
+          const id = name.slice(0, -suffix.length)
+          if (!name.endsWith(suffix) || keep.has(id)) continue
+          if (this.#conditional && !(await this.#isDoneWith(id, nextTable))) continue
           try {
             await this.#fs.remove(`${this.#prefix}${directory}/${name}`)
           } catch (error) {
@@ -662,6 +664,18 @@ export class Snapshots implements AsyncDisposable {
           }
         }
     }
+  }
+
+  /**
+   * Without locks others may have made tables since, and checkpoints too, after which the log has none of these any more: their
+   * snapshots stay. The next checkpoint comes by again.
+   */
+  async #isDoneWith(id: string, nextTable: number): Promise<boolean> {
+    const header = readSnapshotHeader(
+      (await readIfThere(this.#fs, `${this.#prefix}tables/${id}.snap`)) ?? new Uint8Array(0),
+    )
+    if (header !== undefined && header.table >= nextTable) return false
+    return (await this.newestGeneration()) === this.generation
   }
 
   #event(kind: string, message: string): void {
