@@ -1,4 +1,4 @@
-import type { BoxSaved } from '@mailstead/box'
+import type { AttachmentStore, BoxSaved } from '@mailstead/box'
 import { memoryTable } from '@mailstead/box/testing'
 import { memoryFs } from '@mailstead/fs/memory'
 import type { Fs, FsFile } from '@mailstead/fs'
@@ -103,6 +103,69 @@ test('a batch that was flushed has its memory again', async () => {
   const names = (await Array.fromAsync(inner.list('storage'))).flat().filter(({ name }) => name.startsWith('m.'))
   // 22 MB, in files of some 10 MiB that no spool is among.
   expect(names.length).toBeLessThanOrEqual(3)
+})
+
+/** A store of attachments that takes nothing, and is told all the same. */
+function takesNothing(written: (bytes: Uint8Array) => void): AttachmentStore {
+  const unused = (): never => {
+    throw new Error('not in these tests')
+  }
+  return {
+    name: 'nothing',
+    messageMinBytes: 1,
+    begin: () => ({
+      message: (keep) => ({
+        write: async (bytes) => {
+          written(bytes)
+          await keep(bytes)
+        },
+        end: () => Promise.resolve(undefined),
+        record: () => {},
+      }),
+      flush: () => Promise.resolve(),
+      [Symbol.asyncDispose]: () => Promise.resolve(),
+    }),
+    open: unused,
+    drop: unused,
+    sweep: unused,
+    check: unused,
+    repair: unused,
+    [Symbol.asyncDispose]: () => Promise.resolve(),
+  }
+}
+
+test('messages that are saved at once keep within the memory of their batch while parts of them are looked for', async () => {
+  const inner = memoryFs()
+  const process = memoryTable(COLUMNS).process()
+  await using box = await mdbox(inner, 'storage').open({ ...process.host, attachments: takesNothing(() => {}) })
+  await using batch = box.begin()
+  await Promise.all(
+    Array.from({ length: COUNT }, async (_, at) =>
+      batch.save(message(at), { guid: new Uint8Array(16), receivedMs: 0 }),
+    ),
+  )
+  let onDisk = 0
+  for (const { name } of (await Array.fromAsync(inner.list('storage'))).flat())
+    if (name.startsWith('m.')) onDisk += (await inner.stat(`storage/${name}`))!.size
+  expect(COUNT * SIZE - onDisk).toBeLessThanOrEqual(BATCH_MEMORY_MAX)
+})
+
+test('a large message in one piece is looked at in small ones: what is kept of it on the way is little', async () => {
+  const process = memoryTable(COLUMNS).process()
+  const sizes: number[] = []
+  const attachments = takesNothing((bytes) => sizes.push(bytes.length))
+  await using box = await mdbox(memoryFs(), 'storage').open({ ...process.host, attachments })
+  await using batch = box.begin()
+  const bytes = Buffer.alloc(12 * 1024 * 1024, 'Subject: large\r\n')
+  const saved = await batch.save(bytes, { guid: new Uint8Array(16), receivedMs: 0 })
+  expect(Math.max(...sizes)).toBeLessThanOrEqual(256 * 1024)
+  expect(sizes.reduce((a, b) => a + b)).toBe(bytes.length)
+  await batch.flush()
+  const [ref] = await process.keep(saved)
+  await using kept = await box.open(ref!)
+  const into = Buffer.alloc(bytes.length)
+  expect(await kept.read(into, 0)).toBe(bytes.length)
+  expect(into.equals(bytes)).toBe(true)
 })
 
 /** How many files are open now and at most. */

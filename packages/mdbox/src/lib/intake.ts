@@ -14,7 +14,7 @@ import { type Compression, type Compressor, compressAll, compressing } from './c
 import { Digest, type Elsewhere, Lines } from './digest.ts'
 import { BATCH_MEMORY_MAX, SMALL_MAX } from './options.ts'
 
-/** Pieces of a long stream are gathered to this many bytes before they are written. */
+/** Pieces of a long message are gathered to this many bytes before they are written. Larger ones are cut: they may be copied. */
 const WRITE_BYTES: number = 256 * 1024
 
 /** A message of which everything is known. */
@@ -62,6 +62,8 @@ export interface IntakeHost<S> {
 export class Intake<S> {
   readonly #host: IntakeHost<S>
   #heldBytes = 0
+  /** Of messages that are to be kept in memory, once what is done to them is done. */
+  #comingBytes = 0
 
   constructor(host: IntakeHost<S>) {
     this.#host = host
@@ -112,7 +114,7 @@ export class Intake<S> {
   }
 
   #fits(bytes: number): boolean {
-    return this.#heldBytes + bytes <= BATCH_MEMORY_MAX
+    return this.#heldBytes + this.#comingBytes + bytes <= BATCH_MEMORY_MAX
   }
 
   #tooLarge(bytes: number): void {
@@ -128,12 +130,18 @@ export class Intake<S> {
     const { compression } = options
     let plain = chunks
     let taken: Taking | undefined
-    if (attachments !== undefined && bytes >= attachmentMin) {
-      taken = new Taking(attachments)
-      plain = await taken.all(chunks)
+    let compressed: Awaited<ReturnType<typeof compressAll>>
+    this.#comingBytes += bytes
+    try {
+      if (attachments !== undefined && bytes >= attachmentMin) {
+        taken = new Taking(attachments)
+        plain = await taken.all(chunks)
+      }
+      const inlineSize = taken?.elsewhere?.inlineSize ?? bytes
+      if (compression !== 'off') compressed = await compressAll(compression, plain, inlineSize)
+    } finally {
+      this.#comingBytes -= bytes
     }
-    const inlineSize = taken?.elsewhere?.inlineSize ?? bytes
-    const compressed = compression === 'off' ? undefined : await compressAll(compression, plain, inlineSize)
     if (compression !== 'off' || taken !== undefined) this.#host.mustBeOpen()
     const body = compressed?.parts ?? plain
     const digest = new Digest()
@@ -195,7 +203,7 @@ export class Intake<S> {
     return written(sink.finish(arrivedOf(metadata, lines, digest, compressor, taken, [])))
   }
 
-  /** What comes, once it is counted. */
+  /** What comes, once it is counted, in pieces of at most WRITE_BYTES. */
   async *#counted(
     head: readonly Uint8Array[],
     rest: AsyncIterator<Uint8Array> | undefined,
@@ -204,16 +212,21 @@ export class Intake<S> {
     for (const chunk of head) {
       lines.add(chunk)
       this.#tooLarge(lines.bytes)
-      yield chunk
+      yield* pieces(chunk)
     }
     while (rest !== undefined) {
       const { done, value } = await rest.next()
       if (done === true) return
       lines.add(value)
       this.#tooLarge(lines.bytes)
-      yield value
+      yield* pieces(value)
     }
   }
+}
+
+function* pieces(bytes: Uint8Array): Generator<Uint8Array, void, undefined> {
+  if (bytes.length <= WRITE_BYTES) yield bytes
+  else for (let at = 0; at < bytes.length; at += WRITE_BYTES) yield bytes.subarray(at, at + WRITE_BYTES)
 }
 
 /** Fails as a box does; a source fails in its own way. */
