@@ -15,7 +15,7 @@ import { expect, test } from 'vitest'
 import { depth, runSeed, say, seeded } from '../support/depth.ts'
 import { deliver, expunge, openTest, OWNER, rebuild, removeAll, useFormat } from './support.ts'
 
-const HISTORIES = { normal: 1, ci: 8, soak: 100_000 }[depth()]
+const HISTORIES = { normal: 1, ci: 3, soak: 100_000 }[depth()]
 const STATES = { normal: 8, ci: 40, soak: 300 }[depth()]
 
 /** With a second tier on the same disk. */

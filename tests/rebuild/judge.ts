@@ -15,6 +15,8 @@ export interface Damage {
   readonly log: boolean
   readonly index: boolean
   readonly journal: boolean
+  /** It was used, or tried to be, before the rebuild: whether every row is there still, nobody can tell then. */
+  readonly wasUsed?: boolean
 }
 
 /** Takes something away: each of the parts with some probability. */
@@ -96,7 +98,7 @@ export function judge(
   // What the index still knows where nothing of it is lost but what `damage` says.
   const known = damage.index ? NO_MAILBOXES : damage.log ? history.checkpointed : history.last
   const isWhole = JSON.stringify([...known]) === JSON.stringify([...history.last])
-  const allRows = isWhole && (!damage.log || damage.mailboxes.length === 0)
+  const allRows = damage.wasUsed !== true && isWhole && (!damage.log || damage.mailboxes.length === 0)
   // Of a message that was moved, files that are named by UIDs do not say whether an older row of it was there still.
   const isNamed = [...bytes].some((one) => /^[0-9a-f]{32} /.test(one))
   // What was moved to the other tier may still lie, dead, where it was: with its row in the box and the journal lost, nobody knows it.

@@ -145,7 +145,7 @@ export async function planRepair(
     states.set(number, { ...state, highestModSeq })
   }
   // Ruins of earlier repairs are told again, and were marked then.
-  const lostNow = [...lostTables, ...ruins].some(
+  const lostNow = [...lostTables, ...ruins].filter(
     ({ number }) => list?.tables.some((table) => table.number === number && table.snapshot === undefined) !== true,
   )
   markLosses(states, { recovered, counted, lostTables: lostNow }, prefix, page)
@@ -340,13 +340,13 @@ function markLosses(
   }: {
     readonly recovered: ReadonlyMap<number, RecoveredTable>
     readonly counted: ReadonlySet<string>
-    readonly lostTables: boolean
+    readonly lostTables: readonly Entry[]
   },
   prefix: string,
   page: RepairRecord[],
 ): void {
-  let lost = lostTables
-  let rows = lostTables
+  let lost = lostTables.length > 0
+  let rows = lostTables.some(({ id }) => !counted.has(id))
   // Also what an earlier repair lost, or this one before it was killed.
   for (const { values } of states.values()) {
     const before = lossOf(values)
