@@ -479,3 +479,37 @@ describe('a table that is made anew', () => {
     await expect(openIndex(fs, 'store', { lockWaitMs: 0 })).rejects.toThrow()
   })
 })
+
+describe('a list that is older than the log goes back', () => {
+  const saidOf = ({ tables }: Index): string[] =>
+    tables.map(({ id, count, digest }) => `${id} ${count} ${digest}`).toSorted()
+
+  test.each(['directory', 'directory and directory.old'])(
+    'costs no table that has its snapshot (%s)',
+    async (names) => {
+      const fs = memoryFs()
+      let said: string[]
+      let stale: Uint8Array
+      {
+        await using index = await openIndex(fs, 'store', { create: true, segmentBytes: 300 })
+        await commit(index, createBoxAndInbox)
+        await index.checkpoint()
+        stale = Uint8Array.from(await fs.readFile('store/tables/directory'))
+        await commit(index, (tx) => {
+          tx.createTable({ id: 'later', uidValidity: 7, columns: [] })
+          tx.append('later', {})
+        })
+        for (let n = 1; n < 5; n++) {
+          await deliver(index, n)
+          await index.checkpoint()
+        }
+        said = saidOf(index)
+      }
+      for (const name of names.split(' and ')) await fs.writeFile(`store/tables/${name}`, stale)
+      await repair(fs)
+      await using index = await openIndex(fs, 'store')
+      expect(saidOf(index)).toEqual(said)
+      expect((await Array.fromAsync(index.check())).flat()).toEqual([])
+    },
+  )
+})

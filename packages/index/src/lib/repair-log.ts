@@ -54,6 +54,8 @@ export interface Evidence {
   readonly lastSegment: number
   readonly transactions: readonly FoundTransaction[]
   readonly lost: readonly LostFrames[]
+  /** There may have been frames, after what the newest list says, that cannot be read: they may have created and dropped tables. */
+  readonly listIsShort: boolean
   /** First frame that the log has. */
   readonly firstFrame: number
   /** Last frame there was, as far as is known. */
@@ -135,12 +137,15 @@ function readLog(
   const found = all.filter((one) => !isUnfinished(one, allLists[0]))
   const unfinished = all.filter((one) => !found.includes(one)).map(({ header }) => header)
   const segments = allSegments.filter((segment) => !unfinished.some((header) => header.segment === segment))
-  const lists = allLists.filter(({ segment }) => !unfinished.some((header) => header.segment === segment))
+  const firstFrame = found[0]?.header.firstFrame ?? Number.POSITIVE_INFINITY
+  const lists = newestFirst(
+    allLists.filter(({ segment }) => !unfinished.some((header) => header.segment === segment)),
+    firstFrame,
+  )
   const sealedAt = control?.state === 'sealed' ? control : undefined
   const transactions: FoundTransaction[] = []
   const lost: LostFrames[] = []
   const place = lists[0]
-  const firstFrame = found[0]?.header.firstFrame ?? Number.POSITIVE_INFINITY
   /** Number of the next frame. */
   let next = found[0]?.header.firstFrame ?? place?.next ?? 1
   let lastSegment = Math.max(0, ...allSegments, sealedAt?.segment ?? 0, place?.segment ?? 0)
@@ -226,6 +231,10 @@ function readLog(
     lastSegment,
     transactions: transactions.sort((a, b) => a.number - b.number),
     lost,
+    listIsShort:
+      place === undefined ||
+      lost.some((one) => one.last >= place.next) ||
+      (Number.isFinite(firstFrame) && firstFrame > place.next),
     firstFrame,
     lastFrame: Math.max(
       known,
@@ -253,6 +262,13 @@ function readLog(
   function endIsMissing(): boolean {
     return (ended && !objects) || found.at(-1)!.segment < Math.max(segments.at(-1) ?? 0, place?.segment ?? 0)
   }
+}
+
+/** A list that was put back from a copy may be older than the one that is kept as old: the log does not go back to it then. */
+function newestFirst(lists: readonly TableList[], firstFrame: number): readonly TableList[] {
+  const [list, old] = lists
+  const isStale = list !== undefined && old !== undefined && list.next < firstFrame && list.next < old.next
+  return isStale ? [old, list] : lists
 }
 
 async function snapshotHeaders(fs: Fs, prefix: string): Promise<{ uuid: Uint8Array }[]> {

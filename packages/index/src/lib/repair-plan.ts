@@ -178,8 +178,6 @@ export async function planRepair(
     }
     tables.push({ entry: planned, state, why: bad.has(file) ? 'damaged' : `frame ${place?.frame ?? 0}` })
   }
-  // Tables may have been created and dropped where nobody can read it.
-  const lost = list === undefined || evidence.lost.some((one) => one.last >= list.next)
   return {
     evidence,
     tables: tables.sort((a, b) => Number(isMarked(b)) - Number(isMarked(a))),
@@ -189,10 +187,10 @@ export async function planRepair(
       (one, i, all) => all.indexOf(one) === i && !tables.some(({ entry }) => `tables/${entry.id}.snap` === one),
     ),
     frame: lastFrame,
-    nextTable: nextTable + (lost ? TABLES_LOST : 0),
+    nextTable: nextTable + (evidence.listIsShort ? TABLES_LOST : 0),
     dropped: [...dropped.values()].sort((a, b) => a.frame - b.frame),
     // Whoever asks what changed since a frame before the repair's own is told that nobody knows.
-    dropHorizon: changed || lost ? lastFrame + 1 : list.dropHorizon,
+    dropHorizon: changed || evidence.listIsShort || list === undefined ? lastFrame + 1 : list.dropHorizon,
   }
 }
 
@@ -261,7 +259,7 @@ interface FoundTables {
 }
 
 /** The tables there are, with what was last told of them. */
-function tablesOf({ lists, transactions, lost }: Evidence, files: ReadonlyMap<string, FoundFile>): FoundTables {
+function tablesOf({ lists, transactions, listIsShort }: Evidence, files: ReadonlyMap<string, FoundFile>): FoundTables {
   const list = lists[0]
   const entries = new Map<number, Entry>()
   const dropped = new Map<number, DroppedTable>((list?.dropped ?? []).map((table) => [table.number, table]))
@@ -280,7 +278,7 @@ function tablesOf({ lists, transactions, lost }: Evidence, files: ReadonlyMap<st
   const dropsSeen = new Set<number>()
   for (const { tables } of transactions) for (const table of tables) if (table.dropped) dropsSeen.add(table.number)
   // Snapshots of tables that no list knows; where nothing is lost, they were left by a checkpoint that was not finished.
-  if (list === undefined || lost.some((one) => one.last >= list.next))
+  if (listIsShort)
     for (const { number, directories } of files.values()) {
       const [directory] = directories
       if (directory === undefined || entries.has(number) || dropped.has(number) || dropsSeen.has(number)) continue
