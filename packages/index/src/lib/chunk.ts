@@ -102,6 +102,9 @@ export function readNumber(column: Uint8Array, at: number, width: number): numbe
   return value
 }
 
+/** First number that does not fit so many bytes. */
+const LIMITS: readonly number[] = [0, 1, 2, 3, 4, 5, 6].map((width) => 256 ** width)
+
 /** Writes what `readNumber` reads. Throws a RangeError for what does not fit. */
 export function writeNumber(column: Uint8Array, at: number, width: number, value: number): void {
   if (width === 8) {
@@ -109,7 +112,7 @@ export function writeNumber(column: Uint8Array, at: number, width: number, value
     return
   }
   if (width > 6) throw new TypeError(`a column of ${width} bytes has no numbers`)
-  if (!(value >= 0 && value < 256 ** width && value % 1 === 0))
+  if (!(value >= 0 && value < LIMITS[width]! && value % 1 === 0))
     throw new RangeError(`${value} does not fit a column of ${width} bytes`)
   // Above 32 bits, bitwise operators would cut.
   const high = Math.floor(value / 0x1_0000_0000)

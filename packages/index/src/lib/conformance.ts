@@ -310,6 +310,39 @@ export function indexConformance({ describe, it }: Runner, subject: IndexUnderTe
       }
       assert.equal(rows, view.count)
     })
+    test('appended many at once are what they are one by one', async (index) => {
+      await append(index, 2)
+      const ref = new Uint8Array(12)
+      for (const [i, uid] of [2, 1, 2].entries()) ref[4 * i] = uid
+      const tx = index.begin()
+      await transact(index, (one) => one.createTable({ ...INBOX, id: 'other', uidValidity: 9, uidNext: 10 }))
+      const outcome = tx.appendRows('other', { count: 3, uid: 12, flags: FLAG_SEEN, columns: { ref, size: 7 } })
+      assert.throws(() => tx.appendRows('other', { count: -1 }), RangeError)
+      assert.equal(tx.appendRows('other', { count: 0 }).uids.size, 0)
+      const last = tx.append('other', {})
+      await tx.commit()
+      assert.equal(outcome.uids.toString(), '12:14')
+      assert.equal(last.uid, 15)
+      const other = (await opened(index, 'other')).view
+      await other.load(['ref', 'size'])
+      assert.deepEqual(
+        [0, 1, 2, 3].map((row) => [other.uid(row), other.flags(row), other.extension('ref')!.number(row)]),
+        [
+          [12, FLAG_SEEN, 2],
+          [13, FLAG_SEEN, 1],
+          [14, FLAG_SEEN, 2],
+          [15, 0, 0],
+        ],
+      )
+      assert.equal(other.bytes, 21)
+      assert.deepEqual(await uses(index), [2, 3])
+      const low = index.begin()
+      low.appendRows('other', { count: 2, uid: 15 })
+      await assert.rejects(low.commit(), { code: 'INDEX_CONFLICT' })
+      const short = index.begin()
+      short.appendRows('other', { count: 2, columns: { ref: new Uint8Array(7) } })
+      await assert.rejects(short.commit(), RangeError)
+    })
     test('copied by appendFrom keep flags, keywords and the columns that both tables have', async (index) => {
       await append(index, 4, { flags: FLAG_SEEN, keywords: ['k'], size: 5 })
       await transact(index, (tx) => tx.createTable({ ...INBOX, id: 'other', uidValidity: 9, uidNext: 10 }))

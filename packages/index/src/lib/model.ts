@@ -322,6 +322,17 @@ export class Model {
   }
 }
 
+/** The same columns with bytes for each of the rows, where they are bytes. */
+function eachOf(
+  columns: Readonly<Record<string, Uint8Array | number>>,
+  count: number,
+): Record<string, Uint8Array | number> {
+  const each: Record<string, Uint8Array | number> = {}
+  for (const [name, given] of Object.entries(columns))
+    each[name] = typeof given === 'number' ? given : Buffer.concat(Array.from({ length: count }, () => given))
+  return each
+}
+
 /**
  * Tells a transaction of the changes, as `Model.commit` does them. `viewOf` gives the open table that rows are copied from. The
  * function returned reads the outcomes, after the commit: they are to be those of the model.
@@ -340,8 +351,14 @@ export function request(
         transaction.dropTable(change.table)
         return () => ({})
       case 'append': {
-        const { flags, keywords, columns, uid, modSeq } = change
-        const rows = Array.from({ length: change.count ?? 1 }, (_, i) =>
+        const { flags, keywords, columns, uid, modSeq, count = 1 } = change
+        if (count > 1 && keywords.length === 0 && modSeq === undefined) {
+          const given = count % 2 === 0 ? columns : eachOf(columns, count)
+          const where = uid === undefined ? {} : { uid }
+          const outcome = transaction.appendRows(change.table, { count, flags, columns: given, ...where })
+          return () => ({ uids: outcome.uids.toString() })
+        }
+        const rows = Array.from({ length: count }, (_, i) =>
           transaction.append(change.table, {
             flags,
             keywords,

@@ -102,6 +102,9 @@ interface Uses {
   readonly by: Map<number, number>
 }
 
+/** Rows without keywords. */
+const NO_SET: readonly number[] = [0]
+
 class Resolver {
   readonly #world: World
   readonly #lazy: boolean
@@ -215,6 +218,9 @@ class Resolver {
       case 'append':
         this.#append(this.#working(request.table), request)
         return
+      case 'append-rows':
+        this.#appendMany(this.#working(request.table), request)
+        return
       case 'append-from':
         this.#appendFrom(this.#working(request.table), request)
         return
@@ -300,10 +306,7 @@ class Resolver {
     const { row } = pending
     const { draft } = working
     const { meta } = draft
-    const uid = row.uid ?? draft.uidNext
-    if (uid > UID_LAST) throw new IndexError('INDEX_LIMIT', `${meta.id} has no UIDs left`, { table: meta.id })
-    if (uid < draft.uidNext)
-      throw new IndexError('INDEX_CONFLICT', `UID ${uid} of ${meta.id} is below ${draft.uidNext}`, { table: meta.id })
+    const uid = this.#placeFor(working, 1, row.uid)
     const own = row.modSeq !== undefined
     // What is written at once has UIDs that follow each other.
     if (uid !== draft.uidNext || own !== working.appendedOwn) this.#flushAppend(working)
@@ -333,6 +336,52 @@ class Resolver {
     this.#pending.push(pending)
     if (own && row.modSeq > working.given) working.given = row.modSeq
     this.#appendedRows(working, uid, 1, own)
+  }
+
+  /** Where the next `count` rows of a table begin, if they are to begin at `wanted`. */
+  #placeFor({ draft }: Working, count: number, wanted: number = draft.uidNext): number {
+    const { uidNext } = draft
+    const { id } = draft.meta
+    if (wanted + count - 1 > UID_LAST) throw new IndexError('INDEX_LIMIT', `${id} has no UIDs left`, { table: id })
+    if (wanted < uidNext)
+      throw new IndexError('INDEX_CONFLICT', `UID ${wanted} of ${id} is below ${uidNext}`, { table: id })
+    return wanted
+  }
+
+  #appendMany(working: Working, { rows, outcome }: Extract<Requested, { kind: 'append-rows' }>): void {
+    const { draft } = working
+    const { meta } = draft
+    const { count } = rows
+    const uid = this.#placeFor(working, count, rows.uid)
+    if (uid !== draft.uidNext || working.appendedOwn) this.#flushAppend(working)
+    const columns: (Uint8Array | undefined)[] = []
+    for (const [name, value] of Object.entries(rows.columns ?? {})) {
+      const c = this.#columnOf(working, name)
+      const { bytes: width } = meta.columns[c]!
+      if (value === 0) continue
+      const column = typeof value === 'number' ? new Uint8Array(width) : value
+      if (typeof value === 'number') writeNumber(column, 0, width, value)
+      if (column.length !== width && column.length !== count * width)
+        throw new RangeError(`${column.length} bytes for column ${name} of ${width} in ${count} rows`)
+      columns[c] = column
+    }
+    draft.appendRun(uid, count, Uint8Array.of(rows.flags ?? 0), NO_SET, columns, working.modSeq)
+    this.#useColumns(working, columns, count)
+    this.#appendedRows(working, uid, count, false)
+    this.#settle.push(() => {
+      outcome.uids = UidSet.range(uid, uid + count - 1)
+    })
+  }
+
+  /** Rows with these columns were appended: one value for all of them, or one for each. */
+  #useColumns(working: Working, columns: readonly (Uint8Array | undefined)[], count: number): void {
+    for (const c of working.draft.meta.counting) {
+      const column = columns[c]
+      if (column === undefined) continue
+      const uses = this.#usesOf(working, c)
+      if (column.length === 4) addUse(uses, readNumber(column, 0, 4), count)
+      else for (let i = 0; i < count; i++) addUse(uses, readNumber(column, i * 4, 4), 1)
+    }
   }
 
   #appendedRows(working: Working, uid: number, count: number, own: boolean): void {
@@ -381,9 +430,7 @@ class Resolver {
         rowIn[i] = row
       }
     }
-    const uid = draft.uidNext
-    if (uid + count - 1 > UID_LAST)
-      throw new IndexError('INDEX_LIMIT', `${meta.id} has no UIDs left`, { table: meta.id })
+    const uid = this.#placeFor(working, count)
     const flags = new Uint8Array(count)
     const sets = new Uint32Array(count)
     const known = new Map<number, number>([[0, 0]])
@@ -444,12 +491,7 @@ class Resolver {
       columns[c] = column
     }
     draft.appendRun(uid, count, flags, sets, columns, working.modSeq)
-    for (const c of meta.counting) {
-      const column = columns[c]
-      if (column === undefined) continue
-      const uses = this.#usesOf(working, c)
-      for (let i = 0; i < count; i++) addUse(uses, readNumber(column, i * 4, 4), 1)
-    }
+    this.#useColumns(working, columns, count)
     this.#appendedRows(working, uid, count, false)
     this.#settle.push(() => {
       outcome.uids = UidSet.range(uid, uid + count - 1)

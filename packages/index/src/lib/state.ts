@@ -126,6 +126,13 @@ export function emptyState(meta: TableMeta, uidNext = 1): TableState {
   }
 }
 
+/** Fills a part of a column with one value. */
+function repeat(column: Uint8Array, value: Uint8Array, start: number, end: number): void {
+  column.set(value, start)
+  for (let done = value.length; start + done < end; done *= 2)
+    column.copyWithin(start + done, start, Math.min(start + done, end - done))
+}
+
 /** For one sum at a time, none of which waits. */
 const sums = new Int32Array(2)
 
@@ -344,9 +351,8 @@ export class Draft {
           continue
         }
         const column = this.appendedColumn(chunk, c)
-        if (from.length === width) {
-          for (let i = 0; i < n; i++) column.set(from, (row + i) * width)
-        } else column.set(from.subarray(done * width, (done + n) * width), row * width)
+        if (from.length === width) repeat(column, from, row * width, (row + n) * width)
+        else column.set(from.subarray(done * width, (done + n) * width), row * width)
         if (c === summed) for (let i = 0; i < n; i++) this.bytes += readNumber(column, (row + i) * width, width)
       }
       if (guid >= 0) this.#sumGuids(chunk.uids, chunk.ext[guid]!, row, row + n, 1)

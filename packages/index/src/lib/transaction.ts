@@ -3,7 +3,7 @@ import type { UidSet } from '@mailstead/uidset'
 import { UidSet as Uids } from '@mailstead/uidset'
 import type {
   AppendedRow,
-  AppendFromOutcome,
+  AppendRowsOutcome,
   CommitOptions,
   CommitResult,
   ExpungeOptions,
@@ -12,6 +12,7 @@ import type {
   FlagOutcome,
   IndexTransaction,
   NewRow,
+  NewRows,
   TableSpec,
   TableView,
 } from './contract.ts'
@@ -42,7 +43,7 @@ export interface PendingFlags {
 export interface PendingExpunge {
   expunged: UidSet
 }
-export interface PendingAppendFrom {
+export interface PendingRows {
   uids: UidSet
 }
 
@@ -58,8 +59,9 @@ export type Requested =
       readonly from: string | undefined
       readonly rows: Uint32Array
       readonly columns: Readonly<Record<string, Uint8Array | number>>
-      readonly outcome: PendingAppendFrom
+      readonly outcome: PendingRows
     }
+  | { readonly kind: 'append-rows'; readonly table: string; readonly rows: NewRows; readonly outcome: PendingRows }
   | {
       readonly kind: 'flags'
       readonly table: string
@@ -127,16 +129,26 @@ export class Transaction implements IndexTransaction {
     return pending
   }
 
+  appendRows(table: string, rows: NewRows): AppendRowsOutcome {
+    const { count, flags = 0, uid } = rows
+    if (!(count >= 0 && count <= UID_LAST && count % 1 === 0)) throw new RangeError(`${count} rows to append`)
+    checkFlags(flags)
+    if (uid !== undefined) checkGiven('UID', uid, UID_LAST)
+    const outcome: PendingRows = { uids: Uids.empty }
+    if (count > 0) this.#add({ kind: 'append-rows', table, rows, outcome })
+    return outcome
+  }
+
   appendFrom(
     table: string,
     source: TableView,
     rows: Uint32Array,
     columns: Readonly<Record<string, Uint8Array | number>> = {},
-  ): AppendFromOutcome {
+  ): AppendRowsOutcome {
     for (let i = 0; i < rows.length; i++)
       if (rows[i]! >= source.count || (i > 0 && rows[i]! <= rows[i - 1]!))
         throw new RangeError(`rows to append must ascend and be below ${source.count}`)
-    const outcome: PendingAppendFrom = { uids: Uids.empty }
+    const outcome: PendingRows = { uids: Uids.empty }
     const from = homeOfView(source) === this.#committer ? source.table : undefined
     this.#add({ kind: 'append-from', table, source, from, rows, columns, outcome })
     return outcome

@@ -2,7 +2,7 @@
  * Rows for messages that come to a mailbox in a rebuild: under new UIDs beyond all that were given, or their own where they
  * know them, if need be between the rows that are there.
  */
-import type { AppendedRow, IndexTransaction, TableView } from '@mailstead/index'
+import type { AppendedRow, AppendRowsOutcome, IndexTransaction, TableView } from '@mailstead/index'
 import { FORM_CANONICAL, MAILBOX_COLUMNS } from './contract.ts'
 import type { FoundMessages } from './rebuild-found.ts'
 import type { Mailroom } from './rebuild-mailboxes.ts'
@@ -21,6 +21,13 @@ export interface Changes {
   readonly expunged: number[]
 }
 
+/** Rows of a mailbox that are appended, one or many at once; the message is NONE for one that is damaged. */
+interface Added {
+  readonly row: AppendedRow | AppendRowsOutcome
+  readonly mailbox: string
+  readonly messages: readonly number[]
+}
+
 const NO_CHANGES: Changes = { led: [], set: new Map(), expunged: [] }
 
 export class Arrivals {
@@ -28,8 +35,7 @@ export class Arrivals {
   readonly #found: FoundMessages
   readonly #now: number
   readonly #refOf: (message: number) => number
-  /** Rows of mailboxes that are appended; the message is NONE for one that is damaged. */
-  readonly #added: { readonly row: AppendedRow; readonly mailbox: string; readonly message: number }[] = []
+  readonly #added: Added[] = []
 
   /** `refOf`: the row of the box that names a message, made if there is none. */
   constructor(parts: {
@@ -46,24 +52,27 @@ export class Arrivals {
 
   /** After the commit: which UIDs they got. */
   *settle(): Generator<RebuildRecord, void, undefined> {
-    for (const { row, mailbox, message } of this.#added) {
-      const { uid } = row
-      if (message === NONE) {
-        const why = 'its bytes are missing or damaged, and the rows that named it are lost'
-        yield record('damaged', 'message', '', '', why, { mailbox, uid })
-        continue
-      }
-      const own = this.#found.uid(message) === uid
-      const why = `no mailbox had the message; ${own ? 'it knows its UID;' : 'UID,'} flags and keywords are lost`
-      yield record('changed', 'row', 'none', `${uid}`, why, { mailbox, uid, file: this.#found.file(message) })
+    for (const { row, mailbox, messages } of this.#added) {
+      const first = 'uid' in row ? row.uid : row.uids.ranges[0]!
+      for (let i = 0; i < messages.length; i++) yield this.#arrived(messages[i]!, mailbox, first + i)
     }
+  }
+
+  #arrived(message: number, mailbox: string, uid: number): RebuildRecord {
+    if (message === NONE) {
+      const why = 'its bytes are missing or damaged, and the rows that named it are lost'
+      return record('damaged', 'message', '', '', why, { mailbox, uid })
+    }
+    const own = this.#found.uid(message) === uid
+    const why = `no mailbox had the message; ${own ? 'it knows its UID;' : 'UID,'} flags and keywords are lost`
+    return record('changed', 'row', 'none', `${uid}`, why, { mailbox, uid, file: this.#found.file(message) })
   }
 
   /** Of these nothing is left but that they were: they are listed until their bytes come back and say what they are. */
   quarantine({ entry, table }: Mailroom, refs: readonly number[]): void {
     for (const ref of refs) {
       const row = this.#tx.append(table, { columns: { box: ref, saved: this.#now } })
-      this.#added.push({ row, mailbox: entry.name, message: NONE })
+      this.#added.push({ row, mailbox: entry.name, messages: [NONE] })
     }
   }
 
@@ -92,7 +101,8 @@ export class Arrivals {
       if (last > 0) floor = Math.max(floor, last + 1 + (room.isNew ? UIDS_LOST : 0))
       if (last > 0) this.#tx.raise(table, { uidNext: floor })
     }
-    for (const [i, message] of others.entries()) this.#row(room, message, floor + i, modSeq)
+    if (modSeq === undefined) this.#rows(room, others, floor)
+    else for (const [i, message] of others.entries()) this.#row(room, message, floor + i, modSeq)
     return modSeq === undefined ? 'appended' : 'anew'
   }
 
@@ -138,6 +148,31 @@ export class Arrivals {
     while (next < own.length) this.#row(room, own[next]!, uidOf(own[next++]!), top)
   }
 
+  /** The same as `#row` of each, under UIDs that follow each other. */
+  #rows({ table, entry }: Mailroom, messages: readonly number[], uid: number): void {
+    const found = this.#found
+    const count = messages.length
+    if (count === 0) return
+    const columns: Record<string, Uint8Array> = {}
+    const of = (wanted: string): Buffer => {
+      const { bytes } = MAILBOX_COLUMNS.find(({ name }) => name === wanted)!
+      const column = Buffer.alloc(count * bytes)
+      columns[wanted] = column
+      return column
+    }
+    const [box, guid, received, size, form] = [of('box'), of('guid'), of('received'), of('size'), of('form')]
+    for (let i = 0; i < count; i++) {
+      const message = messages[i]!
+      box.writeUInt32LE(this.#refOf(message), i * 4)
+      guid.set(found.guid(message), i * 16)
+      received.writeUIntLE(found.receivedMs(message), i * 6, 6)
+      size.writeUIntLE(found.size(message), i * 6, 6)
+      form[i] = found.isCanonical(message) ? FORM_CANONICAL : 0
+    }
+    const row = this.#tx.appendRows(table, { count, uid, columns: { ...columns, saved: this.#now } })
+    this.#added.push({ row, mailbox: entry.name, messages })
+  }
+
   /** A row for a message that no row named. */
   #row({ table, entry }: Mailroom, message: number, uid: number, modSeq: number | undefined): void {
     const found = this.#found
@@ -153,6 +188,6 @@ export class Arrivals {
         form: found.isCanonical(message) ? FORM_CANONICAL : 0,
       },
     })
-    this.#added.push({ row, mailbox: entry.name, message })
+    this.#added.push({ row, mailbox: entry.name, messages: [message] })
   }
 }

@@ -176,6 +176,20 @@ export class FoundMessages {
     }
     return columns
   }
+  /** The columns of the rows that name these, each with the bytes of all of them. */
+  rows(messages: readonly number[]): Record<string, Uint8Array> {
+    const columns: Record<string, Uint8Array> = {}
+    let from = 0
+    for (const { name, bytes } of this.#columns) {
+      const column = (columns[name] = new Uint8Array(messages.length * bytes))
+      for (let i = 0, to = 0; i < messages.length; i++) {
+        const at = messages[i]! * this.#rowBytes + from
+        for (let byte = at; byte < at + bytes; byte++) column[to++] = this.#rows[byte]!
+      }
+      from += bytes
+    }
+    return columns
+  }
   receivedMs(message: number): number {
     return this.#received[message]!
   }

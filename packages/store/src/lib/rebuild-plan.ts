@@ -14,7 +14,7 @@
  *   2. A rebuild of what a rebuild left changes nothing.
  */
 import { BOX_USES_COLUMN } from '@mailstead/box'
-import type { AppendedRow, IndexTransaction, Table } from '@mailstead/index'
+import type { AppendRowsOutcome, IndexTransaction, Table } from '@mailstead/index'
 import { UidSet } from '@mailstead/uidset'
 import { FORM_CANONICAL } from './contract.ts'
 import type { FoundMessages } from './rebuild-found.ts'
@@ -57,10 +57,12 @@ export class Plan {
   readonly #messages: Int32Array
   /** Of each row of the box: rows of mailboxes that name it, before. */
   readonly #named: Uint32Array
-  readonly #appended: { readonly row: AppendedRow; readonly ref: number }[] = []
+  /** Messages that get rows of the box, from `#firstNew` on. */
+  readonly #newRows: number[] = []
+  readonly #firstNew: number
+  #appended: AppendRowsOutcome | undefined
   /** Rows of the box that were in some mailbox, and whose bytes are missing too. */
   readonly #orphans: number[] = []
-  #nextRef: number
 
   constructor(parts: {
     readonly tx: IndexTransaction
@@ -84,7 +86,7 @@ export class Plan {
     const rows = box?.view.count ?? 0
     this.#messages = new Int32Array(rows).fill(NONE)
     this.#named = new Uint32Array(rows)
-    this.#nextRef = box?.view.uidNext ?? 1
+    this.#firstNew = box?.view.uidNext ?? 1
   }
 
   decide(): void {
@@ -92,12 +94,16 @@ export class Plan {
     for (const room of this.#mailboxes.all) if (room.view !== undefined) this.#rowsOf(room)
     this.#countAgain()
     this.#adopt()
+    this.#appended = this.#tx.appendRows(BOX_TABLE, {
+      count: this.#newRows.length,
+      columns: this.#found.rows(this.#newRows),
+    })
   }
 
   /** After the commit: what is known only then. */
   *settle(): Generator<RebuildRecord, void, undefined> {
-    for (const { row, ref } of this.#appended)
-      if (row.uid !== ref) throw new Error(`the box gave the row ${row.uid} and not ${ref}`)
+    const given = this.#appended?.uids.ranges[0] ?? this.#firstNew
+    if (given !== this.#firstNew) throw new Error(`the box gave rows from ${given} on, and not from ${this.#firstNew}`)
     for (const [{ entry }, { led }] of this.#changes)
       for (let at = 0; at < led.length; at += 3) {
         const [uid, ref, to] = led.slice(at, at + 3)
@@ -253,9 +259,7 @@ export class Plan {
 
   /** A row for a message that the box does not know. */
   #newRow(message: number): number {
-    const ref = this.#nextRef++
-    const row = this.#tx.append(BOX_TABLE, { columns: this.#found.row(message) })
-    this.#appended.push({ row, ref })
+    const ref = this.#firstNew + this.#newRows.push(message) - 1
     this.#refs[message] = ref
     return ref
   }
