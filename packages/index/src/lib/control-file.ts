@@ -16,6 +16,7 @@ import {
   isSealedTwice,
   readControl,
   readControlSlot,
+  saysVersion,
   writeControl,
 } from './control.ts'
 import { readBytes } from './log-reader.ts'
@@ -33,6 +34,9 @@ export class ControlFile implements AsyncDisposable {
   /** Sealed in one slot only: whoever sealed it died before it wrote the other. */
   #half = false
 
+  /** Both slots are of earlier builds. */
+  #isOlder = true
+
   /** `found` is what it said when it was last read, or an open log if it is lost. */
   constructor(fs: Fs, path: string, readOnly: boolean, found: Control) {
     this.#fs = fs
@@ -49,6 +53,11 @@ export class ControlFile implements AsyncDisposable {
   /** It says so, and what it says is on disk. */
   says(state: Control['state']): boolean {
     return this.#found.state === state && !this.#lost && !this.#suspect
+  }
+
+  /** No slot is of this version: builds that know none later may take what is written now for damage. */
+  get isOlder(): boolean {
+    return this.#isOlder
   }
 
   /** It says that the log is sealed, but not in both slots. */
@@ -69,6 +78,7 @@ export class ControlFile implements AsyncDisposable {
     const found = readControl(bytes)
     this.#lost = found === undefined
     this.#half = !isSealedTwice(bytes)
+    this.#isOlder = !saysVersion(bytes)
     this.#found = found ?? this.#found
     return this.#found
   }
@@ -94,6 +104,7 @@ export class ControlFile implements AsyncDisposable {
       this.#found = control
       this.#suspect = false
       this.#half = false
+      this.#isOlder = false
     } catch (error) {
       // The kernel may keep what it could not write and say no more of it: it is written again, through another handle.
       const file = this.#file

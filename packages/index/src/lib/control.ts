@@ -87,6 +87,11 @@ export function expectKnownVersion(bytes: Uint8Array): void {
   }
 }
 
+/** Whether a slot tells older builds that this one writes to the index. */
+export function saysVersion(bytes: Uint8Array): boolean {
+  return [0, CONTROL_SLOT].some((at) => slotAt(bytes, at)?.readUInt32LE(8) === FORMAT_VERSION)
+}
+
 /** The valid slot at `at`, if there is one. */
 export function readControlSlot(bytes: Uint8Array, at: number): Control | undefined {
   const slot = slotAt(bytes, at)

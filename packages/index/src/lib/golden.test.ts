@@ -5,6 +5,7 @@ import { UidSet } from '@mailstead/uidset'
 import { describe, expect, test } from 'vitest'
 import { dumpOf, expectationOf, goldenImage } from '../../test/golden/read.ts'
 import { type Image, imageFs, OBJECTS } from '../../test/image-fs.ts'
+import { intercepted } from '../../test/intercept.ts'
 import { everything } from '../../test/sealed-store.ts'
 import { crc32 } from '@mailstead/bytes'
 import { CONTROL_SLOT } from './control.ts'
@@ -110,3 +111,44 @@ test.each([0, CONTROL_SLOT])('an index of a later version (slot at %i) is neithe
   await expect(Array.fromAsync(repairIndex(fs, 'index'))).rejects.toMatchObject({ code: 'FS_UNSUPPORTED' })
   expect(Buffer.from(await fs.readFile('index/tables/directory')).toString()).toBe('no list')
 })
+
+test.each(['commit', 'checkpoint'] as const)(
+  'earlier builds are told of this one before a %s, in an index that was not closed',
+  async (first) => {
+    const fs = memoryFs()
+    for (const [path, bytes] of goldenImage(new URL('v1/', folder))) await fs.writeFile(path, bytes)
+    const control = Buffer.from(await fs.readFile('index/control'))
+    for (const at of [0, CONTROL_SLOT]) {
+      expect(control.readUInt32LE(at + 8)).toBe(1)
+      // What says that it was sealed, and where.
+      control.fill(0, at + 12, at + 16).fill(0, at + 40, at + 72)
+      const sum = at + CONTROL_SLOT - 4
+      control.writeUInt32LE(crc32(control.subarray(at, sum)), sum)
+    }
+    await fs.writeFile('index/control', control)
+    const versions: number[][] = []
+    const told = (): number[] => [0, CONTROL_SLOT].map((at) => control.readUInt32LE(at + 8)).toSorted((a, b) => a - b)
+    const watched = intercepted(fs, {
+      append: (path, parts) => {
+        if (path.startsWith('index/log/')) versions.push(told())
+        return parts
+      },
+      writeFile: async (disk, path, data, options) => {
+        if (path === 'index/tables/directory') versions.push(told())
+        return disk.writeFile(path, data, options)
+      },
+      write: async (file, data, position) => {
+        if (file.path === 'index/control') control.set(data, position)
+        return file.write(data, position)
+      },
+    })
+    await using index = await openIndex(watched, 'index')
+    if (first === 'commit') {
+      await using tx = index.begin()
+      tx.append('inbox', {})
+      await tx.commit()
+    } else await index.checkpoint()
+    expect(versions.length).toBeGreaterThan(0)
+    for (const said of versions) expect(said).toEqual([1, FORMAT_VERSION])
+  },
+)

@@ -5,7 +5,8 @@
  *   1. Only the holder of the lock appends, truncates, rotates or writes the control file. It holds the lock from before
  *      it reads the tail until its flush has returned, so at most the last group can be torn, and whoever has the lock
  *      may cut off whatever is no frame (I-4).
- *   2. The control file says `open` before the first append after a seal. (`control-file.ts`)
+ *   2. The control file says `open` before the first append after a seal, and in a slot of this version, so that no older build
+ *      takes what is written for damage. (`control-file.ts`)
  *   3. A group whose append or flush failed is cut off before the lock is released. Frames before it that the flush was
  *      to cover, lazy ones or another process's, are written again, in place: the kernel may have dropped them with the
  *      flush that failed, and will not say so again (I-5). Where cutting off fails too, whoever waits for the group is told
@@ -189,9 +190,9 @@ export class FileLog implements LogMedium {
     return more ? undefined : known.header.salt
   }
 
-  /** The control file says that the log is open, and goes on saying so. */
+  /** The control file says that the log is open, to builds of this version, and goes on saying so. */
   get #staysOpen(): boolean {
-    return this.unsealable && this.#control.says('open')
+    return this.unsealable && this.#control.says('open') && !this.#control.isOlder
   }
 
   /** Takes the lock shared, if no writer is at work for longer than `waitMs`. */
@@ -231,7 +232,7 @@ export class FileLog implements LogMedium {
       throw new IndexError('INDEX_WRITE_FAILED', 'an earlier flush failed: open the index again', { cause: this.#gone })
     if (!this.#staysOpen) await this.readControl()
     this.#segments.expectWhole(tail)
-    if (!this.#control.says('open')) await this.#writeControl(openControl(this.uuid))
+    if (!this.#control.says('open') || this.#control.isOlder) await this.#writeControl(openControl(this.uuid))
     if (rest > 0 && !tail.ended) {
       this.#options.onEvent('torn-tail', `${rest} bytes after frame ${tail.next - 1} are no frame and were cut off`)
       const { file } = await this.#segments.writable(tail.segment)
@@ -438,8 +439,9 @@ export class FileLog implements LogMedium {
     await this.lock()
     try {
       const control = await this.readControl()
-      if (control.state !== 'sealed' || control.directory === directory) return
-      await this.#writeControl({ ...control, directory })
+      const isNamed = control.state !== 'sealed' || control.directory === directory
+      if (isNamed && !this.#control.isOlder) return
+      await this.#writeControl(isNamed ? control : { ...control, directory })
     } finally {
       this.unlock()
     }
