@@ -7,6 +7,7 @@ import { memoryFs } from '@mailstead/fs/memory'
 import { posixFs } from '@mailstead/fs/posix'
 import { describe, expect, test } from 'vitest'
 import { type Mdbox, openMdbox } from './standalone.ts'
+import { rebuildMdbox } from './standalone-rebuild.ts'
 
 const drivers: Readonly<Record<string, () => Promise<{ readonly fs: Fs; readonly end: () => Promise<void> }>>> = {
   memory: () => {
@@ -97,3 +98,38 @@ for (const [name, create] of Object.entries(drivers))
       await end()
     })
   })
+
+test('what was removed from a box alone stays so, though its index is lost after it was closed', async () => {
+  const fs = memoryFs()
+  {
+    await using box = await openMdbox(fs, 'storage', { create: true })
+    await using batch = box.begin()
+    for (let i = 0; i < 5; i++) await batch.save(Buffer.from(`message ${i}`), metadata())
+    const refs = await batch.commit()
+    await box.remove(refs.slice(0, 3))
+  }
+  await removeAll(fs, 'storage/index')
+  await Array.fromAsync(rebuildMdbox(fs, 'storage'))
+  await using box = await openMdbox(fs, 'storage')
+  const bodies = await Promise.all([...box.refs].map((ref) => text(box, ref)))
+  expect(bodies.sort()).toEqual(['message 3', 'message 4'])
+})
+
+test('a box alone says that it has messages in a second tier that it was not given', async () => {
+  const fs = memoryFs()
+  const alt = { fs: memoryFs(), path: 'storage' }
+  {
+    await using box = await openMdbox(fs, 'storage', { create: true, alt })
+    await using batch = box.begin()
+    await batch.save(Buffer.from('message'), metadata())
+    await box.altmove(Uint32Array.from(await batch.commit()), { to: 'alt' })
+    expect(await box.unavailable()).toBeUndefined()
+  }
+  await using box = await openMdbox(fs, 'storage')
+  expect(await box.unavailable()).toMatchObject({ code: 'FS_UNAVAILABLE' })
+})
+
+async function removeAll(fs: Fs, path: string): Promise<void> {
+  for (const { name, kind } of (await Array.fromAsync(fs.list(path))).flat())
+    await (kind === 'directory' ? removeAll(fs, `${path}/${name}`) : fs.remove(`${path}/${name}`))
+}

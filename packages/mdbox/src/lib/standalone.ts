@@ -50,8 +50,13 @@ export interface Mdbox extends Box {
   readonly refs: Uint32Array
   begin(): MdboxBatch
   altmove(refs: Uint32Array, options: AltmoveOptions): Promise<AltmoveReport>
-  /** Removes messages, durably when resolved; those that are not there are passed over. `purge` gives back their space. */
+  /**
+   * Removes messages, durably when resolved; those that are not there are passed over. `purge` gives back their space. That they stay
+   * removed should the index be lost, is written down by `journal`, `purge`, and when the box is closed.
+   */
   remove(refs: readonly BoxRef[]): Promise<void>
+  journal(): Promise<void>
+  unavailable(): Promise<Error | undefined>
 }
 
 /**
@@ -142,6 +147,8 @@ class Standalone implements Mdbox {
   readonly #index: Index
   readonly #table: Table
   readonly #box: Box
+  /** Messages were removed here since the journal was written. */
+  #hasRemoved = false
 
   constructor(index: Index, table: Table, box: Box) {
     this.name = box.name
@@ -177,6 +184,21 @@ class Standalone implements Mdbox {
     await using tx = this.#index.begin()
     for (const ref of refs) if (this.#isKept(ref)) tx.setColumn(TABLE, BOX_USES_COLUMN, ref, 0)
     await tx.commit()
+    this.#hasRemoved = true
+  }
+
+  async journal(): Promise<void> {
+    this.#hasRemoved = false
+    try {
+      await this.#box.journal!()
+    } catch (error) {
+      this.#hasRemoved = true
+      throw error
+    }
+  }
+
+  async unavailable(): Promise<Error | undefined> {
+    return this.#box.unavailable!()
   }
 
   async purge(budget?: BoxBudget): Promise<PurgeReport> {
@@ -205,6 +227,8 @@ class Standalone implements Mdbox {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    // What cannot be written now, whoever purges or closes next does: the index still knows.
+    if (this.#hasRemoved) await this.journal().catch(() => {})
     await this.#box[Symbol.asyncDispose]()
     await this.#index[Symbol.asyncDispose]()
   }
