@@ -28,6 +28,7 @@ export function writeMailboxName(name: string): string {
 
 /** Undefined if `text` is no modified UTF-7. */
 export function readMailboxName(text: string): string | undefined {
+  if (/^[\x20-\x25\x27-\x7e]*$/.test(text)) return text
   let out = ''
   for (let at = 0; at < text.length; ) {
     const code = text.charCodeAt(at)

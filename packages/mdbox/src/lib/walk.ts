@@ -15,7 +15,6 @@ import {
   chunkSum,
   HEADER_BYTES,
   LINE_MAX,
-  latin1,
   METADATA_MAX,
   POST_BYTES,
   readFileLine,
@@ -28,6 +27,7 @@ import {
   Trailer,
 } from './format.ts'
 import { readMailboxName } from './mailbox-name.ts'
+import { Texts } from './texts.ts'
 
 /** Asks for bytes: answered with up to `length` of them, fewer only at the end of the file, valid until the next request. */
 export interface Need {
@@ -83,6 +83,13 @@ const SEARCH_BYTES = 256 * 1024
 /** How every header begins: magic, type and the spaces of a field long gone. */
 const HEADER_START = Buffer.from('\x01\x02N          ', 'latin1')
 
+/** What one record after the other is read with. */
+interface Scratch {
+  readonly trailer: Trailer
+  readonly texts: Texts
+}
+const newScratch = (): Scratch => ({ trailer: new Trailer(), texts: new Texts() })
+
 const ask = (position: number, length: number): Need => ({ need: true, position, length })
 
 /**
@@ -93,6 +100,7 @@ export function* verifyRecord(
   offset: number,
   end: number,
   headerBytes: number = HEADER_BYTES,
+  { trailer, texts }: Scratch = newScratch(),
 ): Generator<Need, Walked, Uint8Array> {
   // Most records are small: one request is all that is asked for them.
   let bytes = yield ask(offset, Math.min(FIRST_READ, end - offset))
@@ -108,7 +116,6 @@ export function* verifyRecord(
   if (postAt + POST_BYTES > end) return bad(offset, 'the file ends within the message', 0, storedSize)
 
   // The trailer first: without the right one the size is not believed, and the body is not read in vain.
-  const trailer = new Trailer()
   let stop = TRAILER_CUT
   let wanted = FIRST_METADATA_READ + 8 * chunkCount(storedSize)
   // All of a small record at once, so that a window moves forward only.
@@ -130,9 +137,9 @@ export function* verifyRecord(
   if (stop === TRAILER_BAD) return bad(offset, 'no metadata where the message must end', 0, storedSize)
   const length = isHere ? stop : headerBytes + storedSize + stop
   const guid = readGuid(bytes, trailer)
-  const name = trailer.mailboxAt < 0 ? undefined : latin1(bytes, trailer.mailboxAt, trailer.mailboxEnd)
+  const name = trailer.mailboxAt < 0 ? undefined : texts.of(bytes, trailer.mailboxAt, trailer.mailboxEnd)
   const mailbox = name === undefined ? undefined : readMailboxName(name)
-  const origin = trailer.originAt < 0 ? undefined : latin1(bytes, trailer.originAt, trailer.originEnd)
+  const origin = trailer.originAt < 0 ? undefined : texts.of(bytes, trailer.originAt, trailer.originEnd)
   let damage: string | undefined
   const sums: number[] = []
   if (trailer.hasHash) {
@@ -278,9 +285,10 @@ export function* walkFile(size: number): Generator<Need | WalkedLine | Walked, v
     damage: line === undefined ? 'the first line is not that of a message file' : undefined,
   }
   const headerBytes = line?.headerBytes ?? HEADER_BYTES
+  const scratch = newScratch()
   let at = lineLength
   while (at < size) {
-    const record = yield* verifyRecord(at, size, headerBytes)
+    const record = yield* verifyRecord(at, size, headerBytes, scratch)
     if (record.length > 0) {
       yield record
       at += record.length

@@ -140,14 +140,22 @@ export class FoundMessages {
     this.#bits = grown(new Uint8Array(capacity), this.#bits)
   }
 
-  /** The message that a row of the box names, or -1. */
-  atRow(view: BoxTableView, row: number): number {
-    let at = 0
-    for (const { name, bytes: width } of this.#columns) {
-      this.#sought.set(view.extension(name)!.value(row), at)
-      at += width
+  /** The message that each row of the box names, or -1. */
+  atRows(view: BoxTableView): Int32Array {
+    const columns = this.#columns.map(({ name }) => view.extension(name)!)
+    const messages = new Int32Array(view.count)
+    for (let row = 0; row < messages.length; row++) {
+      let at = 0
+      for (let c = 0; c < columns.length; c++) {
+        const width = this.#columns[c]!.bytes
+        // Numbers, which most are, make no objects.
+        if (width > 6) this.#sought.set(columns[c]!.value(row), at)
+        else this.#sought.writeUIntLE(columns[c]!.number(row), at, width)
+        at += width
+      }
+      messages[row] = this.#byRow.get(this.#sought)
     }
-    return this.#byRow.get(this.#sought)
+    return messages
   }
 
   /** The last of the messages that have this GUID, or -1; `nextOf` gives the others. */
@@ -163,6 +171,11 @@ export class FoundMessages {
     return this.#checksum[one] === this.#checksum[other] && this.#size[one] === this.#size[other]
   }
 
+  hasGuid(message: number, guid: Uint8Array): boolean {
+    const at = message * GUID_BYTES
+    for (let i = 0; i < GUID_BYTES; i++) if (this.#guids[at + i] !== guid[i]) return false
+    return true
+  }
   guid(message: number): Uint8Array {
     return this.#guids.subarray(message * GUID_BYTES, (message + 1) * GUID_BYTES)
   }

@@ -24,7 +24,6 @@ import { record, type RebuildRecord } from './rebuild-record.ts'
 import { BOX_TABLE } from './tree.ts'
 
 const NONE = -1
-const NO_GUID = new Uint8Array(16)
 /** What becomes of a message: a mailbox has it; it is expunged; the index itself says that nobody has it. 0 while that is open. */
 const KEPT = 1
 const EXPUNGED = 2
@@ -84,7 +83,7 @@ export class Plan {
     this.#refs = new Uint32Array(found.count)
     this.#fate = new Uint8Array(found.count)
     const rows = box?.view.count ?? 0
-    this.#messages = new Int32Array(rows).fill(NONE)
+    this.#messages = box === undefined ? new Int32Array(0) : found.atRows(box.view)
     this.#named = new Uint32Array(rows)
     this.#firstNew = box?.view.uidNext ?? 1
   }
@@ -117,8 +116,7 @@ export class Plan {
     const view = this.#box?.view
     if (view === undefined) return
     for (let row = 0; row < view.count; row++) {
-      const message = this.#found.atRow(view, row)
-      this.#messages[row] = message
+      const message = this.#messages[row]!
       if (message !== NONE && this.#refs[message] === 0) this.#refs[message] = view.uid(row)
     }
   }
@@ -137,15 +135,20 @@ export class Plan {
     const box = this.#box?.view
     const changes: Changes = { led: [], set: new Map(), expunged: [] }
     this.#changes.set(room, changes)
+    const set = (uid: number, field: string, before: string, value: Uint8Array | number, after: string): void => {
+      changes.set.set(uid, { ...changes.set.get(uid), [field]: value })
+      const why = 'what the message itself says'
+      this.#records.push(record('changed', field, before, after, why, { mailbox: name, uid }))
+    }
     for (let row = 0; row < view.count; row++) {
       const uid = view.uid(row)
       const ref = boxes.number(row)
       const at = ref === 0 || box === undefined ? NONE : box.rowOf(ref)
       if (at !== NONE) this.#named[at]!++
       const guid = guids.value(row)
-      const isNameless = Buffer.compare(guid, NO_GUID) === 0
+      const isNameless = isZero(guid)
       let message = at === NONE ? NONE : this.#messages[at]!
-      if (message !== NONE && !isNameless && Buffer.compare(guid, this.#found.guid(message)) !== 0) message = NONE
+      if (message !== NONE && !isNameless && !this.#found.hasGuid(message, guid)) message = NONE
       // Where nothing is lost a row is right about its message, though that may have another name of this row's own.
       const isDoubtful = this.#evidence.isLossy && message !== NONE && this.#isOther(message, room.entry.guid, uid)
       if (!isNameless && (message === NONE || isDoubtful)) {
@@ -167,18 +170,13 @@ export class Plan {
       // One that knows its UID is a row of its own besides, unless it is this one.
       if (!this.#isOther(message, room.entry.guid, uid) || this.#found.isExpunged(message)) this.#fate[message] = KEPT
       this.#lead(room, uid, ref, at, message)
-      const set = (field: string, before: string, value: Uint8Array | number, after: string): void => {
-        changes.set.set(uid, { ...changes.set.get(uid), [field]: value })
-        const why = 'what the message itself says'
-        this.#records.push(record('changed', field, before, after, why, { mailbox: name, uid }))
-      }
-      if (isNameless) set('guid', 'none', this.#found.guid(message), hex(this.#found.guid(message)))
+      if (isNameless) set(uid, 'guid', 'none', this.#found.guid(message), hex(this.#found.guid(message)))
       const size = this.#found.size(message)
-      if (sizes.number(row) !== size) set('size', `${sizes.number(row)}`, size, `${size}`)
+      if (sizes.number(row) !== size) set(uid, 'size', `${sizes.number(row)}`, size, `${size}`)
       const form = this.#found.isCanonical(message) ? FORM_CANONICAL : 0
-      if ((forms.number(row) & FORM_CANONICAL) !== form) set('form', `${forms.number(row)}`, form, `${form}`)
+      if ((forms.number(row) & FORM_CANONICAL) !== form) set(uid, 'form', `${forms.number(row)}`, form, `${form}`)
       const receivedMs = this.#found.receivedMs(message)
-      if (received.number(row) === 0 && receivedMs > 0) set('received', '0', receivedMs, `${receivedMs}`)
+      if (received.number(row) === 0 && receivedMs > 0) set(uid, 'received', '0', receivedMs, `${receivedMs}`)
     }
   }
 
@@ -380,6 +378,11 @@ export class Plan {
 function* inTurn(found: FoundMessages): Generator<number, void, undefined> {
   for (let message = 0; message < found.count; message++) if (found.uid(message) > 0) yield message
   for (let message = 0; message < found.count; message++) if (found.uid(message) === 0) yield message
+}
+
+function isZero(bytes: Uint8Array): boolean {
+  for (let i = 0; i < bytes.length; i++) if (bytes[i] !== 0) return false
+  return true
 }
 
 function hex(bytes: Uint8Array): string {
