@@ -93,6 +93,7 @@ async function checkpointAlone(host: CheckpointHost): Promise<boolean> {
       continue
     }
     await snapshots.notice(entry.id)
+    const there = await snapshots.frameThere(entry.id, entry.number)
     const found = await host.whenFlushed(async () => {
       if (entry.dropped || entry.damage !== undefined) return undefined
       try {
@@ -115,8 +116,8 @@ async function checkpointAlone(host: CheckpointHost): Promise<boolean> {
       tables.push(kept)
       continue
     }
-    // Ahead of the counters that are known here: another process is at work, and makes its own checkpoints.
-    if (found.frame > found.now.frame) return false
+    // Ahead of the counters that are known here, or behind what is there: another process is at work, and makes its own checkpoints.
+    if (found.frame > found.now.frame || found.frame < there) return false
     // What an older list says of a file may have been written over since.
     const written = await snapshots.write(found.state, found.frame, snapshots.listIsOld ? undefined : place)
     found.now.snapshot = written.place

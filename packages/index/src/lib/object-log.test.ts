@@ -161,3 +161,67 @@ test('a checkpoint that is slow in the end removes no snapshot that others made 
   expect((await again.open('new'))?.view.count).toBe(1)
   expect(await damagesOf(again)).toEqual([])
 })
+
+test('a checkpoint that is slow in between puts no older snapshot in the place of a newer one', async () => {
+  const fs = memoryFs(OBJECTS)
+  await using other = await create(fs)
+  await deliver(other)
+  await other.checkpoint()
+  const snapshot = `${path}/tables/box.snap`
+  let step = 0
+  const slow: Fs = {
+    ...fs,
+    stat: async (name) => {
+      if (step === 1 && name === snapshot) {
+        step = 2
+        await deliver(other)
+        await other.checkpoint()
+      }
+      return fs.stat(name)
+    },
+    writeFile: async (name, data, options) => {
+      // Nobody looks at the snapshot again before the log is cut behind it.
+      if (step === 2 && name === snapshot)
+        for (const id of ['one', 'two']) {
+          await using tx = other.begin()
+          tx.createTable({ id, uidValidity: 2, columns: [] })
+          await tx.commit()
+          await other.checkpoint()
+        }
+      return fs.writeFile(name, data, options)
+    },
+  }
+  await using index = await openIndex(slow, path)
+  await deliver(index)
+  step = 1
+  await index.checkpoint()
+  expect(step).toBe(2)
+  await using again = await openIndex(fs, path)
+  expect((await again.open('box'))!.view.count).toBe(3)
+  expect(await damagesOf(again)).toEqual([])
+})
+
+test('an index is opened while others make its first lists', async () => {
+  const fs = memoryFs(OBJECTS)
+  await using other = await create(fs)
+  await deliver(other)
+  let waiting = true
+  const slow: Fs = {
+    ...fs,
+    async *list(directory) {
+      // There was no list: the snapshots are looked for.
+      const before = directory === `${path}/tables` ? await Array.fromAsync(fs.list(directory)) : undefined
+      if (before !== undefined && waiting) {
+        waiting = false
+        for (let n = 0; n < 3; n++) {
+          await deliver(other)
+          await other.checkpoint()
+        }
+      }
+      yield* before ?? fs.list(directory)
+    },
+  }
+  await using index = await openIndex(slow, path)
+  expect(waiting).toBe(false)
+  expect((await index.open('box'))!.view.count).toBe(4)
+})

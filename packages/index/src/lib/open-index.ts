@@ -281,7 +281,9 @@ class StoreIndex implements Index, Committer, CheckpointHost, TableHost {
     try {
       for (let attempt = 1; ; attempt++) {
         const control = await this.log.readControl()
-        const { entries, nextNumber, start, logBytes, ...tables } = await this.snapshots.readTables(this.log)
+        const found = await this.#readTables(attempt < OPEN_ATTEMPTS)
+        if (found === undefined) continue
+        const { entries, nextNumber, start, logBytes, ...tables } = found
         let read: LogRead
         try {
           read = await this.log.read(start)
@@ -313,6 +315,19 @@ class StoreIndex implements Index, Committer, CheckpointHost, TableHost {
       }
     } finally {
       if (held && !this.#locked) this.log.unlock()
+    }
+  }
+
+  /** Undefined if there was no list, and another process has made one since: then the log may go back no further than that. */
+  async #readTables(again: boolean): Promise<Awaited<ReturnType<Snapshots['readTables']>> | undefined> {
+    const isMadeNow = async (): Promise<boolean> =>
+      again && this.snapshots.listLength === 0 && (await this.snapshots.newestGeneration()) > 0
+    try {
+      const tables = await this.snapshots.readTables(this.log)
+      return (await isMadeNow()) ? undefined : tables
+    } catch (error) {
+      if (await isMadeNow()) return undefined
+      throw error
     }
   }
 

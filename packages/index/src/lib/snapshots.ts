@@ -269,9 +269,22 @@ export class Snapshots implements AsyncDisposable {
     return tag === undefined ? { ifAbsent: true } : { ifMatch: tag }
   }
 
-  /** Notes what is there before a table's state is taken: a snapshot that somebody else writes meanwhile is not replaced. */
+  /** Notes what is there before a table's snapshot is written: what somebody else writes meanwhile is not replaced. */
   async notice(id: string): Promise<void> {
     if (this.#conditional) this.#snapshotTags.set(id, (await this.#fs.stat(`${this.#prefix}tables/${id}.snap`))?.tag)
+  }
+
+  /**
+   * Without locks, after `notice`: the frame of the snapshot that is there, below which none may be put in its place, since the log
+   * may not go back so far any more; Infinity if it is of a later table. Else 0.
+   */
+  async frameThere(id: string, table: number): Promise<number> {
+    if (!this.#conditional) return 0
+    const bytes = await readIfThere(this.#fs, `${this.#prefix}tables/${id}.snap`)
+    const header = bytes === undefined ? undefined : readSnapshotHeader(bytes)
+    if (bytes === undefined || header === undefined || Buffer.compare(header.uuid, this.#uuid) !== 0) return 0
+    if (header.table !== table) return header.table > table ? Number.POSITIVE_INFINITY : 0
+    return findSnapshotTrailer(bytes, snapshotSeed(header.salt))?.frame ?? 0
   }
 
   /** The checksum that the list ends with; 0 if there is none. */
