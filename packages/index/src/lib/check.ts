@@ -434,23 +434,29 @@ class Checker {
       const { view } = table
       // Where rows may be lost, those are counted too.
       const isLossy = lossOf(view.values) !== undefined
-      for (let row = 0; row < view.count; row++) {
-        const uid = view.uid(row)
-        const expected = counted.get(uid) ?? 0
-        if (values.number(row) !== expected)
+      let named = 0
+      for (const { first, rows, uids } of view.chunks)
+        for (let i = 0; i < rows; i++) {
+          const uid = uids[i]!
+          const count = counted.get(uid)
+          if (count !== undefined) named++
+          const expected = count ?? 0
+          const found = values.number(first + i)
+          if (found === expected) continue
           this.#find(
-            isLossy && values.number(row) > expected ? 'note' : 'damage',
+            isLossy && found > expected ? 'note' : 'damage',
             'uses-miscounted',
             '',
             0,
-            `${column} of row ${uid} is ${values.number(row)}, and ${expected} rows name it`,
+            `${column} of row ${uid} is ${found}, and ${expected} rows name it`,
             id,
             uid,
           )
-        counted.delete(uid)
-      }
+        }
+      if (named === counted.size) continue
       for (const [uid, count] of counted)
-        this.#find('damage', 'uses-dangling', '', 0, `${count} rows name row ${uid}, which is not there`, id, uid)
+        if (view.rowOf(uid) < 0)
+          this.#find('damage', 'uses-dangling', '', 0, `${count} rows name row ${uid}, which is not there`, id, uid)
     }
   }
 

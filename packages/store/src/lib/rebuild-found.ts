@@ -88,8 +88,9 @@ export class FoundMessages {
     this.#size[at] = one.size ?? one.physicalSize
     this.#offset[at] = one.offset
     this.#checksum[at] = one.checksum ?? 0
-    if (this.#files.at(-1) !== one.file) this.#files.push(one.file)
-    this.#file[at] = this.#files.length - 1
+    const files = this.#files
+    if (files.length === 0 || files[files.length - 1] !== one.file) files.push(one.file)
+    this.#file[at] = files.length - 1
     this.#origin[at] = this.#originOf(one.mailbox, one.origin)
     this.#uid[at] = one.origin?.uid ?? 0
     this.#bits[at] = (this.#size[at] === one.physicalSize ? 1 : 0) | (one.expunged === true ? 2 : 0)
@@ -97,11 +98,15 @@ export class FoundMessages {
 
   #encode(row: NonNullable<BoxScanned['row']>, out: Buffer): void {
     let at = 0
-    out.fill(0)
-    for (const { name, bytes } of this.#columns) {
+    for (let c = 0; c < this.#columns.length; c++) {
+      const { name, bytes } = this.#columns[c]!
       const value = row[name] ?? 0
-      if (typeof value === 'number') out.writeUIntLE(value, at, Math.min(bytes, 6))
-      else out.set(value, at)
+      if (typeof value === 'number' && bytes <= 6) out.writeUIntLE(value, at, bytes)
+      else {
+        out.fill(0, at, at + bytes)
+        if (typeof value === 'number') out.writeUIntLE(value, at, 6)
+        else out.set(value, at)
+      }
       at += bytes
     }
   }
