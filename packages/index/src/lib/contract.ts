@@ -398,9 +398,9 @@ export interface IndexOptions {
 export interface IndexEvent {
   /**
    * Machine-readable. Damage that was found, or made up for: `control-damaged`, `control-slot-damaged` (a crash may leave that, too),
-   * `torn-tail`, `log-damaged`, `table-damaged`, `snapshot-damaged`, `snapshot-replaced`,
+   * `torn-tail`, `log-damaged`, `segment-damaged`, `directory-damaged`, `table-damaged`, `snapshot-damaged`, `snapshot-replaced`,
    * `unknown-table`. Upkeep that failed and is done again later:
-   * `checkpoint-failed`, `seal-failed`, `refresh-failed`, `watch-failed`. And `reloaded`. New ones may come.
+   * `checkpoint-failed`, `list-failed`, `seal-failed`, `refresh-failed`, `watch-failed`. And `reloaded`. New ones may come.
    */
   readonly kind: string
   readonly message: string
