@@ -36,6 +36,15 @@ test('what was expunged stays so when the map of the messages is lost', async ()
   expect((await rebuild(fs)).filter(({ kind }) => kind !== 'note')).toEqual([])
 })
 
+test('and when the journal is lost as well: every row there was is there, and none names it', async () => {
+  const fs = await threeMessages()
+  const before = await picture(fs)
+  for (const path of ['index/tables/box.snap', 'index/log', 'storage/journal']) await removeAll(fs, path)
+  await rebuild(fs)
+  expect(await picture(fs)).toEqual(before)
+  expect((await rebuild(fs)).filter(({ kind }) => kind !== 'note')).toEqual([])
+})
+
 test('what was expunged stays so when the whole index is lost, since the journal remains', async () => {
   const fs = await threeMessages()
   await removeAll(fs, 'index')

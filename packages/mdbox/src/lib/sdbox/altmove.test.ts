@@ -339,6 +339,17 @@ describe('altmove of an sdbox', () => {
     }
   })
 
+  test('the empty name of an expunged message is no damaged file, though the row does not know that it was moved', async () => {
+    await using subject = await Subject.create()
+    const [ref] = await subject.save(1)
+    await subject.primary.remove(`storage/${INBOX}/u.1`)
+    await subject.primary.writeFile(`storage/${INBOX}/x.1`, new Uint8Array(0))
+    const found = (await Array.fromAsync(subject.box.check())).flat()
+    expect(found.filter(({ severity }) => severity === 'damage').map((one) => [one.kind, one.ref])).toEqual([
+      ['file-missing', ref],
+    ])
+  })
+
   test('with a budget: what is left is said', async () => {
     await using subject = await Subject.create()
     const refs = await subject.save(10)
