@@ -13,7 +13,7 @@ import type { ImportMessage, Store } from '@mailstead/store'
 import { UidSet } from '@mailstead/uidset'
 import { expect, test } from 'vitest'
 import { depth, runSeed, say, seeded } from '../support/depth.ts'
-import { deliver, expunge, openTest, OWNER, rebuild, removeAll, useFormat } from './support.ts'
+import { deliver, expunge, openTest, OWNER, picture, rebuild, removeAll, useFormat } from './support.ts'
 
 const HISTORIES = { normal: 1, ci: 3, soak: 100_000 }[depth()]
 const STATES = { normal: 8, ci: 40, soak: 300 }[depth()]
@@ -95,6 +95,23 @@ test.each(['alt', 'primary'] as const)(
     await expectAfterLoss(fs, { INBOX: left })
   },
 )
+
+test('a message whose file is lost is brought back from the bytes that it left behind, where the index is whole', async () => {
+  useFormat('mdbox', true)
+  const fs = memoryFs()
+  {
+    await using store = await openTest(fs)
+    for (const text of ['message 1', `message 2 ${'x'.repeat(500)}`]) await deliver(store, 'INBOX', text)
+    await store.checkpoint()
+    await store.altmove({ to: 'alt', where: ({ uid }) => uid === 1 })
+  }
+  const before = await picture(fs)
+  await removeAll(fs, 'alternate/m.17')
+  expect((await picture(fs)).get('INBOX')!.rows[0]!.text).toBe('STORE_DAMAGED')
+  const records = await rebuild(fs)
+  expect(records.filter(({ kind }) => kind === 'changed')).toMatchObject([{ field: 'place', mailbox: 'INBOX', uid: 1 }])
+  expect(await picture(fs)).toEqual(before)
+})
 
 const guidOf = (text: string): Buffer => createHash('md5').update(text).digest()
 function imported(uid: number, text: string): ImportMessage {
