@@ -51,3 +51,23 @@ test('frames that follow each other are read together, and of those far apart li
   const few = await cost(150)
   expect(few.asked).toBeLessThanOrEqual(10 * 8 * 1024)
 })
+
+test('in a segment that was cut within its header no frame is found', async () => {
+  const fs = memoryFs()
+  const path = `s/log/${segmentName(1)}`
+  {
+    await using index = await openIndex(fs, 's', { create: true })
+    await using tx = index.begin()
+    tx.createTable({ id: 'inbox', uidValidity: 1, columns: [] })
+    await tx.commit()
+  }
+  const bytes = await fs.readFile(path)
+  const header = readSegmentHeader(bytes)!
+  // One copy of the header may be left, which tells as much.
+  for (const length of [0, 128, SEGMENT_HEADER - 1, SEGMENT_HEADER]) {
+    await fs.writeFile(path, bytes.subarray(0, length))
+    await using file = await fs.open(path, 'read')
+    const reader = new LogReader(async () => ({ file, header, writable: false }))
+    expect(await reader.transactionAt(1, SEGMENT_HEADER)).toBeUndefined()
+  }
+})

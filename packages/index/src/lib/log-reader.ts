@@ -96,6 +96,8 @@ export class LogReader {
     const found = await this.#segment(segment)
     if (found === undefined) return []
     const { size } = await found.file.stat()
+    // Cut within its header, of which one copy is enough.
+    if (size <= SEGMENT_HEADER) return []
     const all = await readBytes(found.file, SEGMENT_HEADER, size - SEGMENT_HEADER)
     const { salt, firstFrame } = found.header
     const options = { base: SEGMENT_HEADER, salt, next: firstFrame, unflushed: Number.POSITIVE_INFINITY }
