@@ -8,9 +8,17 @@
 import { toHex } from '@mailstead/bytes'
 import { type Fs, FsError } from '@mailstead/fs'
 import { type Control, readControl } from './control.ts'
-import { FRAME_MIN, FRAME_PART, type FrameTable, payloadIsValid } from './frame.ts'
+import {
+  FRAME_END,
+  FRAME_MIN,
+  FRAME_PART,
+  frameLength,
+  type FrameTable,
+  payloadIsValid,
+  readFrameHeader,
+} from './frame.ts'
 import { keepsObjects } from './object-log.ts'
-import { scanFrames } from './scan.ts'
+import { type FoundFrame, type Scan, scanFrames } from './scan.ts'
 import { readSegmentHeader, SEGMENT_HEADER, type SegmentHeader, segmentName, segmentOfName } from './segment.ts'
 import { readSnapshotHeader, SNAPSHOT_HEADER } from './snapshot.ts'
 import { readTableList, type TableList } from './table-list.ts'
@@ -174,8 +182,9 @@ function readLog(
       const uids = Math.max(UIDS_LOST_MIN, (after?.offset ?? bytes.length) - gap.offset)
       lost.push({ first: gap.first, last: gap.last, uids, file })
     }
+    const cut = isWhole(i, segment) ? cutFrame(bytes, scan, header) : undefined
     let before = header.firstFrame - 1
-    for (const { header: frame, payload } of scan.frames) {
+    for (const { header: frame, payload } of cut === undefined ? scan.frames : [...scan.frames, cut]) {
       if (frame.number !== before + 1) parts = undefined
       before = frame.number
       const whole = payloadIsValid(frame, salt, payload)
@@ -197,7 +206,7 @@ function readLog(
       next = Math.max(next, frame.number + 1)
     }
     next = Math.max(next, before + 1)
-    ended = scan.ended
+    ended = scan.ended || (cut !== undefined && (cut.header.bits & FRAME_END) !== 0)
     if (objects && !ended) {
       // Whatever is there was of frames.
       const frames = Math.max(1, Math.floor(scan.rest / FRAME_MIN))
@@ -262,6 +271,22 @@ function readLog(
   function endIsMissing(): boolean {
     return (ended && !objects) || found.at(-1)!.segment < Math.max(segments.at(-1) ?? 0, place?.segment ?? 0)
   }
+}
+
+/**
+ * The frame whose end the file lacks, by its header: who knows its place reads it without its trailer, if the payload is there.
+ * Only where nothing may be torn.
+ */
+function cutFrame(
+  bytes: Uint8Array,
+  { frames, gaps, end }: Scan,
+  { salt, firstFrame }: SegmentHeader,
+): Pick<FoundFrame, 'header' | 'payload'> | undefined {
+  const header = readFrameHeader(bytes, end, salt)
+  const next = Math.max(firstFrame, (frames.at(-1)?.header.number ?? 0) + 1, (gaps.at(-1)?.last ?? 0) + 1)
+  if (header === undefined || header.number !== next || end + frameLength(header) <= bytes.length) return undefined
+  const start = end + header.headerLength
+  return { header, payload: bytes.subarray(start, start + header.payloadLength) }
 }
 
 /** A list that was put back from a copy may be older than the one that is kept as old: the log does not go back to it then. */

@@ -2,11 +2,14 @@
 import type { Fs, FsWriteOptions } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
 import { describe, expect, test } from 'vitest'
-import { build, damageOf, filesOf, path, readAll, repair } from '../../test/damaged-store.ts'
+import { build, damageOf, filesOf, path, readAll, type Readable, repair } from '../../test/damaged-store.ts'
 import { OBJECTS } from '../../test/image-fs.ts'
+import { createBoxAndInbox } from '../../test/schema.ts'
 import { intercepted } from '../../test/intercept.ts'
 import { type Index, openIndex } from '../index.ts'
-import { segmentOfName } from './segment.ts'
+import { readFrameHeader } from './frame.ts'
+import type { RepairRecord } from './repair-record.ts'
+import { readSegmentHeader, SEGMENT_HEADER, segmentName, segmentOfName } from './segment.ts'
 
 async function deliver(index: Index): Promise<number> {
   await using tx = index.begin()
@@ -23,6 +26,31 @@ async function damaged(fs: Fs, seed = 1): Promise<void> {
   bytes[140]! ^= 4
   await fs.writeFile(file, bytes)
   expect(await damageOf(fs)).not.toEqual([])
+}
+
+/** Repairs a store with a segment that is cut so many bytes after the payload of its frame. */
+async function cutAfterPayload(more: number): Promise<{
+  readonly fs: Fs
+  readonly file: string
+  readonly truth: ReadonlyMap<string, Readable>
+  readonly losses: readonly RepairRecord[]
+}> {
+  const fs = memoryFs(OBJECTS)
+  {
+    await using index = await openIndex(fs, path, { create: true })
+    await using tx = index.begin()
+    createBoxAndInbox(tx)
+    await tx.commit()
+    for (let n = 0; n < 6; n++) await deliver(index)
+  }
+  const truth = await readAll(fs)
+  const file = `${path}/log/${segmentName(4)}`
+  const bytes = await fs.readFile(file)
+  const { headerLength, payloadLength } = readFrameHeader(bytes, SEGMENT_HEADER, readSegmentHeader(bytes)!.salt)!
+  await fs.writeFile(file, bytes.subarray(0, SEGMENT_HEADER + headerLength + payloadLength + more))
+  const losses = (await repair(fs)).filter(({ kind }) => kind === 'lost')
+  expect(await damageOf(fs)).toEqual([])
+  return { fs, file, truth, losses }
 }
 
 /** Does something else before, or after, the first write of a path. */
@@ -54,6 +82,20 @@ async function segmentsOf(fs: Fs): Promise<number[]> {
 }
 
 describe('a repair of a log in objects', () => {
+  test('takes a frame whose trailer is cut off', async () => {
+    const { fs, truth, losses } = await cutAfterPayload(3)
+    expect(losses).toEqual([])
+    expect(await readAll(fs)).toEqual(truth)
+  })
+
+  test('names the frame, and its rows, of which only the header is left', async () => {
+    const { fs, file, losses } = await cutAfterPayload(-1)
+    expect(losses.map((one) => `${one.file} ${one.table} ${one.message}`)).toContain(
+      `${file} inbox frame 4 is damaged, and with it the rows 2 to 2`,
+    )
+    expect([...(await readAll(fs)).get('inbox')!.rows.keys()]).toEqual([1, 3, 4, 5, 6])
+  })
+
   test('is planned again where somebody commits before it begins the log anew, and loses nothing of that', async () => {
     const fs = memoryFs(OBJECTS)
     await damaged(fs)
