@@ -86,7 +86,7 @@ class Checker {
     yield undefined
     const list = await this.#lists(control)
     yield undefined
-    yield* this.#log(control)
+    yield* this.#log(control, list?.next ?? 0)
     for (const table of list?.tables ?? []) {
       const { snapshot } = table
       // A table that was damaged before its first snapshot has none.
@@ -191,7 +191,8 @@ class Checker {
 
   // ---- the log
 
-  async *#log(control: Control | undefined): AsyncGenerator<undefined> {
+  /** `listed` is the frame that the list of tables goes on with: only flushed frames are listed. */
+  async *#log(control: Control | undefined, listed: number): AsyncGenerator<undefined> {
     const segments: number[] = []
     for await (const page of this.#fs.list(`${this.#prefix}log`))
       for (const { name } of page) {
@@ -231,8 +232,18 @@ class Checker {
     }
     if (segments[0]! > this.#firstSegment)
       this.#find('damage', 'segment-missing', 'log', 0, `segment ${this.#firstSegment} is missing`)
-    if (control?.state === 'sealed' && before !== undefined) {
-      const { header, length, next, chain } = before
+    if (before === undefined) return
+    const { header, length, next, chain } = before
+    // No crash leaves that: nobody could append there, and what came after the list is gone too.
+    if (next < listed)
+      this.#find(
+        'damage',
+        'log-short',
+        `log/${segmentName(header.segment)}`,
+        length,
+        `the log ends after frame ${next - 1}, and the list of tables is of frame ${listed - 1}`,
+      )
+    if (control?.state === 'sealed') {
       if (next > control.lastFrame + 1) {
         // Among objects it says how far the log had come at least.
         if (this.#objects) return

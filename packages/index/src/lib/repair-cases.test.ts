@@ -203,6 +203,33 @@ describe('a log that is cut short after it was closed', () => {
     expect(await repair(fs)).toEqual([])
   })
 
+  test('that ends, while it is open, before the list of tables goes on is damaged, and gives no UID again', async () => {
+    const fs = memoryFs()
+    const index = await openIndex(fs, 'store', { create: true })
+    await commit(index, createBoxAndInbox)
+    await deliver(index, 1)
+    await deliver(index, 2)
+    await index.checkpoint()
+    await deliver(index, 3)
+    await (index as Index & { abandon(): Promise<void> }).abandon()
+    const frames = await framesOf(fs)
+    await fs.writeFile(log, (await fs.readFile(log)).subarray(0, frames.at(-2)!.offset))
+    {
+      await using cut = await openIndex(fs, 'store', { readOnly: true })
+      expect((await Array.fromAsync(cut.check())).flat().map(({ kind }) => kind)).toEqual(['log-short'])
+    }
+    await repair(fs)
+    {
+      await using repaired = await openIndex(fs, 'store')
+      expect((await Array.fromAsync(repaired.check())).flat()).toEqual([])
+      await deliver(repaired, 4)
+    }
+    const { rows, uidNext } = await inbox(fs)
+    expect(rows).toHaveLength(3)
+    expect(uidNext).toBeGreaterThan(4 + 1)
+    expect(await repair(fs)).toEqual([])
+  })
+
   test('that is gone altogether leaves what the snapshots hold', async () => {
     const fs = await store(async (index) => {
       for (let n = 1; n <= 4; n++) await deliver(index, n)
