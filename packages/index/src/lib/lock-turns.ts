@@ -15,6 +15,8 @@ import type { Fs, FsFile, FsLock } from '@mailstead/fs'
 
 /** Who waited so long is to be next, in milliseconds. */
 const LONG_MS = 3
+/** Where somebody else is next, it looks again after this time, in milliseconds, whether or not it hears a knock. */
+const AGAIN_MS = 8
 /** For so long after it had to wait, a process lets those go first who waited long, in milliseconds. */
 const BUSY_MS = 500
 const ENDED = new Error('the lock is had')
@@ -81,13 +83,18 @@ export class LockTurns implements AsyncDisposable {
         }
         return true
       }
+      const lookIn = (ms: number): void => {
+        clearTimeout(aging)
+        aging = setTimeout(() => {
+          if (!look() && !isMine) lookIn(AGAIN_MS)
+        }, ms)
+      }
       this.#onKnock = () => {
         if (look() || isMine) return
         passed++
-        clearTimeout(aging)
-        aging = setTimeout(look, Math.max(1, LONG_MS + 1 - passed))
+        lookIn(Math.max(1, LONG_MS + 1 - passed))
       }
-      aging = setTimeout(look, LONG_MS + 1)
+      lookIn(LONG_MS + 1)
     })
     const acquired = lock.acquire({ mode, waitMs, signal: ending.signal })
     try {

@@ -10,8 +10,8 @@
  *   3. The last frame of a segment is its end; the first segment holds nothing but an end.
  *   4. Who closes after it wrote records how far the log had come. Others may go on from there; a log that ends before is
  *      damaged, and nobody writes to it.
- *   5. A number is used once: who created segment n + 1 sees that n is still there, so that nobody can have removed another
- *      n + 1 before.
+ *   5. A number is used once: who created segment n + 1, or read it after n, sees that n is still there, so that nobody can have
+ *      removed another n + 1 before. Who does not has fallen behind, and begins with the list of tables.
  *   6. A segment that a repair began anew ends what was read before: who has the log open reads everything anew, and while the
  *      repair has not written its list, nobody writes.
  */
@@ -151,6 +151,9 @@ export class ObjectLog implements LogMedium {
 
   async read(from: LogTail): Promise<LogRead> {
     const read = await this.#segments.read(from)
+    // Segments go in ascending order: while this one is there, none after it was ever removed and its number used again (5).
+    if (read.tail.segment !== from.segment && (await this.#fs.stat(this.#pathOf(from.segment))) === undefined)
+      throw this.#segments.missing(from.segment)
     const anew = this.#segments.begunAnew
     const goesOn = from.segment === this.tail.segment && from.next === this.tail.next
     // What is known up to here may not be what the repair made of it.
@@ -223,7 +226,7 @@ export class ObjectLog implements LogMedium {
   }
 
   async append(tail: LogTail, bytes: Uint8Array): Promise<'done' | 'conflict'> {
-    const path = `${this.#prefix}log/${segmentName(tail.segment)}`
+    const path = this.#pathOf(tail.segment)
     const whole = Buffer.concat([this.#header, bytes])
     try {
       await this.#fs.writeFile(path, whole, { ifAbsent: true })
@@ -257,7 +260,7 @@ export class ObjectLog implements LogMedium {
     if (segment === 1) return
     let cause: unknown
     try {
-      if ((await this.#fs.stat(`${this.#prefix}log/${segmentName(segment - 1)}`)) !== undefined) return
+      if ((await this.#fs.stat(this.#pathOf(segment - 1))) !== undefined) return
       const old = readTableList(await this.#fs.readFile(`${this.#prefix}tables/directory.old`))
       if (old !== undefined && old.segment <= segment) return
     } catch (error) {
@@ -265,6 +268,10 @@ export class ObjectLog implements LogMedium {
     }
     const why = `segment ${segment} of the log was created, and may be one that others have done with`
     throw new IndexError('INDEX_UNCERTAIN', why, { cause })
+  }
+
+  #pathOf(segment: number): string {
+    return `${this.#prefix}log/${segmentName(segment)}`
   }
 
   bytesBetween(from: LogPlace, to: LogPlace): number {

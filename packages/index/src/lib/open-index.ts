@@ -288,8 +288,8 @@ class StoreIndex implements Index, Committer, CheckpointHost, TableHost {
         try {
           read = await this.log.read(start)
         } catch (error) {
-          // A checkpoint of another process may have dropped the segment since the list was read.
-          if (attempt < OPEN_ATTEMPTS && (await this.snapshots.newestGeneration()) !== tables.generation) continue
+          // Another process may have written another list, and dropped the segment, since this one was read.
+          if (attempt < OPEN_ATTEMPTS && (await this.#isDropped(start.segment))) continue
           throw error
         }
         this.#entries.reset(entries)
@@ -710,9 +710,13 @@ class StoreIndex implements Index, Committer, CheckpointHost, TableHost {
   }
 
   /** Whether the segment that is to be read next was dropped by another process. */
-  async #fellBehind(): Promise<boolean> {
+  #fellBehind(): Promise<boolean> {
+    return this.#isDropped(this.log.tail.segment)
+  }
+
+  async #isDropped(segment: number): Promise<boolean> {
     const segments = await this.log.segments()
-    return segments.length > 0 && segments[0]! > this.log.tail.segment
+    return segments.length > 0 && segments[0]! > segment
   }
 
   /** Another process dropped frames that were not read here: everything is read anew. */
@@ -786,14 +790,15 @@ class StoreIndex implements Index, Committer, CheckpointHost, TableHost {
 
   async #commitLocked(group: readonly Waiter[]): Promise<(CommitResult | { readonly error: unknown })[] | 'conflict'> {
     let read: LogRead
-    try {
-      read = await this.log.read(this.log.tail)
-    } catch (error) {
-      if (!(await this.#fellBehind())) throw error
-      await this.#reload()
-      await this.#preload(group)
-      read = await this.log.read(this.log.tail)
-    }
+    for (let attempt = 1; ; attempt++)
+      try {
+        read = await this.log.read(this.log.tail)
+        break
+      } catch (error) {
+        if (attempt === OPEN_ATTEMPTS || !(await this.#fellBehind())) throw error
+        await this.#reload()
+        await this.#preload(group)
+      }
     let batch = this.#newBatch()
     if (read.frames.length > 0 || read.gaps.length > 0) {
       this.#takeIn(read, batch)
