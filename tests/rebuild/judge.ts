@@ -72,7 +72,6 @@ function isExpunged(path: string, files: ReadonlyMap<string, unknown>): boolean 
 export async function left(fs: Fs): Promise<Set<string>> {
   const texts = new Set<string>()
   const files = await copyOf(fs)
-  // In the second tier a message is that was expunged until a purge; the first tier says so.
   for (const [path, bytes] of files)
     if (isMessageFile(path) && !isExpunged(path, files)) {
       const own = /([0-9a-f]{32})\/u\.(\d+)$/.exec(path)
