@@ -11,7 +11,7 @@ import { FAILURES, type Judged, judged, SEEDS, STATES_MAX, tell, withFiles, work
 import { newCounts, type TierFormat, tiered, tieredBox } from './tiers.ts'
 
 const SEED = runSeed()
-const STATES_EACH = depth() === 'normal' ? 1 : Math.ceil(STATES_MAX / 12)
+const STATES_EACH = depth() === 'normal' ? 1 : Math.ceil(STATES_MAX / 8)
 const SEEDS_EACH = Math.ceil(SEEDS / 2)
 const FAILURES_EACH = depth() === 'soak' ? FAILURES : 1
 /** What only this store does. */
