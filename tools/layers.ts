@@ -16,13 +16,15 @@ export const arrows: Readonly<Record<string, readonly string[]>> = {
   'packages/box': [],
   'packages/index': ['bytes', 'fs', 'uidset'],
   'packages/sis': ['bytes', 'fs', 'message'],
+  'packages/mount': ['bytes', 'fs'],
   'packages/imap': ['message', 'uidset'],
   'packages/mdbox': ['box', 'bytes', 'fs', 'index', 'uidset'],
-  'packages/store': ['box', 'bytes', 'fs', 'index', 'message', 'uidset'],
-  'packages/server': ['fs', 'imap', 'index', 'mdbox', 'message', 'store', 'uidset'],
-  'apps/server': ['fs', 'imap', 'index', 'mdbox', 'server', 'store'],
+  'packages/acl': ['bytes', 'fs', 'index', 'uidset'],
+  'packages/store': ['acl', 'box', 'bytes', 'fs', 'index', 'message', 'uidset'],
+  'packages/server': ['acl', 'fs', 'imap', 'index', 'mdbox', 'message', 'store', 'uidset'],
+  'apps/server': ['acl', 'fs', 'imap', 'index', 'mdbox', 'mount', 'server', 'sis', 'store'],
   // The command hosts `serve`, so it alone may import its neighbour (docs/decisions/0004-the-command-hosts-serve.md).
-  'apps/admin': ['app-server', 'fs', 'imap', 'index', 'mdbox', 'server', 'store'],
+  'apps/admin': ['acl', 'app-server', 'fs', 'imap', 'index', 'mdbox', 'mount', 'server', 'sis', 'store'],
 }
 
 /** What a test file may import beyond its package's arrows: suites and memory drivers of lower layers. */
