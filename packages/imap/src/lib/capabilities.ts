@@ -1,10 +1,12 @@
 /** What CAPABILITY says, which depends on who asks and over what. */
 
+import { NEW_RIGHTS } from './rights.ts'
+
 interface Asking {
   readonly secure: boolean
   readonly mayLogin: boolean
   readonly options: { readonly startTls?: unknown }
-  readonly session: { readonly appendLimit: number } | undefined
+  readonly session: { readonly appendLimit: number; readonly acl?: unknown } | undefined
 }
 
 /** What does not depend on who asks: clients look for some of it (IDLE, MOVE) before they log in. */
@@ -36,7 +38,11 @@ const always = [
 ].join(' ')
 
 export function capabilities(asking: Asking): string {
-  if (asking.session !== undefined) return `${always} APPENDLIMIT=${asking.session.appendLimit}`
+  if (asking.session !== undefined) {
+    // RFC 4314 §2.2, RFC 8440
+    const acl = asking.session.acl === undefined ? '' : ` ACL RIGHTS=${NEW_RIGHTS} LIST-MYRIGHTS`
+    return `${always}${acl} APPENDLIMIT=${asking.session.appendLimit}`
+  }
   const tls = !asking.secure && asking.options.startTls !== undefined ? ' STARTTLS' : ''
   return `${always} SASL-IR${tls}${asking.mayLogin ? ' AUTH=PLAIN AUTH=LOGIN' : ' LOGINDISABLED'}`
 }

@@ -1,4 +1,5 @@
 /** The commands of IMAP as data: what the parser makes of a line, and what the engine does. */
+import type { RightsChange } from './acl-session.ts'
 import type { ResyncRequest, SpecialUse } from './session.ts'
 import type {
   FetchRequest,
@@ -20,11 +21,13 @@ export interface SearchReturn {
   readonly save: boolean
 }
 
-/** RETURN options of LIST (RFC 5258, RFC 5819, RFC 6154). */
+/** RETURN options of LIST (RFC 5258, RFC 5819, RFC 6154, RFC 8440). */
 export interface ListReturn {
   readonly subscribed: boolean
   readonly children: boolean
   readonly specialUse: boolean
+  /** RFC 8440 */
+  readonly myRights: boolean
   readonly status: readonly StatusItem[] | undefined
 }
 
@@ -92,6 +95,14 @@ export type Command =
   | { readonly name: 'FETCH'; readonly uid: boolean; readonly target: Target; readonly request: FetchRequest }
   | { readonly name: 'STORE'; readonly uid: boolean; readonly target: Target; readonly request: StoreRequest }
   | { readonly name: 'COPY' | 'MOVE'; readonly uid: boolean; readonly target: Target; readonly mailbox: string }
+  | { readonly name: 'GETACL' | 'MYRIGHTS'; readonly mailbox: string }
+  | {
+      readonly name: 'SETACL'
+      readonly mailbox: string
+      readonly identifier: string
+      readonly change: RightsChange
+    }
+  | { readonly name: 'DELETEACL' | 'LISTRIGHTS'; readonly mailbox: string; readonly identifier: string }
 
 export type CommandName = Command['name'] | 'APPEND'
 

@@ -6,6 +6,7 @@ import type { Command, SearchReturn } from './command.ts'
 import type { Connection } from './connection.ts'
 import { ImapError } from './error.ts'
 import { formatQuoted, formatText } from './format.ts'
+import { listMyRights, runAcl } from './run-acl.ts'
 import {
   formatNamespaces,
   writeListEntry,
@@ -99,6 +100,12 @@ export async function execute(connection: Connection, tag: string, command: Comm
       writeStatus(output, command.mailbox, command.items, data, session.appendLimit)
       return 'OK Status completed.'
     }
+    case 'GETACL':
+    case 'SETACL':
+    case 'DELETEACL':
+    case 'LISTRIGHTS':
+    case 'MYRIGHTS':
+      return runAcl(output, session.acl, command)
     default:
   }
   if (selected === undefined) return SELECT_FIRST
@@ -223,7 +230,8 @@ async function select(
       throw error
     }
   }
-  return selected.readOnly ? 'OK [READ-ONLY] Examine completed.' : 'OK [READ-WRITE] Select completed.'
+  const done = command.name === 'SELECT' ? 'Select completed.' : 'Examine completed.'
+  return selected.readOnly ? `OK [READ-ONLY] ${done}` : `OK [READ-WRITE] ${done}`
 }
 
 /** RFC 3501 §6.3.3: a delimiter at the end says that there will be children; here every mailbox may have them. */
@@ -254,12 +262,21 @@ async function list(connection: Connection, session: ImapSession, command: Of<'L
     selectedSubscribed: request.subscribed,
     recursiveMatch: request.recursiveMatch,
   }
+  const { acl } = session
+  if (returns.myRights && acl === undefined) return 'BAD There is no such RETURN option.'
   const selectable: string[] = []
-  const wantsStatus = returns.status !== undefined
+  const asksMore = returns.status !== undefined || returns.myRights
   await session.list(request, (entry: ListEntry) => {
     writeListEntry(output, entry, form)
-    if (wantsStatus && entry.exists) selectable.push(entry.name)
+    if (asksMore && entry.exists) selectable.push(entry.name)
   })
+  if (returns.myRights && acl !== undefined) {
+    for (const name of selectable) {
+      await listMyRights(output, acl, name)
+      const congested = output.pending()
+      if (congested !== undefined) await congested
+    }
+  }
   if (returns.status !== undefined) {
     if (returns.status.includes('HIGHESTMODSEQ')) enableCondstore(connection)
     for (const name of selectable) {

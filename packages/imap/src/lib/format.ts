@@ -19,6 +19,12 @@ export function formatMailboxName(name: string): string {
   return isAtom(wire) && wire.toUpperCase() !== 'NIL' ? wire : formatQuoted(wire)
 }
 
+/** An atom where it is one, else quoted; a literal of UTF-8 where only that can hold it. */
+export function formatAstring(text: string): string {
+  if (isAtom(text) && text.toUpperCase() !== 'NIL') return text
+  return formatByteString(Buffer.from(text).toString('latin1'))
+}
+
 /** One line of printable ASCII, for the text of a reply, whatever is given. */
 export function formatText(text: string): string {
   const line = text.replace(/[^ -~]+/g, ' ').trim()

@@ -30,6 +30,8 @@ export interface ImapLimits {
   readonly listPatterns: number
   /** Bytes of a mailbox name as it is on the wire. (default 1024) */
   readonly mailboxNameBytes: number
+  /** Bytes of an identifier in an access control list. (default 1024) */
+  readonly identifierBytes: number
   /** Flags and keywords of one STORE or message. (default 128) */
   readonly flags: number
   /** Bytes of one keyword. (default 255) */
@@ -71,6 +73,7 @@ export const defaultLimits: ImapLimits = Object.freeze({
   partDepth: 100,
   listPatterns: 128,
   mailboxNameBytes: 1024,
+  identifierBytes: 1024,
   flags: 128,
   keywordBytes: 255,
   appendMessages: 1024,

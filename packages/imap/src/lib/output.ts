@@ -233,7 +233,7 @@ export class Output implements FetchWriter {
 
   // FETCH
 
-  keywordsGrew(mailbox: Pick<SelectedMailbox, 'keywords' | 'keywordsCanGrow' | 'readOnly'>): void {
+  keywordsGrew(mailbox: Pick<SelectedMailbox, 'keywords' | 'keywordsCanGrow' | 'permanentFlags' | 'readOnly'>): void {
     writeFlags(this, mailbox)
   }
 

@@ -6,6 +6,7 @@ import { Cursor } from './cursor.ts'
 import type { ImapLimits } from './limits.ts'
 import { defaultLimits } from './limits.ts'
 import { readMailboxName } from './mailbox-name.ts'
+import { parseSetAcl, parseWithIdentifier } from './parse-acl.ts'
 import { parseFetch } from './parse-fetch.ts'
 import { parseFlags } from './parse-flags.ts'
 import { parseList, parseLsub, parseStatusItems } from './parse-list.ts'
@@ -131,6 +132,11 @@ const withArguments: ReadonlyMap<string, (cursor: Cursor, uid: boolean) => Comma
   ['STORE', parseStore],
   ['COPY', (cursor: Cursor, uid: boolean): Command => parseCopy(cursor, uid, 'COPY')],
   ['MOVE', (cursor: Cursor, uid: boolean): Command => parseCopy(cursor, uid, 'MOVE')],
+  ['GETACL', (cursor: Cursor): Command => ({ name: 'GETACL', mailbox: mailboxName(cursor) })],
+  ['MYRIGHTS', (cursor: Cursor): Command => ({ name: 'MYRIGHTS', mailbox: mailboxName(cursor) })],
+  ['SETACL', (cursor: Cursor): Command => parseSetAcl(cursor, mailboxName(cursor))],
+  ['DELETEACL', (cursor: Cursor): Command => parseWithIdentifier(cursor, 'DELETEACL', mailboxName(cursor))],
+  ['LISTRIGHTS', (cursor: Cursor): Command => parseWithIdentifier(cursor, 'LISTRIGHTS', mailboxName(cursor))],
 ])
 
 function mailboxName(cursor: Cursor): string {

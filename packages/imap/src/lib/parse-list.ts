@@ -1,4 +1,4 @@
-/** LIST and LSUB with the options of RFC 5258, RFC 5819 and RFC 6154; the items of STATUS. */
+/** LIST and LSUB with the options of RFC 5258, RFC 5819, RFC 6154 and RFC 8440; the items of STATUS. */
 import type { Command, ListReturn } from './command.ts'
 import type { Cursor } from './cursor.ts'
 import { readMailboxName } from './mailbox-name.ts'
@@ -6,7 +6,13 @@ import type { StatusItem } from './vocabulary.ts'
 
 type ListCommand = Extract<Command, { name: 'LIST' | 'LSUB' }>
 
-const nothing: ListReturn = { subscribed: false, children: false, specialUse: false, status: undefined }
+const nothing: ListReturn = {
+  subscribed: false,
+  children: false,
+  specialUse: false,
+  myRights: false,
+  status: undefined,
+}
 
 export function parseLsub(cursor: Cursor): ListCommand {
   const reference = cursor.astring('A reference is missing.')
@@ -93,6 +99,7 @@ function parseReturn(cursor: Cursor): ListReturn {
   let subscribed = false
   let children = false
   let specialUse = false
+  let myRights = false
   let status: readonly StatusItem[] | undefined
   let count = 0
   while (!cursor.skips(')')) {
@@ -107,6 +114,9 @@ function parseReturn(cursor: Cursor): ListReturn {
       case 'SPECIAL-USE':
         specialUse = true
         break
+      case 'MYRIGHTS':
+        myRights = true
+        break
       case 'STATUS':
         cursor.space()
         status = parseStatusItems(cursor)
@@ -115,7 +125,7 @@ function parseReturn(cursor: Cursor): ListReturn {
         cursor.fail('There is no such RETURN option.')
     }
   }
-  return { subscribed, children, specialUse, status }
+  return { subscribed, children, specialUse, myRights, status }
 }
 
 const statusItems: ReadonlySet<string> = new Set<StatusItem>([

@@ -19,11 +19,16 @@ const ALL_FLAGS = 31
 /** FLAGS and PERMANENTFLAGS: at SELECT, and when a keyword is new (RFC 3501 §7.2.6). */
 export function writeFlags(
   output: Pick<Output, 'text'>,
-  { keywords, readOnly, keywordsCanGrow }: Pick<SelectedMailbox, 'keywords' | 'keywordsCanGrow' | 'readOnly'>,
+  mailbox: Pick<SelectedMailbox, 'keywords' | 'keywordsCanGrow' | 'permanentFlags' | 'readOnly'>,
 ): void {
-  const flags = [...systemFlagNames(ALL_FLAGS), ...keywords]
-  output.text(`* FLAGS (${flags.join(' ')})\r\n`)
-  const permanent = readOnly ? [] : keywordsCanGrow ? [...flags, '\\*'] : flags
+  const { keywords, readOnly, keywordsCanGrow, permanentFlags } = mailbox
+  output.text(`* FLAGS (${[...systemFlagNames(ALL_FLAGS), ...keywords].join(' ')})\r\n`)
+  const permanent: string[] = []
+  if (!readOnly) {
+    permanent.push(...systemFlagNames(permanentFlags?.flags ?? ALL_FLAGS))
+    if (permanentFlags?.keywords !== false) permanent.push(...keywords)
+    if (keywordsCanGrow) permanent.push('\\*')
+  }
   output.text(`* OK [PERMANENTFLAGS (${permanent.join(' ')})] Flags kept.\r\n`)
 }
 

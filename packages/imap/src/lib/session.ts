@@ -10,6 +10,7 @@
  * `NO [SERVERBUG]` and a call of the engine's `onError`.
  */
 import type { UidSet } from '@mailstead/uidset'
+import type { AclSession } from './acl-session.ts'
 import type {
   FetchRequest,
   ListRequest,
@@ -82,6 +83,8 @@ export interface Namespace {
 
 export interface ImapSession extends AsyncDisposable {
   readonly user: string
+  /** Access control lists (RFC 4314); undefined: they are not offered. */
+  readonly acl?: AclSession | undefined
   readonly namespaces: {
     readonly personal: readonly Namespace[]
     readonly others: readonly Namespace[]
@@ -101,6 +104,13 @@ export interface ImapSession extends AsyncDisposable {
   /** TRYCREATE if there is no such mailbox; asked before the client may send its literal. */
   append(mailbox: string): Promise<AppendBatch>
   open(mailbox: string, options: { readonly readOnly: boolean }): Promise<SelectedMailbox>
+}
+
+export interface PermanentFlags {
+  /** System flags, as bits (see `vocabulary`). */
+  readonly flags: number
+  /** The keywords there are. */
+  readonly keywords: boolean
 }
 
 /** QRESYNC parameters of SELECT (RFC 7162 §3.2.5). */
@@ -140,7 +150,7 @@ export interface UpdateWriter {
  */
 export interface FetchWriter {
   /** The set of keywords grew: said before the first `begin` of a message that has a new one. Gives FLAGS and PERMANENTFLAGS. */
-  keywordsGrew(mailbox: Pick<SelectedMailbox, 'keywords' | 'keywordsCanGrow' | 'readOnly'>): void
+  keywordsGrew(mailbox: Pick<SelectedMailbox, 'keywords' | 'keywordsCanGrow' | 'permanentFlags' | 'readOnly'>): void
   begin(sequence: number): void
   uid(uid: number): void
   /** `formatted` is the parenthesised list as bytes: see `formatFlags`; sessions cache it per combination. */
@@ -220,6 +230,8 @@ export interface SelectedMailbox extends AsyncDisposable {
   readonly mailboxId: string
   /** New keywords may be made (\* in PERMANENTFLAGS). */
   readonly keywordsCanGrow: boolean
+  /** What of the flags the user may change for good (RFC 4314 §5.1.1). Undefined: all, unless `readOnly`. */
+  readonly permanentFlags?: PermanentFlags | undefined
   /** After SELECT (QRESYNC …): VANISHED (EARLIER) through `vanishedEarlier`, then a FETCH per changed message. */
   resync(request: ResyncRequest, vanishedEarlier: (uids: UidSet) => void, writer: FetchWriter): Promise<void>
   /**
