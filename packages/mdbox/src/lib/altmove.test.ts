@@ -365,6 +365,35 @@ describe('altmove', () => {
     expect(subject.inAlt(refs.slice(4)).every(Boolean)).toBe(true)
   })
 
+  test('two processes that copy the same messages at the same moment take turns: one copy is made of each', async () => {
+    await using subject = await Subject.create({ purgeShare: 0.1 })
+    const refs = await subject.save(20)
+    await subject.drop(refs.slice(0, 10))
+    await subject.reopen()
+    const proc = subject.table.process()
+    await using other = await subject.open(proc)
+    const host = subject.proc.host as { transact: BoxHost['transact'] }
+    const transact = host.transact.bind(host)
+    let moving: Promise<unknown> | undefined
+    host.transact = async (body) => {
+      // The purge has copied what is alive, and not said so yet.
+      if (moving === undefined) {
+        moving = other.altmove!(refsOf(refs.slice(10)), { to: 'alt' })
+        // It comes as far as it can before this one goes on.
+        for (let turn = 0; turn < 200; turn++) await new Promise((resolve) => setImmediate(resolve))
+      }
+      await transact(body)
+    }
+    await subject.box.purge()
+    host.transact = transact
+    await moving
+    await subject.proc.host.refresh()
+    await subject.expectAll()
+    expect(subject.inAlt(refs.slice(10))).toEqual(Array(10).fill(true))
+    const scanned = (await Array.fromAsync(subject.box.scan())).flat()
+    expect(scanned.filter(({ expunged }) => expunged !== true)).toHaveLength(10)
+  })
+
   test('a message that is dropped while it is moved stays dropped, and the others move', async () => {
     await using subject = await Subject.create()
     const refs = await subject.save(6)

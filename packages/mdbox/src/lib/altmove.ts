@@ -8,8 +8,8 @@
  *
  * A crash leaves: before the transaction, copies that no row names; after it, dead bytes where the messages were. (I-17)
  *
- * Another process may purge the same messages at the same time: both copies are good, and the last transaction decides which
- * one counts.
+ * Another process that would purge or move messages at the same time waits for its turn (`lockMoves`), frame by frame, and goes by
+ * what the rows say then.
  */
 import { type AltmoveOptions, type AltmoveReport, BoxError, type BoxRef, mustBeComplete } from '@mailstead/box'
 import { FsError } from '@mailstead/fs'
@@ -17,7 +17,7 @@ import { Moves, openPlaces } from './altmove-copy.ts'
 import type { Tier } from './altmove-tier.ts'
 import { Pace } from './pace.ts'
 import { FLAG_ALT, type Places } from './place.ts'
-import { condemn, deadOf, type PurgeContext, purgeBox } from './purge.ts'
+import { condemn, deadOf, lockMoves, type PurgeContext, purgeBox } from './purge.ts'
 import type { Place } from './read.ts'
 
 /** Bytes moved by one transaction, and messages. */
@@ -54,31 +54,35 @@ export async function altmoveBox(
   let at = 0
   let isFull = false
   while (at < wanted.length && !isFull && !pace.isOver) {
-    await using moves = new Moves(target, context, pace)
-    const places = await table.loaded()
-    let bytes = 0
-    let waiting = 0
-    let count = 0
-    for (; at < wanted.length && bytes < FRAME_BYTES && count < FRAME_MESSAGES; at++) {
-      const row = places.view.rowOf(wanted[at]!)
-      if (row < 0 || isAlt(places, row) === target.alt) continue
-      const [place] = openPlaces(places, [row])
-      const { length } = place!
-      isFull = !pace.allows(length, waiting)
-      if (isFull) break
-      const copied = pace.copied
-      if (await copyOrSkip(context, moves, from, place!)) {
-        bytes += length
-        waiting = pace.copied > copied ? 0 : waiting + length
-        count++
-      } else report.damaged++
+    {
+      await using lock = await lockMoves(context, pace.signal)
+      if (lock === undefined) break
+      await using moves = new Moves(target, context, pace)
+      const places = await table.loaded()
+      let bytes = 0
+      let waiting = 0
+      let count = 0
+      for (; at < wanted.length && bytes < FRAME_BYTES && count < FRAME_MESSAGES; at++) {
+        const row = places.view.rowOf(wanted[at]!)
+        if (row < 0 || isAlt(places, row) === target.alt) continue
+        const [place] = openPlaces(places, [row])
+        const { length } = place!
+        isFull = !pace.allows(length, waiting)
+        if (isFull) break
+        const copied = pace.copied
+        if (await copyOrSkip(context, moves, from, place!)) {
+          bytes += length
+          waiting = pace.copied > copied ? 0 : waiting + length
+          count++
+        } else report.damaged++
+      }
+      await moves.flush()
+      if (count === 0) continue
+      // What was created since it was looked at last may be on a bare mount point.
+      if (target.alt) await context.alt.verify()
+      report.messages += await commit(context, moves, sources)
+      report.bytes += bytes
     }
-    await moves.flush()
-    if (count === 0) continue
-    // What was created since it was looked at last may be on a bare mount point.
-    if (target.alt) await context.alt.verify()
-    report.messages += await commit(context, moves, sources)
-    report.bytes += bytes
     // Space is given back on the way, and what is condemned stays a short list.
     if (sources.emptied.size >= EMPTIED_MAX) await purge(sources.emptied)
   }

@@ -376,6 +376,9 @@ describe('files', () => {
     expect(await box.purge()).toMatchObject({ files: 0, skipped: 1 })
     host.transact = original
     expect(await text(box, refs[1]!)).toBe('y'.repeat(5000))
+    // Nor would whoever finds it without an index take it for expunged.
+    const scanned = (await Array.fromAsync(box.scan())).flat()
+    expect(scanned.map(({ expunged }) => expunged)).toEqual([true, false])
     // The other row is gone, and the rest is done by the next purge.
     expect(await box.purge()).toMatchObject({ files: 1 })
     expect(await text(box, refs[1]!)).toBe('y'.repeat(5000))

@@ -159,6 +159,8 @@ describe.each(kinds)('messages of $name (compression $compression) of which part
     letters.onDrop = () => table.overwrite(ref, 'uses', 1)
     await box.purge()
     letters.onDrop = undefined
+    const scanned = (await Array.fromAsync(box.scan())).flat()
+    expect(scanned.map(({ expunged }) => expunged)).toEqual([false])
     await proc.host.refresh()
     expect(letters.used).toEqual(['part.1'])
     await box.purge()

@@ -10,7 +10,8 @@
  *          places that rows are about to leave.
  *          What it has once it keeps while the file of the message is there, unless a row with uses has the place: a
  *          table that was lost, and has no row for it, says nothing. Rows have left no place after all, where the transaction
- *          failed or never came: nothing gives the copies away before the next `write` has set that right.
+ *          failed or never came: nothing gives the copies away before the next `write` has set that right. A purge whose
+ *          transaction left a place somebody's sees to that at once.
  *          It is appended to, and written anew when something is taken back, when it is damaged, or when most of it is about files
  *          that are gone.
  *
@@ -71,12 +72,13 @@ export class Journal {
   }
 
   /**
-   * Takes down what the table says. `files`: numbers of the message files that are there; undefined while not all can be seen.
+   * Takes down what the table says. `files`: numbers of the message files that are there; undefined while not all can be seen. Without
+   * it nothing is said to be gone.
    * `strays`: messages that no row of the table names, in files that nobody appends to.
    */
   async write(
     table: PlaceTable,
-    files: () => Promise<ReadonlySet<number> | undefined>,
+    files?: () => Promise<ReadonlySet<number> | undefined>,
     strays: Dead = NONE,
   ): Promise<void> {
     await this.#inTurn(async () => {

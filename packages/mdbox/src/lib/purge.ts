@@ -5,7 +5,7 @@
  *          live records are copied raw, and verified, to the current file of their tier and flushed; one transaction then moves
  *          the rows and drops those without uses (decided under the lock); only when that is durable is the file removed.
  *          A file is touched only by the process that has its slot's lock, with nothing pinned in it: so no record in
- *          it can be waiting for its row, and nobody appends to it.
+ *          it can be waiting for its row, and nobody appends to it. Those who copy take turns, file by file (`lockMoves`).
  *
  * A crash leaves: before the transaction, copies that no row names, in the current file; after it, a file that no row
  * names, whose number the transaction wrote down (CONDEMNED) so that the next purge removes it. A file that no row
@@ -41,6 +41,8 @@ import { lockSlot, slotOf } from './slot.ts'
 import { findHeader } from './walk.ts'
 import { Window } from './window.ts'
 
+/** must not change: on disk */
+const MOVES_LOCK = 'purge.lock'
 /** Files removed between two flushes of the directory. */
 const CONDEMNED_MAX = 16
 
@@ -282,6 +284,8 @@ async function emptyFile(
   pace: Pace,
 ): Promise<number | undefined> {
   const { host, places: table } = context
+  await using lock = await lockMoves(context, pace.signal)
+  if (lock === undefined) return undefined
   const places = await table.loaded()
   const uses = await usesOf(places)
   const isHere = ({ view, file, flags }: Places, ref: number): number => {
@@ -324,13 +328,42 @@ async function emptyFile(
       removals.condemn(tx, [id])
     })
   } catch (error) {
+    if (drop === undefined || !isConflict(error)) throw error
     // In use again, and with it what it holds elsewhere: another time.
-    if (drop !== undefined && isConflict(error)) return undefined
+    await takeBack(context)
+    return undefined
+  }
+  const now = await table.loaded()
+  if (!unused.some((ref) => isHere(now, ref) >= 0)) return unused.length
+  // A message that got a use again meanwhile is still there, and so is its place.
+  await takeBack(context)
+  return undefined
+}
+
+/**
+ * For as long as messages are copied and their rows follow: else two processes copy the same at the same time, and one of the copies is
+ * nobody's. Undefined if the signal came first.
+ */
+export async function lockMoves(
+  { host, primary }: PurgeContext,
+  signal: AbortSignal | undefined,
+): Promise<FsLock | undefined> {
+  const lock = await primary.fs.lock(`${primary.directory}/${MOVES_LOCK}`)
+  try {
+    await lock.acquire(signal === undefined ? {} : { signal })
+    await host.refresh()
+    return lock
+  } catch (error) {
+    await lock[Symbol.asyncDispose]()
+    if (signal?.aborted === true) return undefined
     throw error
   }
-  // A message that got a use again meanwhile is still there, and so is its place.
-  const now = await table.loaded()
-  return unused.some((ref) => isHere(now, ref) >= 0) ? undefined : unused.length
+}
+
+/** What was noted as dead, and is somebody's after all, must not look dead to whoever has no index. */
+async function takeBack({ host, places, journal }: PurgeContext): Promise<void> {
+  await host.refresh()
+  await journal.write(places)
 }
 
 /** Prepares giving back what messages of one tier hold elsewhere; undefined if they hold nothing. */
