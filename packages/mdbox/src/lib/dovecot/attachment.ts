@@ -2,23 +2,17 @@
  * Parts of messages that Dovecot keeps in files of their own, named by the hash of their content.
  *
  * The file is `<path>` for mdbox, `<path>-<mailbox GUID>-<UID>` for sdbox. Where that is not there (an sdbox mailbox that lost its
- * index has another GUID now), another file of the same hash serves, since the hash says whether it is the right one.
+ * index has another GUID now) or is damaged, another file of the same hash serves: once links to one file, after a restore perhaps
+ * not any more. A file is read twice: nothing of it is given out before it was compared with its name.
  */
-import { createHash, type Hash } from 'node:crypto'
 import type { BoxError } from '@mailstead/box'
+import { digestOf, isProof, verifyDigest } from './attachment-hash.ts'
 import type { ExternalPart } from './dbox-record.ts'
 import type { Faults } from './fault.ts'
 import { below, join, type NamedRoot, namesIn, type OpenedFile, openIfThere, readAt } from './root.ts'
 
 /** Whole groups of three bytes, so that each piece is encoded by itself. */
 const PIECE_BYTES: number = 48 * 1024
-/** Hashes by the number of their digits. Of shortened ones nothing can be checked but the size. */
-const ALGORITHMS: ReadonlyMap<number, string> = new Map([
-  [32, 'md5'],
-  [40, 'sha1'],
-  [64, 'sha256'],
-  [128, 'sha512'],
-])
 
 export interface AttachmentPlace {
   /** Undefined if the store has none. */
@@ -26,6 +20,8 @@ export interface AttachmentPlace {
   /** `-<mailbox GUID>-<UID>` in sdbox, '' in mdbox. */
   readonly suffix: string
   readonly faults: Faults
+  /** Of the message, for faults. */
+  readonly owner: { readonly mailbox: string; readonly uid: number }
 }
 
 type Fail = (what: string, cause?: unknown) => BoxError
@@ -36,17 +32,12 @@ export async function* externalPart(
   part: ExternalPart,
   fail: Fail,
 ): AsyncGenerator<Uint8Array, void, undefined> {
-  const { file, size, shown } = await findFile(place, part, fail)
+  const found = await findFile(place, part, fail)
   try {
-    const digest = digestOf(part.path)
-    const hash = hashFor(digest)
     let column = 0
-    for (let at = 0; at < size; ) {
-      const wanted = Math.min(PIECE_BYTES, size - at)
-      const piece = await readAt(file, at, wanted)
-      if (piece.length !== wanted) throw fail(`the attachment ${shown} ends before its size`)
-      at += wanted
-      hash?.update(piece)
+    let left = found.size
+    for await (const piece of piecesOf(found)) {
+      left -= piece.length
       if (part.lineLength === 0) yield piece
       else {
         const text = Buffer.from(piece.buffer, piece.byteOffset, piece.length).toString('base64')
@@ -56,10 +47,19 @@ export async function* externalPart(
         if (column === 0) column = part.lineLength
       }
     }
-    if (hash !== undefined && hash.digest('hex') !== digest)
-      throw fail(`the attachment ${shown} is not what its name says`)
+    if (left > 0) throw fail(`the attachment ${found.shown} ends before its size`)
   } finally {
-    await file[Symbol.asyncDispose]()
+    await found.file[Symbol.asyncDispose]()
+  }
+}
+
+/** Up to its size, or to where it ends. */
+export async function* piecesOf({ file, size }: OpenedFile): AsyncGenerator<Uint8Array, void, undefined> {
+  for (let at = 0; at < size; ) {
+    const piece = await readAt(file, at, Math.min(PIECE_BYTES, size - at))
+    if (piece.length === 0) return
+    at += piece.length
+    yield piece
   }
 }
 
@@ -82,56 +82,79 @@ export function sizeInMessage(size: number, { lineLength, crlf }: ExternalPart):
   return characters + (Math.ceil(characters / lineLength) - 1) * (crlf ? 2 : 1)
 }
 
-async function findFile(
-  { attachments, suffix, faults }: AttachmentPlace,
-  part: ExternalPart,
-  fail: Fail,
-): Promise<OpenedFile> {
-  if (attachments === undefined) throw fail(`no root of attachments is known: ${part.path} is missing`)
-  const slash = part.path.lastIndexOf('/')
-  const directory = slash < 0 ? '' : part.path.slice(0, slash)
-  const name = part.path.slice(slash + 1)
+async function findFile(place: AttachmentPlace, part: ExternalPart, fail: Fail): Promise<OpenedFile> {
+  const { attachments, suffix, faults, owner } = place
+  if (attachments === undefined) {
+    faults.add('attachment-lost', 'no root of attachments is known', { file: part.path + suffix, ...owner })
+    throw fail(`no root of attachments is known: ${part.path} is missing`)
+  }
   const digest = digestOf(part.path)
+  const own = join(attachments.shown, part.path + suffix)
   let wrong = ''
   const tried = new Set<string>()
-  const open = async (path: string): Promise<OpenedFile | undefined> => {
-    if (tried.has(path)) return undefined
+  for await (const [path, isOwn] of candidates(place, attachments, part)) {
+    if (tried.has(path)) continue
     tried.add(path)
     const found = await openIfThere(attachments, path, faults)
-    if (found === undefined || sizeInMessage(found.size, part) === part.size) return found
-    wrong = `: ${found.shown} has another size`
-    await found.file[Symbol.asyncDispose]()
-    return undefined
-  }
-  const exact = (await open(part.path + suffix)) ?? (await open(part.path))
-  if (exact !== undefined) return exact
-  const instead = (found: OpenedFile): OpenedFile => {
-    faults.add('attachment-lost', `${found.shown}, which has the same hash, is read instead`, {
-      file: join(attachments.shown, part.path + suffix),
-    })
-    return found
-  }
-  // Only what a hash proves may stand in for another file.
-  if (hashFor(digest) !== undefined) {
-    const hashed = await open(join(directory, `hashes/${digest}`))
-    if (hashed !== undefined) return instead(hashed)
-    for (const other of await namesIn(below(attachments, directory), 'file', faults)) {
-      if (!other.startsWith(`${digest}-`)) continue
-      const found = await open(join(directory, other))
-      if (found !== undefined) return instead(found)
+    if (found === undefined) continue
+    try {
+      const why = await whatIsWrong(found, part, digest, faults, attachments)
+      if (why === undefined) {
+        if (!isOwn)
+          faults.add('attachment-lost', `${found.shown}, which has the same hash, is read instead`, { file: own })
+        return found
+      }
+      faults.add('attachment-damaged', `the attachment ${why}`, { file: found.shown })
+      if (wrong === '') wrong = `the attachment ${found.shown} ${why}`
+    } catch (error) {
+      await found.file[Symbol.asyncDispose]()
+      throw error
     }
+    await found.file[Symbol.asyncDispose]()
   }
-  throw fail(`the attachment ${join(attachments.shown, join(directory, name))} is missing${wrong}`)
+  if (wrong !== '') throw fail(wrong)
+  faults.add('attachment-lost', 'the attachment is missing, and nothing else has the same hash', {
+    file: own,
+    ...owner,
+  })
+  throw fail(`the attachment ${join(attachments.shown, part.path)} is missing`)
 }
 
-function digestOf(path: string): string {
-  const name = path.slice(path.lastIndexOf('/') + 1)
-  const dash = name.indexOf('-')
-  return dash < 0 ? name : name.slice(0, dash)
+/** Where the bytes may be, best first; and whether it is the message's own. */
+async function* candidates(
+  { suffix, faults }: AttachmentPlace,
+  attachments: NamedRoot,
+  { path }: ExternalPart,
+): AsyncGenerator<readonly [path: string, isOwn: boolean], void, undefined> {
+  yield [path + suffix, true]
+  yield [path, true]
+  const digest = digestOf(path)
+  // Only what a hash proves may stand in for another file.
+  if (!isProof(digest)) return
+  const slash = path.lastIndexOf('/')
+  const directory = slash < 0 ? '' : path.slice(0, slash)
+  yield [join(directory, `hashes/${digest}`), false]
+  for (const other of await namesIn(below(attachments, directory), 'file', faults))
+    if (other.startsWith(`${digest}-`)) yield [join(directory, other), false]
 }
 
-/** Undefined where nothing can be checked. */
-function hashFor(digest: string): Hash | undefined {
-  const algorithm = /^[0-9a-f]+$/.test(digest) ? ALGORITHMS.get(digest.length) : undefined
-  return algorithm === undefined ? undefined : createHash(algorithm)
+async function whatIsWrong(
+  found: OpenedFile,
+  part: ExternalPart,
+  digest: string,
+  faults: Faults,
+  { shown }: NamedRoot,
+): Promise<string | undefined> {
+  if (sizeInMessage(found.size, part) !== part.size) return 'has another size than its message says'
+  const verdict = await verifyDigest(digest, () => piecesOf(found))
+  if (verdict === 'damaged') return 'is not what its name says'
+  if (verdict === 'unverified')
+    faults.add(
+      'attachment-unverified',
+      'names of attachments are no hashes that are known: only their sizes were compared',
+      {
+        file: shown,
+      },
+    )
+  return undefined
 }

@@ -23,8 +23,6 @@ const CRYPT_MAGIC = Buffer.from('CRYPTED\x03\x07', 'latin1')
 export interface BodyPlace extends AttachmentPlace {
   readonly file: OpenedFile
   readonly record: DboxRecord
-  /** For faults. */
-  readonly owner: { readonly mailbox: string; readonly uid: number }
 }
 
 /** BOX_DAMAGED or BOX_UNSUPPORTED if it is not whole. */

@@ -84,3 +84,22 @@ export interface OpenDovecotOptions {
   /** The root of a dbox's control files (subscriptions), where they are not beside the mail. (default: the store) */
   readonly control?: DovecotRoot
 }
+
+/** A file of a tree of attachments. */
+export interface DovecotAttachment {
+  /** Below the root. */
+  readonly path: string
+  /** `reference`: `<hash>-<random>`, of one message. `shared`: `hashes/<hash>`, by which Dovecot finds equal ones. */
+  readonly form: 'reference' | 'shared'
+  /** What its name says that it is. */
+  readonly digest: string
+  readonly size: number
+  /** `damaged`: it is not what its name says. `unverified`: its name is no hash that is known. */
+  readonly verdict: 'whole' | 'damaged' | 'unverified' | 'unreadable'
+  /** Another link to a file that came before. Never where the driver cannot tell. */
+  readonly isLink: boolean
+  /** For people; '' if it is whole. */
+  readonly message: string
+  /** Its bytes, which are those of the part, decoded where Dovecot decoded them. */
+  open(): AsyncIterable<Uint8Array>
+}

@@ -1,10 +1,11 @@
 /** Stores that the Dovecot of this machine writes while we look: compressed in each of its ways, with attachments outside. */
 import { createHash, randomBytes } from 'node:crypto'
-import { rm, writeFile } from 'node:fs/promises'
+import { readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { posixFs } from '@mailstead/fs/posix'
 import { describe, expect } from 'vitest'
 import { Dovecot, noDovecot, served, unless } from '../../../test/dovecot.ts'
+import { readAttachments } from './attachment-tree.ts'
 import { openDovecot } from './open-dovecot.ts'
 
 const deep = process.env['MAILSTEAD_DEPTH'] !== undefined
@@ -78,6 +79,72 @@ describe('what the Dovecot of this machine writes', () => {
       }
       expect(store.faults).toEqual([])
     })
+
+  const forms: readonly (readonly [fs: string, hash: string, kind: 'mdbox' | 'sdbox'])[] = [
+    ['sis posix', '%{sha1}', 'mdbox'],
+    ['sis posix', '%{sha256:80}', 'sdbox'],
+    ['posix', '%{sha512}', 'sdbox'],
+    ['sis-queue QUEUE:posix', '%{md5}%{size}', 'mdbox'],
+  ]
+  for (const [driver, hash, kind] of deep ? forms : forms.slice(0, 2))
+    unless(
+      noDovecot(),
+      `(attachments by ${driver}, named by ${hash}, of ${kind}) is compared with its names`,
+      async () => {
+        await using dovecot = await Dovecot.create((directory) => ({
+          mail_location: `${kind}:${join(directory, 'home', kind)}`,
+          mail_attachment_dir: join(directory, 'home/attachments'),
+          mail_attachment_min_size: '2k',
+          mail_attachment_fs: driver.replace('QUEUE', join(directory, 'home/queue')),
+          mail_attachment_hash: hash,
+        }))
+        const file = join(dovecot.directory, 'message')
+        const text = mail()[2]!
+        await writeFile(file, text)
+        for (let i = 0; i < 3; i++) await dovecot.doveadm('save', '-m', 'Before', file)
+        const tree = join(dovecot.directory, 'home/attachments')
+        await using fs = await posixFs(join(dovecot.directory, 'home'))
+        const found = (await Array.fromAsync(readAttachments({ fs, path: 'attachments' }))).flat()
+        const references = found.filter(({ form }) => form === 'reference')
+        expect(found.map(({ verdict }) => verdict)).toEqual(found.map(() => 'whole'))
+        expect(references).toHaveLength(3)
+        expect(found).toHaveLength(driver === 'sis posix' ? 4 : 3)
+        expect(found.filter(({ isLink }) => !isLink)).toHaveLength(driver === 'sis posix' ? 1 : 3)
+
+        // As a restore without links leaves it, and with one byte changed.
+        for (const { path } of found) {
+          const bytes = await readFile(join(tree, path))
+          await rm(join(tree, path))
+          if (path === references[0]!.path) bytes[bytes.length >> 1]! ^= 1
+          if (path !== references[1]!.path) await writeFile(join(tree, path), bytes)
+        }
+        const again = (await Array.fromAsync(readAttachments({ fs, path: 'attachments' }))).flat()
+        expect(again.filter(({ verdict }) => verdict !== 'whole').map(({ path }) => path)).toEqual([
+          references[0]!.path,
+        ])
+        const read = async (): Promise<readonly unknown[]> => {
+          await using store = await openDovecot(fs, '')
+          const mailbox = store.mailboxes.find(({ name }) => name === 'Before')!
+          const results: unknown[] = []
+          for (const message of (await Array.fromAsync(mailbox.messages())).flat())
+            results.push(
+              await Array.fromAsync(message.open()).then(
+                (pieces) => served(Buffer.concat(pieces)) === text.toString('latin1'),
+                (error: { readonly code?: string }) => error.code,
+              ),
+            )
+          return [
+            ...results,
+            ...store.faults.map(({ kind: what }) => what).filter((what) => what.startsWith('attachment')),
+          ]
+        }
+        const faults = ['attachment-damaged', 'attachment-lost', 'attachment-lost']
+        expect((await read()).map(String).sort()).toEqual([...faults, 'true', 'true', 'true'])
+        // Nothing stands in for what nothing else has.
+        for (const { path } of found) if (path !== references[0]!.path) await rm(join(tree, path), { force: true })
+        expect([...(await read())].filter((one) => one === true)).toEqual([])
+      },
+    )
 
   const places: readonly (readonly [string, (home: string) => string, 'index' | 'control' | undefined])[] = [
     ['mdbox with directories named by GUID', (home) => `mdbox:${home}/mdbox:LAYOUT=index`, undefined],

@@ -6,7 +6,7 @@ import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { sizeInMessage } from './attachment.ts'
 import { FieldCache } from './cache.ts'
-import type { DovecotMessage, DovecotStore, OpenDovecotOptions } from './contract.ts'
+import type { DovecotFault, DovecotMessage, DovecotStore, OpenDovecotOptions } from './contract.ts'
 import { readRecord, readReferences } from './dbox-record.ts'
 import { Faults } from './fault.ts'
 import { GuidTable } from './guid-table.ts'
@@ -262,6 +262,61 @@ describe('an attachment that Dovecot keeps outside of its message', () => {
       const store = await storeOf({ [`${DIRECTORY}/u.1`]: message, ...files })
       await expect(bytesOf((await messagesOf(store))[0])).rejects.toMatchObject({ code: 'BOX_DAMAGED' })
       expect(store.faults.at(-1)).toMatchObject({ kind: 'message-damaged', mailbox: 'INBOX', uid: 1 })
+    }
+  })
+
+  const ofAttachments = ({ faults }: DovecotStore): readonly DovecotFault[] =>
+    faults.filter(({ kind }) => kind.startsWith('attachment-'))
+
+  test('is taken from another file of the same hash if its own is damaged, and every damaged one is named', async () => {
+    const other = Buffer.from(content)
+    other[100_000]! ^= 1
+    const store = await storeOf({
+      [`${DIRECTORY}/u.1`]: message,
+      [`attachments/${path}`]: other,
+      [`attachments/${directory}/hashes/${digest}`]: content.subarray(1),
+      [`attachments/${directory}/${digest}-${'1'.repeat(32)}`]: content,
+    })
+    expect((await bytesOf((await messagesOf(store))[0])).equals(plain)).toBe(true)
+    expect(ofAttachments(store).map(({ kind, file }) => [kind, file])).toEqual([
+      ['attachment-damaged', `attachments/${path}`],
+      ['attachment-damaged', `attachments/${directory}/hashes/${digest}`],
+      ['attachment-lost', `attachments/${path}`],
+    ])
+    const lost = await storeOf({ [`${DIRECTORY}/u.1`]: message, 'attachments/other': content })
+    await expect(bytesOf((await messagesOf(lost))[0])).rejects.toMatchObject({ code: 'BOX_DAMAGED' })
+    expect(ofAttachments(lost)).toMatchObject([
+      { kind: 'attachment-lost', file: `attachments/${path}`, mailbox: 'INBOX', uid: 1 },
+    ])
+    const bare = await storeOf({ [`${DIRECTORY}/u.1`]: message })
+    await expect(bytesOf((await messagesOf(bare))[0])).rejects.toMatchObject({ code: 'BOX_DAMAGED' })
+    expect(ofAttachments(bare)).toMatchObject([{ kind: 'attachment-lost', file: path, mailbox: 'INBOX', uid: 1 }])
+  })
+
+  test('is compared with its name, of whatever hash that is', async () => {
+    const hex = (algorithm: string): string => createHash(algorithm).update(content).digest('hex')
+    const wrong = Buffer.from(content)
+    wrong[0]! ^= 1
+    const names: readonly (readonly [name: string, isProof: boolean])[] = [
+      ...['md5', 'sha1', 'sha256', 'sha384', 'sha512', 'sha3-256', 'sha3-512'].map(
+        (name) => [hex(name), true] as const,
+      ),
+      [hex('sha256').slice(0, 20), true],
+      [hex('sha512').slice(0, 40), true],
+      [hex('sha1') + content.length.toString(16).padStart(16, '0'), true],
+      [hex('sha256').slice(0, 8), false],
+      ['q'.repeat(40), false],
+    ]
+    for (const [name, isProof] of names) {
+      const where = `${name.slice(0, 2)}/${name.slice(2, 4)}/${name}-${GUID}`
+      const mail = fileBytes({ body: 'A: b\n\n\n', plain, lines: [`X6 ${plain.length - 7} B76 ${where}`] })
+      const whole = await storeOf({ [`${DIRECTORY}/u.1`]: mail, [`attachments/${where}`]: content })
+      expect((await bytesOf((await messagesOf(whole))[0])).equals(plain)).toBe(true)
+      expect(ofAttachments(whole).map(({ kind }) => kind)).toEqual(isProof ? [] : ['attachment-unverified'])
+      const damaged = await storeOf({ [`${DIRECTORY}/u.1`]: mail, [`attachments/${where}`]: wrong })
+      const read = bytesOf((await messagesOf(damaged))[0])
+      if (isProof) await expect(read).rejects.toMatchObject({ code: 'BOX_DAMAGED' })
+      else expect((await read).equals(plain)).toBe(false)
     }
   })
 
