@@ -3,13 +3,13 @@
  * made to fit again after a change, so that the change is read and not only noticed.
  */
 import { ByteReader, ByteWriter, crc32 } from '@mailstead/bytes'
+import { decodeRoot } from '@mailstead/fs'
 import { decodeDirectory } from '../src/lib/cache-directory.ts'
 import { decodeRecord, recordAt, recordHead, tableSeed, valueLength } from '../src/lib/cache-record.ts'
 import { CONTROL_SLOT, readControl } from '../src/lib/control.ts'
 import { dumpFile } from '../src/lib/dump-file.ts'
 import { FRAME_MAGIC, frameSeed, payloadIsValid, readFrameHeader, readU32, TRAILER_MAGIC } from '../src/lib/frame.ts'
 import { applySection, readOperation, writeCreate } from '../src/lib/operations.ts'
-import { decodeRoot } from '../src/lib/root.ts'
 import { scanFrames } from '../src/lib/scan.ts'
 import { readSegmentHeader, SEGMENT_HEADER } from '../src/lib/segment.ts'
 import {
@@ -230,7 +230,7 @@ export function fuzzTargets(image: ReadonlyMap<string, Uint8Array>): FuzzTarget[
     {
       name: 'root',
       seeds: files('mailstead-root').map(([, bytes]) => bytes),
-      throws: ['IndexError'],
+      throws: ['FsError'],
       read: (bytes) => void decodeRoot(bytes),
       mend: (bytes) => checksums(bytes, [[0, 28]]),
     },

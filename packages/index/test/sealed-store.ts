@@ -2,14 +2,13 @@
  * A closed index with everything an index may hold, the same bytes each time: a root marker; a log of several segments with
  * frames of each kind; snapshots with old directories and old pages; both lists; caches with directories.
  */
-import type { Fs } from '@mailstead/fs'
+import { type Fs, initRoot } from '@mailstead/fs'
 import { type MemoryFsOptions, memoryFs } from '@mailstead/fs/memory'
 import { UidSet } from '@mailstead/uidset'
 import type { Index, Table } from '../src/index.ts'
 import { encodeDirectory } from '../src/lib/cache-directory.ts'
 import { recordAt, tableSeed } from '../src/lib/cache-record.ts'
 import { openIndex } from '../src/lib/open-index.ts'
-import { initRoot } from '../src/lib/root.ts'
 import { imageOf } from './image-fs.ts'
 import { Random } from './random.ts'
 

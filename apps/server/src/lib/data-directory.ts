@@ -11,10 +11,9 @@
  */
 import { readdirSync, statSync } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
-import { type Fs, FsError } from '@mailstead/fs'
+import { type Fs, FsError, initRoot, readRoot, ROOT_FILE } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
 import { posixFs } from '@mailstead/fs/posix'
-import { initRoot, readRoot, ROOT_FILE } from '@mailstead/index'
 import { imapCacheFields } from '@mailstead/imap/cache-fields'
 import { openStore, type RebuildRecord, rebuildStore, type Store } from '@mailstead/store'
 import { ServerError, userDirectory } from '@mailstead/server'

@@ -7,9 +7,8 @@
  *
  * INVARIANT   Nothing is created in a directory without marker: it may be a mount point whose mount is missing.
  */
-import { type Fs, FsError } from '@mailstead/fs'
+import { type Fs, FsError, initRoot, readRoot, ROOT_FILE } from '@mailstead/fs'
 import { posixFs } from '@mailstead/fs/posix'
-import { initRoot, readRoot, ROOT_FILE } from '@mailstead/index'
 import { mdbox } from '@mailstead/mdbox'
 import { sdbox } from '@mailstead/mdbox/sdbox'
 import { ServerError, userDirectory } from '@mailstead/server'

@@ -8,7 +8,7 @@
  * The check of a damaged file runs over the files that this part of the check reads, and without replaying the tables: it can
  * only find less so. On the sample the whole check runs too.
  */
-import type { Fs } from '@mailstead/fs'
+import { type Fs, readRoot } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
 import { UidSet } from '@mailstead/uidset'
 import { beforeAll, describe, expect, test } from 'vitest'
@@ -17,7 +17,7 @@ import { Random } from '../../test/random.ts'
 import { recordStartsOf, type Region, regionsOf } from '../../test/regions.ts'
 import { everything, MAILBOXES, type Said, sealedStore } from '../../test/sealed-store.ts'
 import { checkIndex } from './check.ts'
-import { type Index, type IndexFinding, openIndex, readRoot } from '../index.ts'
+import { type Index, type IndexFinding, openIndex } from '../index.ts'
 
 const depth = process.env['MAILSTEAD_DEPTH']
 const deep = depth !== undefined

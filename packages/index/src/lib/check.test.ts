@@ -1,10 +1,10 @@
 /** What the check says of files that are whole, but not this index's; and of the marker of the root. */
-import type { Fs } from '@mailstead/fs'
+import { type Fs, initRoot, ROOT_FILE } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
 import { describe, expect, test } from 'vitest'
 import { emptyFs, media, readAll, repair } from '../../test/damaged-store.ts'
 import { checkIndex } from './check.ts'
-import { initRoot, openIndex, ROOT_FILE } from '../index.ts'
+import { openIndex } from '../index.ts'
 
 const path = 'store'
 const STEP = process.env['MAILSTEAD_DEPTH'] === undefined ? 7 : 1

@@ -6,7 +6,7 @@
  * crash leaves: a torn tail, the bytes of a checkpoint that was not finished. Caches: `check-cache.ts`; snapshots: `check-snapshot.ts`.
  */
 import { toHex } from '@mailstead/bytes'
-import { type Fs, FsError } from '@mailstead/fs'
+import { type Fs, FsError, ROOT_FILE, readRoot } from '@mailstead/fs'
 import { CACHE_SUFFIX, checkCacheFile } from './check-cache.ts'
 import { checkSnapshot, type ListedSnapshot } from './check-snapshot.ts'
 import { CONTROL_LENGTH, CONTROL_SLOT, type Control, readControl, readControlSlot } from './control.ts'
@@ -17,7 +17,6 @@ import { IndexError } from './error.ts'
 import { frameLength, payloadIsValid } from './frame.ts'
 import { keepsObjects } from './object-log.ts'
 import { lossOf } from './loss.ts'
-import { ROOT_FILE, readRoot } from './root.ts'
 import { scanFrames, trailerIsValid } from './scan.ts'
 import {
   damagedCopies,
@@ -118,7 +117,7 @@ class Checker {
     try {
       await readRoot(this.#fs)
     } catch (error) {
-      if (!(error instanceof IndexError)) throw error
+      if (!(error instanceof FsError && error.code === 'FS_CORRUPT')) throw error
       const { message } = error
       this.pending.push({ ...NOWHERE, severity: 'damage', kind: 'root-marker', file: ROOT_FILE, message })
     }

@@ -1,8 +1,7 @@
 import { hexDump, toHex } from '@mailstead/bytes'
+import { decodeRoot, FsError, ROOT_FILE } from '@mailstead/fs'
 import { dumpCacheFile } from './dump-cache.ts'
 import { dumpIndexFile } from './dump.ts'
-import { IndexError } from './error.ts'
-import { decodeRoot, ROOT_FILE } from './root.ts'
 
 /**
  * A file of an index as text, one line at a time: segments of the log, snapshots, caches, the control file, the list of
@@ -25,7 +24,7 @@ function* dumpRoot(bytes: Uint8Array): Generator<string> {
     const { uuid, role } = decodeRoot(bytes)
     yield `root marker: ${role}, ${toHex(uuid)}`
   } catch (error) {
-    if (!(error instanceof IndexError)) throw error
+    if (!(error instanceof FsError)) throw error
     yield error.message
     for (const line of hexDump(bytes).split('\n')) if (line !== '') yield `    ${line}`
   }

@@ -22,7 +22,7 @@
  *   4. Among numbered objects nothing is replaced but what was read: where somebody else wrote meanwhile, everything is read and
  *      planned again.
  */
-import type { Fs, FsLock } from '@mailstead/fs'
+import { type Fs, type FsLock, ROOT_FILE } from '@mailstead/fs'
 import { CACHE_SUFFIX } from './check-cache.ts'
 import { checkIndex } from './check.ts'
 import { expectKnownVersion, openControl } from './control.ts'
@@ -34,7 +34,6 @@ import { gatherEvidence, readIfThere } from './repair-log.ts'
 import { record, type RepairRecord } from './repair-record.ts'
 import { planRepair, type RepairPlan } from './repair-plan.ts'
 import { RepairWork } from './repair-work.ts'
-import { ROOT_FILE } from './root.ts'
 import { withDefaults } from './settings.ts'
 
 export interface RepairOptions {

@@ -16,9 +16,9 @@
  * See docs/formats/root.md.
  */
 import { randomFillSync } from 'node:crypto'
-import { crc32 } from '@mailstead/bytes'
-import { type Fs, FsError } from '@mailstead/fs'
-import { IndexError } from './error.ts'
+import { crc32 } from 'node:zlib'
+import type { Fs } from './contract.ts'
+import { FsError } from './error.ts'
 
 export type RootRole = 'data' | 'index' | 'alternate' | 'attachments'
 
@@ -52,7 +52,7 @@ export function encodeRoot({ uuid, role }: Root): Uint8Array {
   return out
 }
 
-/** Throws INDEX_CORRUPT for anything that `encodeRoot` does not write. */
+/** FS_CORRUPT for anything that `encodeRoot` does not write. */
 export function decodeRoot(bytes: Uint8Array): Root {
   const marker = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
   if (marker.length !== ROOT_BYTES) throw damaged(`it has ${marker.length} bytes`)
@@ -65,11 +65,11 @@ export function decodeRoot(bytes: Uint8Array): Root {
   throw damaged(`its role is ${code}`)
 }
 
-function damaged(why: string): IndexError {
-  return new IndexError('INDEX_CORRUPT', `the root marker ${ROOT_FILE} is damaged: ${why}`)
+function damaged(why: string): FsError {
+  return new FsError('FS_CORRUPT', `the root marker ${ROOT_FILE} is damaged: ${why}`, { path: ROOT_FILE })
 }
 
-/** Marks a root, durably. FS_EXISTS (an FsError) if it is marked already. */
+/** Marks a root, durably. FS_EXISTS if it is marked already. */
 export async function initRoot(fs: Fs, role: RootRole, options: RootOptions = {}): Promise<Root> {
   const uuid = new Uint8Array(16)
   ;(options.random ?? randomFillSync)(uuid)
@@ -78,7 +78,7 @@ export async function initRoot(fs: Fs, role: RootRole, options: RootOptions = {}
   return root
 }
 
-/** Undefined if there is no marker. INDEX_CORRUPT if it is damaged; an FsError if the storage cannot be read. */
+/** Undefined if there is no marker. FS_CORRUPT if it is damaged. */
 export async function readRoot(fs: Fs): Promise<Root | undefined> {
   let bytes: Uint8Array
   try {
