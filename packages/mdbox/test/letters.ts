@@ -84,6 +84,9 @@ export class Letters implements AttachmentStore {
   check(): never {
     throw new Error('not in these tests')
   }
+  stats(): Promise<never> {
+    throw new Error('not in these tests')
+  }
   repair(): Promise<never> {
     return Promise.reject(new Error('not in these tests'))
   }

@@ -23,6 +23,13 @@ import type { BoxPending, BoxTable } from './contract.ts'
 /** Longest segments of one message, in bytes. A message that would need more stays inline. Must not change: on disk. */
 export const ATTACHMENT_SEGMENTS_MAX = 65_536
 
+/**
+ * Value of the table of blobs: what it says of uses may be too low, nothing is swept until `repair` was told all messages, and that
+ * removes it. Set by the host, where messages and table may disagree. One byte, 1 if rows of the table were lost: then only a repair
+ * that is told of every message removes it. Must not change: on disk.
+ */
+export const ATTACHMENT_REPAIR_KEY = 'salvaged'
+
 /** What a store of attachments needs of a transaction. `IndexTransaction` of an index satisfies it. */
 export interface AttachmentTransaction {
   append(table: string, row: { readonly columns: Readonly<Record<string, Uint8Array | number>> }): BoxPending
@@ -159,10 +166,39 @@ export interface AttachmentSweepReport {
 
 export interface AttachmentFinding {
   readonly severity: 'note' | 'damage'
-  /** `blob-missing`, `blob-damaged`, `blob-orphaned`, `uses-miscounted` … */
+  /**
+   * `blob-missing`, `blob-damaged`, `blob-orphaned` … Two kinds are about the table and the messages, and may be wrong of a store that is
+   * being changed: `uses-miscounted` and `row-missing`.
+   */
   readonly kind: string
   readonly file: string
   readonly message: string
+}
+
+export interface AttachmentCheckOptions {
+  /** Read every byte of every blob; else only that they are there. (default true) */
+  readonly bytes?: boolean
+}
+
+export interface AttachmentRepairOptions {
+  /** The messages told are not all there are, since some cannot be read: uses that are higher than what is told stay. (default false) */
+  readonly incomplete?: boolean
+}
+
+/** What keeping equal attachments once saves: of this store alone, also where blobs are shared with others. */
+export interface AttachmentStats {
+  /** Different blobs that are used, and the uses of them all. */
+  readonly blobs: number
+  readonly references: number
+  /** Bytes of all uses: what it would be if each had its own. */
+  readonly logicalBytes: number
+  /** Bytes of the files of those blobs, compressed as they are. */
+  readonly storedBytes: number
+  /** Blobs that nobody uses any more, until a sweep removes them, and the bytes of their files. */
+  readonly unusedBlobs: number
+  readonly unusedBytes: number
+  /** Share of the logical bytes that is not stored: 0 to 1; below 0 if overhead is more than what is saved. */
+  readonly savings: number
 }
 
 export interface AttachmentStore extends AsyncDisposable {
@@ -187,7 +223,15 @@ export interface AttachmentStore extends AsyncDisposable {
    * Verifies every blob, and that the rows count what the messages say. `messages`: the segments of every message of the box,
    * which `BoxScanned` can tell; without it uses are not counted. Read-only.
    */
-  check(messages?: AsyncIterable<readonly Uint8Array[]>): AsyncIterable<readonly AttachmentFinding[]>
+  check(
+    messages?: AsyncIterable<readonly Uint8Array[]>,
+    options?: AttachmentCheckOptions,
+  ): AsyncIterable<readonly AttachmentFinding[]>
   /** Makes the table agree with the messages: rows that are missing are added, uses are set. For rebuilds and after a restore. */
-  repair(messages: AsyncIterable<readonly Uint8Array[]>): Promise<readonly AttachmentFinding[]>
+  repair(
+    messages: AsyncIterable<readonly Uint8Array[]>,
+    options?: AttachmentRepairOptions,
+  ): Promise<readonly AttachmentFinding[]>
+  /** From the table; reads no blob. */
+  stats(): Promise<AttachmentStats>
 }

@@ -8,7 +8,7 @@
  * and an index satisfies them.
  */
 
-import type { AttachmentStore, AttachmentTransaction } from './attachments.ts'
+import type { AttachmentPart, AttachmentStore, AttachmentTransaction } from './attachments.ts'
 
 /** Names a message of this box, for ever: `BoxFormat.refBytes` bytes, kept in an index column. UID of the row in the box's table. */
 export type BoxRef = number
@@ -105,6 +105,10 @@ export interface BoxMessage extends AsyncDisposable, Disposable {
   readonly whole: Uint8Array | undefined
   readonly guid: Uint8Array
   readonly receivedMs: number
+  /** Bytes of it that lie in a store of attachments, in order, not overlapping: each may fail alone. Absent if all are in its file. */
+  readonly parts?: readonly AttachmentPart[]
+  /** Bytes in canonical form, where they are known without reading it. */
+  readonly size?: number
   /** Up to `into.length` bytes from `position`; less only at the end. */
   read(into: Uint8Array, position: number): Promise<number>
   /** Where the file system allows: the same, without a turn of the event loop. */
@@ -209,7 +213,7 @@ export interface BoxHost {
   /** The table may have lost what it knew: what is found on disk is believed. (default false) */
   readonly rebuilding?: boolean
   /** Where parts of messages are kept once. Without it messages stay whole, and those whose parts are elsewhere cannot be read. */
-  readonly attachments?: AttachmentStore
+  readonly attachments?: AttachmentStore | undefined
 }
 
 /** A mailbox, as formats know it whose files are named by mailbox and UID. */

@@ -9,6 +9,7 @@
  */
 import {
   type AttachmentFailure,
+  type AttachmentPart,
   attachmentFailure,
   type AttachmentReader,
   type AttachmentStore,
@@ -99,7 +100,7 @@ export class InlineMessage implements BoxMessage {
         await reader[Symbol.asyncDispose]()
         throw this.#fail('its parts make another size than it had')
       }
-      return new WovenMessage(this.#inline, reader, this.#fail)
+      return new WovenMessage(this.#inline, reader, this.#attached.size, this.#fail)
     } catch (error) {
       this[Symbol.dispose]()
       throw toldOf(error, this.#fail)
@@ -121,14 +122,18 @@ export class InlineMessage implements BoxMessage {
 class WovenMessage implements BoxMessage {
   readonly whole: undefined
   readonly physicalSize: number
+  readonly size: number
   readonly guid: Uint8Array
   readonly receivedMs: number
+  readonly parts: readonly AttachmentPart[]
   readonly #inline: BoxMessage
   readonly #reader: AttachmentReader
   readonly #fail: Fail
   #closed: Promise<void> | undefined
 
-  constructor(inline: BoxMessage, reader: AttachmentReader, fail: Fail) {
+  constructor(inline: BoxMessage, reader: AttachmentReader, size: number, fail: Fail) {
+    this.size = size
+    this.parts = reader.parts
     this.#inline = inline
     this.#reader = reader
     this.#fail = fail

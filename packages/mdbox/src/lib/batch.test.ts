@@ -130,6 +130,7 @@ function takesNothing(written: (bytes: Uint8Array) => void): AttachmentStore {
     sweep: unused,
     check: unused,
     repair: unused,
+    stats: unused,
     [Symbol.asyncDispose]: () => Promise.resolve(),
   }
 }

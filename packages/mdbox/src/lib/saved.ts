@@ -6,6 +6,7 @@ import {
   type BoxPending,
   type BoxSaved,
 } from '@mailstead/box'
+import { writeFailed } from './append.ts'
 import { sumOf } from './format.ts'
 import type { Arrived } from './intake.ts'
 import { FLAG_ATTACHED, FLAG_CANONICAL } from './place.ts'
@@ -45,7 +46,15 @@ export abstract class SavedMessage implements BoxSaved {
     if (this.state !== 'durable')
       throw new TypeError(this.state === 'gone' ? 'the batch is over: its messages are gone' : 'flush the batch first')
     const flags = (this.canonical ? FLAG_CANONICAL : 0) | (this.#attachments === undefined ? 0 : FLAG_ATTACHED)
-    this.#attachments?.record(tx)
+    this.#record(tx)
     return tx.append(this.#host.table, { columns: { ...this.where(), sum: this.#sum, flags } })
+  }
+  /** What was relied upon may have been swept meanwhile: the caller took too long, and has to save again. */
+  #record(tx: AttachmentTransaction): void {
+    try {
+      this.#attachments?.record(tx)
+    } catch (error) {
+      throw writeFailed(error)
+    }
   }
 }

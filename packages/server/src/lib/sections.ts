@@ -185,7 +185,8 @@ export class SectionReader {
           start = Math.min(end, start + section.partial.start)
           end = Math.min(end, start + section.partial.length)
         }
-        // Until the first bytes are here, nothing is announced.
+        // Until the first bytes are here, and those that lie in a store of attachments known to be, nothing is announced.
+        await body.verify?.(start, end)
         const chunks = body.stream(start, end)[Symbol.asyncIterator]()
         let next = await chunks.next()
         announced = true

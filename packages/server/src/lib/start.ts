@@ -208,6 +208,9 @@ async function openUserStore(
     purge: (budget) => store.purge(budget),
     hasTiers: store.hasTiers,
     altmove: (how) => store.altmove(how),
+    hasAttachments: store.hasAttachments,
+    sweepAttachments: (how) => store.sweepAttachments(how),
+    attachmentStats: () => store.attachmentStats(),
     checkpoint: () => store.checkpoint(),
     async [Symbol.asyncDispose]() {
       await store[Symbol.asyncDispose]()

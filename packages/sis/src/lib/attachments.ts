@@ -5,7 +5,7 @@
  */
 import type { Fs } from '@mailstead/fs'
 import { type BlobBatch, BlobStore, type BlobStoreOptions } from './blob-store.ts'
-import { check, repair, type SisFinding } from './check.ts'
+import { check, repair, type RepairOptions, type SisFinding } from './check.ts'
 import type { BlobSaved } from './contract.ts'
 import { SisError } from './error.ts'
 import { type ExtractOptions, Extraction, MIN_SIZE_DEFAULT } from './extract.ts'
@@ -46,8 +46,8 @@ export interface SisAttachmentStore extends AsyncDisposable {
   open(segments: Uint8Array, inline: WovenInline): Promise<Woven>
   drop(messages: readonly Uint8Array[]): Promise<{ record(tx: ReferenceTransaction): void }>
   sweep(options?: SweepOptions): Promise<SweepReport>
-  check(messages?: Messages): AsyncIterable<readonly SisFinding[]>
-  repair(messages: Messages): Promise<readonly SisFinding[]>
+  check(messages?: Messages, options?: { readonly bytes?: boolean }): AsyncIterable<readonly SisFinding[]>
+  repair(messages: Messages, options?: RepairOptions): Promise<readonly SisFinding[]>
   stats(): Promise<SisStats>
 }
 
@@ -98,12 +98,12 @@ class Attachments implements SisAttachmentStore {
     return sweep(this.#blobs, options)
   }
 
-  check(messages?: Messages): AsyncIterable<readonly SisFinding[]> {
-    return check(this.#blobs, messages === undefined ? {} : { references: referencesOf(messages) })
+  check(messages?: Messages, options: { readonly bytes?: boolean } = {}): AsyncIterable<readonly SisFinding[]> {
+    return check(this.#blobs, messages === undefined ? options : { ...options, references: referencesOf(messages) })
   }
 
-  repair(messages: Messages): Promise<readonly SisFinding[]> {
-    return repair(this.#blobs, referencesOf(messages))
+  repair(messages: Messages, options?: RepairOptions): Promise<readonly SisFinding[]> {
+    return repair(this.#blobs, referencesOf(messages), options)
   }
 
   stats(): Promise<SisStats> {

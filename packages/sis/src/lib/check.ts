@@ -160,11 +160,20 @@ async function count({ keys }: BlobStore, references: References): Promise<Count
   return { by, without }
 }
 
+export interface RepairOptions {
+  /** There may be references besides: uses that are higher than what is told stay. (default false) */
+  readonly incomplete?: boolean
+}
+
 /**
  * Makes the table agree with all references there are. Nobody else may save or drop meanwhile. Resolves to what was found and, where it
  * could be, set right; bytes that no file has are named (`blob-missing`) and stay lost.
  */
-export async function repair(store: BlobStore, references: References): Promise<readonly SisFinding[]> {
+export async function repair(
+  store: BlobStore,
+  references: References,
+  { incomplete = false }: RepairOptions = {},
+): Promise<readonly SisFinding[]> {
   const { host, directory } = store
   const { table } = host
   const findings: SisFinding[] = []
@@ -176,7 +185,8 @@ export async function repair(store: BlobStore, references: References): Promise<
       const columns: Record<string, Uint8Array | number> = {}
       const blob = nameOfRef(refOf(row))
       const say = finder(findings, directory.pathOf(blob), blob)
-      const uses = by.get(row.uid) ?? 0
+      const told = by.get(row.uid) ?? 0
+      const uses = incomplete ? Math.max(told, row.uses) : told
       if (uses !== row.uses) {
         say('damage', 'uses-miscounted', `had ${row.uses} uses, and has ${uses}`)
         columns['uses'] = uses
@@ -204,7 +214,9 @@ export async function repair(store: BlobStore, references: References): Promise<
     say('damage', 'row-missing', `had ${uses} references and no row`)
     missing.push({ ...(await rowFor(store, name, key)), since: 0, uses })
   }
-  const salvaged = table.view.values?.has(VALUE_SALVAGED) === true
+  const mark = table.view.values?.get(VALUE_SALVAGED)
+  // A message that nobody told of may need a blob whose row was lost.
+  const salvaged = mark !== undefined && !(incomplete && mark[0] === 1)
   if (missing.length > 0 || salvaged)
     await host.transact((tx) => {
       for (const columns of missing) tx.append(table.id, { columns })

@@ -37,7 +37,10 @@ export const BLOB_COLUMNS: readonly { readonly name: string; readonly bytes: num
 /** Must not change: on disk. */
 export const VALUE_EPOCH = 'epoch'
 export const VALUE_BUMPED = 'bumped'
-/** There where rows were lost, and nobody knows which: nothing is swept before a repair. Must not change: on disk. */
+/**
+ * There where rows were lost or uses may be too low: nothing is swept before a repair. First byte 1: rows were lost. Hosts set it too
+ * (`ATTACHMENT_REPAIR_KEY` of @mailstead/box). Must not change: on disk.
+ */
 export const VALUE_SALVAGED = 'salvaged'
 
 /** Structural: a table of an index satisfies these, and so does the journal. */

@@ -20,6 +20,9 @@ export const BODY_SLICE_MAX: number = 256 * 1024
 const LF = 10
 const CR = 13
 
+/** Bytes that are read at once of a part that lies elsewhere, to see that they are there. */
+const VERIFY_CHUNK: number = 64 * 1024
+
 /** `size` and `canonical` are what the mailbox's row says of the message. */
 export function messageBody(message: BoxMessage, size: number, canonical: boolean, mailbox: string): MessageBody {
   const { whole } = message
@@ -110,6 +113,11 @@ class LargeBody implements MessageBody {
     }
   }
 
+  verify(start: number, end: number): Promise<void> | undefined {
+    checkRange(start, end, this.size)
+    return verified(this.#message, start, end, this.#mailbox)
+  }
+
   [Symbol.dispose](): void {
     this.#message[Symbol.dispose]()
   }
@@ -155,6 +163,12 @@ class ConvertedBody implements MessageBody {
     }
   }
 
+  verify(start: number, end: number): Promise<void> | undefined {
+    checkRange(start, end, this.size)
+    // Stored positions are not above canonical ones, and to reach a byte all before it are read.
+    return verified(this.#message, 0, Math.min(end, this.#message.physicalSize), this.#mailbox)
+  }
+
   [Symbol.dispose](): void {
     this.#message[Symbol.dispose]()
   }
@@ -181,6 +195,30 @@ function converted(chunk: Buffer, afterCR: boolean): Buffer {
   }
   chunk.copy(out, to, from)
   return out
+}
+
+/** Reads what of this range (of the stored bytes) lies elsewhere; undefined if nothing does. */
+function verified(message: BoxMessage, start: number, end: number, mailbox: string): Promise<void> | undefined {
+  const parts = message.parts?.filter((part) => part.start < end && part.end > start) ?? []
+  return parts.length === 0 ? undefined : readParts(message, parts, start, end, mailbox)
+}
+
+async function readParts(
+  message: BoxMessage,
+  parts: NonNullable<BoxMessage['parts']>,
+  start: number,
+  end: number,
+  mailbox: string,
+): Promise<void> {
+  const chunk = Buffer.allocUnsafe(VERIFY_CHUNK)
+  for (const part of parts) {
+    const to = Math.min(part.end, end)
+    for (let at = Math.max(part.start, start); at < to; ) {
+      const count = await readAt(message, chunk.subarray(0, Math.min(chunk.length, to - at)), at, mailbox)
+      if (count === 0) throw ended(mailbox)
+      at += count
+    }
+  }
 }
 
 async function readAt(message: BoxMessage, into: Uint8Array, position: number, mailbox: string): Promise<number> {

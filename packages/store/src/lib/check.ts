@@ -12,7 +12,7 @@ import { StoreError } from './error.ts'
 import { storeError } from './failure.ts'
 import { INBOX } from './name.ts'
 import type { TableLease } from './tables.ts'
-import { BOX_TABLE, type Entry, guidOfTable, mailboxTable, TREE_TABLE } from './tree.ts'
+import { BLOBS_TABLE, BOX_TABLE, type Entry, guidOfTable, mailboxTable, TREE_TABLE } from './tree.ts'
 
 /** Findings of one page. */
 const PAGE = 256
@@ -97,6 +97,9 @@ function ofBox({ severity, kind, file, offset, message }: BoxFinding): StoreFind
   return { severity, kind, file, offset, mailbox: undefined, uid: undefined, message }
 }
 
+/** Tables that are no mailbox's. */
+const OWN_TABLES: ReadonlySet<string> = new Set([TREE_TABLE, BOX_TABLE, BLOBS_TABLE])
+
 /** Names, tables, UIDVALIDITY. */
 function* checkTree(core: Core): Generator<readonly StoreFinding[], void, undefined> {
   const { index, tree } = core
@@ -134,7 +137,7 @@ function* checkTree(core: Core): Generator<readonly StoreFinding[], void, undefi
   for (const { id } of index.tables) {
     const guid = guidOfTable(id)
     if (guid !== undefined && imports.has(guid)) continue
-    if (guid === undefined ? id !== TREE_TABLE && id !== BOX_TABLE : !byGuid.has(guid))
+    if (guid === undefined ? !OWN_TABLES.has(id) : !byGuid.has(guid))
       found.push(finding('dangling-table', `no mailbox has the table ${id}`))
   }
   if (found.length > 0) yield found

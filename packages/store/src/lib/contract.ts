@@ -4,7 +4,16 @@
  * Every change is one frame of the store's log. Mailbox names are Unicode with `/` as delimiter; `INBOX` always exists.
  * Rows of a mailbox are rows of its table (`@mailstead/index`), with the extension columns named below.
  */
-import type { AltmoveReport, BoxBudget, BoxFormat, PurgeReport } from '@mailstead/box'
+import type {
+  AltmoveReport,
+  AttachmentFormat,
+  AttachmentStats,
+  AttachmentSweepOptions,
+  AttachmentSweepReport,
+  BoxBudget,
+  BoxFormat,
+  PurgeReport,
+} from '@mailstead/box'
 import type { Fs } from '@mailstead/fs'
 import type { CacheDecision, ColumnSpec, FlagChange, FlagOutcome, Table, TableView } from '@mailstead/index'
 import type { MessageStructure } from '@mailstead/message'
@@ -50,6 +59,15 @@ export interface StoreOptions {
    * made. Where that is another, this is asked again with the name, and STORE_UNAVAILABLE if it still has another.
    */
   readonly box: (fs: Fs, recorded?: string) => BoxFormat
+  /**
+   * Where parts of messages are kept once (`attachments` of `@mailstead/sis`). Recorded when the store is made, or first opened with
+   * it, for writing; STORE_UNAVAILABLE if another is recorded. Later opened without, new messages are kept whole, and of the
+   * others the parts that lie there cannot be read (STORE_UNAVAILABLE), nor can messages be purged. To keep what comes whole and
+   * read what is there, give it with a minimum size that nothing reaches.
+   *
+   * The store opens it, and closes what it opened. The file system that it was made with is the caller's, and is needed until then.
+   */
+  readonly attachments?: AttachmentFormat
   readonly cacheFields?: readonly CacheField[]
   /** Create the store if the directory holds none. (default false: STORE_NOT_FOUND) */
   readonly create?: boolean
@@ -125,6 +143,11 @@ export interface MessageBody extends AsyncDisposable, Disposable {
   sliceSync(start: number, end: number): Uint8Array | undefined
   /** The same in chunks of bounded size. */
   stream(start: number, end: number): AsyncIterable<Uint8Array>
+  /**
+   * For who has to know before the first byte: rejects if a part of this range lies in a store of attachments and cannot be read
+   * (STORE_DAMAGED, STORE_UNAVAILABLE). It reads such parts to their end. Undefined where the range has none.
+   */
+  verify?(start: number, end: number): Promise<void> | undefined
 }
 
 export interface CopyOptions {
@@ -157,7 +180,10 @@ export interface Mailbox extends AsyncDisposable {
   copy(uids: UidSet, to: string, options?: CopyOptions): Promise<CopyOutcome>
   /** The same, and expunged here, in one frame. */
   move(uids: UidSet, to: string, options?: CopyOptions): Promise<CopyOutcome>
-  /** STORE_EXPUNGED if the row is gone from the newest state and its bytes too; STORE_DAMAGED if its bytes are. */
+  /**
+   * STORE_EXPUNGED if the row is gone from the newest state and its bytes too; STORE_DAMAGED if its bytes are. Where attachments are kept
+   * once, only the ranges of those that are missing or damaged (STORE_DAMAGED) or away (STORE_UNAVAILABLE) reject.
+   */
   body(view: TableView, row: number): Promise<MessageBody>
   /** Without a turn of the event loop; undefined where that cannot be. Throws as `body` rejects. */
   bodySync(view: TableView, row: number): MessageBody | undefined
@@ -215,6 +241,16 @@ export interface Store extends AsyncDisposable {
    * TypeError where the format has none.
    */
   altmove(options: StoreAltmoveOptions): Promise<AltmoveReport>
+  /** Whether parts of its messages are, or were, kept in a store of attachments. */
+  readonly hasAttachments: boolean
+  /**
+   * Gives back the space of attachments that no message has used for the grace period; a purge is what takes their uses away. In
+   * bounded memory, beside everything else; a save at the same time wins. Undefined where there are none. STORE_UNAVAILABLE while they are away;
+   * STORE_INCOMPLETE, with nothing removed, after a repair of the index that no rebuild followed.
+   */
+  sweepAttachments(options?: AttachmentSweepOptions): Promise<AttachmentSweepReport | undefined>
+  /** What keeping equal attachments once saves this store. Undefined where there are none. STORE_UNAVAILABLE while they are away. */
+  attachmentStats(): Promise<AttachmentStats | undefined>
   /** Whether its box knows a second tier: `altmove` is a TypeError otherwise. */
   readonly hasTiers: boolean
   checkpoint(): Promise<void>

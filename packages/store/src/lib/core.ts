@@ -2,6 +2,7 @@
 import { randomFillSync } from 'node:crypto'
 import type { Box } from '@mailstead/box'
 import { type Index, IndexError, type IndexTransaction } from '@mailstead/index'
+import type { StoreAttachments } from './attachments.ts'
 import { type CacheField, MAILBOX_COLUMNS, type MailboxInfo, type StoreOptions } from './contract.ts'
 import { StoreError } from './error.ts'
 import { storeError } from './failure.ts'
@@ -78,6 +79,7 @@ export class Core {
   readonly settings: Settings
   readonly index: Index
   readonly box: Box
+  readonly attachments: StoreAttachments
   readonly tree: Tree
   readonly tables: OpenTables
   /** Rows of views answer without `load`. */
@@ -93,12 +95,14 @@ export class Core {
     readonly settings: Settings
     readonly index: Index
     readonly box: Box
+    readonly attachments: StoreAttachments
     readonly tree: Tree
     readonly syncRead: boolean
   }) {
     this.settings = parts.settings
     this.index = parts.index
     this.box = parts.box
+    this.attachments = parts.attachments
     this.tree = parts.tree
     this.syncRead = parts.syncRead
     this.tables = new OpenTables(parts.index)
@@ -256,6 +260,7 @@ export class Core {
     await this.journal()
     await this.tables[Symbol.asyncDispose]()
     await this.box[Symbol.asyncDispose]()
+    await this.attachments[Symbol.asyncDispose]()
     await this.index[Symbol.asyncDispose]()
   }
 }

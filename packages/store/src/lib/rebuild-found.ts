@@ -33,6 +33,8 @@ export class FoundMessages {
   /** Boxes give the same object for the same mailbox, again and again. */
   readonly #known = new WeakMap<BoxOrigin, { readonly name: string | undefined; readonly id: number }>()
   readonly #files: string[] = []
+  /** Of messages of which parts lie elsewhere. */
+  readonly #segments = new Map<number, Uint8Array>()
   #capacity = 0
   #guids: Uint8Array = new Uint8Array(0)
   #rows: Buffer = Buffer.alloc(0)
@@ -93,6 +95,7 @@ export class FoundMessages {
     this.#file[at] = files.length - 1
     this.#origin[at] = this.#originOf(one.mailbox, one.origin)
     this.#uid[at] = one.origin?.uid ?? 0
+    if (one.segments !== undefined) this.#segments.set(at, Uint8Array.from(one.segments))
     this.#bits[at] = (this.#size[at] === one.physicalSize ? 1 : 0) | (one.expunged === true ? 2 : 0)
   }
 
@@ -226,6 +229,13 @@ export class FoundMessages {
   }
   origin(message: number): FoundOrigin {
     return this.#origins[this.#origin[message]!]!
+  }
+  /** Parts of some message lie in a store of attachments. */
+  get hasAttachments(): boolean {
+    return this.#segments.size > 0
+  }
+  segments(message: number): Uint8Array | undefined {
+    return this.#segments.get(message)
   }
   /** 0 if it is not known. */
   uid(message: number): number {

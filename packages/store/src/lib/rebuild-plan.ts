@@ -112,6 +112,17 @@ export class Plan {
     yield* this.#arrivals.settle()
   }
 
+  /** The bytes of some row's message are missing or damaged. */
+  get hasMissing(): boolean {
+    return this.#messages.includes(NONE)
+  }
+
+  /** The message of each row that the box has from now on; -1 for one whose message is missing or damaged. */
+  *placed(): Generator<number, void, undefined> {
+    yield* this.#messages
+    yield* this.#newRows
+  }
+
   #placeBoxRows(): void {
     const view = this.#box?.view
     if (view === undefined) return

@@ -15,7 +15,7 @@
  * MEMORY   some 100 bytes for each message and row; bodies are read through a window.
  */
 import { randomFillSync } from 'node:crypto'
-import { BOX_USES_COLUMN, type BoxFormat, type BoxHost, type BoxTableView } from '@mailstead/box'
+import { type AttachmentFormat, BOX_USES_COLUMN, type BoxFormat, type BoxHost, type BoxTableView } from '@mailstead/box'
 import { type Fs, FsError } from '@mailstead/fs'
 import {
   type ColumnSpec,
@@ -29,21 +29,28 @@ import {
   repairIndex,
   type Table,
 } from '@mailstead/index'
+import { mustBeOf, notGiven, recordedAttachments } from './attachments.ts'
 import { MAILBOX_COLUMNS } from './contract.ts'
 import { StoreError } from './error.ts'
 import { storeError } from './failure.ts'
+import { AttachmentsRebuild, mustHaveNoAttachments } from './rebuild-attachments.ts'
 import { FoundMessages } from './rebuild-found.ts'
 import { Mailboxes } from './rebuild-mailboxes.ts'
 import { type Evidence, Plan } from './rebuild-plan.ts'
 import { ofRepair, record, type RebuildRecord } from './rebuild-record.ts'
 import { isIncomplete } from './incomplete.ts'
 import { INDEX_PATH } from './path.ts'
-import { BOX_TABLE, guidOfTable, KEY_BOX, TREE_TABLE } from './tree.ts'
+import { BLOBS_TABLE, BOX_TABLE, guidOfTable, KEY_BOX, TREE_TABLE } from './tree.ts'
 
 export interface RebuildOptions {
   /** Rooted at the store's own directory. Needs locks. */
   readonly fs: Fs
   readonly box: (fs: Fs) => BoxFormat
+  /**
+   * As `StoreOptions.attachments`. A store of which some message has parts elsewhere is not rebuilt without: STORE_UNAVAILABLE, before
+   * anything is written.
+   */
+  readonly attachments?: AttachmentFormat
   /**
    * Say what would be done, and leave the store as it is: the index is copied to this empty file system (one in memory) and
    * rebuilt there. (default: the store is rebuilt)
@@ -75,13 +82,17 @@ export async function* rebuildStore(
     const isThere = await isIndex(fs)
     if (!isThere && (await format.hasMessages?.()) !== true)
       throw new StoreError('STORE_NOT_FOUND', 'the directory holds neither an index nor messages')
-    await mustReachAll(fs, format)
+    await mustReachAll(fs, format, isThere, options.attachments)
     if (dryRunIn !== undefined && isThere) {
       held.use(await exclusive(fs))
       await copyIndex(fs, dryRunIn)
     }
     yield* paged(
-      new Rebuild(dryRunIn ?? fs, format, { now: wholeMs(now), random, isDryRun: dryRunIn !== undefined }).run(),
+      new Rebuild(dryRunIn ?? fs, format, options.attachments, {
+        now: wholeMs(now),
+        random,
+        isDryRun: dryRunIn !== undefined,
+      }).run(),
     )
   } catch (error) {
     throw storeError(error)
@@ -92,19 +103,34 @@ export async function* rebuildStore(
  * STORE_UNAVAILABLE while messages are out of reach that the index, as far as it can be read, or something beside the
  * others says are there: what is not found is taken for lost.
  */
-async function mustReachAll(fs: Fs, format: BoxFormat): Promise<void> {
+async function mustReachAll(
+  fs: Fs,
+  format: BoxFormat,
+  isThere: boolean,
+  attachments: AttachmentFormat | undefined,
+): Promise<void> {
   await using held = new AsyncDisposableStack()
   let table: Table | undefined
+  let tree: Table | undefined
   let index: Index | undefined
   try {
     index = held.use(await openIndex(fs, INDEX_PATH, { readOnly: true }))
     table = index.info(BOX_TABLE) === undefined ? undefined : await index.open(BOX_TABLE)
     if (table !== undefined) await held.use(table).view.load(format.columns.map(({ name }) => name))
+    tree = index.info(TREE_TABLE) === undefined ? undefined : await index.open(TREE_TABLE)
+    if (tree !== undefined) held.use(tree)
   } catch (error) {
     if (!(error instanceof IndexError)) throw error
     table = undefined
   }
+  const recorded = recordedAttachments(tree) ?? (index?.info(BLOBS_TABLE) === undefined ? undefined : '?')
+  if (recorded !== undefined) {
+    if (attachments === undefined) throw notGiven(recorded)
+    if (recorded !== '?') mustBeOf(attachments, recorded)
+  }
   const box = held.use(await format.open(readingHost(index, table)))
+  // Where the index is all gone the messages are looked at before anything is written anyway.
+  if (isThere && tree === undefined && attachments === undefined) await mustHaveNoAttachments(box)
   const away = await box.unavailable?.()
   if (away !== undefined) throw away
 }
@@ -171,20 +197,35 @@ interface Settings {
 class Rebuild {
   readonly #fs: Fs
   readonly #format: BoxFormat
+  readonly #attachments: AttachmentFormat | undefined
   readonly #settings: Settings
   #evidence: Evidence = { isLossy: false, lostRows: false }
-  constructor(fs: Fs, format: BoxFormat, settings: Settings) {
+  constructor(fs: Fs, format: BoxFormat, attachments: AttachmentFormat | undefined, settings: Settings) {
     this.#fs = fs
     this.#format = format
+    this.#attachments = attachments
     this.#settings = settings
   }
 
   async *run(): AsyncGenerator<readonly RebuildRecord[]> {
+    const isThere = await isIndex(this.#fs)
     yield* this.#repairIndex()
+    const found = new FoundMessages(this.#format.columns)
+    if (!isThere) yield* this.#find(found, undefined, undefined)
     const { now, random } = this.#settings
     const { lock: alone } = this.#fs.supports
     await using index = await openIndex(this.#fs, INDEX_PATH, { create: true, alone, now, random })
-    yield* this.#fit(index)
+    yield* this.#fit(index, found, isThere)
+  }
+
+  async *#find(
+    found: FoundMessages,
+    index: Index | undefined,
+    boxTable: Table | undefined,
+  ): AsyncGenerator<readonly RebuildRecord[]> {
+    await using box = await this.#format.open(readingHost(index, boxTable))
+    yield* found.read(box)
+    if (found.hasAttachments && this.#attachments === undefined) throw notGiven('?')
   }
 
   #learn({ isLossy, lostRows }: Evidence): void {
@@ -213,6 +254,7 @@ class Rebuild {
   #columnsOf(id: string): readonly ColumnSpec[] | undefined {
     if (id === TREE_TABLE) return []
     if (id === BOX_TABLE) return [...this.#format.columns, { name: BOX_USES_COLUMN, bytes: 4 }]
+    if (id === BLOBS_TABLE) return this.#attachments?.columns
     return guidOfTable(id) === undefined ? undefined : MAILBOX_COLUMNS
   }
 
@@ -236,7 +278,7 @@ class Rebuild {
   }
 
   /** Makes rows and messages fit. */
-  async *#fit(index: Index): AsyncGenerator<readonly RebuildRecord[]> {
+  async *#fit(index: Index, found: FoundMessages, isThere: boolean): AsyncGenerator<readonly RebuildRecord[]> {
     const { now, random } = this.#settings
     const records: RebuildRecord[] = []
     await using opened = new AsyncDisposableStack()
@@ -259,9 +301,8 @@ class Rebuild {
       if (loss !== undefined) this.#learn({ isLossy: true, lostRows: loss.rows })
     }
 
-    await using box = await this.#format.open(readingHost(index, boxTable))
-    const found = new FoundMessages(this.#format.columns)
-    yield* found.read(box)
+    if (isThere) yield* this.#find(found, index, boxTable)
+    const attachments = await AttachmentsRebuild.open(this.#attachments, index, tree, found)
 
     await using tx = index.begin()
     const uidValidity = Math.max(1, Math.floor(now() / 1000))
@@ -283,11 +324,15 @@ class Rebuild {
     if (!mailboxes.areIncomplete)
       for (const table of [tree, boxTable])
         if (table !== undefined && isIncomplete(table)) tx.setValue(table.id, LOSS_KEY, undefined)
+    attachments?.plan(tx, values, { uidValidity, isChanged: records.length > 0, keepsLoss: mailboxes.areIncomplete })
     mailboxes.finish(values)
     await tx.commit()
     yield records
     yield* pages(plan.settle())
-    if (!this.#settings.isDryRun && boxTable !== undefined) await box.journal?.()
+    if (attachments !== undefined) yield* attachments.repair(plan, this.#settings.isDryRun)
+    if (this.#settings.isDryRun || boxTable === undefined) return
+    await using box = await this.#format.open(readingHost(index, boxTable))
+    await box.journal?.()
   }
 }
 

@@ -6,17 +6,19 @@
  */
 import {
   type AltmoveReport,
-  type AttachmentTransaction,
+  type AttachmentStats,
+  type AttachmentStore,
+  type AttachmentSweepOptions,
+  type AttachmentSweepReport,
   BOX_USES_COLUMN,
   type BoxBudget,
   type BoxFormat,
   type BoxHost,
-  type BoxPurgeTransaction,
   type PurgeReport,
 } from '@mailstead/box'
 import { type Index, IndexError, type IndexOptions, openIndex, type Table } from '@mailstead/index'
-import { UidSet } from '@mailstead/uidset'
 import { altmoveStore, type StoreAltmoveOptions } from './altmove.ts'
+import { attachmentsError, createAttachments, StoreAttachments, transactLent } from './attachments.ts'
 import { checkStore } from './check.ts'
 import type { Store, StoreFinding, StoreOptions, StoreSession, Subject } from './contract.ts'
 import { ATTEMPTS_MAX, Core, type Settings, withDefaults } from './core.ts'
@@ -45,7 +47,7 @@ export async function openStore(options: StoreOptions): Promise<Store> {
     let format = options.box(fs)
     const index = await openStoreIndex(options, format, { readOnly, now, random, onEvent, cacheFields })
     opened.use(index)
-    const [tree, boxTable] = await openTables(index, settings, create, format)
+    const [tree, boxTable] = await openTables(index, settings, create, options, format)
     const values = (): ReadonlyMap<string, Uint8Array> => tree.view.values
     const name = Buffer.from(values().get(KEY_BOX) ?? []).toString()
     if (name === '') throw indexLost('the tree of mailboxes is empty')
@@ -53,19 +55,21 @@ export async function openStore(options: StoreOptions): Promise<Store> {
     if (name !== format.name)
       throw new StoreError('STORE_UNAVAILABLE', `the store's messages are in the format ${name}, not ${format.name}`)
     if (options.rootUuid !== undefined) await checkRoot(index, values, options.rootUuid, readOnly)
+    const attachments = opened.use(
+      await StoreAttachments.open({ index, tree, format: options.attachments, readOnly, now }),
+    )
     const names = new Tree(() => tree.view)
     let core: Core | undefined
     const host: BoxHost = {
       table: boxTable,
       mailboxes: boxMailboxes(index, names, () => core!.tables),
-      transact: async (body) => {
-        await using tx = index.begin()
-        body(purging(tx))
-        await tx.commit()
-      },
+      transact: (body) => transactLent(index, body),
       refresh: () => index.refresh(),
       get isIncomplete() {
         return isIncomplete(boxTable, tree)
+      },
+      get attachments() {
+        return attachments.store
       },
     }
     const box = await format.open(host)
@@ -75,11 +79,12 @@ export async function openStore(options: StoreOptions): Promise<Store> {
       settings,
       index,
       box,
+      attachments,
       tree: names,
       syncRead: fs.supports.syncRead,
     })
     opened.move()
-    return new OpenedStore(core, boxTable)
+    return new OpenedStore(core, tree, boxTable)
   } catch (error) {
     throw storeError(error)
   }
@@ -115,6 +120,7 @@ async function openTables(
   index: Index,
   settings: Settings,
   create: boolean,
+  { attachments }: Pick<StoreOptions, 'attachments'>,
   format: BoxFormat,
 ): Promise<[tree: Table, box: Table]> {
   for (let attempt = 1; index.info(TREE_TABLE) === undefined; attempt++) {
@@ -125,6 +131,7 @@ async function openTables(
       const uidValidity = Math.max(1, Math.floor(settings.now() / 1000))
       tx.createTable({ id: TREE_TABLE, columns: [], uidValidity })
       tx.createTable({ id: BOX_TABLE, columns: [...format.columns, { name: BOX_USES_COLUMN, bytes: 4 }], uidValidity })
+      if (attachments !== undefined) createAttachments(tx, attachments, uidValidity)
       tx.setValue(TREE_TABLE, KEY_BOX, Buffer.from(format.name))
       tx.setValue(TREE_TABLE, KEY_VERSION, encodeNumber(1, 6))
       tx.setValue(TREE_TABLE, KEY_VALIDITY, encodeNumber(uidValidity, 4))
@@ -182,34 +189,14 @@ async function checkRoot(
     )
 }
 
-/** What a box may do in a transaction when it purges. */
-function purging(tx: ReturnType<Index['begin']>): AttachmentTransaction & BoxPurgeTransaction {
-  return {
-    append: (table, row) => tx.append(table, row),
-    setColumn: (table, column, uid, value) => {
-      tx.setColumn(table, column, uid, value)
-    },
-    setValue: (table, key, value) => {
-      tx.setValue(table, key, value)
-    },
-    expectValue: (table, key, value) => {
-      tx.expectValue(table, key, value)
-    },
-    increment: (table, column, uid, by) => {
-      tx.increment(table, column, uid, by)
-    },
-    dropUnused: (table, refs, { all = false } = {}) => {
-      tx.expunge(table, UidSet.fromSorted(Uint32Array.from(refs).sort()), { onlyZero: BOX_USES_COLUMN, mustExist: all })
-    },
-  }
-}
-
 class OpenedStore implements Store {
   readonly #core: Core
+  readonly #tree: Table
   readonly #boxTable: Table
 
-  constructor(core: Core, boxTable: Table) {
+  constructor(core: Core, tree: Table, boxTable: Table) {
     this.#core = core
+    this.#tree = tree
     this.#boxTable = boxTable
   }
 
@@ -231,7 +218,39 @@ class OpenedStore implements Store {
 
   async purge(budget: BoxBudget = {}): Promise<PurgeReport> {
     this.#core.mustBeWritable()
-    return this.#core.work(() => this.#core.box.purge(budget))
+    return this.#core.work(async () => {
+      await this.#core.index.refresh()
+      this.#core.attachments.mustBeGiven()
+      return this.#core.box.purge(budget)
+    })
+  }
+
+  get hasAttachments(): boolean {
+    return this.#core.attachments.store !== undefined
+  }
+
+  async sweepAttachments(options?: AttachmentSweepOptions): Promise<AttachmentSweepReport | undefined> {
+    this.#core.mustBeWritable()
+    return this.#withAttachments(async (store) => {
+      await this.#core.index.refresh()
+      if (isIncomplete(this.#tree, this.#boxTable) || this.#core.attachments.needRepair)
+        throw new StoreError(
+          'STORE_INCOMPLETE',
+          'a repair of the index may have lost uses of attachments: nothing is swept before a rebuild',
+        )
+      return store.sweep(options)
+    })
+  }
+
+  async attachmentStats(): Promise<AttachmentStats | undefined> {
+    return this.#withAttachments((store) => store.stats())
+  }
+
+  #withAttachments<T>(body: (store: AttachmentStore) => Promise<T>): Promise<T | undefined> {
+    return this.#core.work(async () => {
+      const { store } = this.#core.attachments
+      return store === undefined ? undefined : body(store)
+    }, attachmentsError)
   }
 
   get hasTiers(): boolean {

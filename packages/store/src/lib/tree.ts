@@ -9,6 +9,7 @@
  *          version      u48, one more with each change of mailboxes
  *          validity     u32, the last UIDVALIDITY given
  *          box          name of the box's format, UTF-8
+ *          attachments  name of the format of attachments, UTF-8 (absent: messages are whole); the table `blobs` is theirs
  *          root         UUID of the root the store was made in, 16 bytes (absent: none was given)
  *          must not change: on disk
  *
@@ -23,6 +24,7 @@ import { lookupName, orderOf } from './name.ts'
 
 export const TREE_TABLE = 'tree'
 export const BOX_TABLE = 'box'
+export const BLOBS_TABLE = 'blobs'
 /** Mailboxes of one store. */
 export const MAILBOXES_MAX = 100_000
 /** Subscriptions of one store. */
@@ -32,6 +34,7 @@ export const SUBSCRIPTIONS_MAX = 100_000
 export const KEY_VERSION = 'version'
 export const KEY_VALIDITY = 'validity'
 export const KEY_BOX = 'box'
+export const KEY_ATTACHMENTS = 'attachments'
 export const KEY_ROOT = 'root'
 const MAILBOX = 'm/'
 const IMPORT = 'i/'

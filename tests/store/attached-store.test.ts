@@ -1,0 +1,119 @@
+/** A store whose attachments are kept once: what its callers see of it. */
+import { memoryFs } from '@mailstead/fs/memory'
+import { UidSet } from '@mailstead/uidset'
+import { describe, expect, test } from 'vitest'
+import {
+  ANNA,
+  blobsIn,
+  bytesOf,
+  type Clock,
+  damageIn,
+  deliver,
+  mail,
+  noise,
+  openAttached,
+  type Place,
+  sweepAll,
+} from './attached-world.ts'
+
+const START = 1_700_000_000_000
+
+function newPlace(box: 'mdbox' | 'sdbox'): Place & { readonly clock: Clock } {
+  return { fs: memoryFs(), clock: { ms: START }, box }
+}
+
+describe.each(['mdbox', 'sdbox'] as const)('a store in %s with attachments', (box) => {
+  test('keeps equal ones once, gives back what nobody uses after purge, grace and sweep, and nothing else', async () => {
+    const place = newPlace(box)
+    const { fs, clock } = place
+    await using store = await openAttached(place)
+    expect(store.hasAttachments).toBe(true)
+    const [picture, report] = [noise('picture', 30_000), noise('report', 10_000)]
+    const [one, two] = [mail('one', picture), mail('two', picture, report)]
+    await store.as(ANNA).create('Archive')
+    const [a, b] = await deliver(store, 'INBOX', one, two)
+    expect((await blobsIn(fs)).files).toHaveLength(2)
+    const before = (await blobsIn(fs)).bytes
+    await deliver(store, 'Archive', mail('three', picture))
+    expect((await blobsIn(fs)).bytes).toBe(before)
+    await using inbox = await store.as(ANNA).open('INBOX')
+    await inbox.copy(UidSet.of(b!), 'Archive')
+    expect(await store.attachmentStats()).toMatchObject({ blobs: 2, references: 4, logicalBytes: 100_000 })
+    expect((await bytesOf(store, 'INBOX', a!)).equals(one)).toBe(true)
+    expect((await bytesOf(store, 'INBOX', b!)).equals(two)).toBe(true)
+    expect(await damageIn(store)).toEqual([])
+
+    await inbox.expunge(UidSet.of(a!, b!), { force: true })
+    await store.purge()
+    await sweepAll(store, clock)
+    // The copy needs both.
+    expect((await blobsIn(fs)).files).toHaveLength(2)
+    expect((await bytesOf(store, 'Archive', 2)).equals(two)).toBe(true)
+    await store.as(ANNA).remove('Archive')
+    await store.purge()
+    clock.ms += 10
+    await store.sweepAttachments()
+    expect((await blobsIn(fs)).files).toHaveLength(2)
+    await sweepAll(store, clock)
+    expect((await blobsIn(fs)).files).toHaveLength(0)
+    expect(await damageIn(store)).toEqual([])
+    expect(await store.attachmentStats()).toMatchObject({ blobs: 0, references: 0, unusedBlobs: 0 })
+  })
+
+  test('that was made without gets them when it is first opened with; opened without again, no message is cut short', async () => {
+    const place = newPlace(box)
+    const picture = noise('picture', 30_000)
+    const [whole, parted] = [mail('whole', picture), mail('parted', picture)]
+    {
+      await using store = await openAttached({ ...place, attachments: 'none' })
+      expect(store.hasAttachments).toBe(false)
+      expect(await store.sweepAttachments()).toBeUndefined()
+      expect(await store.attachmentStats()).toBeUndefined()
+      await deliver(store, 'INBOX', whole)
+    }
+    {
+      await using store = await openAttached(place)
+      await deliver(store, 'INBOX', parted)
+      expect((await blobsIn(place.fs)).files).toHaveLength(1)
+      expect((await bytesOf(store, 'INBOX', 1)).equals(whole)).toBe(true)
+    }
+    {
+      await using store = await openAttached({ ...place, attachments: 'none' })
+      expect(store.hasAttachments).toBe(true)
+      expect((await bytesOf(store, 'INBOX', 1)).equals(whole)).toBe(true)
+      await expect(bytesOf(store, 'INBOX', 2)).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' })
+      await expect(store.purge()).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' })
+      await expect(store.sweepAttachments()).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' })
+      await expect(store.attachmentStats()).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' })
+      await deliver(store, 'INBOX', mail('later', picture))
+      expect((await bytesOf(store, 'INBOX', 3)).equals(mail('later', picture))).toBe(true)
+    }
+    {
+      await using store = await openAttached(place, { readOnly: true, create: false })
+      expect((await bytesOf(store, 'INBOX', 2)).equals(parted)).toBe(true)
+    }
+    await using store = await openAttached(place)
+    expect(await store.attachmentStats()).toMatchObject({ blobs: 1, references: 1 })
+    expect(await damageIn(store)).toEqual([])
+  })
+
+  test('is not opened with attachments in another format than it has', async () => {
+    const place = newPlace(box)
+    await (await openAttached(place))[Symbol.asyncDispose]()
+    const other = { name: 'other', columns: [{ name: 'uses', bytes: 4 }], open: () => Promise.reject(new Error('no')) }
+    await expect(openAttached(place, { attachments: other })).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' })
+  })
+
+  test('whose attachments are not where they were does not open, and nothing is made there', async () => {
+    const place = newPlace(box)
+    {
+      await using store = await openAttached(place)
+      await deliver(store, 'INBOX', mail('one', noise('picture', 30_000)))
+    }
+    const blobs = memoryFs()
+    await expect(openAttached({ ...place, blobs, attachments: { create: false } })).rejects.toMatchObject({
+      code: 'STORE_UNAVAILABLE',
+    })
+    expect(await Array.fromAsync(blobs.list(''))).toEqual([])
+  })
+})
