@@ -1,3 +1,21 @@
+export {
+  type AccessControl,
+  type AccessSubject,
+  ALL_RIGHTS,
+  flagsByRights,
+  type MailboxAccess,
+  RIGHT_ADMIN,
+  RIGHT_CREATE,
+  RIGHT_DELETE,
+  RIGHT_EXPUNGE,
+  RIGHT_INSERT,
+  RIGHT_LOOKUP,
+  RIGHT_POST,
+  RIGHT_READ,
+  RIGHT_WRITE,
+  RIGHT_WRITE_DELETED,
+  RIGHT_WRITE_SEEN,
+} from './lib/access.ts'
 export type { StoreAltmoveOptions } from './lib/altmove.ts'
 export {
   type AltmoveMessage,

@@ -78,6 +78,8 @@ export function imapError(error: unknown, noMailbox: NoMailboxMeans = 'NONEXISTE
   switch (code) {
     case 'STORE_NO_MAILBOX':
       return new ImapError(noMailbox, 'No such mailbox', { cause: error })
+    case 'STORE_DENIED':
+      return new ImapError('NOPERM', 'Permission denied', { cause: error })
     case 'STORE_EXISTS':
       return new ImapError('ALREADYEXISTS', 'Mailbox already exists', { cause: error })
     case 'STORE_BAD_NAME':

@@ -18,6 +18,7 @@ import type { Fs } from '@mailstead/fs'
 import type { CacheDecision, ColumnSpec, FlagChange, FlagOutcome, Table, TableView } from '@mailstead/index'
 import type { MessageStructure } from '@mailstead/message'
 import type { UidSet } from '@mailstead/uidset'
+import type { AccessControl } from './access.ts'
 import type { StoreAltmoveOptions } from './altmove.ts'
 import type { ImportOptions, StoreImport } from './import-contract.ts'
 
@@ -87,12 +88,19 @@ export interface StoreOptions {
    * STORE_UNAVAILABLE if another is recorded: something else is mounted here. (default: not looked at)
    */
   readonly rootUuid?: Uint8Array
+  /** Who may do what. (default: everybody who has the store may do everything, and nobody asks) */
+  readonly acl?: AccessControl
+  /** The owner is a user, whom `owner` of access control lists means. False: the store is nobody's. (default true) */
+  readonly ownerIsUser?: boolean
 }
 
-/** Who acts. Rights come with the access package; today everybody who has the store may do everything. */
+/** Who acts. */
 export interface Subject {
   readonly name: string
+  /** Asked for at each use: a getter may follow what changes. */
   readonly groups?: readonly string[]
+  /** Whoever runs the server: has every right. (default false) */
+  readonly unrestricted?: boolean
 }
 
 export interface MailboxInfo {
@@ -101,6 +109,8 @@ export interface MailboxInfo {
   readonly guid: string
   readonly specialUse: string | undefined
   readonly subscribed: boolean
+  /** What the subject may do with it: RIGHT_… bits. Without RIGHT_READ all that follows is as of an empty mailbox. */
+  readonly rights: number
   readonly uidValidity: number
   readonly uidNext: number
   readonly highestModSeq: number
@@ -167,7 +177,10 @@ export interface Mailbox extends AsyncDisposable {
   readonly name: string
   readonly guid: string
   readonly table: Table
+  /** Once the subject may read no more, the last that it might read. */
   readonly view: TableView
+  /** What the subject may do now: RIGHT_… bits. */
+  readonly rights: number
   /** Takes in what other processes did. */
   refresh(): Promise<void>
   changeFlags(uids: UidSet, change: FlagChange, options?: { readonly unchangedSince?: number }): Promise<FlagOutcome>
@@ -193,26 +206,41 @@ export interface Mailbox extends AsyncDisposable {
   watch(onChange: () => void): Disposable
 }
 
+/**
+ * What one subject sees and does. Where the store has access control (`StoreOptions.acl`), each call needs the rights that are named
+ * with it; lacking them it is STORE_DENIED, or STORE_NO_MAILBOX to whom may not know of the mailbox.
+ */
 export interface StoreSession {
   readonly subject: Subject
-  /** In hierarchical order; from counters, opens nothing. */
+  /** In hierarchical order; from counters, opens nothing. Those with `l`. */
   mailboxes(): readonly MailboxInfo[]
+  /** One on which the subject has any right. */
   mailbox(name: string): MailboxInfo | undefined
-  /** Names, whether or not they exist. */
+  /** Names, whether or not they exist. The owner's alone: nobody else has any here. */
   subscriptions(): readonly string[]
   /** Takes in what other processes did. */
   refresh(): Promise<void>
-  /** Missing parents are made too (RFC 3501 §6.3.3). STORE_EXISTS, STORE_BAD_NAME. */
+  /**
+   * Missing parents are made too (RFC 3501 §6.3.3). STORE_EXISTS, STORE_BAD_NAME. Needs `k` of the nearest mailbox above, whose access control list
+   * a new mailbox begins with.
+   */
   create(name: string, options?: { readonly specialUse?: string }): Promise<MailboxInfo>
-  /** STORE_NO_MAILBOX; children remain, under a parent that does not exist. INBOX cannot be removed (STORE_BAD_NAME). */
+  /** STORE_NO_MAILBOX; children remain, under a parent that does not exist. INBOX cannot be removed (STORE_BAD_NAME). Needs `x`. */
   remove(name: string): Promise<void>
-  /** With its children. Renaming INBOX moves its messages (RFC 3501 §6.3.5). */
+  /** With its children. Renaming INBOX moves its messages (RFC 3501 §6.3.5). Needs `x`, and `k` where it goes. */
   rename(from: string, to: string): Promise<void>
+  /** The owner's alone. */
   subscribe(name: string, on: boolean): Promise<void>
+  /** Needs `r`. Of the mailbox, `changeFlags` changes what `w`, `s` and `t` allow; `expunge` needs `e`, `copy` `i` at the other end, `move` both. */
   open(name: string): Promise<Mailbox>
-  save(): SaveBatch
-  /** Takes over mailboxes of another store, with all that their clients know. */
+  /** Needs `i` of every target, or `p` for a delivery that nobody of the store makes (`post`). Flags that `w`, `s` and `t` do not allow are left out. */
+  save(options?: { readonly post?: boolean }): SaveBatch
+  /** Takes over mailboxes of another store, with all that their clients know. The owner's alone. */
   importer(options?: ImportOptions): StoreImport
+  /** The access control list of a mailbox as it was stored, undefined if it has none; of '', that of all that have none. Needs `a`. */
+  acl(name: string): Uint8Array | undefined
+  /** Replaces it by what `change` makes of it, in one frame, in force for whoever has the mailbox open. Needs `a`. */
+  changeAcl(name: string, change: (acl: Uint8Array | undefined) => Uint8Array | undefined): Promise<void>
   /** Called when any mailbox or the tree changed. What it throws makes nothing fail: it is an uncaught exception. */
   watch(onChange: () => void): Disposable
 }

@@ -3,8 +3,9 @@ import { randomFillSync } from 'node:crypto'
 import type { Box } from '@mailstead/box'
 import { type Index, IndexError, type IndexTransaction } from '@mailstead/index'
 import type { StoreAttachments } from './attachments.ts'
+import { AccessLists, ALL_RIGHTS, type Access, type AccessControl, RIGHT_READ } from './access.ts'
 import { type CacheField, MAILBOX_COLUMNS, type MailboxInfo, type StoreOptions } from './contract.ts'
-import { StoreError } from './error.ts'
+import { noMailbox, StoreError } from './error.ts'
 import { storeError } from './failure.ts'
 import { OpenTables } from './tables.ts'
 import {
@@ -39,6 +40,8 @@ export interface Settings {
   readonly now: () => number
   readonly random: (bytes: Uint8Array) => void
   readonly onEvent: (event: { readonly kind: string; readonly message: string }) => void
+  readonly acl: AccessControl | undefined
+  readonly ownerIsUser: boolean
 }
 
 export function withDefaults(options: StoreOptions): Settings {
@@ -57,6 +60,8 @@ export function withDefaults(options: StoreOptions): Settings {
     now: options.now === undefined ? Date.now : wholeMs(options.now),
     random: options.random ?? randomFillSync,
     onEvent: options.onEvent ?? ((): void => {}),
+    acl: options.acl,
+    ownerIsUser: options.ownerIsUser ?? true,
   }
 }
 
@@ -84,6 +89,8 @@ export class Core {
   readonly tables: OpenTables
   /** Rows of views answer without `load`. */
   readonly syncRead: boolean
+  /** Undefined: nobody asks for rights. */
+  readonly lists: AccessLists | undefined
   readonly columnNames: readonly string[] = MAILBOX_COLUMNS.map(({ name }) => name)
   #closed = false
   readonly #work = new Set<Promise<unknown>>()
@@ -106,6 +113,8 @@ export class Core {
     this.tree = parts.tree
     this.syncRead = parts.syncRead
     this.tables = new OpenTables(parts.index)
+    const { acl } = parts.settings
+    this.lists = acl === undefined ? undefined : new AccessLists(acl)
   }
 
   /** 16 random bytes. */
@@ -167,13 +176,15 @@ export class Core {
     }
   }
 
-  info(entry: Entry): MailboxInfo {
-    const info = this.index.info(mailboxTable(entry.guid))
+  info(entry: Entry, access?: Access): MailboxInfo {
+    const rights = access?.rights(entry) ?? ALL_RIGHTS
+    const info = (rights & RIGHT_READ) === 0 ? undefined : this.index.info(mailboxTable(entry.guid))
     return {
       name: entry.name,
       guid: entry.guid,
       specialUse: entry.specialUse,
-      subscribed: this.tree.state.subscriptions.has(entry.name),
+      subscribed: access?.isOwner !== false && this.tree.state.subscriptions.has(entry.name),
+      rights,
       uidValidity: entry.uidValidity,
       uidNext: info?.uidNext ?? 1,
       highestModSeq: info?.highestModSeq ?? 1,
@@ -267,8 +278,4 @@ export class Core {
 
 export function isConflict(error: unknown): boolean {
   return error instanceof IndexError && error.code === 'INDEX_CONFLICT'
-}
-
-export function noMailbox(name: string): StoreError {
-  return new StoreError('STORE_NO_MAILBOX', `there is no mailbox ${JSON.stringify(name)}`, { mailbox: name })
 }

@@ -4,6 +4,8 @@ export type StoreErrorCode =
   | 'STORE_NOT_FOUND'
   /** No mailbox has this name. */
   | 'STORE_NO_MAILBOX'
+  /** The subject's rights on the mailbox do not suffice. Who may not know of it hears STORE_NO_MAILBOX instead. */
+  | 'STORE_DENIED'
   /** A mailbox of this name exists. */
   | 'STORE_EXISTS'
   /** The name is not one a mailbox may have. */
@@ -35,4 +37,8 @@ export class StoreError extends Error {
     this.code = code
     this.mailbox = details.mailbox
   }
+}
+
+export function noMailbox(name: string): StoreError {
+  return new StoreError('STORE_NO_MAILBOX', `there is no mailbox ${JSON.stringify(name)}`, { mailbox: name })
 }

@@ -5,7 +5,20 @@ import { MessageScanner, type MessageStructure, scanMessage } from '@mailstead/m
 import type { FlagChange } from '@mailstead/index'
 import { UidSet } from '@mailstead/uidset'
 import { BoxError, type BoxMessage } from '@mailstead/box'
+import {
+  type Access,
+  ALL_RIGHTS,
+  flagsByRights,
+  refused,
+  RIGHT_EXPUNGE,
+  RIGHT_INSERT,
+  RIGHT_READ,
+  RIGHT_WRITE,
+  RIGHT_WRITE_DELETED,
+  RIGHT_WRITE_SEEN,
+} from './access.ts'
 import { messageBody } from './body.ts'
+import { appendCopies } from './copies.ts'
 import { type CopyOptions, type CopyOutcome, FORM_CANONICAL, type Mailbox, type MessageBody } from './contract.ts'
 import type { Core } from './core.ts'
 import { StoreError } from './error.ts'
@@ -13,7 +26,7 @@ import { storeError } from './failure.ts'
 import { beginNames, settleNames, tellCopies } from './names.ts'
 import { computeFields } from './save.ts'
 import type { TableLease } from './tables.ts'
-import { type Entry, mailboxTable } from './tree.ts'
+import { type Entry, mailboxTable, TREE_TABLE } from './tree.ts'
 
 /** The largest UID there can be (the index's). */
 const UID_LAST = 2 ** 32 - 2
@@ -27,15 +40,20 @@ export class OpenMailbox implements Mailbox {
   readonly #core: Core
   readonly #entry: Entry
   readonly #lease: TableLease
+  readonly #access: Access | undefined
+  /** The last view that the subject might read. */
+  #seen: TableView
   readonly table: Table
   readonly #id: string
   #closed = false
 
-  constructor(core: Core, entry: Entry, lease: TableLease) {
+  constructor(core: Core, entry: Entry, lease: TableLease, access: Access | undefined) {
     this.#core = core
     this.#entry = entry
     this.#lease = lease
+    this.#access = access
     this.table = lease.table
+    this.#seen = lease.table.view
     this.#id = mailboxTable(entry.guid)
   }
 
@@ -48,11 +66,29 @@ export class OpenMailbox implements Mailbox {
   }
 
   get view(): TableView {
-    return this.table.view
+    if (this.#access === undefined) return this.table.view
+    if ((this.rights & RIGHT_READ) !== 0) this.#seen = this.table.view
+    return this.#seen
+  }
+
+  get rights(): number {
+    if (this.#access === undefined) return ALL_RIGHTS
+    // A rename may have brought it below another mailbox, a removal leaves nobody a right.
+    const { state } = this.#core.tree
+    const entry = state.byGuid.get(this.#entry.guid)
+    return entry === undefined ? 0 : this.#access.rights(entry, state)
+  }
+
+  /** STORE_DENIED, or STORE_NO_MAILBOX where not even its name may be known. A mailbox that is gone is told as such by the work itself. */
+  #must(right: number): void {
+    if (this.#access === undefined || !this.#core.tree.state.byGuid.has(this.#entry.guid)) return
+    const { rights } = this
+    if ((rights & right) === 0) throw refused(rights, this.name)
   }
 
   async refresh(): Promise<void> {
     await this.#work(() => this.#core.index.refresh())
+    this.#must(RIGHT_READ)
   }
 
   async changeFlags(
@@ -61,17 +97,36 @@ export class OpenMailbox implements Mailbox {
     options: { readonly unchangedSince?: number } = {},
   ): Promise<FlagOutcome> {
     const { index, settings } = this.#writable()
+    const allowed = this.#access === undefined ? change : this.#allowed(change)
     let outcome = NOTHING_CHANGED
     await this.#work(() => {
       const tx = index.begin()
-      outcome = tx.changeFlags(this.#id, uids, change, options)
+      outcome = tx.changeFlags(this.#id, uids, allowed, options)
       return tx.commit(settings.lazyFlags ? LAZY : FLUSHED)
     })
     return outcome
   }
 
+  /** What of a change the rights allow. STORE_DENIED if they allow none whatever it is. */
+  #allowed(change: FlagChange): FlagChange {
+    const CHANGES = RIGHT_WRITE | RIGHT_WRITE_SEEN | RIGHT_WRITE_DELETED
+    this.#must(CHANGES)
+    const { rights } = this
+    if ((rights & CHANGES) === CHANGES) return change
+    const flags = flagsByRights(rights)
+    const { add = 0, remove = 0, addKeywords = [], removeKeywords = [], replace = false } = change
+    const keywords = (rights & RIGHT_WRITE) !== 0
+    const cleared = replace ? flags & ~add : flags & remove
+    if (!keywords) return { add: add & flags, remove: cleared }
+    if (!replace) return { add: add & flags, remove: cleared, addKeywords, removeKeywords }
+    const kept = new Set(addKeywords.map((keyword) => keyword.toLowerCase()))
+    const others = this.table.view.keywords.filter((keyword) => !kept.has(keyword.toLowerCase()))
+    return { add: add & flags, remove: cleared, addKeywords, removeKeywords: others }
+  }
+
   async expunge(uids: UidSet | undefined, options: { readonly force?: boolean } = {}): Promise<UidSet> {
     const { index } = this.#writable()
+    this.#must(RIGHT_EXPUNGE)
     return this.#work(async () => {
       await using tx = index.begin()
       const names = await beginNames(this.#core, tx, () => [this.#entry])
@@ -94,7 +149,11 @@ export class OpenMailbox implements Mailbox {
 
   async #copy(uids: UidSet, to: string, options: CopyOptions, andExpunge: boolean): Promise<CopyOutcome> {
     const core = this.#writable()
+    this.#must(RIGHT_READ)
+    if (andExpunge) this.#must(RIGHT_EXPUNGE)
     const target = await this.#work(() => core.find(to))
+    this.#access?.must(target, RIGHT_INSERT, to)
+    const rights = this.#access?.rights(target) ?? ALL_RIGHTS
     const table = mailboxTable(target.guid)
     try {
       return await core.work(() =>
@@ -111,15 +170,16 @@ export class OpenMailbox implements Mailbox {
           if (!core.syncRead) await view.load(core.columnNames)
           await using tx = core.index.begin()
           const names = await beginNames(core, tx, () => [target, this.#entry])
-          const copies = tx.appendFrom(table, view, rows, { saved: core.settings.now() })
+          const copies = appendCopies(tx, table, { view, rows, savedMs: core.settings.now(), rights })
           // One that went since the view was taken is looked for again: what is copied was there when it was copied.
           if (andExpunge) tx.expunge(this.#id, source, { mustExist: true })
           else tx.expectRows(this.#id, source)
           await tx.commit()
-          tellCopies(names, target, view, rows, copies.uids)
+          const destination = copies()
+          tellCopies(names, target, view, rows, destination)
           if (andExpunge) names?.expunged(this.#entry, source)
           settleNames(core, names)
-          return { uidValidity, source, destination: copies.uids }
+          return { uidValidity, source, destination }
         }),
       )
     } catch (error) {
@@ -131,6 +191,7 @@ export class OpenMailbox implements Mailbox {
 
   async body(view: TableView, row: number): Promise<MessageBody> {
     this.#mustBeOpen()
+    this.#must(RIGHT_READ)
     return this.#work(async () => {
       if (!this.#core.syncRead) await view.load(BODY_COLUMNS, row, row + 1)
       const { box } = this.#core
@@ -145,6 +206,7 @@ export class OpenMailbox implements Mailbox {
 
   bodySync(view: TableView, row: number): MessageBody | undefined {
     this.#mustBeOpen()
+    this.#must(RIGHT_READ)
     const { box } = this.#core
     if (box.openSync === undefined || !this.#core.syncRead) return undefined
     try {
@@ -194,7 +256,21 @@ export class OpenMailbox implements Mailbox {
   }
 
   watch(onChange: () => void): Disposable {
-    return this.table.watch(onChange)
+    const access = this.#access
+    if (access === undefined) return this.table.watch(onChange)
+    const watching = new DisposableStack()
+    let known = this.rights
+    const look = (): void => {
+      const { rights } = this
+      if (rights === known) return
+      known = rights
+      onChange()
+    }
+    watching.use(this.table.watch(onChange))
+    watching.use(this.#core.index.watch((tables) => tables.includes(TREE_TABLE) && look()))
+    const lists = access.watch(look)
+    if (lists !== undefined) watching.use(lists)
+    return watching
   }
 
   #mustBeOpen(): void {

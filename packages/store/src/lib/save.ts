@@ -19,6 +19,7 @@ import {
   type Saved,
   type SaveTarget,
 } from './contract.ts'
+import { type Access, flagsByRights, RIGHT_INSERT, RIGHT_POST, RIGHT_WRITE } from './access.ts'
 import type { Core } from './core.ts'
 import { StoreError } from './error.ts'
 import { storeError } from './failure.ts'
@@ -130,14 +131,19 @@ async function save(
 
 export class Batch implements SaveBatch {
   readonly #core: Core
+  readonly #access: Access | undefined
+  /** What it takes to put something into a mailbox. */
+  readonly #right: number
   readonly #box: BoxBatch
   readonly #pending: Pending[] = []
   #fieldBytes = 0
   #state: 'open' | 'committing' | 'done' = 'open'
 
-  constructor(core: Core) {
+  constructor(core: Core, access: Access | undefined, post: boolean) {
     core.mustBeWritable()
     this.#core = core
+    this.#access = access
+    this.#right = post ? RIGHT_POST : RIGHT_INSERT
     this.#box = core.box.begin()
   }
 
@@ -160,7 +166,7 @@ export class Batch implements SaveBatch {
           throw storeError(error, target.mailbox)
         }
       }
-      targets.push({ entry, target })
+      targets.push({ entry, target: this.#access === undefined ? target : this.#allowed(entry, target) })
     }
     // So that it is known in time what the mailbox keeps. Where many take turns, one that is not open is taken to keep the usual.
     if (this.#pending.length === 0 && targets.length === 1 && core.settings.cacheFields.length > 0)
@@ -173,6 +179,15 @@ export class Batch implements SaveBatch {
     // Those that were refused after the box had them are not placed: dead bytes.
     this.#computeFields()
     this.#pending.push({ saved, guid, receivedMs, structure, fields: [], targets })
+  }
+
+  /** The target with the flags that the rights allow. STORE_DENIED, STORE_NO_MAILBOX. */
+  #allowed(entry: Entry, target: SaveTarget): SaveTarget {
+    const access = this.#access!
+    access.must(entry, this.#right, target.mailbox)
+    const rights = access.rights(entry)
+    const { mailbox, flags = 0, keywords = [] } = target
+    return { mailbox, flags: flags & flagsByRights(rights), keywords: (rights & RIGHT_WRITE) === 0 ? [] : keywords }
   }
 
   #computeFields(): void {
@@ -195,6 +210,10 @@ export class Batch implements SaveBatch {
     this.#core.mustBeOpen()
     this.#state = 'committing'
     try {
+      // Rights may have gone while the messages came.
+      if (this.#access !== undefined)
+        for (const { targets } of this.#pending)
+          for (const { entry, target } of targets) this.#access.must(entry, this.#right, target.mailbox)
       return this.#pending.length === 0 ? [] : await this.#core.work(() => this.#commit())
     } finally {
       this.#state = 'done'

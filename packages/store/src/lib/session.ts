@@ -1,9 +1,10 @@
 /** A session: what one subject sees and does. It holds nothing, so there may be many. */
 import { UidSet } from '@mailstead/uidset'
+import { Access, denied, inheritedList, RIGHT_ADMIN, RIGHT_DELETE, RIGHT_LOOKUP, RIGHT_READ } from './access.ts'
 import type { Mailbox, MailboxInfo, SaveBatch, StoreSession, Subject } from './contract.ts'
 import { MAILBOX_COLUMNS } from './contract.ts'
-import { type Core, noMailbox, type TreeChange } from './core.ts'
-import { StoreError } from './error.ts'
+import type { Core, TreeChange } from './core.ts'
+import { noMailbox, StoreError } from './error.ts'
 import { storeError } from './failure.ts'
 import { Importer } from './import.ts'
 import type { ImportOptions, StoreImport } from './import-contract.ts'
@@ -12,6 +13,8 @@ import { checkName, DELIMITER, INBOX, lookupName, parentsOf } from './name.ts'
 import { beginNames, settleNames, tellCopies } from './names.ts'
 import { Batch } from './save.ts'
 import {
+  ACL_MAX,
+  aclKey,
   type Entry,
   encodeEntry,
   MAILBOXES_MAX,
@@ -20,31 +23,39 @@ import {
   SUBSCRIPTIONS_MAX,
   subscriptionKey,
   TREE_TABLE,
+  type TreeState,
 } from './tree.ts'
 
 export class Session implements StoreSession {
   readonly #core: Core
+  readonly #access: Access | undefined
   readonly subject: Subject
 
   constructor(core: Core, subject: Subject) {
     this.#core = core
     this.subject = subject
+    this.#access = Access.of(core, subject)
   }
 
   mailboxes(): readonly MailboxInfo[] {
     this.#core.mustBeOpen()
-    return this.#core.tree.sorted.map((entry) => this.#core.info(entry))
+    const access = this.#access
+    const { sorted } = this.#core.tree
+    const seen = access === undefined ? sorted : sorted.filter((entry) => (access.rights(entry) & RIGHT_LOOKUP) !== 0)
+    return seen.map((entry) => this.#core.info(entry, access))
   }
 
   mailbox(name: string): MailboxInfo | undefined {
     this.#core.mustBeOpen()
     const entry = this.#core.tree.find(name)
-    return entry === undefined ? undefined : this.#core.info(entry)
+    if (entry === undefined) return undefined
+    const info = this.#core.info(entry, this.#access)
+    return info.rights === 0 ? undefined : info
   }
 
   subscriptions(): readonly string[] {
     this.#core.mustBeOpen()
-    return [...this.#core.tree.state.subscriptions].sort()
+    return this.#access?.isOwner === false ? [] : [...this.#core.tree.state.subscriptions].sort()
   }
 
   async refresh(): Promise<void> {
@@ -55,11 +66,12 @@ export class Session implements StoreSession {
     this.#core.mustBeWritable()
     const wanted = checkName(name)
     const entry = await this.#core.changeTree((change) => {
+      this.#access?.mayCreate(wanted, change.state)
       mustNotExist(change, wanted)
       createParents(this.#core, change, wanted)
       return addMailbox(this.#core, change, wanted, options.specialUse)
     })
-    return this.#core.info(entry)
+    return this.#core.info(entry, this.#access)
   }
 
   async remove(name: string): Promise<void> {
@@ -69,11 +81,13 @@ export class Session implements StoreSession {
     const { entry, names } = await this.#core.changeTree(async ({ tx, state }) => {
       const entry = state.byName.get(wanted)
       if (entry === undefined) throw noMailbox(wanted)
+      this.#access?.must(entry, RIGHT_DELETE, wanted, state)
       const table = mailboxTable(entry.guid)
       const names = await beginNames(this.#core, tx, () => [entry])
       // The uses of its messages end in the same frame.
       tx.dropTable(table)
       tx.setValue(TREE_TABLE, mailboxKey(entry.guid), undefined)
+      if (state.values.has(aclKey(entry.guid))) tx.setValue(TREE_TABLE, aclKey(entry.guid), undefined)
       return { entry, names }
     })
     names?.removed(entry)
@@ -98,6 +112,8 @@ export class Session implements StoreSession {
       const { tx, state } = change
       const entry = state.byName.get(source)
       if (entry === undefined) throw noMailbox(source)
+      this.#access?.must(entry, RIGHT_DELETE, source, state)
+      this.#access?.mayCreate(target, state)
       mustNotExist(change, target)
       const moved: Entry[] = [{ ...entry, name: target }]
       for (const child of state.byName.values())
@@ -114,10 +130,12 @@ export class Session implements StoreSession {
   async #renameInbox(target: string): Promise<void> {
     const core = this.#core
     const tell = await core.changeTree(async (change) => {
+      const from = change.state.byName.get(INBOX)!
+      this.#access?.must(from, RIGHT_DELETE, INBOX, change.state)
+      this.#access?.mayCreate(target, change.state)
       mustNotExist(change, target)
       createParents(core, change, target)
       const entry = addMailbox(core, change, target, undefined)
-      const from = change.state.byName.get(INBOX)!
       const table = mailboxTable(from.guid)
       await using inbox = await core.tables.acquire(table)
       const view = inbox!.table.view
@@ -146,6 +164,7 @@ export class Session implements StoreSession {
     const core = this.#core
     core.mustBeWritable()
     const wanted = on ? checkName(name) : lookupName(name)
+    if (this.#access?.isOwner === false) throw denied(wanted)
     await core.work(async () => {
       const { subscriptions } = core.tree.state
       if (subscriptions.has(wanted) === on) {
@@ -165,29 +184,65 @@ export class Session implements StoreSession {
     return core.work(
       async () => {
         const entry = await core.find(name)
+        this.#access?.must(entry, RIGHT_READ, name)
         const lease = await core.tables.acquire(mailboxTable(entry.guid))
         if (lease === undefined) {
           await core.index.refresh()
           if (!core.tree.state.byGuid.has(entry.guid)) throw noMailbox(name)
           throw new StoreError('STORE_CORRUPT', 'the mailbox has no table', { mailbox: entry.name })
         }
-        return new OpenMailbox(core, entry, lease)
+        return new OpenMailbox(core, entry, lease, this.#access)
       },
       (error) => storeError(error, name),
     )
   }
 
-  save(): SaveBatch {
-    return new Batch(this.#core)
+  save(options: { readonly post?: boolean } = {}): SaveBatch {
+    return new Batch(this.#core, this.#access, options.post === true)
   }
 
   importer(options: ImportOptions = {}): StoreImport {
+    if (this.#access?.isOwner === false) throw denied(INBOX)
     return new Importer(this.#core, options)
+  }
+
+  acl(name: string): Uint8Array | undefined {
+    this.#core.mustBeOpen()
+    const { state } = this.#core.tree
+    return state.values.get(aclKey(this.#administered(name, state)))
+  }
+
+  async changeAcl(name: string, change: (acl: Uint8Array | undefined) => Uint8Array | undefined): Promise<void> {
+    this.#core.mustBeWritable()
+    await this.#core.changeTree(({ tx, state }) => {
+      const key = aclKey(this.#administered(name, state))
+      const before = state.values.get(key)
+      const after = change(before)
+      if (after !== undefined && after.length > ACL_MAX)
+        throw new StoreError('STORE_LIMIT', `an access control list of more than ${ACL_MAX} bytes`, { mailbox: name })
+      if (before !== undefined || after !== undefined) tx.setValue(TREE_TABLE, key, after)
+    })
+  }
+
+  /** The GUID of a mailbox whose list may be seen and changed; empty for the list of those that have none, which is the owner's. */
+  #administered(name: string, state: TreeState): string {
+    if (name === '') {
+      if (this.#access?.isOwner === false) throw denied(name)
+      return ''
+    }
+    const entry = state.byName.get(lookupName(name))
+    if (entry === undefined) throw noMailbox(name)
+    this.#access?.must(entry, RIGHT_ADMIN, name, state)
+    return entry.guid
   }
 
   watch(onChange: () => void): Disposable {
     this.#core.mustBeOpen()
-    return this.#core.index.watch(() => onChange())
+    const watching = new DisposableStack()
+    watching.use(this.#core.index.watch(() => onChange()))
+    const access = this.#access?.watch(onChange)
+    if (access !== undefined) watching.use(access)
+    return watching
   }
 }
 
@@ -221,5 +276,7 @@ export function addMailbox(
   }
   tx.createTable({ id: mailboxTable(entry.guid), columns: MAILBOX_COLUMNS, uidValidity: entry.uidValidity })
   tx.setValue(TREE_TABLE, mailboxKey(entry.guid), encodeEntry(entry))
+  const list = inheritedList(name, state)
+  if (list !== undefined) tx.setValue(TREE_TABLE, aclKey(entry.guid), list)
   return entry
 }

@@ -6,6 +6,7 @@
  *                       since the epoch), name text, special use text (empty: none)
  *          i/<GUID>     a mailbox that is being imported, in the same form: it has a table already, and no name yet
  *          s/<name>     a subscription: no bytes
+ *          a/<GUID>     the access control list of a mailbox, as whoever reads it wrote it; a/ alone: of those that have none
  *          version      u48, one more with each change of mailboxes
  *          validity     u32, the last UIDVALIDITY given
  *          box          name of the box's format, UTF-8
@@ -27,6 +28,8 @@ export const BOX_TABLE = 'box'
 export const BLOBS_TABLE = 'blobs'
 /** Mailboxes of one store. */
 export const MAILBOXES_MAX = 100_000
+/** Bytes of one access control list. */
+export const ACL_MAX: number = 256 * 1024
 /** Subscriptions of one store. */
 export const SUBSCRIPTIONS_MAX = 100_000
 
@@ -39,6 +42,7 @@ export const KEY_ROOT = 'root'
 const MAILBOX = 'm/'
 const IMPORT = 'i/'
 const SUBSCRIPTION = 's/'
+const ACL = 'a/'
 const TABLE = 'mailbox-'
 const ENTRY_VERSION = 0
 const GUID_HEX = /^[0-9a-f]{32}$/
@@ -61,6 +65,10 @@ export function importKey(guid: string): string {
 }
 export function subscriptionKey(name: string): string {
   return SUBSCRIPTION + name
+}
+/** An empty GUID: the list of mailboxes that have none of their own. */
+export function aclKey(guid: string): string {
+  return ACL + guid
 }
 export function mailboxTable(guid: string): string {
   return TABLE + guid

@@ -1,0 +1,42 @@
+/** Copies of rows, with the flags that the rights at the other end allow. */
+import type { AppendedRow, IndexTransaction, TableView } from '@mailstead/index'
+import { UidSet } from '@mailstead/uidset'
+import { flagsByRights, RIGHT_WRITE } from './access.ts'
+import { MAILBOX_COLUMNS } from './contract.ts'
+
+const ALL_FLAGS = 255
+
+export interface CopiedRows {
+  readonly view: TableView
+  readonly rows: Uint32Array
+  /** Milliseconds since the epoch. */
+  readonly savedMs: number
+  /** Of who copies, where the copies go. */
+  readonly rights: number
+}
+
+/** Appends the rows; what is returned tells their UIDs once the transaction is committed. */
+export function appendCopies(tx: IndexTransaction, table: string, copied: CopiedRows): () => UidSet {
+  const { view, rows, savedMs, rights } = copied
+  const flags = flagsByRights(rights)
+  if (flags === ALL_FLAGS) {
+    const copies = tx.appendFrom(table, view, rows, { saved: savedMs })
+    return () => copies.uids
+  }
+  const keywords = (rights & RIGHT_WRITE) !== 0
+  const appended: AppendedRow[] = []
+  for (const row of rows) {
+    const columns: Record<string, Uint8Array | number> = { saved: savedMs }
+    for (const { name } of MAILBOX_COLUMNS)
+      if (name !== 'saved') columns[name] = Uint8Array.from(view.extension(name)!.value(row))
+    const set = keywords ? view.keywordSets[view.keywordSet(row)]! : []
+    appended.push(
+      tx.append(table, {
+        flags: view.flags(row) & flags,
+        keywords: set.map((keyword) => view.keywords[keyword]!),
+        columns,
+      }),
+    )
+  }
+  return () => UidSet.fromSorted(Uint32Array.from(appended, ({ uid }) => uid))
+}
