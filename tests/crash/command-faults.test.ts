@@ -6,8 +6,8 @@
 import { cpSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import {
-  initAlternateDirectory,
   initDataDirectory,
+  initRootDirectory,
   openUserStore,
   readConfig,
   rebuildUserStore,
@@ -75,7 +75,7 @@ async function prepared(box: 'mdbox' | 'sdbox'): Promise<Place> {
   await initDataDirectory(place.data)
   const tier = '[alternate]\npath = "second"\nquery = "all"\n'
   writeFileSync(place.config, `[store]\nbox = "${box}"\ncompression = "auto"\n${box === 'mdbox' ? tier : ''}`)
-  if (box === 'mdbox') await initAlternateDirectory(join(place.directory, 'second'))
+  if (box === 'mdbox') await initRootDirectory(join(place.directory, 'second'), 'alternate')
   writeFileSync(join(place.data, 'users.passwd'), `${OWNER.name}:{PLAIN}x\n`, { mode: 0o600 })
   await using opened = await openUserStore(place.data, OWNER, { create: true, settings: readConfig(place.config) })
   const session = opened.store.as(OWNER)

@@ -6,7 +6,7 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { rmSync } from 'node:fs'
 import { join } from 'node:path'
-import { initAlternateDirectory } from '@mailstead/app-server'
+import { initRootDirectory } from '@mailstead/app-server'
 import { expect } from 'vitest'
 import { ImapClient, quote, type Reply, appendUid } from '../interop/lib/imap.ts'
 import { dotStuffed, LmtpClient } from '../interop/lib/lmtp.ts'
@@ -436,7 +436,7 @@ export const lack: Lack | undefined =
 
 export async function newWorld(options: WorldOptions = {}): Promise<World> {
   const world = new World(options)
-  if (world.tiers) await initAlternateDirectory(join(world.directory, 'second'))
+  if (world.tiers) await initRootDirectory(join(world.directory, 'second'), 'alternate')
   world.ports = { imap: await freePort(), lmtp: await freePort() }
   await world.start()
   await using imap = await ImapClient.login(world.server.imap, 'user1', PASSWORD)

@@ -1,12 +1,13 @@
 export { type Config, ConfigError, emptyConfig, parseConfig, readConfig } from './lib/config.ts'
 export {
   checkDataDirectory,
+  hasUserIndex,
   initDataDirectory,
   lockBeside,
   openUserStore,
   rebuildUserStore,
   storeDirectories,
-  userFs,
+  userStorage,
   type UserStoreOptions,
   USERS_FILE,
 } from './lib/data-directory.ts'
@@ -14,4 +15,5 @@ export { readyLine, serveUntilStopped, startFromSettings } from './lib/serve.ts'
 export { serveCommand, withServeFlags } from './lib/serve-command.ts'
 export { type ServeFlags, type Settings, settingsOf } from './lib/settings.ts'
 export { startDemo } from './lib/start-demo.ts'
-export { type BoxSettings, initAlternateDirectory, STORAGE, userBox } from './lib/user-box.ts'
+export { checkRootDirectory, initRootDirectory } from './lib/roots.ts'
+export { type BoxSettings, STORAGE, userBox } from './lib/user-box.ts'

@@ -4,13 +4,11 @@
  * Exit codes: 0 nothing is wrong (notes do not count), 1 there are findings, 2 something could not be looked at: a store that
  * cannot be opened for want of permission, a missing mount, another version; a users file that cannot be read.
  */
-import { join } from 'node:path'
 import { Command } from 'commander'
-import { openUserStore } from '@mailstead/app-server'
-import { userDirectory } from '@mailstead/server'
-import { INDEX_PATH, StoreError } from '@mailstead/store'
+import { hasUserIndex, openUserStore } from '@mailstead/app-server'
+import { StoreError } from '@mailstead/store'
 import { Exit } from './exit.ts'
-import { isThere, type WhereFlags } from './find-user.ts'
+import type { WhereFlags } from './find-user.ts'
 import { finding, lookAt, subjects, type UserFinding, withoutIndex } from './subjects.ts'
 
 interface CheckFlags extends WhereFlags {
@@ -44,7 +42,7 @@ export function checkCommand(): Command {
           }
         } catch (error) {
           const code = error instanceof StoreError ? error.code : undefined
-          const isGone = code !== undefined && !isThere(join(where.data, userDirectory(user), INDEX_PATH))
+          const isGone = code !== undefined && !hasUserIndex(where.data, user, where.config)
           // A store that a crash left half made has no index either, though perhaps the directory for it.
           const isUnmade = flags.user === undefined && (isGone || code === 'STORE_NOT_FOUND')
           if (isUnmade || (isGone && code === 'STORE_CORRUPT')) findings.push(withoutIndex(where.data, user))

@@ -53,8 +53,10 @@ async function mailboxes(flags: MailboxFlags): Promise<readonly MailboxInfo[]> {
   await checkDataDirectory(where.data)
   const none = new Exit(1, `${flags.user} has no store yet`)
   if (!isThere(join(where.data, userDirectory(user)))) throw none
-  await using opened = await openUserStore(where.data, user, { readOnly: true }).catch((error: unknown) => {
-    throw error instanceof StoreError && error.code === 'STORE_NOT_FOUND' ? none : error
-  })
+  await using opened = await openUserStore(where.data, user, { readOnly: true, settings: where.config }).catch(
+    (error: unknown) => {
+      throw error instanceof StoreError && error.code === 'STORE_NOT_FOUND' ? none : error
+    },
+  )
   return opened.store.as({ name: user.name }).mailboxes()
 }

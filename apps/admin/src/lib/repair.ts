@@ -4,13 +4,11 @@
  * Exit codes: 0 there was nothing to do (notes do not count), 1 something was repaired, or would be, 2 a store could not be
  * repaired, or not all of it: somebody has it open, it cannot be read, or the check still finds damage.
  */
-import { join } from 'node:path'
 import { Command } from 'commander'
-import { rebuildUserStore } from '@mailstead/app-server'
-import { userDirectory } from '@mailstead/server'
-import { INDEX_PATH, type RebuildRecord, StoreError } from '@mailstead/store'
+import { hasUserIndex, rebuildUserStore } from '@mailstead/app-server'
+import { type RebuildRecord, StoreError } from '@mailstead/store'
 import { Exit } from './exit.ts'
-import { type FoundUser, isThere, type Where, type WhereFlags } from './find-user.ts'
+import type { FoundUser, Where, WhereFlags } from './find-user.ts'
 import { lookAt, subjects, type UserFinding, withoutIndex } from './subjects.ts'
 
 interface RepairFlags extends WhereFlags {
@@ -39,7 +37,7 @@ export function repairCommand(): Command {
       let looked = 0
       const notes: UserFinding[] = []
       for (const user of subjects(where, flags.user, notes)) {
-        if (!isThere(join(where.data, userDirectory(user), INDEX_PATH))) {
+        if (!hasUserIndex(where.data, user, where.config)) {
           // A store that was never used has nothing to repair; messages alone do not say whose mailboxes they were in.
           const { severity, message } = withoutIndex(where.data, user)
           if (severity === 'damage')

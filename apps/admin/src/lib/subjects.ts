@@ -1,7 +1,7 @@
 /** The stores that `check` and `repair` look at, and what is said of them before they are opened. */
 import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
-import { checkDataDirectory, STORAGE, storeDirectories } from '@mailstead/app-server'
+import { checkDataDirectory, checkRootDirectory, STORAGE, storeDirectories } from '@mailstead/app-server'
 import { userDirectory } from '@mailstead/server'
 import type { StoreFinding } from '@mailstead/store'
 import { Exit } from './exit.ts'
@@ -16,6 +16,8 @@ export async function lookAt(flags: WhereFlags): Promise<Where> {
   const where = whereOf(flags)
   try {
     await checkDataDirectory(where.data)
+    const index = where.config.index?.path
+    if (index !== undefined) await checkRootDirectory(index, 'index')
   } catch (error) {
     throw new Exit(2, (error as Error).message)
   }

@@ -56,6 +56,8 @@ export interface Config {
     readonly copyBytes: number | undefined
     readonly bytesPerSecond: number | undefined
   }
+  /** A root of their own for indexes. */
+  readonly index: { readonly path: string } | undefined
   /** The second tier, and what goes there by itself. */
   readonly alternate: { readonly path: string; readonly query: AltmoveQuery | undefined } | undefined
   readonly logLevel: LogLevel | undefined
@@ -132,6 +134,7 @@ const Schema = v.strictObject({
       ),
     }),
   ),
+  index: v.optional(v.strictObject({ path: text })),
   alternate: v.optional(v.strictObject({ path: text, query: v.optional(query) })),
   purge: v.optional(
     v.strictObject({
@@ -202,7 +205,7 @@ function complaint(issue: v.BaseIssue<unknown>): string {
 
 function fromInput(input: v.InferOutput<typeof Schema>, base: string): Config {
   const path = (name: string | undefined): string | undefined => (name === undefined ? undefined : resolve(base, name))
-  const { imap, lmtp, store, tls, alternate } = input
+  const { imap, lmtp, store, tls, index, alternate } = input
   return {
     data: path(input.data),
     users: path(input.users),
@@ -237,6 +240,7 @@ function fromInput(input: v.InferOutput<typeof Schema>, base: string): Config {
       copyBytes: input.purge?.copy_bytes,
       bytesPerSecond: input.purge?.bytes_per_second,
     },
+    index: index === undefined ? undefined : { path: resolve(base, index.path) },
     alternate: alternate === undefined ? undefined : { path: resolve(base, alternate.path), query: alternate.query },
     logLevel: input.log?.level,
   }

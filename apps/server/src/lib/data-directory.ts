@@ -4,69 +4,109 @@
  *   DATA/mailstead-root        the marker: this directory was made for Mailstead (docs/formats/root.md)
  *   DATA/users.passwd          the users file, unless the configuration names another
  *   DATA/users/<name>/         one store per user: its log and indexes, and its messages under storage/
+ *   INDEX/users/<name>/        the log and indexes, where the configuration names a root for them
  *
  * INVARIANTS
  *   1. Nothing is created in a directory without marker: it may be a mount point whose mount is missing.
- *   2. The marker is looked at again before the first store of a user is created.
+ *   2. The markers are looked at again whenever a store is opened.
  */
 import { readdirSync, statSync } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
-import { type Fs, FsError, initRoot, readRoot, ROOT_FILE } from '@mailstead/fs'
+import { type Fs, FsError } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
 import { posixFs } from '@mailstead/fs/posix'
+import { prefixed } from '@mailstead/fs/wrappers'
 import { imapCacheFields } from '@mailstead/imap/cache-fields'
-import { openStore, type RebuildRecord, rebuildStore, type Store } from '@mailstead/store'
-import { ServerError, userDirectory } from '@mailstead/server'
-import { type BoxSettings, boxOnDisk, userBox } from './user-box.ts'
+import {
+  INDEX_PATH,
+  openStore,
+  type RebuildRecord,
+  rebuildStore,
+  type Store,
+  type StoreOptions,
+  type StoreRoots,
+} from '@mailstead/store'
+import { userDirectory } from '@mailstead/server'
+import { checkRootDirectory, initRootDirectory, USERS_DIRECTORY } from './roots.ts'
+import { alternateRoot, type BoxSettings, boxOnDisk, userBox } from './user-box.ts'
 
 export const USERS_FILE = 'users.passwd'
-const USERS_DIRECTORY = 'users'
 
 /** Marks a directory, making it if it is not there. `already` if it is marked. */
-export async function initDataDirectory(path: string): Promise<'made' | 'already'> {
-  await using fs = await posixFs(path, { create: true })
-  if ((await readRoot(fs)) !== undefined) return 'already'
-  if ((await fs.stat(USERS_DIRECTORY)) !== undefined)
-    throw new ServerError(
-      'SERVER_NO_ROOT',
-      `${path} holds ${USERS_DIRECTORY}/ but no ${ROOT_FILE}: the marker was lost, or this is something else. Nothing was changed.`,
-    )
-  await initRoot(fs, 'data')
-  return 'made'
+export function initDataDirectory(path: string): Promise<'made' | 'already'> {
+  return initRootDirectory(path, 'data')
 }
 
 /** The root's UUID. Fails with SERVER_NO_ROOT unless the directory carries the marker of a data directory. */
-export async function checkDataDirectory(path: string): Promise<Uint8Array> {
-  const absolute = resolve(path)
-  try {
-    await using fs = await posixFs(absolute)
-    const root = await readRoot(fs)
-    if (root?.role === 'data') return root.uuid
-  } catch (error) {
-    if (!(error instanceof FsError) || error.code !== 'FS_UNAVAILABLE') throw error
-    throw new ServerError(
-      'SERVER_NO_ROOT',
-      `the data directory ${absolute} is not there. If it is on a file system of its own, mount it; to make a new one, run: mailstead init ${path}`,
-      { cause: error },
-    )
+export function checkDataDirectory(path: string): Promise<Uint8Array> {
+  return checkRootDirectory(path, 'data')
+}
+
+interface StoredUser {
+  readonly name: string
+  readonly home?: string | undefined
+}
+
+/** What a store is opened with. Disposing it is the caller's, unless it hands it on. */
+export interface OpenedStorage {
+  readonly fs: Fs
+  readonly indexFs?: Fs
+  readonly box: StoreOptions['box']
+  readonly roots: StoreRoots
+}
+
+/**
+ * The file systems of one user's store; with `create` made if they are not there. SERVER_NO_ROOT unless the data root and, where
+ * one is configured, the index root are there; FS_UNAVAILABLE if one has the store and the other should have it.
+ */
+export async function userStorage(
+  data: string,
+  user: StoredUser,
+  { settings, create = false }: { readonly settings?: BoxSettings | undefined; readonly create?: boolean } = {},
+): Promise<OpenedStorage> {
+  const home = userDirectory(user)
+  const path = join(data, home)
+  const index = settings?.index?.path
+  const alternate = await alternateRoot(settings)
+  const roots: StoreRoots = {
+    data: await checkRootDirectory(data, 'data'),
+    ...(index === undefined ? {} : { index: await checkRootDirectory(index, 'index') }),
+    ...(alternate === undefined ? {} : { alternate }),
   }
-  throw new ServerError(
-    'SERVER_NO_ROOT',
-    `${absolute} holds no ${ROOT_FILE}, so it is not known to be a data directory: perhaps its file system is not mounted. To make it one, run: mailstead init ${path}`,
+  const hasIndex = index !== undefined && isThere(join(index, home))
+  // It is made before its index is: only somebody else's root has the one without the other.
+  if (hasIndex && !isThere(path))
+    throw new FsError('FS_UNAVAILABLE', `${path} is not there, and its index in ${index} is: something else is mounted`)
+  const fs = await posixFs(path, { create })
+  const box = userBox(user, settings)
+  if (index === undefined) return { fs, box, roots }
+  try {
+    const indexFs =
+      hasIndex || create
+        ? await posixFs(join(index, home), { create })
+        : // Nothing is made for whoever only looks.
+          prefixed(await posixFs(index), home)
+    return { fs, indexFs, box, roots }
+  } catch (error) {
+    await fs[Symbol.asyncDispose]()
+    throw error
+  }
+}
+
+/** Whether there is anything of a user's index, wherever that is. What cannot be looked at counts as there. */
+export function hasUserIndex(data: string, user: StoredUser, settings?: BoxSettings): boolean {
+  const index = settings?.index?.path
+  return [data, ...(index === undefined ? [] : [index])].some((root) =>
+    isThere(join(root, userDirectory(user), INDEX_PATH)),
   )
 }
 
-/** The file system of one user's store, made if it is not there; fails as `checkDataDirectory` does. */
-export async function userFs(
-  data: string,
-  user: { readonly name: string; readonly home?: string | undefined },
-): Promise<Fs> {
-  const path = join(data, userDirectory(user))
-  if (statSync(path, { throwIfNoEntry: false }) === undefined) {
-    await checkDataDirectory(data)
-    return posixFs(path, { create: true })
+function isThere(path: string): boolean {
+  try {
+    return statSync(path, { throwIfNoEntry: false }) !== undefined
+  } catch {
+    return true
   }
-  return posixFs(path)
 }
 
 export interface UserStoreOptions {
@@ -79,30 +119,22 @@ export interface UserStoreOptions {
 /** A user's store outside of a server: for the command. A running server may have it open at the same time. */
 export async function openUserStore(
   data: string,
-  user: { readonly name: string; readonly home?: string | undefined },
+  user: StoredUser,
   { settings, ...options }: UserStoreOptions = {},
 ): Promise<{ readonly store: Store } & AsyncDisposable> {
-  const rootUuid = await checkDataDirectory(data)
-  const fs = options.create === true ? await userFs(data, user) : await posixFs(join(data, userDirectory(user)))
-  let store: Store
-  try {
-    store = await openStore({
-      owner: user.name,
-      fs,
-      box: userBox(user, settings),
-      cacheFields: imapCacheFields,
-      rootUuid,
-      ...options,
-    })
-  } catch (error) {
-    await fs[Symbol.asyncDispose]()
-    throw error
-  }
+  await using held = new AsyncDisposableStack()
+  const storage = held.use(disposing(await userStorage(data, user, { settings, create: options.create ?? false })))
+  const store = held.use(await openStore({ owner: user.name, cacheFields: imapCacheFields, ...storage, ...options }))
+  const all = held.move()
+  return { store, [Symbol.asyncDispose]: () => all.disposeAsync() }
+}
+
+function disposing(storage: OpenedStorage): OpenedStorage & AsyncDisposable {
   return {
-    store,
+    ...storage,
     async [Symbol.asyncDispose]() {
-      await store[Symbol.asyncDispose]()
-      await fs[Symbol.asyncDispose]()
+      await storage.indexFs?.[Symbol.asyncDispose]()
+      await storage.fs[Symbol.asyncDispose]()
     },
   }
 }
@@ -113,18 +145,16 @@ export async function openUserStore(
  */
 export async function* rebuildUserStore(
   data: string,
-  user: { readonly name: string; readonly home?: string | undefined },
+  user: StoredUser,
   { dryRun = false, settings }: { readonly dryRun?: boolean; readonly settings?: BoxSettings } = {},
 ): AsyncGenerator<readonly RebuildRecord[], void, undefined> {
-  await checkDataDirectory(data)
-  await using fs = await posixFs(join(data, userDirectory(user)))
+  await using storage = disposing(await userStorage(data, user, { settings }))
   await using scratch = memoryFs()
   // The index that knows the format may be lost.
-  const kept = await boxOnDisk(fs)
-  const box = userBox(user, settings)
+  const kept = await boxOnDisk(storage.fs)
   yield* rebuildStore({
-    fs,
-    box: (storeFs) => box(storeFs, kept),
+    ...storage,
+    box: (fs, _recorded, roots) => storage.box(fs, kept, roots),
     ...(dryRun ? { dryRunIn: scratch } : {}),
   })
 }

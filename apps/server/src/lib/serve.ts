@@ -2,25 +2,24 @@
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { type MailServer, type PurgeBudget, ServerError, startServer, usersFile } from '@mailstead/server'
 import { formatListen, type Listen } from './config.ts'
-import { checkDataDirectory, initDataDirectory, userFs } from './data-directory.ts'
+import { checkDataDirectory, initDataDirectory, userStorage } from './data-directory.ts'
 import { eventLog, serverLog } from './log.ts'
+import { checkRootDirectory } from './roots.ts'
 import type { Settings } from './settings.ts'
-import { userBox } from './user-box.ts'
 
 /** Starts the server. Everything that can be wrong with the settings is found before anything listens. */
 export async function startFromSettings(settings: Settings): Promise<MailServer> {
   const { data, config } = settings
   const onEvent = eventLog(serverLog(config.logLevel))
   if (settings.init) await initDataDirectory(data)
-  const rootUuid = await checkDataDirectory(data)
+  await checkDataDirectory(data)
+  if (config.index !== undefined) await checkRootDirectory(config.index.path, 'index')
   if (settings.init && !existsSync(settings.users)) writeFileSync(settings.users, '', { flag: 'wx', mode: 0o600 })
   const users = usersFile(settings.users, { onEvent })
   const { imapSettings, lmtpSettings, store } = config
   return startServer({
     users,
-    async storage(user) {
-      return { fs: await userFs(data, user), rootUuid, box: userBox(user, config) }
-    },
+    storage: (user) => userStorage(data, user, { settings: config, create: true }),
     onEvent,
     ...defined({
       imap: settings.imap,

@@ -13,7 +13,7 @@ import type { Duplex } from 'node:stream'
 import type { Fs } from '@mailstead/fs'
 import type { ImapBackend } from '@mailstead/imap'
 import { type ImapEvent, type ImapLimits, type ImapServerOptions, serveImap } from '@mailstead/imap/server'
-import { type AltmoveQuery, openStore, type Store, type StoreOptions } from '@mailstead/store'
+import { type AltmoveQuery, openStore, type Store, type StoreOptions, type StoreRoots } from '@mailstead/store'
 import { ServerError } from './error.ts'
 import { ignoreEvents, type OnServerEvent, type ServerEventLevel } from './events.ts'
 import { imapBackend } from './imap-backend.ts'
@@ -33,9 +33,11 @@ export interface ListenAt {
 export interface UserStorage {
   /** Rooted at the store's own directory. Disposed with the store. */
   readonly fs: Fs
+  /** For the index, where that is in another root. Disposed with the store. */
+  readonly indexFs?: Fs
   readonly box: StoreOptions['box']
-  /** UUID of the root that holds it, which the store records at creation and insists on later. */
-  readonly rootUuid?: Uint8Array
+  /** The roots that hold it, which the store records at creation and insists on later. */
+  readonly roots?: StoreRoots
 }
 
 export interface ServerOptions {
@@ -181,10 +183,13 @@ async function openUserStore(
   onEvent: OnServerEvent,
   user: User,
 ): Promise<Store> {
-  const { fs, box, rootUuid } = await options.storage(user)
-  let store: Store
-  try {
-    store = await openStore({
+  const { fs, indexFs, box, roots } = await options.storage(user)
+  // Whatever fails, no file stays open and no lock held.
+  await using held = new AsyncDisposableStack()
+  held.use(fs)
+  if (indexFs !== undefined) held.use(indexFs)
+  const store = held.use(
+    await openStore({
       owner: user.name,
       fs,
       box,
@@ -194,12 +199,11 @@ async function openUserStore(
       flags: options.flags ?? 'flushed',
       onEvent: ({ kind, message }) =>
         onEvent({ level: levelOf(kind), kind: 'store', message, user: user.name, what: kind }),
-      ...(rootUuid === undefined ? {} : { rootUuid }),
-    })
-  } catch (error) {
-    await fs[Symbol.asyncDispose]()
-    throw error
-  }
+      ...(indexFs === undefined ? {} : { indexFs }),
+      ...(roots === undefined ? {} : { roots }),
+    }),
+  )
+  const all = held.move()
   return {
     owner: store.owner,
     uuid: store.uuid,
@@ -212,17 +216,16 @@ async function openUserStore(
     sweepAttachments: (how) => store.sweepAttachments(how),
     attachmentStats: () => store.attachmentStats(),
     checkpoint: () => store.checkpoint(),
-    async [Symbol.asyncDispose]() {
-      await store[Symbol.asyncDispose]()
-      await fs[Symbol.asyncDispose]()
-    },
+    [Symbol.asyncDispose]: () => all.disposeAsync(),
   }
 }
 
 /** Damage is an error even where something else stood in for what was damaged: next time there is less to stand in. */
 function levelOf(kind: string): ServerEventLevel {
   if (kind.endsWith('-damaged')) return 'error'
-  return kind.endsWith('-failed') || kind === 'snapshot-replaced' || kind === 'unknown-table' ? 'warn' : 'info'
+  return kind === 'root-changed' || kind.endsWith('-failed') || kind === 'snapshot-replaced' || kind === 'unknown-table'
+    ? 'warn'
+    : 'info'
 }
 
 class ImapConnections implements AsyncDisposable {

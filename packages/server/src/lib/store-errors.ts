@@ -41,6 +41,8 @@ export function storeCodeOf(error: unknown): StoreErrorCode | undefined {
     if (error.code === 'FS_CORRUPT') return 'STORE_CORRUPT'
     return error.code === 'FS_UNCERTAIN' ? 'STORE_UNCERTAIN' : 'STORE_UNAVAILABLE'
   }
+  // A root that is not there now was there, or nobody would be served.
+  if (error instanceof ServerError && error.code === 'SERVER_NO_ROOT') return 'STORE_UNAVAILABLE'
   return boxCodeOf(error)
 }
 

@@ -11,6 +11,7 @@ import type { Core } from './core.ts'
 import { StoreError } from './error.ts'
 import { storeError } from './failure.ts'
 import { INBOX } from './name.ts'
+import { INDEX_ROOT_FILE } from './roots.ts'
 import type { TableLease } from './tables.ts'
 import { BLOBS_TABLE, BOX_TABLE, type Entry, guidOfTable, mailboxTable, TREE_TABLE } from './tree.ts'
 
@@ -107,6 +108,8 @@ function* checkTree(core: Core): Generator<readonly StoreFinding[], void, undefi
   const found: StoreFinding[] = []
   for (const key of damaged)
     found.push(finding('tree-entry', `the entry ${key} cannot be read, or its name is another mailbox's too`))
+  if (core.isIndexRootDamaged)
+    found.push(finding('index-root', 'it cannot be read; the index is found all the same', { file: INDEX_ROOT_FILE }))
   if (!byName.has(INBOX)) found.push(finding('no-inbox', 'there is no INBOX'))
   const validities = new Map<number, string>()
   for (const { guid, name, uidValidity } of byGuid.values()) {

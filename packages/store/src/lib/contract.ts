@@ -50,16 +50,29 @@ export interface CacheField {
   compute(message: { readonly structure: MessageStructure; readonly header: Uint8Array }): Uint8Array
 }
 
+/** UUIDs of roots, 16 bytes each, as their markers say. */
+export interface StoreRoots {
+  readonly data?: Uint8Array
+  readonly index?: Uint8Array
+  readonly alternate?: Uint8Array
+  readonly attachments?: Uint8Array
+}
+
 export interface StoreOptions {
   /** The user, or the name of the shared subtree. */
   readonly owner: string
   /** Rooted at the store's own directory. */
   readonly fs: Fs
   /**
-   * Given the same file system; the box keeps its files under `storage/`. A store records the name of its format when it is
-   * made. Where that is another, this is asked again with the name, and STORE_UNAVAILABLE if it still has another.
+   * Rooted at the store's own directory in another root, for its index; `roots.index` says which root that is. A store that
+   * has its index in `fs` keeps it there; others are STORE_UNAVAILABLE without the root they record. (default: `fs`)
    */
-  readonly box: (fs: Fs, recorded?: string) => BoxFormat
+  readonly indexFs?: Fs
+  /**
+   * Given the same file system; the box keeps its files under `storage/`. A store records the name of its format, and its
+   * roots, when it is made: once they are known this is asked again with them, and STORE_UNAVAILABLE if it then has another name.
+   */
+  readonly box: (fs: Fs, recorded?: string, roots?: StoreRoots) => BoxFormat
   /**
    * Where parts of messages are kept once (`attachments` of `@mailstead/sis`). Recorded when the store is made, or first opened with
    * it, for writing; STORE_UNAVAILABLE if another is recorded. Later opened without, new messages are kept whole, and of the
@@ -84,10 +97,11 @@ export interface StoreOptions {
   readonly random?: (bytes: Uint8Array) => void
   readonly onEvent?: (event: { readonly kind: string; readonly message: string }) => void
   /**
-   * UUID of the root (16 bytes) that the store lies in. Recorded when the store is made, or when it is first given;
-   * STORE_UNAVAILABLE if another is recorded: something else is mounted here. (default: not looked at)
+   * The roots that the store lies in. Recorded when the store is made, or when they are first given. Where another is
+   * recorded, something else is mounted there: STORE_UNAVAILABLE. Of the alternate root it is an event (`root-changed`), and
+   * `box` is told what is recorded. (default: not looked at)
    */
-  readonly rootUuid?: Uint8Array
+  readonly roots?: StoreRoots
   /** Who may do what. (default: everybody who has the store may do everything, and nobody asks) */
   readonly acl?: AccessControl
   /** The owner is a user, whom `owner` of access control lists means. False: the store is nobody's. (default true) */

@@ -7,6 +7,7 @@ import { AccessLists, ALL_RIGHTS, type Access, type AccessControl, RIGHT_READ } 
 import { type CacheField, MAILBOX_COLUMNS, type MailboxInfo, type StoreOptions } from './contract.ts'
 import { noMailbox, StoreError } from './error.ts'
 import { storeError } from './failure.ts'
+import { checkRootOptions } from './roots.ts'
 import { OpenTables } from './tables.ts'
 import {
   decodeNumber,
@@ -45,10 +46,9 @@ export interface Settings {
 }
 
 export function withDefaults(options: StoreOptions): Settings {
-  const { messageMax = 64 * MiB, rootUuid } = options
+  const { messageMax = 64 * MiB } = options
   if (!(messageMax > 0)) throw new TypeError(`messageMax must be a positive number of bytes, not ${messageMax}`)
-  if (rootUuid !== undefined && rootUuid.length !== 16)
-    throw new TypeError(`rootUuid must have 16 bytes, not ${rootUuid.length}`)
+  checkRootOptions(options)
   const names = new Set((options.cacheFields ?? []).map(({ name }) => name))
   if (names.size !== (options.cacheFields ?? []).length) throw new TypeError('two cacheFields have the same name')
   return {
@@ -89,6 +89,8 @@ export class Core {
   readonly tables: OpenTables
   /** Rows of views answer without `load`. */
   readonly syncRead: boolean
+  /** As it was when the store was opened; who may write has mended it. */
+  readonly isIndexRootDamaged: boolean
   /** Undefined: nobody asks for rights. */
   readonly lists: AccessLists | undefined
   readonly columnNames: readonly string[] = MAILBOX_COLUMNS.map(({ name }) => name)
@@ -105,6 +107,7 @@ export class Core {
     readonly attachments: StoreAttachments
     readonly tree: Tree
     readonly syncRead: boolean
+    readonly isIndexRootDamaged: boolean
   }) {
     this.settings = parts.settings
     this.index = parts.index
@@ -112,6 +115,7 @@ export class Core {
     this.attachments = parts.attachments
     this.tree = parts.tree
     this.syncRead = parts.syncRead
+    this.isIndexRootDamaged = parts.isIndexRootDamaged
     this.tables = new OpenTables(parts.index)
     const { acl } = parts.settings
     this.lists = acl === undefined ? undefined : new AccessLists(acl)

@@ -30,7 +30,7 @@ import {
   type Table,
 } from '@mailstead/index'
 import { mustBeOf, notGiven, recordedAttachments } from './attachments.ts'
-import { MAILBOX_COLUMNS } from './contract.ts'
+import { MAILBOX_COLUMNS, type StoreOptions, type StoreRoots } from './contract.ts'
 import { StoreError } from './error.ts'
 import { storeError } from './failure.ts'
 import { AttachmentsRebuild, mustHaveNoAttachments } from './rebuild-attachments.ts'
@@ -40,12 +40,18 @@ import { type Evidence, Plan } from './rebuild-plan.ts'
 import { ofRepair, record, type RebuildRecord } from './rebuild-record.ts'
 import { isIncomplete } from './incomplete.ts'
 import { INDEX_PATH } from './path.ts'
+import { checkRootOptions, hasIndex, indexPlace, mustBeOfRoots, recordedRoots } from './roots.ts'
 import { BLOBS_TABLE, BOX_TABLE, guidOfTable, KEY_BOX, TREE_TABLE } from './tree.ts'
 
 export interface RebuildOptions {
   /** Rooted at the store's own directory. Needs locks. */
   readonly fs: Fs
-  readonly box: (fs: Fs) => BoxFormat
+  /** As in `StoreOptions`. */
+  readonly indexFs?: Fs
+  /** As in `StoreOptions`. Compared with what the store records, before anything is written. */
+  readonly roots?: StoreRoots
+  /** As in `StoreOptions`, but not told the format that is recorded, which may be lost: told the roots, where they can be read. */
+  readonly box: StoreOptions['box']
   /**
    * As `StoreOptions.attachments`. A store of which some message has parts elsewhere is not rebuilt without: STORE_UNAVAILABLE, before
    * anything is written.
@@ -76,19 +82,21 @@ export async function* rebuildStore(
   options: RebuildOptions,
 ): AsyncGenerator<readonly RebuildRecord[], void, undefined> {
   const { fs, dryRunIn, now = Date.now, random = (bytes: Uint8Array) => void randomFillSync(bytes) } = options
-  const format = options.box(fs)
+  checkRootOptions(options)
   try {
     await using held = new AsyncDisposableStack()
-    const isThere = await isIndex(fs)
-    if (!isThere && (await format.hasMessages?.()) !== true)
+    const place = await indexPlace(options)
+    const isThere = await hasIndex(place.fs)
+    if (!isThere && (await options.box(fs).hasMessages?.()) !== true)
       throw new StoreError('STORE_NOT_FOUND', 'the directory holds neither an index nor messages')
-    await mustReachAll(fs, format, isThere, options.attachments)
-    if (dryRunIn !== undefined && isThere) {
-      held.use(await exclusive(fs))
-      await copyIndex(fs, dryRunIn)
+    const format = await mustReachAll(options, place.fs, isThere)
+    if (dryRunIn === undefined) await place.settle()
+    else if (isThere) {
+      held.use(await exclusive(place.fs))
+      await copyIndex(place.fs, dryRunIn)
     }
     yield* paged(
-      new Rebuild(dryRunIn ?? fs, format, options.attachments, {
+      new Rebuild(dryRunIn ?? place.fs, format, options.attachments, {
         now: wholeMs(now),
         random,
         isDryRun: dryRunIn !== undefined,
@@ -100,25 +108,29 @@ export async function* rebuildStore(
 }
 
 /**
- * STORE_UNAVAILABLE while messages are out of reach that the index, as far as it can be read, or something beside the
- * others says are there: what is not found is taken for lost.
+ * The format, which knows the roots then. STORE_UNAVAILABLE while messages are out of reach that the index, as far as it can be
+ * read, or something beside the others says are there, or something else is mounted: what is not found is taken for lost.
  */
 async function mustReachAll(
-  fs: Fs,
-  format: BoxFormat,
+  { fs, roots = {}, box: boxOf, attachments }: RebuildOptions,
+  indexFs: Fs,
   isThere: boolean,
-  attachments: AttachmentFormat | undefined,
-): Promise<void> {
+): Promise<BoxFormat> {
   await using held = new AsyncDisposableStack()
+  let format = boxOf(fs)
   let table: Table | undefined
   let tree: Table | undefined
   let index: Index | undefined
   try {
-    index = held.use(await openIndex(fs, INDEX_PATH, { readOnly: true }))
+    index = held.use(await openIndex(indexFs, INDEX_PATH, { readOnly: true }))
+    tree = index.info(TREE_TABLE) === undefined ? undefined : await index.open(TREE_TABLE)
+    if (tree !== undefined) {
+      const { values } = held.use(tree).view
+      mustBeOfRoots(values, roots)
+      format = boxOf(fs, undefined, recordedRoots(values))
+    }
     table = index.info(BOX_TABLE) === undefined ? undefined : await index.open(BOX_TABLE)
     if (table !== undefined) await held.use(table).view.load(format.columns.map(({ name }) => name))
-    tree = index.info(TREE_TABLE) === undefined ? undefined : await index.open(TREE_TABLE)
-    if (tree !== undefined) held.use(tree)
   } catch (error) {
     if (!(error instanceof IndexError)) throw error
     table = undefined
@@ -133,6 +145,7 @@ async function mustReachAll(
   if (isThere && tree === undefined && attachments === undefined) await mustHaveNoAttachments(box)
   const away = await box.unavailable?.()
   if (away !== undefined) throw away
+  return format
 }
 
 function wholeMs(now: () => number): () => number {
@@ -151,13 +164,6 @@ function* pages(records: Iterable<RebuildRecord>): Generator<readonly RebuildRec
     page = []
   }
   if (page.length > 0) yield page
-}
-
-async function isIndex(fs: Fs): Promise<boolean> {
-  if ((await fs.stat(`${INDEX_PATH}/control`)) !== undefined) return true
-  for (const name of ['log', 'tables'])
-    for await (const page of fs.list(`${INDEX_PATH}/${name}`)) if (page.length > 0) return true
-  return false
 }
 
 async function exclusive(fs: Fs): Promise<AsyncDisposable> {
@@ -208,7 +214,7 @@ class Rebuild {
   }
 
   async *run(): AsyncGenerator<readonly RebuildRecord[]> {
-    const isThere = await isIndex(this.#fs)
+    const isThere = await hasIndex(this.#fs)
     yield* this.#repairIndex()
     const found = new FoundMessages(this.#format.columns)
     if (!isThere) yield* this.#find(found, undefined, undefined)
@@ -237,7 +243,7 @@ class Rebuild {
   async *#repairIndex(): AsyncGenerator<readonly RebuildRecord[]> {
     const { now, random } = this.#settings
     const repair: RepairOptions = { now, random, anew: (id) => this.#columnsOf(id) }
-    if (!(await isIndex(this.#fs))) {
+    if (!(await hasIndex(this.#fs))) {
       yield [record('lost', 'index', 'missing', 'none', 'made anew from the messages', { file: INDEX_PATH })]
       return
     }

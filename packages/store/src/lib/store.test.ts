@@ -417,9 +417,9 @@ describe.each(drivers)('store on %s', (_, freshFs) => {
   test('a store belongs to the root it was made in', async () => {
     const fs = await freshFs()
     const root = await initRoot(fs, 'data')
-    await (await open(fs, { rootUuid: root.uuid }))[Symbol.asyncDispose]()
-    await (await open(fs, { rootUuid: root.uuid }))[Symbol.asyncDispose]()
-    await expect(open(fs, { rootUuid: new Uint8Array(16) })).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' })
+    await (await open(fs, { roots: { data: root.uuid } }))[Symbol.asyncDispose]()
+    await (await open(fs, { roots: { data: root.uuid } }))[Symbol.asyncDispose]()
+    await expect(open(fs, { roots: { data: new Uint8Array(16) } })).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' })
   })
   test('after closing, everything is closed', async () => {
     const fs = await freshFs()

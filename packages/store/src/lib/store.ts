@@ -1,8 +1,9 @@
 /**
  * A store: one directory with an index and a box, opened once per process and shared by all sessions.
  *
- * DIRECTORY   index/     the log, snapshots and caches (`@mailstead/index`)
- *             storage/   messages (the box's)
+ * DIRECTORY   index/       the log, snapshots and caches (`@mailstead/index`); perhaps in another root
+ *             index-root   which root that is (roots.ts)
+ *             storage/     messages (the box's)
  */
 import {
   type AltmoveReport,
@@ -29,7 +30,8 @@ import { INDEX_PATH } from './path.ts'
 import { INBOX } from './name.ts'
 import { boxMailboxes } from './names.ts'
 import { addMailbox, Session } from './session.ts'
-import { BOX_TABLE, encodeNumber, KEY_BOX, KEY_ROOT, KEY_VALIDITY, KEY_VERSION, TREE_TABLE, Tree } from './tree.ts'
+import { checkRoots, INDEX_ROOT_FILE, type IndexPlace, indexPlace, recordedRoots } from './roots.ts'
+import { BOX_TABLE, encodeNumber, KEY_BOX, KEY_VALIDITY, KEY_VERSION, TREE_TABLE, Tree } from './tree.ts'
 
 /**
  * Opens a store. STORE_NOT_FOUND if the directory holds none and `create` is not given; STORE_UNAVAILABLE if the
@@ -45,16 +47,19 @@ export async function openStore(options: StoreOptions): Promise<Store> {
     const { now, random, onEvent, readOnly } = settings
     const cacheFields = Object.fromEntries(settings.cacheFields.map(({ name, decision = 'yes' }) => [name, decision]))
     let format = options.box(fs)
-    const index = await openStoreIndex(options, format, { readOnly, now, random, onEvent, cacheFields })
+    const place = await indexPlace(options)
+    const index = await openStoreIndex(options, place, format, { readOnly, now, random, onEvent, cacheFields })
     opened.use(index)
     const [tree, boxTable] = await openTables(index, settings, create, options, format)
     const values = (): ReadonlyMap<string, Uint8Array> => tree.view.values
     const name = Buffer.from(values().get(KEY_BOX) ?? []).toString()
     if (name === '') throw indexLost('the tree of mailboxes is empty')
-    if (name !== format.name) format = options.box(fs, name)
+    await checkRoots(index, values, options.roots ?? {}, { readOnly, onEvent, isIndexApart: place.fs !== fs })
+    if (place.isDamaged) onEvent({ kind: 'index-root-damaged', message: `${INDEX_ROOT_FILE} cannot be read` })
+    if (!readOnly) await place.settle()
+    format = options.box(fs, name, recordedRoots(values()))
     if (name !== format.name)
       throw new StoreError('STORE_UNAVAILABLE', `the store's messages are in the format ${name}, not ${format.name}`)
-    if (options.rootUuid !== undefined) await checkRoot(index, values, options.rootUuid, readOnly)
     const attachments = opened.use(
       await StoreAttachments.open({ index, tree, format: options.attachments, readOnly, now }),
     )
@@ -81,7 +86,8 @@ export async function openStore(options: StoreOptions): Promise<Store> {
       box,
       attachments,
       tree: names,
-      syncRead: fs.supports.syncRead,
+      syncRead: place.fs.supports.syncRead,
+      isIndexRootDamaged: place.isDamaged,
     })
     opened.move()
     return new OpenedStore(core, tree, boxTable)
@@ -92,18 +98,20 @@ export async function openStore(options: StoreOptions): Promise<Store> {
 
 /** Makes an index only where there are no messages either. */
 async function openStoreIndex(
-  { fs, create = false }: StoreOptions,
+  { create = false }: StoreOptions,
+  place: IndexPlace,
   format: BoxFormat,
   options: IndexOptions,
 ): Promise<Index> {
   try {
-    return await openIndex(fs, INDEX_PATH, options)
+    return await openIndex(place.fs, INDEX_PATH, options)
   } catch (error) {
     if (!(error instanceof IndexError && error.code === 'INDEX_NOT_FOUND')) throw error
     await mustBeNew(format)
     if (!create) throw error
   }
-  return openIndex(fs, INDEX_PATH, { ...options, create })
+  await place.begin()
+  return openIndex(place.fs, INDEX_PATH, { ...options, create })
 }
 
 /** Messages without mailboxes are no empty store: what named them is lost, or not mounted. */
@@ -161,32 +169,6 @@ async function openTables(
   if (tree === undefined || box === undefined)
     throw new StoreError('STORE_CORRUPT', `the store lacks its table ${tree === undefined ? TREE_TABLE : BOX_TABLE}`)
   return [tree, box]
-}
-
-/** Records the root's UUID, or compares it with what is recorded. */
-async function checkRoot(
-  index: Index,
-  values: () => ReadonlyMap<string, Uint8Array>,
-  uuid: Uint8Array,
-  readOnly: boolean,
-): Promise<void> {
-  if (values().get(KEY_ROOT) === undefined && !readOnly) {
-    try {
-      await using tx = index.begin()
-      tx.expectValue(TREE_TABLE, KEY_ROOT, undefined)
-      tx.setValue(TREE_TABLE, KEY_ROOT, uuid)
-      await tx.commit()
-    } catch (error) {
-      if (!(error instanceof IndexError && error.code === 'INDEX_CONFLICT')) throw error
-      await index.refresh()
-    }
-  }
-  const recorded = values().get(KEY_ROOT)
-  if (recorded !== undefined && Buffer.compare(recorded, uuid) !== 0)
-    throw new StoreError(
-      'STORE_UNAVAILABLE',
-      `the store was made in the root ${Buffer.from(recorded).toString('hex')}, and this is ${Buffer.from(uuid).toString('hex')}`,
-    )
 }
 
 class OpenedStore implements Store {

@@ -11,7 +11,8 @@
  *          validity     u32, the last UIDVALIDITY given
  *          box          name of the box's format, UTF-8
  *          attachments  name of the format of attachments, UTF-8 (absent: messages are whole); the table `blobs` is theirs
- *          root         UUID of the root the store was made in, 16 bytes (absent: none was given)
+ *          root         UUID of the data root the store was made in, 16 bytes (absent: none was given)
+ *          root/<role>  the same of its index, alternate or attachment root
  *          must not change: on disk
  *
  * INVARIANTS
