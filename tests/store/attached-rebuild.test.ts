@@ -185,5 +185,6 @@ describe.each(['mdbox', 'sdbox'] as const)('a store in %s with attachments', (bo
     const named = await damageIn(store)
     expect(named.filter((line) => line.startsWith('unreadable INBOX 2'))).toHaveLength(1)
     expect(named.filter((line) => line.startsWith('unreadable INBOX 3'))).toHaveLength(1)
+    expect(named.filter((line) => line.startsWith('blob-missing'))).toHaveLength(2)
   })
 })

@@ -178,6 +178,8 @@ export interface AttachmentFinding {
 export interface AttachmentCheckOptions {
   /** Read every byte of every blob; else only that they are there. (default true) */
   readonly bytes?: boolean
+  /** Look at blobs at all; else only uses are counted. (default true) */
+  readonly blobs?: boolean
 }
 
 export interface AttachmentRepairOptions {

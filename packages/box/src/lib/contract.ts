@@ -107,6 +107,8 @@ export interface BoxMessage extends AsyncDisposable, Disposable {
   readonly receivedMs: number
   /** Bytes of it that lie in a store of attachments, in order, not overlapping: each may fail alone. Absent if all are in its file. */
   readonly parts?: readonly AttachmentPart[]
+  /** Present with `parts`: how it is put together again. */
+  readonly segments?: Uint8Array
   /** Bytes in canonical form, where they are known without reading it. */
   readonly size?: number
   /** Up to `into.length` bytes from `position`; less only at the end. */

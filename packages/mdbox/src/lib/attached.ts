@@ -100,7 +100,7 @@ export class InlineMessage implements BoxMessage {
         await reader[Symbol.asyncDispose]()
         throw this.#fail('its parts make another size than it had')
       }
-      return new WovenMessage(this.#inline, reader, this.#attached.size, this.#fail)
+      return new WovenMessage(this.#inline, reader, this.#attached, this.#fail)
     } catch (error) {
       this[Symbol.dispose]()
       throw toldOf(error, this.#fail)
@@ -126,13 +126,15 @@ class WovenMessage implements BoxMessage {
   readonly guid: Uint8Array
   readonly receivedMs: number
   readonly parts: readonly AttachmentPart[]
+  readonly segments: Uint8Array
   readonly #inline: BoxMessage
   readonly #reader: AttachmentReader
   readonly #fail: Fail
   #closed: Promise<void> | undefined
 
-  constructor(inline: BoxMessage, reader: AttachmentReader, size: number, fail: Fail) {
+  constructor(inline: BoxMessage, reader: AttachmentReader, { size, segments }: Attached, fail: Fail) {
     this.size = size
+    this.segments = segments
     this.parts = reader.parts
     this.#inline = inline
     this.#reader = reader

@@ -5,7 +5,7 @@
  */
 import type { Fs } from '@mailstead/fs'
 import { type BlobBatch, BlobStore, type BlobStoreOptions } from './blob-store.ts'
-import { check, repair, type RepairOptions, type SisFinding } from './check.ts'
+import { check, type CheckOptions, repair, type RepairOptions, type SisFinding } from './check.ts'
 import type { BlobSaved } from './contract.ts'
 import { SisError } from './error.ts'
 import { type ExtractOptions, Extraction, MIN_SIZE_DEFAULT } from './extract.ts'
@@ -46,7 +46,7 @@ export interface SisAttachmentStore extends AsyncDisposable {
   open(segments: Uint8Array, inline: WovenInline): Promise<Woven>
   drop(messages: readonly Uint8Array[]): Promise<{ record(tx: ReferenceTransaction): void }>
   sweep(options?: SweepOptions): Promise<SweepReport>
-  check(messages?: Messages, options?: { readonly bytes?: boolean }): AsyncIterable<readonly SisFinding[]>
+  check(messages?: Messages, options?: Omit<CheckOptions, 'references'>): AsyncIterable<readonly SisFinding[]>
   repair(messages: Messages, options?: RepairOptions): Promise<readonly SisFinding[]>
   stats(): Promise<SisStats>
 }
@@ -98,7 +98,7 @@ class Attachments implements SisAttachmentStore {
     return sweep(this.#blobs, options)
   }
 
-  check(messages?: Messages, options: { readonly bytes?: boolean } = {}): AsyncIterable<readonly SisFinding[]> {
+  check(messages?: Messages, options: Omit<CheckOptions, 'references'> = {}): AsyncIterable<readonly SisFinding[]> {
     return check(this.#blobs, messages === undefined ? options : { ...options, references: referencesOf(messages) })
   }
 

@@ -38,13 +38,23 @@ export interface CheckOptions {
   readonly references?: References
   /** Read every byte of every blob; else only that the files are there and their ends are those of blobs. (default true) */
   readonly bytes?: boolean
+  /** Look at blobs at all; else only uses are counted. (default true) */
+  readonly blobs?: boolean
   readonly signal?: AbortSignal
 }
 
 export async function* check(store: BlobStore, options: CheckOptions = {}): AsyncGenerator<readonly SisFinding[]> {
-  const { references, bytes = true, signal } = options
+  const { references, blobs = true } = options
+  await store.host.refresh()
+  if (blobs) yield* checkBlobs(store, options)
+  if (references !== undefined) yield* checkUses(store, references)
+}
+
+async function* checkBlobs(
+  store: BlobStore,
+  { bytes = true, signal }: CheckOptions,
+): AsyncGenerator<readonly SisFinding[]> {
   const { host, directory } = store
-  await host.refresh()
   for (const prefix of await directory.prefixes()) {
     if (signal?.aborted === true) return
     const findings = await checkPrefix(store, prefix, bytes)
@@ -64,7 +74,10 @@ export async function* check(store: BlobStore, options: CheckOptions = {}): Asyn
     }
     if (findings.length > 0) yield findings
   }
-  if (references === undefined) return
+}
+
+async function* checkUses(store: BlobStore, references: References): AsyncGenerator<readonly SisFinding[]> {
+  const { host, directory } = store
   const counted = await count(store, references)
   const findings: SisFinding[] = []
   for (const [blob, uses] of counted.without)

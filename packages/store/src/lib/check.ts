@@ -6,6 +6,8 @@
  */
 import type { Box, BoxFinding } from '@mailstead/box'
 import { IndexError, type IndexFinding, type Table, type TableView } from '@mailstead/index'
+import { checkBlobs, checkBlobUses } from './check-attachments.ts'
+import { finding, isOutage, PAGE, type Seen } from './check-finding.ts'
 import { FORM_CANONICAL, type StoreFinding } from './contract.ts'
 import type { Core } from './core.ts'
 import { StoreError } from './error.ts'
@@ -15,53 +17,28 @@ import { INDEX_ROOT_FILE } from './roots.ts'
 import type { TableLease } from './tables.ts'
 import { BLOBS_TABLE, BOX_TABLE, type Entry, guidOfTable, mailboxTable, TREE_TABLE } from './tree.ts'
 
-/** Findings of one page. */
-const PAGE = 256
 /** Bytes read at once of a message that is compared with its row. */
 const CHUNK = 64 * 1024
 const LF = 10
 const CR = 13
-
-function finding(kind: string, message: string, details: Partial<StoreFinding> = {}): StoreFinding {
-  return {
-    severity: 'damage',
-    kind,
-    file: undefined,
-    offset: undefined,
-    mailbox: undefined,
-    uid: undefined,
-    message,
-    ...details,
-  }
-}
 
 export async function* checkStore(
   core: Core,
   boxTable: Table,
 ): AsyncGenerator<readonly StoreFinding[], void, undefined> {
   core.mustBeOpen()
-  const outage: Outage = { error: undefined }
-  for (const pass of [checkIndex, checkBox, checkTree, checkRows])
+  const seen: Seen = { outage: undefined, segments: new Map(), brokenBlobs: false }
+  for (const pass of [checkIndex, checkBox, checkTree, checkBlobs, checkRows, checkBlobUses])
     try {
-      yield* pass(core, boxTable, outage)
+      yield* pass(core, boxTable, seen)
     } catch (error) {
       // The other passes look at what this one could not get to.
-      if (isOutage(error)) outage.error ??= error
+      if (isOutage(error)) seen.outage ??= error
       else if (!isDamage(error)) throw storeError(error)
       else yield [unreadable(error)]
     }
   // What is away is not damaged: nobody knows, and that is said once the rest is.
-  if (outage.error !== undefined) throw storeError(outage.error)
-}
-
-/** Storage that was away when something in it was looked at. */
-interface Outage {
-  error: unknown
-}
-
-function isOutage(error: unknown): boolean {
-  const named = storeError(error)
-  return named instanceof StoreError && named.code === 'STORE_UNAVAILABLE'
+  if (seen.outage !== undefined) throw storeError(seen.outage)
 }
 
 async function* checkIndex(core: Core): AsyncGenerator<readonly StoreFinding[], void, undefined> {
@@ -189,7 +166,7 @@ async function viewsOf(
 async function* checkRows(
   core: Core,
   boxTable: Table,
-  outage: Outage,
+  seen: Seen,
 ): AsyncGenerator<readonly StoreFinding[], void, undefined> {
   await using leases = new AsyncDisposableStack()
   let page: StoreFinding[] = []
@@ -235,7 +212,7 @@ async function* checkRows(
           const note = (kind: string, message: string): void => {
             found.push(finding(kind, message, { mailbox: entry.name, uid }))
           }
-          sizes[at] = await measure(core.box, ref, guid, canonical, note, outage)
+          sizes[at] = await measure(core.box, ref, guid, canonical, note, seen)
           if (found.length > 0) {
             // It may have been expunged, and purged, since: only what still holds of the newest rows is said.
             await core.index.refresh()
@@ -244,7 +221,7 @@ async function* checkRows(
               sizes[at] = -1
               // Other rows may still name it.
               looked[at] = 0
-            } else sizes[at] = await measure(core.box, ref, guid, canonical, note, outage)
+            } else sizes[at] = await measure(core.box, ref, guid, canonical, note, seen)
             await core.index.refresh()
             if (table.view.rowOf(uid) >= 0) page.push(...found)
           }
@@ -298,15 +275,21 @@ async function measure(
   guid: Uint8Array,
   canonical: boolean,
   report: (kind: string, message: string) => void,
-  outage: Outage,
+  seen: Seen,
 ): Promise<number> {
   try {
     await using message = box.openSync?.(ref) ?? (await box.open(ref))
+    seen.segments.set(ref, message.segments)
     if (Buffer.compare(message.guid, guid) !== 0) {
       report('guid', `the message's GUID is ${Buffer.from(message.guid).toString('hex')}`)
       return -1
     }
     const { physicalSize } = message
+    // What lies elsewhere was read once, however many messages have it, and the rest with the box.
+    if (message.size !== undefined && message.parts !== undefined && !seen.brokenBlobs) {
+      if (canonical !== (message.size === physicalSize)) report('form', formIs(canonical))
+      return message.size
+    }
     const chunk = Buffer.allocUnsafe(Math.min(CHUNK, Math.max(1, physicalSize)))
     let size = physicalSize
     let afterCR = false
@@ -319,12 +302,15 @@ async function measure(
       afterCR = bytes[read - 1] === CR
       position += read
     }
-    if (canonical !== (size === physicalSize))
-      report('form', canonical ? 'stored bytes are not canonical, as the row says' : 'stored bytes are canonical')
+    if (canonical !== (size === physicalSize)) report('form', formIs(canonical))
     return size
   } catch (error) {
-    if (isOutage(error)) outage.error ??= error
+    if (isOutage(error)) seen.outage ??= error
     else report('unreadable', `message ${ref}: ${(error as Error).message}`)
     return -1
   }
+}
+
+function formIs(canonical: boolean): string {
+  return canonical ? 'stored bytes are not canonical, as the row says' : 'stored bytes are canonical'
 }

@@ -186,11 +186,27 @@ export class ImportBatch implements AsyncDisposable {
 
   /** Everything added so far is durable when it resolves. */
   async commit(): Promise<void> {
-    const { core, entry, published, unknownModSeq, counts, onCommit } = this.#options
-    const pending = this.#pending
-    if (pending.length === 0 && !this.#leftChanged) return
-    const table = mailboxTable(entry.guid)
+    const { core, onCommit } = this.#options
+    if (this.#pending.length === 0 && !this.#leftChanged) return
     await this.#box.flush()
+    // As a batch does; without attachments a conflict is about UIDs, and stays one.
+    if (core.attachments.store === undefined) await this.#append()
+    else await core.retrying(() => this.#append())
+    await this.#box[Symbol.asyncDispose]()
+    this.#box = core.box.begin()
+    this.#pending = []
+    this.#fresh.clear()
+    this.#bytes = 0
+    this.#fieldBytes = 0
+    this.#leftChanged = false
+    onCommit()
+  }
+
+  async #append(): Promise<void> {
+    const { core, entry, published, unknownModSeq, counts } = this.#options
+    const pending = this.#pending
+    const table = mailboxTable(entry.guid)
+    for (const { bytes } of pending) if ('saved' in bytes) bytes.row = undefined
     const rows: AppendedRow[] = []
     const refs: (AppendedRow | number)[] = []
     let names: BoxNames | undefined
@@ -245,14 +261,6 @@ export class ImportBatch implements AsyncDisposable {
     }
     settleNames(core, names)
     this.#told(rows)
-    await this.#box[Symbol.asyncDispose]()
-    this.#box = core.box.begin()
-    this.#pending = []
-    this.#fresh.clear()
-    this.#bytes = 0
-    this.#fieldBytes = 0
-    this.#leftChanged = false
-    onCommit()
   }
 
   /** Notes the UIDs of this batch, in its frame. What is too much to note is refused by a later import, should it be expunged here. */

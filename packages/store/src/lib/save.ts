@@ -222,7 +222,6 @@ export class Batch implements SaveBatch {
   }
 
   async #commit(): Promise<readonly Saved[]> {
-    const { index, settings } = this.#core
     const flushing = this.#box.flush()
     // Once this turn is over, the group is with the kernel.
     const computing = new Promise<void>((resolve) => {
@@ -233,6 +232,12 @@ export class Batch implements SaveBatch {
     })
     await flushing
     await computing
+    // A sweep of attachments may have changed meanwhile what the transaction relies upon: it is made again, and the save wins.
+    return this.#core.retrying(() => this.#append())
+  }
+
+  async #append(): Promise<readonly Saved[]> {
+    const { index, settings } = this.#core
     const rows: AppendedRow[] = []
     const placed: AppendedRow[] = []
     let names: BoxNames | undefined
