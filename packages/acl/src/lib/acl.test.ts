@@ -1,11 +1,10 @@
 import fc from 'fast-check'
-import { describe, expect, test } from 'vitest'
+import { describe, test } from 'vitest'
 import { depth, say } from '../../../../tests/support/depth.ts'
 import { Acl } from './acl.ts'
-import { explainAcl } from './explain.ts'
 import { parseLine } from './line.ts'
 import { type AclEntry, type AclList, aclList, type BrokenLine } from './list.ts'
-import { ADMIN, ALL_RIGHTS, formatRights, LOOKUP, parseRights, POST, READ, WRITE, WRITE_SEEN } from './rights.ts'
+import { formatRights, parseRights } from './rights.ts'
 import { ANONYMOUS, type Subject, subjectOf } from './subject.ts'
 
 /** A line of a list as text, and the list it is of: `local`, or `global`. */
@@ -41,7 +40,7 @@ function bruteForce(
     let row = rows.find((one) => one.global === global && one.kind === kind && one.name === name)
     if (row === undefined) rows.push((row = { global, kind, name, give: undefined, deny: undefined }))
     const half = negative ? 'deny' : 'give'
-    row[half] = new Set([...(row[half] ?? []), ...letters])
+    row[half] = new Set([...(row[half] ?? []), ...letters.split('')])
   }
   rows.sort(
     (a, b) =>
@@ -52,7 +51,7 @@ function bruteForce(
   let denied = new Set<string>()
   if (owner) {
     while (start < rows.length && rows[start]!.kind < 4 && !rows[start]!.global) start++
-    given = new Set('lrwstipekxa')
+    given = new Set('lrwstipekxa'.split(''))
   }
   let before: Row | undefined
   let seenGlobal = false
@@ -75,10 +74,10 @@ function bruteForce(
       seenGlobal = true
       denied = new Set()
     }
-    if (row.give !== undefined) given = replaces ? row.give : given.union(row.give)
-    if (row.deny !== undefined) denied = replaces ? row.deny : denied.union(row.deny)
+    if (row.give !== undefined) given = replaces ? row.give : new Set([...given, ...row.give])
+    if (row.deny !== undefined) denied = replaces ? row.deny : new Set([...denied, ...row.deny])
   }
-  return (given ?? fallback).difference(denied)
+  return new Set([...(given ?? fallback)].filter((right) => !denied.has(right)))
 }
 
 const IDENTIFIERS = [
