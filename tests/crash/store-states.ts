@@ -8,6 +8,7 @@
  *   3. Nothing is compared with what the code says that it did, only with what it showed before the power went.
  */
 import { createHash } from 'node:crypto'
+import type { AttachmentFormat } from '@mailstead/box'
 import type { Fs } from '@mailstead/fs'
 import { type CrashImage, imageOf } from '@mailstead/fs/faults'
 import { mdbox } from '@mailstead/mdbox'
@@ -20,6 +21,8 @@ const ROTATE_BYTES = 3_000
 /** What the messages are kept in. */
 export interface StateBox {
   readonly box: StoreOptions['box']
+  /** Where attachments are kept once. (default: messages are whole) */
+  readonly attachments?: (root: Fs) => AttachmentFormat
   /** What is wrong with a disk that was recovered and worked on, as only this box knows; `ever`: see JudgeOptions. */
   readonly afterwards?: (disk: Fs, shown: Picture, ever: ReadonlySet<string>) => Promise<readonly string[]>
 }
@@ -35,6 +38,7 @@ export async function openOn(fs: Fs, options: Partial<StoreOptions> = {}): Promi
     owner: OWNER.name,
     fs,
     box: kept.box,
+    ...(kept.attachments === undefined ? {} : { attachments: kept.attachments(fs) }),
     cacheFields: [{ name: 'length', compute: ({ header }) => Buffer.from(String(header.length)) }],
     now: () => (clock += 1000),
     ...options,
