@@ -37,6 +37,8 @@ export interface UserStorage {
   /** For the index, where that is in another root. Disposed with the store. */
   readonly indexFs?: Fs
   readonly box: StoreOptions['box']
+  /** Where attachments are kept once. (default: messages are whole) */
+  readonly attachments?: StoreOptions['attachments'] | undefined
   /** The roots that hold it, which the store records at creation and insists on later. */
   readonly roots?: StoreRoots
   /**
@@ -190,7 +192,7 @@ async function openUserStore(
   onEvent: OnServerEvent,
   user: User,
 ): Promise<OpenedStore> {
-  const { fs, indexFs, box, roots, isCurrent = () => true } = await options.storage(user)
+  const { fs, indexFs, box, attachments, roots, isCurrent = () => true } = await options.storage(user)
   // Whatever fails, no file stays open and no lock held.
   await using held = new AsyncDisposableStack()
   held.defer(() => fs[Symbol.asyncDispose]())
@@ -207,6 +209,7 @@ async function openUserStore(
       onEvent: ({ kind, message }) =>
         onEvent({ level: levelOf(kind), kind: 'store', message, user: user.name, what: kind }),
       ...(indexFs === undefined ? {} : { indexFs }),
+      ...(attachments === undefined ? {} : { attachments }),
       ...(roots === undefined ? {} : { roots }),
     }),
   )
