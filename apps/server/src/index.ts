@@ -1,4 +1,13 @@
-export { type Config, ConfigError, emptyConfig, parseConfig, readConfig } from './lib/config.ts'
+export { attachmentsRoot } from './lib/attachments-root.ts'
+export {
+  type AttachmentDomain,
+  type AttachmentSettings,
+  type Config,
+  ConfigError,
+  emptyConfig,
+  parseConfig,
+  readConfig,
+} from './lib/config.ts'
 export {
   checkDataDirectory,
   hasUserIndex,

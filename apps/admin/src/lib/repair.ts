@@ -30,31 +30,45 @@ export function repairCommand(): Command {
     .option('--config <file>', 'configuration file')
     .option('--dry-run', 'say what would be done, and change nothing')
     .option('--json', 'records as one JSON value')
-    .action(async (flags: RepairFlags) => {
-      const where = await lookAt(flags)
-      const records: UserRecord[] = []
-      const failures: { user: string; message: string }[] = []
-      let looked = 0
-      const notes: UserFinding[] = []
-      for (const user of subjects(where, flags.user, notes)) {
-        if (!hasUserIndex(where.data, user, where.config)) {
-          // A store that was never used has nothing to repair; messages alone do not say whose mailboxes they were in.
-          const { severity, message } = withoutIndex(where.data, user)
-          if (severity === 'damage')
-            failures.push({ user: user.name, message: `${message}: nothing is left to repair` })
-          continue
-        }
-        try {
-          await repairStore(where, user, flags.dryRun === true, (one) => records.push({ user: user.name, ...one }))
-          looked++
-        } catch (error) {
-          failures.push({ user: user.name, message: messageOf(error) })
-        }
-      }
-      report(flags, { records, failures, looked })
-      if (failures.length > 0 || records.some(({ kind }) => kind === 'remains')) throw new Exit(2)
-      if (records.some(({ kind }) => kind !== 'note')) throw new Exit(1)
-    })
+    .action(async (flags: RepairFlags) => reportRecords(flags, await repairStores(flags)))
+}
+
+export interface Repaired {
+  readonly records: readonly UserRecord[]
+  readonly failures: readonly { readonly user: string; readonly message: string }[]
+  /** Stores. */
+  readonly looked: number
+}
+
+/** Repairs all stores, or one user's. */
+export async function repairStores(flags: RepairFlags): Promise<Repaired> {
+  const where = await lookAt(flags)
+  const records: UserRecord[] = []
+  const failures: { user: string; message: string }[] = []
+  let looked = 0
+  const notes: UserFinding[] = []
+  for (const user of subjects(where, flags.user, notes)) {
+    if (!hasUserIndex(where.data, user, where.config)) {
+      // A store that was never used has nothing to repair; messages alone do not say whose mailboxes they were in.
+      const { severity, message } = withoutIndex(where.data, user)
+      if (severity === 'damage') failures.push({ user: user.name, message: `${message}: nothing is left to repair` })
+      continue
+    }
+    try {
+      await repairStore(where, user, flags.dryRun === true, (one) => records.push({ user: user.name, ...one }))
+      looked++
+    } catch (error) {
+      failures.push({ user: user.name, message: messageOf(error) })
+    }
+  }
+  return { records, failures, looked }
+}
+
+/** Prints what was done, and ends with the exit code of that. */
+export function reportRecords(flags: RepairFlags, repaired: Repaired): void {
+  print(flags, repaired)
+  if (repaired.failures.length > 0 || repaired.records.some(({ kind }) => kind === 'remains')) throw new Exit(2)
+  if (repaired.records.some(({ kind }) => kind !== 'note')) throw new Exit(1)
 }
 
 /**
@@ -77,14 +91,7 @@ function messageOf(error: unknown): string {
   return (error as Error).message
 }
 
-function report(
-  flags: RepairFlags,
-  {
-    records,
-    failures,
-    looked,
-  }: { records: UserRecord[]; failures: { user: string; message: string }[]; looked: number },
-): void {
+function print(flags: RepairFlags, { records, failures, looked }: Repaired): void {
   if (flags.json === true) {
     process.stdout.write(`${JSON.stringify({ stores: looked, dryRun: flags.dryRun === true, records, failures })}\n`)
     return

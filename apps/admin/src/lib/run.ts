@@ -3,6 +3,7 @@ import { createRequire } from 'node:module'
 import { Command, CommanderError } from 'commander'
 import { ConfigError, serveCommand } from '@mailstead/app-server'
 import { altmoveCommand } from './altmove.ts'
+import { attachmentsCommand } from './attachments.ts'
 import { checkCommand } from './check.ts'
 import { deliverCommand } from './deliver.ts'
 import { dumpCommand } from './dump.ts'
@@ -30,6 +31,7 @@ export async function run(argv: readonly string[]): Promise<number> {
     .addCommand(mailboxCommand())
     .addCommand(importCommand())
     .addCommand(altmoveCommand())
+    .addCommand(attachmentsCommand())
     .addCommand(checkCommand())
     .addCommand(repairCommand())
     .addCommand(rebuildCommand())

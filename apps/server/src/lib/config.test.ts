@@ -40,6 +40,14 @@ bytes_per_second = 2000
 [alternate]
 path = "old"
 query = "older 90d"
+[attachments]
+enabled = false
+path = "blobs"
+min_bytes = 20000
+domain = "tenant"
+grace_hours = 2
+[attachments.tenants]
+acme = ["Example.org", "example.net"]
 [log]
 level = "warn"
 `,
@@ -57,6 +65,17 @@ level = "warn"
       lmtpSettings: { connections: 20, recipients: 50, separator: '-', returnPath: true, idleSeconds: 60 },
       store: { flags: 'lazy', box: 'sdbox', messageBytes: 1_000_000, idleSeconds: 10, open: 5 },
       purge: { intervalMinutes: 0 },
+      attachments: {
+        enabled: false,
+        path: '/etc/mailstead/blobs',
+        minBytes: 20_000,
+        domain: 'tenant',
+        tenants: new Map([
+          ['example.org', 'acme'],
+          ['example.net', 'acme'],
+        ]),
+        graceHours: 2,
+      },
       logLevel: 'warn',
     })
   })

@@ -18,6 +18,22 @@ export interface Listen {
 /** Many messages to a file, or one. */
 export type BoxName = 'mdbox' | 'sdbox'
 
+/** Whose equal attachments are kept once: one user's, those of a tenant, everybody's. */
+export type AttachmentDomain = 'store' | 'tenant' | 'server'
+
+export interface AttachmentSettings {
+  /** Take parts out of messages that come in. What was taken out is read in any case. */
+  readonly enabled: boolean
+  /** Where they are; undefined: below the data directory. */
+  readonly path: string | undefined
+  readonly minBytes: number | undefined
+  /** Of stores that have none yet. */
+  readonly domain: AttachmentDomain
+  /** Names of tenants, by what follows the @ in names of users; where there is none, that is the tenant. */
+  readonly tenants: ReadonlyMap<string, string>
+  readonly graceHours: number | undefined
+}
+
 export type LogLevel = 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'silent'
 
 export interface Config {
@@ -60,6 +76,7 @@ export interface Config {
   readonly index: { readonly path: string } | undefined
   /** The second tier, and what goes there by itself. */
   readonly alternate: { readonly path: string; readonly query: AltmoveQuery | undefined } | undefined
+  readonly attachments: AttachmentSettings
   readonly logLevel: LogLevel | undefined
 }
 
@@ -96,6 +113,9 @@ const query = v.pipe(
 )
 /** Levels of zstd. */
 const level = v.pipe(count, v.maxValue(19, 'must be at most 19'))
+
+/** As the store of attachments has it, so that what is too much is said before anything listens. */
+const MIN_BYTES_MAX: number = 16 * 1024 * 1024
 
 const Schema = v.strictObject({
   data: v.optional(text),
@@ -136,6 +156,18 @@ const Schema = v.strictObject({
   ),
   index: v.optional(v.strictObject({ path: text })),
   alternate: v.optional(v.strictObject({ path: text, query: v.optional(query) })),
+  attachments: v.optional(
+    v.strictObject({
+      enabled: v.optional(flag),
+      path: v.optional(text),
+      min_bytes: v.optional(v.pipe(count, v.maxValue(MIN_BYTES_MAX, `must be at most ${MIN_BYTES_MAX}`))),
+      domain: v.optional(v.picklist(['store', 'tenant', 'server'], 'must be "store", "tenant" or "server"')),
+      tenants: v.optional(
+        v.record(text, v.array(text, 'must be a list of mail domains'), 'must be a table of lists of mail domains'),
+      ),
+      grace_hours: v.optional(count),
+    }),
+  ),
   purge: v.optional(
     v.strictObject({
       interval_minutes: v.optional(
@@ -162,7 +194,7 @@ const Schema = v.strictObject({
 })
 
 /** The configuration of nothing. */
-export const emptyConfig: Config = fromInput({}, '.')
+export const emptyConfig: Config = fromInput({}, '.', '')
 
 /** Reads a file. Paths in it are relative to its directory. ConfigError names file and key. */
 export function readConfig(file: string): Config {
@@ -189,7 +221,7 @@ export function parseConfig(source: string, file: string): Config {
     const lines = result.issues.map((issue) => `${file}: ${complaint(issue)}`)
     throw new ConfigError(lines.join('\n'))
   }
-  return fromInput(result.output, dirname(file))
+  return fromInput(result.output, dirname(file), file)
 }
 
 function complaint(issue: v.BaseIssue<unknown>): string {
@@ -203,9 +235,9 @@ function complaint(issue: v.BaseIssue<unknown>): string {
   return `${key}: ${issue.message}`
 }
 
-function fromInput(input: v.InferOutput<typeof Schema>, base: string): Config {
+function fromInput(input: v.InferOutput<typeof Schema>, base: string, file: string): Config {
   const path = (name: string | undefined): string | undefined => (name === undefined ? undefined : resolve(base, name))
-  const { imap, lmtp, store, tls, index, alternate } = input
+  const { imap, lmtp, store, tls, index, alternate, attachments } = input
   return {
     data: path(input.data),
     users: path(input.users),
@@ -242,8 +274,29 @@ function fromInput(input: v.InferOutput<typeof Schema>, base: string): Config {
     },
     index: index === undefined ? undefined : { path: resolve(base, index.path) },
     alternate: alternate === undefined ? undefined : { path: resolve(base, alternate.path), query: alternate.query },
+    attachments: {
+      enabled: attachments?.enabled ?? true,
+      path: path(attachments?.path),
+      minBytes: attachments?.min_bytes,
+      domain: attachments?.domain ?? 'store',
+      tenants: tenantsOf(attachments?.tenants ?? {}, file),
+      graceHours: attachments?.grace_hours,
+    },
     logLevel: input.log?.level,
   }
+}
+
+function tenantsOf(tenants: Readonly<Record<string, readonly string[]>>, file: string): AttachmentSettings['tenants'] {
+  const found = new Map<string, string>()
+  for (const [tenant, domains] of Object.entries(tenants))
+    for (const domain of domains) {
+      const name = domain.toLowerCase()
+      const other = found.get(name)
+      if (other !== undefined && other !== tenant)
+        throw new ConfigError(`${file}: attachments.tenants.${tenant}: ${domain} is ${other}'s already`)
+      found.set(name, tenant)
+    }
+  return found
 }
 
 /** `HOST:PORT`, `[IPV6]:PORT`. A string says what is wrong. */

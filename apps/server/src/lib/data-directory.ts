@@ -4,6 +4,7 @@
  *   DATA/mailstead-root        the marker: this directory was made for Mailstead (docs/formats/root.md)
  *   DATA/users.passwd          the users file, unless the configuration names another
  *   DATA/users/<name>/         one store per user: its log and indexes, and its messages under storage/
+ *   DATA/attachments/          attachments that are kept once, unless the configuration names another place (attachments-root.ts)
  *   INDEX/users/<name>/        the log and indexes, where the configuration names a root for them
  *
  * INVARIANTS
@@ -27,14 +28,19 @@ import {
   type StoreRoots,
 } from '@mailstead/store'
 import { userDirectory } from '@mailstead/server'
+import { makeAttachmentsBelow } from './attachments-root.ts'
+import { emptyConfig } from './config.ts'
 import { checkRootDirectory, initRootDirectory, USERS_DIRECTORY } from './roots.ts'
+import { userAttachments } from './user-attachments.ts'
 import { alternateRoot, type BoxSettings, boxOnDisk, userBox } from './user-box.ts'
 
 export const USERS_FILE = 'users.passwd'
 
 /** Marks a directory, making it if it is not there. `already` if it is marked. */
-export function initDataDirectory(path: string): Promise<'made' | 'already'> {
-  return initRootDirectory(path, 'data')
+export async function initDataDirectory(path: string): Promise<'made' | 'already'> {
+  const done = await initRootDirectory(path, 'data')
+  await makeAttachmentsBelow(path)
+  return done
 }
 
 /** The root's UUID. Fails with SERVER_NO_ROOT unless the directory carries the marker of a data directory. */
@@ -52,6 +58,7 @@ export interface OpenedStorage {
   readonly fs: Fs
   readonly indexFs?: Fs
   readonly box: StoreOptions['box']
+  readonly attachments: NonNullable<StoreOptions['attachments']>
   readonly roots: StoreRoots
 }
 
@@ -79,14 +86,15 @@ export async function userStorage(
     throw new FsError('FS_UNAVAILABLE', `${path} is not there, and its index in ${index} is: something else is mounted`)
   const fs = await posixFs(path, { create })
   const box = userBox(user, settings)
-  if (index === undefined) return { fs, box, roots }
+  const attachments = userAttachments(data, user, settings?.attachments ?? emptyConfig.attachments)
+  if (index === undefined) return { fs, box, attachments, roots }
   try {
     const indexFs =
       hasIndex || create
         ? await posixFs(join(index, home), { create })
         : // Nothing is made for whoever only looks.
           prefixed(await posixFs(index), home)
-    return { fs, indexFs, box, roots }
+    return { fs, indexFs, box, attachments, roots }
   } catch (error) {
     await fs[Symbol.asyncDispose]()
     throw error
@@ -112,7 +120,7 @@ function isThere(path: string): boolean {
 export interface UserStoreOptions {
   readonly readOnly?: boolean
   readonly create?: boolean
-  /** Without them mail in a second tier is unavailable. (default: none) */
+  /** Without them mail in a second tier is unavailable, and attachments are those below the data directory. (default: none) */
   readonly settings?: BoxSettings
 }
 

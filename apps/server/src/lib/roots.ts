@@ -32,11 +32,12 @@ export async function initRootDirectory(path: string, role: RootRole): Promise<'
   if (root?.role === role) return 'already'
   if (root !== undefined)
     throw new ServerError('SERVER_NO_ROOT', `${path} is marked as something else (${root.role}). Nothing was changed.`)
-  if ((await fs.stat(USERS_DIRECTORY)) !== undefined)
-    throw new ServerError(
-      'SERVER_NO_ROOT',
-      `${path} holds ${USERS_DIRECTORY}/ but no ${ROOT_FILE}: the marker was lost, or this is something else. Nothing was changed.`,
-    )
+  for (const name of role === 'attachments' ? [USERS_DIRECTORY, 'tenants', 'server'] : [USERS_DIRECTORY])
+    if ((await fs.stat(name)) !== undefined)
+      throw new ServerError(
+        'SERVER_NO_ROOT',
+        `${path} holds ${name}/ but no ${ROOT_FILE}: the marker was lost, or this is something else. Nothing was changed.`,
+      )
   await initRoot(fs, role)
   return 'made'
 }

@@ -1,6 +1,7 @@
 /** `mailstead serve`: settings, then a server over posix and mdbox, until a signal. */
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { type MailServer, type PurgeBudget, ServerError, startServer, usersFile } from '@mailstead/server'
+import { makeAttachmentsBelow } from './attachments-root.ts'
 import { formatListen, type Listen } from './config.ts'
 import { checkDataDirectory, initDataDirectory, userStorage } from './data-directory.ts'
 import { eventLog, serverLog } from './log.ts'
@@ -13,6 +14,8 @@ export async function startFromSettings(settings: Settings): Promise<MailServer>
   const onEvent = eventLog(serverLog(config.logLevel))
   if (settings.init) await initDataDirectory(data)
   await checkDataDirectory(data)
+  // A data directory of before there were attachments gets the directory for them now.
+  if (config.attachments.path === undefined) await makeAttachmentsBelow(data)
   if (config.index !== undefined) await checkRootDirectory(config.index.path, 'index')
   if (settings.init && !existsSync(settings.users)) writeFileSync(settings.users, '', { flag: 'wx', mode: 0o600 })
   const users = usersFile(settings.users, { onEvent })

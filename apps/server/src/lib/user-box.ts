@@ -20,7 +20,7 @@ export const STORAGE = 'storage'
 
 /** What of the configuration decides where and how messages are kept. */
 export type BoxSettings = Pick<Config, 'alternate'> &
-  Partial<Pick<Config, 'index'>> & { readonly store: Pick<Config['store'], 'box' | 'compression'> }
+  Partial<Pick<Config, 'index' | 'attachments'>> & { readonly store: Pick<Config['store'], 'box' | 'compression'> }
 
 export function userBox(
   user: { readonly name: string; readonly home?: string | undefined },

@@ -89,6 +89,42 @@ describe('purging in the background', () => {
     await done.promise
     await expect.poll(() => events.map(({ kind }) => kind)).toEqual(['purged', 'purge-failed', 'purged'])
   })
+  test('then sweeps attachments, looks again while some wait, and tells what it could not', async () => {
+    const events: ServerEvent[] = []
+    const done = Promise.withResolvers<void>()
+    let turn = 0
+    const store = {
+      hasAttachments: true,
+      purge: () => Promise.resolve({ messages: 0, bytesReclaimed: 0 }),
+      sweepAttachments: () =>
+        ++turn === 2
+          ? Promise.reject(new Error('away'))
+          : Promise.resolve({ rows: turn, blobs: turn === 3 ? 1 : 0, bytes: 10, left: 0 }),
+      attachmentStats: () => Promise.resolve({ unusedBlobs: turn < 3 ? 1 : 0 }),
+    }
+    const pool = {
+      usersOf: () => 1,
+      acquire: () => Promise.resolve({ store, [Symbol.dispose]: () => undefined }),
+    } as unknown as StorePool
+    await using purges = new PurgeSchedule({
+      users: staticUsers({ a: 'x' }),
+      pool,
+      onEvent: (event) => {
+        if (event.kind.startsWith('sw') && events.push(event) === 3) done.resolve()
+      },
+      everyMs: 1,
+      budget: {},
+      altmove: undefined,
+    })
+    purges.used('a')
+    await done.promise
+    expect(events.map(({ kind, level }) => `${kind} ${level}`)).toEqual([
+      'swept debug',
+      'sweep-failed warn',
+      'swept info',
+    ])
+    expect(events[0]).toMatchObject({ user: 'a', waiting: 1 })
+  })
   test('stops with the server: what is under way is asked to end and waited for, nothing is begun', async () => {
     const started = Promise.withResolvers<void>()
     const names: string[] = []

@@ -1,5 +1,6 @@
 /**
- * Purging in the background: the space of messages that nobody has any more is given back some time after a store was used.
+ * Purging in the background: the space of messages that nobody has any more is given back some time after a store was used, and
+ * then that of attachments that no message has used for their grace period.
  *
  * INVARIANTS
  *   1. A store is purged `everyMs` after it was first used since the last time, or since the start: stores that nobody uses
@@ -101,6 +102,7 @@ export class PurgeSchedule implements AsyncDisposable {
         bytesReclaimed,
         ms: Math.round(performance.now() - since),
       })
+      await this.#sweep(user, lease.store)
       if (purged.unavailable !== undefined) throw purged.unavailable
       await this.#altmove(user, lease.store)
     } catch (error) {
@@ -110,6 +112,42 @@ export class PurgeSchedule implements AsyncDisposable {
         level: 'warn',
         kind: 'purge-failed',
         message: `the store of ${user.name} could not be purged`,
+        user: user.name,
+        error,
+      })
+    }
+  }
+
+  /** What it could not do is told, and keeps nothing else from being done. */
+  async #sweep(user: User, store: Store): Promise<void> {
+    if (!store.hasAttachments || this.#stop.signal.aborted) return
+    const { onEvent } = this.#options
+    const since = performance.now()
+    try {
+      const swept = await store.sweepAttachments({ signal: this.#stop.signal })
+      if (swept === undefined) return
+      const { rows, blobs, bytes, left } = swept
+      // What waits for its grace period is looked at again, whether or not somebody comes.
+      const { unusedBlobs } = (await store.attachmentStats()) ?? { unusedBlobs: 0 }
+      if (unusedBlobs > 0) this.used(user.name)
+      onEvent({
+        level: blobs > 0 ? 'info' : 'debug',
+        kind: 'swept',
+        message: `swept the attachments of ${user.name}`,
+        user: user.name,
+        rows,
+        blobs,
+        bytes,
+        left,
+        waiting: unusedBlobs,
+        ms: Math.round(performance.now() - since),
+      })
+    } catch (error) {
+      this.used(user.name)
+      onEvent({
+        level: 'warn',
+        kind: 'sweep-failed',
+        message: `the attachments of ${user.name} could not be swept`,
         user: user.name,
         error,
       })

@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto'
 import type { Fs } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
 import { expect, test } from 'vitest'
+import type { BlobTurns } from './blob-store.ts'
 import { attachments, type SisAttachmentStore, type SisMessage } from './attachments.ts'
 import { Journal } from './journal.ts'
 
@@ -20,14 +21,18 @@ interface Mail {
   readonly segments: Uint8Array | undefined
 }
 
-async function open(fs: Fs, index: string, shared = false): Promise<World> {
+async function open(fs: Fs, index: string, shared = false, turns?: BlobTurns): Promise<World> {
   const clock = { ms: 1_700_000_000_000 }
   const random = (bytes: Uint8Array): void => bytes.set(randomBytes(bytes.length))
   const options = { create: true, salvage: false, lost: false, lockWaitMs: 1000, random }
   const journal = await Journal.open(fs, index, options)
-  const store = await attachments(fs, 'blobs', { create: true, shared, minSize: 1000, now: () => clock.ms }).open(
-    journal,
-  )
+  const store = await attachments(fs, 'blobs', {
+    create: true,
+    shared,
+    minSize: 1000,
+    now: () => clock.ms,
+    ...(turns === undefined ? {} : { turns }),
+  }).open(journal)
   return { fs, clock, journal, store }
 }
 
@@ -182,3 +187,31 @@ test('after a restore of mixed ages every reference resolves or is named', async
   }
   for (const mail of mails) expect(await read(behind, mail)).toBe(true)
 })
+
+test('equal bytes that come for several stores of a directory at the same time are written once, by turns', async () => {
+  const parts = [randomBytes(50_000), randomBytes(60_000)]
+  for (const turns of [new Map() as BlobTurns, undefined]) {
+    await using fs = memoryFs()
+    const worlds: World[] = []
+    for (const index of ['a', 'b', 'c', 'd']) worlds.push(await open(fs, index, true, turns))
+    const mails = await Promise.all(worlds.map(async (world) => save(world, mailWith(...parts), mailWith(parts[1]!))))
+    const files = (await filesOf(fs, 'blobs')).filter((name) => /^[0-9a-f]{64}-[0-9a-f]{16}$/.test(name))
+    if (turns === undefined) expect(files.length).toBeGreaterThan(2)
+    else expect([files.length, turns.size]).toEqual([2, 0])
+    for (const [i, world] of worlds.entries()) {
+      for (const mail of mails[i]!) expect(await read(world, mail)).toBe(true)
+      expect(await kinds(world, mails[i]!)).toEqual([])
+      await world.store[Symbol.asyncDispose]()
+      await world.journal[Symbol.asyncDispose]()
+    }
+  }
+})
+
+async function filesOf(fs: Fs, path: string): Promise<string[]> {
+  const found: string[] = []
+  for await (const page of fs.list(path))
+    for (const { name, kind } of page)
+      if (kind === 'directory') found.push(...(await filesOf(fs, `${path}/${name}`)))
+      else found.push(name)
+  return found
+}

@@ -47,16 +47,25 @@ export interface BlobStoreOptions {
   readonly graceMs?: number
   /** Bytes of blobs being saved that may wait in memory, of all savers together. (default 64 MiB) */
   readonly memoryBytes?: number
+  /**
+   * Of a shared directory: one map for all its stores in this process, empty at first, so that of equal bytes that come for several of
+   * them at the same time only the first are written. Processes do not wait for each other: then several files may have the same bytes.
+   */
+  readonly turns?: BlobTurns
   /** The clock, in milliseconds since the epoch. (default Date.now) */
   readonly now?: () => number
   /** Fills a buffer with randomness. (default node:crypto) */
   readonly random?: (bytes: Uint8Array) => void
 }
 
+/** Who is looking for, or writing, bytes of a key. */
+export type BlobTurns = Map<string, Promise<void>>
+
 export interface BlobStoreSettings {
   readonly graceMs: number
   readonly now: () => number
   readonly random: (bytes: Uint8Array) => void
+  readonly turns: BlobTurns | undefined
   readonly planted: PlantedFault | undefined
 }
 
@@ -114,13 +123,13 @@ export class BlobStore implements BlobSource, AsyncDisposable {
     options: BlobStoreOptions & { readonly planted?: PlantedFault | undefined } = {},
   ): Promise<BlobStore> {
     const { create = false, shared = false, graceMs = GRACE_MS, memoryBytes = MEMORY_BYTES } = options
-    const { now = Date.now, random = randomFillSync as (bytes: Uint8Array) => void, planted } = options
+    const { now = Date.now, random = randomFillSync as (bytes: Uint8Array) => void, turns, planted } = options
     if (!(graceMs > 0)) throw new TypeError(`graceMs must be a positive number of milliseconds, not ${graceMs}`)
     if (!(memoryBytes > 0)) throw new TypeError(`memoryBytes must be a positive number of bytes, not ${memoryBytes}`)
     requireSupport(fs, ['conditional', 'consistentList'])
     const domain = await openDomain(fs, path, { create, key: options.key, random })
     const directory = new BlobDirectory({ fs, path, shared, store: toHex(host.storeId), planted })
-    return new BlobStore(directory, domain, host, { graceMs, now, random, planted }, memoryBytes)
+    return new BlobStore(directory, domain, host, { graceMs, now, random, turns, planted }, memoryBytes)
   }
 
   begin(): BlobBatch {
@@ -262,8 +271,7 @@ export class BlobStore implements BlobSource, AsyncDisposable {
   }
 
   async #make(spool: Spool): Promise<Plan> {
-    const { host, directory, settings } = this
-    const { random } = settings
+    const { host, directory } = this
     const key = spool.key()
     const { size } = spool
     const plan = (rest: Pick<Plan, 'instance' | 'hold' | 'stored' | 'shared'> & { row?: BlobRow }): Plan => {
@@ -276,11 +284,18 @@ export class BlobStore implements BlobSource, AsyncDisposable {
       const { instance, hold, stored } = row
       return plan({ instance, hold, stored, shared: true, row })
     }
+    if (!directory.shared) return plan(await this.#write(spool, key))
+    return this.#inTurn(toHex(key), async () => {
+      const adopted = await this.#adopt(key, epochIn(host.table.view))
+      return plan(adopted === undefined ? await this.#write(spool, key) : { ...adopted, shared: true })
+    })
+  }
+
+  /** A file of its own. */
+  async #write(spool: Spool, key: Uint8Array): Promise<Pick<Plan, 'instance' | 'hold' | 'stored' | 'shared'>> {
+    const { host, directory, settings } = this
+    const { random } = settings
     const epoch = epochIn(host.table.view)
-    if (directory.shared) {
-      const adopted = await this.#adopt(key, epoch)
-      if (adopted !== undefined) return plan({ ...adopted, shared: true })
-    }
     for (;;) {
       const instance = idOf(epoch, random)
       const hold = directory.shared ? idOf(epoch, random) : instance
@@ -288,11 +303,28 @@ export class BlobStore implements BlobSource, AsyncDisposable {
       if (directory.shared) await directory.hold(blob, toHex(hold))
       try {
         const stored = await spool.store(directory.pathOf(blob))
-        return plan({ instance, hold, stored, shared: false })
+        return { instance, hold, stored, shared: false }
       } catch (error) {
         if (directory.shared) await directory.release(blob, toHex(hold)).catch(() => {})
         if (!(error instanceof FsError && error.code === 'FS_EXISTS')) throw error
       }
+    }
+  }
+
+  /** One after the other with whoever was given the same turns: the second finds what the first wrote. */
+  async #inTurn<T>(key: string, body: () => Promise<T>): Promise<T> {
+    const { turns } = this.settings
+    if (turns === undefined) return body()
+    const mine = (turns.get(key) ?? Promise.resolve()).then(body)
+    const over = mine.then(
+      () => {},
+      () => {},
+    )
+    turns.set(key, over)
+    try {
+      return await mine
+    } finally {
+      if (turns.get(key) === over) turns.delete(key)
     }
   }
 
