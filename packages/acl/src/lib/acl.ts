@@ -18,13 +18,10 @@
  *   1. `rightsFor` is pure, and allocates nothing.
  *   2. No reading of a broken line gives anybody fewer rights than `rightsFor` does, but for the owner and illegible lines.
  */
-import { type AclLayer, CompiledLayer, UNSAID } from './layer.ts'
+import { type AclLayer, type CompiledLayer, compileLayer, UNSAID } from './layer.ts'
 import { type AclList, EMPTY_ACL } from './list.ts'
 import { ALL_RIGHTS } from './rights.ts'
 import type { Subject } from './subject.ts'
-
-/** What the global file says of a mailbox; `GlobalAcl.layersFor` makes it. */
-export type { AclLayer } from './layer.ts'
 
 export interface AclOptions {
   /** Who has every right from the start, and whom `owner` means: the user's name in a private namespace. (default: nobody) */
@@ -55,9 +52,7 @@ export class Acl {
       { list: local, global: false, label: 'local' },
       ...global.filter((layer) => layer.global),
     ]
-    this.layers = lists
-      .filter(({ list }) => list.entries.length > 0 || list.broken.length > 0)
-      .map((layer) => new CompiledLayer(layer))
+    this.layers = lists.filter(({ list }) => list.entries.length > 0 || list.broken.length > 0).map(compileLayer)
   }
 
   /** Whether the subject is the owner. */

@@ -80,3 +80,12 @@ export class CompiledLayer {
     this.illegibleDenied = illegibleDenied
   }
 }
+
+const compiled = new WeakMap<AclLayer, CompiledLayer>()
+
+/** The layer compiled, once for all mailboxes that have it. */
+export function compileLayer(layer: AclLayer): CompiledLayer {
+  let known = compiled.get(layer)
+  if (known === undefined) compiled.set(layer, (known = new CompiledLayer(layer)))
+  return known
+}

@@ -82,7 +82,10 @@ function decode(from: ByteReader): AclList {
     if (last !== undefined && compareIdentifiers(last, entry) >= 0) throw from.malformed('entries are not in order')
     entries.push(entry)
   }
-  const broken = readTexts(from).map((text) => ({ text, ...brokenLine(text) }))
+  const broken = readTexts(from).map((text) => {
+    if (text === '' || text.startsWith('#') || text.includes('\n')) throw from.malformed('a broken line that is none')
+    return { text, ...brokenLine(text) }
+  })
   from.expectEnd()
   return aclList(entries, broken)
 }
