@@ -1,0 +1,105 @@
+/**
+ * Where a user's private flags are: two tables in the user's own index for each shared mailbox.
+ *
+ * FORMAT   must not change: on disk
+ *   K := base32 (a-z, 2-7, no padding) of the shared store's UUID (16 bytes) and the mailbox's GUID (16 bytes)
+ *
+ *   table `private-<K>`
+ *     A row for each message of the shared mailbox, by the same UID: the user's own flags and keywords. Modseqs are
+ *     those shown to the user (private-order.ts). UIDVALIDITY is the shared mailbox's, UIDNEXT too when it was taken
+ *     in.
+ *       value `mask`    u8     system flags that the rows say something of
+ *       value `shared`  u48le  modseq of the shared mailbox up to which its expunges were taken in
+ *
+ *   table `order-<K>`
+ *     Row i stands for private change i, and for those after it until the next row; UIDNEXT is one more than the number
+ *     of private changes. UIDVALIDITY is the shared mailbox's.
+ *       column `shared`  6 bytes, the modseq of the shared mailbox when the change was made
+ *
+ * See docs/formats/private-flags.md.
+ */
+import type { ColumnSpec, TableView } from '@mailstead/index'
+
+/** A mailbox of another's store. Two stores that are copies of each other have mailboxes of the same GUIDs. */
+export interface SharedMailboxKey {
+  /** UUID of the store, 16 bytes. */
+  readonly store: Uint8Array
+  /** GUID of the mailbox, 32 lower-case hex digits. */
+  readonly mailbox: string
+}
+
+/** What a user has of his own in one shared mailbox. Both are of the same moment. */
+export interface PrivateView {
+  readonly flags: TableView
+  readonly order: TableView
+}
+
+export const MASK_VALUE = 'mask'
+export const SHARED_VALUE = 'shared'
+export const ORDER_SHARED = 'shared'
+export const ORDER_COLUMNS: readonly ColumnSpec[] = [{ name: ORDER_SHARED, bytes: 6 }]
+
+const FLAGS_PREFIX = 'private-'
+const ORDER_PREFIX = 'order-'
+const DIGITS = 'abcdefghijklmnopqrstuvwxyz234567'
+const KEY_DIGITS = 52
+
+export function flagsTable(key: SharedMailboxKey): string {
+  return FLAGS_PREFIX + keyDigits(key)
+}
+export function orderTable(key: SharedMailboxKey): string {
+  return ORDER_PREFIX + keyDigits(key)
+}
+
+/** The mailbox whose private flags a table has; undefined for any other table. */
+export function keyOfTable(id: string): SharedMailboxKey | undefined {
+  if (!id.startsWith(FLAGS_PREFIX) || id.length !== FLAGS_PREFIX.length + KEY_DIGITS) return undefined
+  const bytes = Buffer.alloc(32)
+  let bits = 0
+  let held = 0
+  let at = 0
+  for (let i = FLAGS_PREFIX.length; i < id.length; i++) {
+    const digit = DIGITS.indexOf(id[i]!)
+    if (digit < 0) return undefined
+    held = ((held << 5) | digit) & 0xfff
+    bits += 5
+    if (bits < 8) continue
+    bits -= 8
+    bytes[at++] = held >> bits
+  }
+  // The last digit has four bits to spare.
+  if ((held & ((1 << bits) - 1)) !== 0) return undefined
+  return { store: bytes.subarray(0, 16), mailbox: bytes.toString('hex', 16) }
+}
+
+export function maskOf(flags: TableView): number {
+  return flags.values.get(MASK_VALUE)?.[0] ?? 0
+}
+
+export function encodeModSeq(modSeq: number): Uint8Array {
+  const value = Buffer.alloc(6)
+  value.writeUIntLE(modSeq, 0, 6)
+  return value
+}
+export function decodeModSeq(value: Uint8Array | undefined): number {
+  return value === undefined ? 0 : Buffer.from(value.buffer, value.byteOffset, value.length).readUIntLE(0, 6)
+}
+
+function keyDigits({ store, mailbox }: SharedMailboxKey): string {
+  if (store.length !== 16) throw new TypeError(`a store's UUID has 16 bytes, not ${store.length}`)
+  if (!/^[0-9a-f]{32}$/.test(mailbox))
+    throw new TypeError(`a mailbox's GUID has 32 hex digits: ${JSON.stringify(mailbox)}`)
+  const guid = Buffer.from(mailbox, 'hex')
+  let digits = ''
+  let bits = 0
+  let held = 0
+  for (let i = 0; i < 32; i++) {
+    held = ((held << 8) | (i < 16 ? store[i]! : guid[i - 16]!)) & 0xfff
+    bits += 8
+    while (bits >= 5) {
+      bits -= 5
+      digits += DIGITS[(held >> bits) & 31]!
+    }
+  }
+  return digits + DIGITS[(held << (5 - bits)) & 31]!
+}

@@ -1,0 +1,87 @@
+/**
+ * A user's private flags, in his own index: overlays of the shared mailboxes he opens, counters of those he does not.
+ */
+import type { Fs } from '@mailstead/fs'
+import type { Index, TableInfo } from '@mailstead/index'
+import { OverlayTable, type SharedMailbox } from './overlay-table.ts'
+import { UserLock } from './private-lock.ts'
+import type { PrivacyPolicy, PrivacyRules } from './private-policy.ts'
+import { type PrivateStatus, privateStatus } from './private-status.ts'
+import { flagsTable, keyOfTable, orderTable, type SharedMailboxKey } from './private-tables.ts'
+
+export interface PrivateFlagsOptions {
+  /** The user's own. Whoever opened it disposes it, after this. */
+  readonly index: Index
+  /** Where the user's lock file is: the file system of his own store. */
+  readonly fs: Fs
+  /** Must be the same for all processes. (default 'private-flags.lock') */
+  readonly lockPath?: string
+  /** How long a change may wait for another process of the same user, in milliseconds. (default 30 000) */
+  readonly lockWaitMs?: number
+}
+
+/** One for each user and process: several share the lock, and wait for each other. */
+export class PrivateFlags implements AsyncDisposable {
+  readonly index: Index
+  readonly #lock: UserLock
+  readonly #open = new Set<OverlayTable>()
+  #disposed = false
+
+  private constructor(index: Index, lock: UserLock) {
+    this.index = index
+    this.#lock = lock
+  }
+
+  static async open(options: PrivateFlagsOptions): Promise<PrivateFlags> {
+    const { index, fs, lockPath = 'private-flags.lock', lockWaitMs = 30_000 } = options
+    if (!(lockWaitMs >= 0)) throw new TypeError(`lockWaitMs must be a number of milliseconds, not ${lockWaitMs}`)
+    return new PrivateFlags(index, await UserLock.open(fs, lockPath, lockWaitMs))
+  }
+
+  /** A shared mailbox as this user has it. Nothing is written before he changes something private. */
+  async overlay(shared: SharedMailbox): Promise<OverlayTable> {
+    if (this.#disposed) throw new TypeError('the private flags are closed')
+    const host = { index: this.index, lock: this.#lock, closed: (table: OverlayTable) => void this.#open.delete(table) }
+    const table = await OverlayTable.open(host, shared)
+    this.#open.add(table)
+    return table
+  }
+
+  /**
+   * Counters of a shared mailbox for this user, from what is known of both indexes: `refresh` them before (the shared
+   * one first). Undefined: open an overlay, `sync` it and ask again.
+   */
+  status(key: SharedMailboxKey, shared: TableInfo, policy: PrivacyPolicy | PrivacyRules): PrivateStatus | undefined {
+    const flags = this.index.info(flagsTable(key))
+    const order = this.index.info(orderTable(key))
+    return privateStatus(shared, { flags, order }, policy)
+  }
+
+  /** The shared mailboxes in which the user has flags of his own. */
+  get mailboxes(): readonly SharedMailboxKey[] {
+    const keys: SharedMailboxKey[] = []
+    for (const { id } of this.index.tables) {
+      const key = keyOfTable(id)
+      if (key !== undefined) keys.push(key)
+    }
+    return keys
+  }
+
+  /** Forgets what the user has in mailboxes that are gone, or no longer shared with him: in one frame. */
+  async remove(keys: readonly SharedMailboxKey[]): Promise<void> {
+    await this.#lock.run(async () => {
+      await this.index.refresh()
+      await using tx = this.index.begin()
+      for (const key of keys)
+        for (const id of [flagsTable(key), orderTable(key)]) if (this.index.info(id) !== undefined) tx.dropTable(id)
+      await tx.commit()
+    })
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#disposed) return
+    this.#disposed = true
+    for (const table of this.#open) await table[Symbol.asyncDispose]()
+    await this.#lock[Symbol.asyncDispose]()
+  }
+}
