@@ -6,6 +6,7 @@
  * (docs/formats/root.md) is there, with the UUID and the role that whoever opens it expects.
  */
 import type { FsCallOptions } from '@mailstead/fs'
+import type { MountError } from './error.ts'
 
 /** What an administrator says of a mount. */
 export type MountState =
@@ -76,6 +77,8 @@ export interface MountNotice {
 export interface MountRegistry extends AsyncDisposable {
   /** Grows whenever the list or what was seen changes in this process. */
   readonly version: number
+  /** Files of the list that were damaged when they were read last, and what was used in their place. Empty if all is well. */
+  readonly problems: readonly MountError[]
   /** By path. As last seen; see `refresh`. */
   list(): readonly MountStatus[]
   /** The entry at `path`, or the nearest above; undefined if none governs it. No system call. */

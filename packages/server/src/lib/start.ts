@@ -13,12 +13,13 @@ import type { Duplex } from 'node:stream'
 import type { Fs } from '@mailstead/fs'
 import type { ImapBackend } from '@mailstead/imap'
 import { type ImapEvent, type ImapLimits, type ImapServerOptions, serveImap } from '@mailstead/imap/server'
-import { type AltmoveQuery, openStore, type Store, type StoreOptions, type StoreRoots } from '@mailstead/store'
+import { type AltmoveQuery, openStore, type StoreOptions, type StoreRoots } from '@mailstead/store'
 import { ServerError } from './error.ts'
 import { ignoreEvents, type OnServerEvent, type ServerEventLevel } from './events.ts'
 import { imapBackend } from './imap-backend.ts'
 import { keptFields } from './kept-fields.ts'
 import { type LmtpServer, lmtpServer } from './lmtp.ts'
+import { type OpenedStore, openRenewed } from './renewed-store.ts'
 import { type PurgeBudget, PurgeSchedule } from './purge-schedule.ts'
 import { StorePool } from './store-pool.ts'
 import type { User, Users } from './users.ts'
@@ -40,6 +41,11 @@ export interface UserStorage {
   readonly attachments?: StoreOptions['attachments'] | undefined
   /** The roots that hold it, which the store records at creation and insists on later. */
   readonly roots?: StoreRoots
+  /**
+   * Whether what these file systems are on is still what is there, or nothing is. False: something else was mounted meanwhile, or the
+   * same anew; then the store is opened anew under those who use it. Asked every second, and must not wait for storage that hangs. (default: true)
+   */
+  readonly isCurrent?: () => boolean | Promise<boolean>
 }
 
 export interface ServerOptions {
@@ -112,7 +118,8 @@ export async function startServer(options: ServerOptions): Promise<MailServer> {
   let purges: PurgeSchedule | undefined
   const stores = new StorePool({
     onUse: (name) => purges?.used(name),
-    open: (user) => openUserStore(options, messageMax, onEvent, user),
+    open: (user) =>
+      openRenewed({ owner: user.name, open: () => openUserStore(options, messageMax, onEvent, user), onEvent }),
     onEvent,
     ...(options.storeIdleMs === undefined ? {} : { idleMs: options.storeIdleMs }),
     ...(options.storesOpenMax === undefined ? {} : { openMax: options.storesOpenMax }),
@@ -184,12 +191,12 @@ async function openUserStore(
   messageMax: number,
   onEvent: OnServerEvent,
   user: User,
-): Promise<Store> {
-  const { fs, indexFs, box, attachments, roots } = await options.storage(user)
+): Promise<OpenedStore> {
+  const { fs, indexFs, box, attachments, roots, isCurrent = () => true } = await options.storage(user)
   // Whatever fails, no file stays open and no lock held.
   await using held = new AsyncDisposableStack()
-  held.use(fs)
-  if (indexFs !== undefined) held.use(indexFs)
+  held.defer(() => fs[Symbol.asyncDispose]())
+  if (indexFs !== undefined) held.defer(() => indexFs[Symbol.asyncDispose]())
   const store = held.use(
     await openStore({
       owner: user.name,
@@ -207,20 +214,7 @@ async function openUserStore(
     }),
   )
   const all = held.move()
-  return {
-    owner: store.owner,
-    uuid: store.uuid,
-    as: (subject) => store.as(subject),
-    check: () => store.check(),
-    purge: (budget) => store.purge(budget),
-    hasTiers: store.hasTiers,
-    altmove: (how) => store.altmove(how),
-    hasAttachments: store.hasAttachments,
-    sweepAttachments: (how) => store.sweepAttachments(how),
-    attachmentStats: () => store.attachmentStats(),
-    checkpoint: () => store.checkpoint(),
-    [Symbol.asyncDispose]: () => all.disposeAsync(),
-  }
+  return { store, isCurrent, close: () => all.disposeAsync() }
 }
 
 /** Damage is an error even where something else stood in for what was damaged: next time there is less to stand in. */

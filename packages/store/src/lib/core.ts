@@ -272,11 +272,10 @@ export class Core {
     if (this.#closed) return
     this.#closed = true
     while (this.#work.size > 0) await Promise.allSettled(this.#work)
+    // From the last to the first, each of them also if another fails: storage may be away.
+    await using closing = new AsyncDisposableStack()
+    for (const one of [this.index, this.attachments, this.box, this.tables]) closing.use(one)
     await this.journal()
-    await this.tables[Symbol.asyncDispose]()
-    await this.box[Symbol.asyncDispose]()
-    await this.attachments[Symbol.asyncDispose]()
-    await this.index[Symbol.asyncDispose]()
   }
 }
 
