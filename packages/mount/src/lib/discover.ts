@@ -36,6 +36,8 @@ export async function discover(
   const others: Mount[] = []
   for (const row of rows) {
     const { path } = row
+    // What cannot be unmounted needs no guard.
+    if (path === '/') continue
     if (table.at(path) !== row || listed.has(path) || Buffer.byteLength(path) > MOUNT_PATH_MAX_BYTES) continue
     const root = holdsRoot(row)
     const mount: Mount = { path, origin: 'found', state: 'ignore', mail: false, volume: undefined }

@@ -150,7 +150,7 @@ export function markerGuard(fs: Fs, root: GuardRoot): Guard {
     name: `marker of ${at}`,
     async check() {
       const stat = await marker(fs, at)
-      if (known !== undefined && stat !== undefined && stat.tag !== '' && stat.tag === known.tag) return
+      if (known !== undefined && stat !== undefined && isSame(stat, known)) return
       known = undefined
       const read = await readRoot(fs).catch((error: unknown) => {
         throw error instanceof FsError && error.code === 'FS_UNAVAILABLE' ? error : damagedMarker(error, at)
@@ -160,10 +160,15 @@ export function markerGuard(fs: Fs, root: GuardRoot): Guard {
       uuid ??= read!.uuid
       const after = await marker(fs, at)
       if (after === undefined) throw unavailable(`${at} is being mounted and unmounted`)
-      if (stat?.tag === after.tag) known = after
+      if (stat !== undefined && isSame(stat, after)) known = after
     },
     async [Symbol.asyncDispose]() {},
   }
+}
+
+/** Tags alone may be alike on two volumes. */
+function isSame(a: FsStat, b: FsStat): boolean {
+  return a.tag !== '' && a.tag === b.tag && a.modifiedMs === b.modifiedMs
 }
 
 async function marker(fs: Fs, at: string): Promise<FsStat | undefined> {

@@ -19,7 +19,7 @@ export function parseMountinfo(text: string): MountRow[] {
     const end = fields.indexOf('-', REQUIRED_FIELDS)
     const [id, parent, , root, path] = fields
     const type = fields[end + 1]
-    if (end < 0 || root === undefined || path?.startsWith('/') !== true || type === undefined) continue
+    if (end < 0 || root === undefined || path?.startsWith('/') !== true || !type) continue
     rows.push({
       id: Number(id),
       parent: Number(parent),

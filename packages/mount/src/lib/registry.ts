@@ -108,7 +108,7 @@ class Registry implements MountRegistry {
     this.#looked = new Map()
     const notices = this.#damaged()
     for (const { path, mail, state } of this.#mounts.values())
-      if (!before.has(path) && mail && state === 'online' && path !== '/')
+      if (!before.has(path) && mail && state === 'online')
         notices.push({ kind: 'new', path, message: `${path} holds mail, and must be mounted from now on` })
     return [...notices, ...(await this.#lookAtAll())]
   }
