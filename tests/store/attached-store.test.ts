@@ -13,6 +13,7 @@ import {
   noise,
   openAttached,
   type Place,
+  rebuildAttached,
   sweepAll,
 } from './attached-world.ts'
 
@@ -104,16 +105,45 @@ describe.each(['mdbox', 'sdbox'] as const)('a store in %s with attachments', (bo
     await expect(openAttached(place, { attachments: other })).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' })
   })
 
-  test('whose attachments are not where they were does not open, and nothing is made there', async () => {
-    const place = newPlace(box)
+  test('whose attachments are not where they were serves everything else, makes nothing there, and works when they are back', async () => {
+    const place = { ...newPlace(box), blobs: memoryFs() }
+    const [one, two, plain] = [mail('one', noise('picture', 30_000)), mail('two', noise('film', 9000)), mail('plain')]
     {
       await using store = await openAttached(place)
-      await deliver(store, 'INBOX', mail('one', noise('picture', 30_000)))
+      await deliver(store, 'INBOX', one, plain)
     }
-    const blobs = memoryFs()
-    await expect(openAttached({ ...place, blobs, attachments: { create: false } })).rejects.toMatchObject({
-      code: 'STORE_UNAVAILABLE',
-    })
-    expect(await Array.fromAsync(blobs.list(''))).toEqual([])
+    const empty = memoryFs()
+    {
+      await using store = await openAttached({ ...place, blobs: empty })
+      expect((await bytesOf(store, 'INBOX', 2)).equals(plain)).toBe(true)
+      // Away, not lost.
+      await expect(bytesOf(store, 'INBOX', 1)).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' })
+      await expect(deliver(store, 'INBOX', two)).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' })
+      await deliver(store, 'INBOX', plain)
+      await expect(store.sweepAttachments()).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' })
+      await expect(damageIn(store)).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' })
+      expect(await store.attachmentStats()).toMatchObject({ blobs: 1 })
+    }
+    await expect(rebuildAttached({ ...place, blobs: empty })).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' })
+    expect((await Array.fromAsync(empty.list(''))).flat()).toEqual([])
+    await using store = await openAttached(place)
+    expect((await bytesOf(store, 'INBOX', 1)).equals(one)).toBe(true)
+    expect(await deliver(store, 'INBOX', two)).toEqual([4])
+    expect(await damageIn(store)).toEqual([])
+  })
+
+  test('whose key of equal bytes is damaged gives every message, says so, and takes none that would need it', async () => {
+    const place = newPlace(box)
+    const one = mail('one', noise('picture', 30_000))
+    {
+      await using store = await openAttached(place)
+      await deliver(store, 'INBOX', one)
+    }
+    await place.fs.writeFile('attachments/domain', Buffer.alloc(64))
+    await using store = await openAttached(place)
+    expect((await bytesOf(store, 'INBOX', 1)).equals(one)).toBe(true)
+    await expect(deliver(store, 'INBOX', one)).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' })
+    await deliver(store, 'INBOX', mail('plain'))
+    expect(await damageIn(store)).toEqual([expect.stringContaining('domain-damaged')])
   })
 })

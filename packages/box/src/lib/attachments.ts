@@ -64,6 +64,9 @@ export interface AttachmentFormat {
   readonly name: string
   /** Columns of the table of blobs, `uses` among them. */
   readonly columns: readonly { readonly name: string; readonly bytes: number }[]
+  /** Why what stores keep there cannot be reached now; undefined if it can. Asked before something is done that cannot go on without. */
+  unavailable?(): Promise<Error | undefined>
+  /** Should also open what is away: parts that lie there are `unavailable` then, and other messages are not concerned. */
   open(host: AttachmentHost): Promise<AttachmentStore>
 }
 

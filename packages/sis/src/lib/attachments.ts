@@ -4,7 +4,7 @@
  * this package does not import.
  */
 import type { Fs } from '@mailstead/fs'
-import { type BlobBatch, BlobStore, type BlobStoreOptions } from './blob-store.ts'
+import { type BlobBatch, BlobStore, type BlobStoreOptions, budgetOf, isAway } from './blob-store.ts'
 import { check, type CheckOptions, repair, type RepairOptions, type SisFinding } from './check.ts'
 import type { BlobSaved } from './contract.ts'
 import { SisError } from './error.ts'
@@ -21,6 +21,8 @@ export interface AttachmentsOptions extends BlobStoreOptions, ExtractOptions {}
 export interface SisAttachments {
   readonly name: string
   readonly columns: readonly { readonly name: string; readonly bytes: number }[]
+  /** Why what stores keep here cannot be reached; undefined if it can. */
+  unavailable(): Promise<Error | undefined>
   open(host: ReferenceHost): Promise<SisAttachmentStore>
 }
 
@@ -51,12 +53,19 @@ export interface SisAttachmentStore extends AsyncDisposable {
   stats(): Promise<SisStats>
 }
 
-/** Attachments kept in the directory `path`, of one store or, `shared`, of several. */
+/**
+ * Attachments kept in the directory `path`, of one store or, `shared`, of several. It opens although the directory is away: then parts
+ * that lie there are `unavailable`, messages that would put some there are refused, and everything works once it is back. Where a store
+ * has blobs and the directory has nothing of ours, `create` makes nothing either. Stores that are given the same object share
+ * `memoryBytes`.
+ */
 export function attachments(fs: Fs, path: string, options: AttachmentsOptions = {}): SisAttachments {
+  const inner = { ...options, patient: true, budget: budgetOf(options) }
   return {
     name: 'sis',
     columns: BLOB_COLUMNS,
-    open: async (host) => new Attachments(await BlobStore.open(fs, path, host, options), options),
+    unavailable: async () => (options.key === undefined ? isAway(fs, path) : undefined),
+    open: async (host) => new Attachments(await BlobStore.open(fs, path, host, inner), options),
   }
 }
 
@@ -95,6 +104,7 @@ class Attachments implements SisAttachmentStore {
     await this.#blobs.host.refresh()
     if (this.#blobs.host.table.view.values?.has(VALUE_SALVAGED) === true)
       throw new SisError('SIS_CORRUPT', 'rows were lost: nothing is swept before a repair')
+    await this.#blobs.mustBeHere()
     return sweep(this.#blobs, options)
   }
 
@@ -102,7 +112,8 @@ class Attachments implements SisAttachmentStore {
     return check(this.#blobs, messages === undefined ? options : { ...options, references: referencesOf(messages) })
   }
 
-  repair(messages: Messages, options?: RepairOptions): Promise<readonly SisFinding[]> {
+  async repair(messages: Messages, options?: RepairOptions): Promise<readonly SisFinding[]> {
+    await this.#blobs.mustBeHere()
     return repair(this.#blobs, referencesOf(messages), options)
   }
 

@@ -10,8 +10,8 @@ import { type Fs, FsError, requireSupport } from '@mailstead/fs'
 import type { BlobFile } from './blob-read.ts'
 import type { BlobReader, BlobSaved, BlobSink, BlobSource, BlobWriter } from './contract.ts'
 import { BLOB_KEY_BYTES } from './contract.ts'
-import { BlobDirectory, type PlantedFault } from './directory.ts'
-import { type Domain, openDomain } from './domain.ts'
+import { BlobDirectory, type PlantedFault, prefixesIn } from './directory.ts'
+import { type Domain, DOMAIN_FILE, openDomain } from './domain.ts'
 import { SisError } from './error.ts'
 import { epochOf, idOf, nameOfRef } from './names.ts'
 import {
@@ -88,31 +88,46 @@ interface Plan {
   last: ReferencePending | undefined
 }
 
+/** What only this package gives. */
+export interface InnerOptions {
+  readonly planted?: PlantedFault | undefined
+  /**
+   * Open although the directory is away: what is there can be read as soon as it is back, and nothing is saved before. Where the table has
+   * rows and the directory has nothing, it is lost or not mounted, and nothing is made there.
+   */
+  readonly patient?: boolean
+  /** Memory that several stores share. (default: one of its own, of `memoryBytes`) */
+  readonly budget?: SpoolBudget
+}
+
 export class BlobStore implements BlobSource, AsyncDisposable {
   readonly directory: BlobDirectory
-  readonly domain: Domain
   readonly host: ReferenceHost
   readonly keys: KeyIndex
   readonly settings: BlobStoreSettings
   /** Names of files that are damaged, as far as was seen. */
   readonly damaged: Set<string> = new Set()
   readonly #budget: SpoolBudget
+  readonly #openDomain: () => Promise<Domain>
+  readonly #hasKey: boolean
+  #domain: Domain | undefined
   readonly #plans = new Map<string, Promise<Plan>>()
   #closed = false
 
   private constructor(
     directory: BlobDirectory,
-    domain: Domain,
     host: ReferenceHost,
     settings: BlobStoreSettings,
-    memory: number,
+    budget: SpoolBudget,
+    domain: { readonly open: () => Promise<Domain>; readonly hasKey: boolean },
   ) {
     this.directory = directory
-    this.domain = domain
     this.host = host
     this.settings = settings
     this.keys = new KeyIndex(host)
-    this.#budget = { left: memory, free: [] }
+    this.#budget = budget
+    this.#openDomain = domain.open
+    this.#hasKey = domain.hasKey
   }
 
   /** Opens the blobs in `path`. SIS_NO_STORE if there are none and `create` is not given; SIS_CORRUPT if the domain is damaged. */
@@ -120,16 +135,45 @@ export class BlobStore implements BlobSource, AsyncDisposable {
     fs: Fs,
     path: string,
     host: ReferenceHost,
-    options: BlobStoreOptions & { readonly planted?: PlantedFault | undefined } = {},
+    options: BlobStoreOptions & InnerOptions = {},
   ): Promise<BlobStore> {
-    const { create = false, shared = false, graceMs = GRACE_MS, memoryBytes = MEMORY_BYTES } = options
-    const { now = Date.now, random = randomFillSync as (bytes: Uint8Array) => void, turns, planted } = options
+    const { create = false, shared = false, key, turns, planted, patient = false } = options
+    const { graceMs = GRACE_MS, now = Date.now, random = randomFillSync as (bytes: Uint8Array) => void } = options
     if (!(graceMs > 0)) throw new TypeError(`graceMs must be a positive number of milliseconds, not ${graceMs}`)
-    if (!(memoryBytes > 0)) throw new TypeError(`memoryBytes must be a positive number of bytes, not ${memoryBytes}`)
+    const budget = options.budget ?? budgetOf(options)
     requireSupport(fs, ['conditional', 'consistentList'])
-    const domain = await openDomain(fs, path, { create, key: options.key, random })
     const directory = new BlobDirectory({ fs, path, shared, store: toHex(host.storeId), planted })
-    return new BlobStore(directory, domain, host, { graceMs, now, random, turns, planted }, memoryBytes)
+    const store = new BlobStore(directory, host, { graceMs, now, random, turns, planted }, budget, {
+      open: async () => {
+        const mayMake = create && (!patient || host.table.view.count === 0 || (await directory.prefixes()).length > 0)
+        return openDomain(fs, path, { create: mayMake, key, random })
+      },
+      hasKey: key !== undefined,
+    })
+    try {
+      await store.ready()
+    } catch (error) {
+      if (!patient) throw error
+    }
+    return store
+  }
+
+  /** The domain; undefined while it could not be read. */
+  get domain(): Domain | undefined {
+    return this.#domain
+  }
+
+  /** Reads the domain if that could not be done yet. Rejects as `open` does. */
+  async ready(): Promise<Domain> {
+    return (this.#domain ??= await this.#openDomain())
+  }
+
+  /** FS_UNAVAILABLE if rows say that there are blobs, and the directory is empty. */
+  async mustBeHere(): Promise<void> {
+    if (this.#hasKey || this.host.table.view.count === 0) return
+    const { fs, path } = this.directory
+    const away = await isAway(fs, path)
+    if (away !== undefined) throw away
   }
 
   begin(): BlobBatch {
@@ -140,8 +184,14 @@ export class BlobStore implements BlobSource, AsyncDisposable {
   async open(ref: Uint8Array): Promise<BlobReader> {
     this.#open()
     const key = ref.slice(0, BLOB_KEY_BYTES)
-    const { file, blob } = await this.directory.open(nameOfRef(ref), key)
-    return new HealingReader(this, key, file, blob)
+    try {
+      const { file, blob } = await this.directory.open(nameOfRef(ref), key)
+      return new HealingReader(this, key, file, blob)
+    } catch (error) {
+      // Not there, or nothing is.
+      if (error instanceof SisError && error.code === 'SIS_NOT_FOUND') await this.mustBeHere()
+      throw error
+    }
   }
 
   /** What these references hold, looked up: `record` gives it back in a transaction. `unknown`: those that no row has. */
@@ -183,9 +233,9 @@ export class BlobStore implements BlobSource, AsyncDisposable {
 
   // ---- what batches call
 
-  spool(): Spool {
+  spool(domain: Domain): Spool {
     const { fs, path } = this.directory
-    return new Spool({ fs, path, domain: this.domain, budget: this.#budget, random: this.settings.random })
+    return new Spool({ fs, path, domain, budget: this.#budget, random: this.settings.random })
   }
 
   /** Finds or keeps the bytes. Savers of equal bytes in this process go by the same plan. */
@@ -364,6 +414,23 @@ export class BlobStore implements BlobSource, AsyncDisposable {
   }
 }
 
+export function budgetOf({ memoryBytes = MEMORY_BYTES }: Pick<BlobStoreOptions, 'memoryBytes'>): SpoolBudget {
+  if (!(memoryBytes > 0)) throw new TypeError(`memoryBytes must be a positive number of bytes, not ${memoryBytes}`)
+  return { left: memoryBytes, free: [] }
+}
+
+/** Why blobs that should be in the directory cannot be: it is away, or there is nothing of ours. Undefined if there is something. */
+export async function isAway(fs: Fs, path: string): Promise<Error | undefined> {
+  try {
+    if ((await fs.stat(`${path}/${DOMAIN_FILE}`)) !== undefined) return undefined
+    if ((await prefixesIn(fs, path)).length > 0) return undefined
+  } catch (error) {
+    if (error instanceof FsError) return error
+    throw error
+  }
+  return new FsError('FS_UNAVAILABLE', `${path} holds no attachments: they are lost, or not mounted`, { path })
+}
+
 function stale(plan: Plan): SisError {
   const ref = nameOfRef(refOf(plan))
   return new SisError('SIS_STALE', `${ref} was swept before it was recorded`, { ref })
@@ -382,12 +449,33 @@ export class BlobBatch implements BlobSink, AsyncDisposable {
 
   begin(): BlobWriter {
     if (this.#disposed) throw new TypeError('the batch is disposed')
-    const spool = this.#store.spool()
-    this.#open.add(spool)
+    const { domain } = this.#store
+    if (domain === undefined) return this.#late()
+    const spool = this.#spool(domain)
     return {
       write: (bytes) => spool.write(bytes),
       end: () => this.#end(spool),
       abort: () => this.#forget(spool),
+    }
+  }
+
+  #spool(domain: Domain): Spool {
+    const spool = this.#store.spool(domain)
+    this.#open.add(spool)
+    return spool
+  }
+
+  /** While the directory was away: the first bytes ask whether it is back. */
+  #late(): BlobWriter {
+    let made: Promise<Spool> | undefined
+    const spool = (): Promise<Spool> => (made ??= this.#store.ready().then((domain) => this.#spool(domain)))
+    return {
+      write: async (bytes) => (await spool()).write(bytes),
+      end: async () => this.#end(await spool()),
+      abort: async () => {
+        const begun = await made?.catch(() => undefined)
+        if (begun !== undefined) await this.#forget(begun)
+      },
     }
   }
 

@@ -21,7 +21,8 @@ export interface SisFinding {
    * file that nobody names, older than those of savers at work. `blob-unreferenced`: a row without uses that waits for its grace period.
    * `blob-elsewhere`: a row whose file is lost while another has the same bytes. `hold-missing`: a file of a shared directory that this
    * store uses and does not hold. `hold-orphaned`: one that it holds and does not use. `blob-condemned`: nobody may begin to use the file.
-   * `row-missing`, `uses-miscounted`: the table and the references disagree. `name-unknown`: a file that is none of ours.
+   * `row-missing`, `uses-miscounted`: the table and the references disagree. `domain-damaged`: the key of the domain is damaged or missing.
+   * `name-unknown`: a file that is none of ours.
    */
   readonly kind: string
   readonly file: string
@@ -46,8 +47,23 @@ export interface CheckOptions {
 export async function* check(store: BlobStore, options: CheckOptions = {}): AsyncGenerator<readonly SisFinding[]> {
   const { references, blobs = true } = options
   await store.host.refresh()
-  if (blobs) yield* checkBlobs(store, options)
+  if (blobs) {
+    await store.mustBeHere()
+    yield* checkDomain(store)
+    yield* checkBlobs(store, options)
+  }
   if (references !== undefined) yield* checkUses(store, references)
+}
+
+async function* checkDomain(store: BlobStore): AsyncGenerator<readonly SisFinding[]> {
+  try {
+    await store.ready()
+  } catch (error) {
+    if (!(error instanceof SisError)) throw error
+    const file = error.file ?? store.directory.path
+    const message = `${error.message}: what is there is read, and nothing can be saved`
+    yield [{ severity: 'damage', kind: 'domain-damaged', file, ref: undefined, message }]
+  }
 }
 
 async function* checkBlobs(

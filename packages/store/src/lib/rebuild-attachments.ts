@@ -32,6 +32,12 @@ export async function mustHaveNoAttachments(box: Box): Promise<void> {
   for await (const page of box.scan()) if (page.some(({ segments }) => segments !== undefined)) throw notGiven('?')
 }
 
+/** STORE_UNAVAILABLE while they are away. */
+export async function mustReach(attachments: AttachmentFormat): Promise<void> {
+  const away = await attachments.unavailable?.()
+  if (away !== undefined) throw attachmentsError(away)
+}
+
 export interface AttachmentsPlan {
   readonly uidValidity: number
   /** Which messages the box has, or may have, is another than before. */

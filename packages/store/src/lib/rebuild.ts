@@ -33,7 +33,7 @@ import { mustBeOf, notGiven, recordedAttachments } from './attachments.ts'
 import { MAILBOX_COLUMNS, type StoreOptions, type StoreRoots } from './contract.ts'
 import { StoreError } from './error.ts'
 import { storeError } from './failure.ts'
-import { AttachmentsRebuild, mustHaveNoAttachments } from './rebuild-attachments.ts'
+import { AttachmentsRebuild, mustHaveNoAttachments, mustReach } from './rebuild-attachments.ts'
 import { FoundMessages } from './rebuild-found.ts'
 import { Mailboxes } from './rebuild-mailboxes.ts'
 import { type Evidence, Plan } from './rebuild-plan.ts'
@@ -139,6 +139,7 @@ async function mustReachAll(
   if (recorded !== undefined) {
     if (attachments === undefined) throw notGiven(recorded)
     if (recorded !== '?') mustBeOf(attachments, recorded)
+    await mustReach(attachments)
   }
   const box = held.use(await format.open(readingHost(index, table)))
   // Where the index is all gone the messages are looked at before anything is written anyway.
@@ -231,7 +232,9 @@ class Rebuild {
   ): AsyncGenerator<readonly RebuildRecord[]> {
     await using box = await this.#format.open(readingHost(index, boxTable))
     yield* found.read(box)
-    if (found.hasAttachments && this.#attachments === undefined) throw notGiven('?')
+    if (!found.hasAttachments) return
+    if (this.#attachments === undefined) throw notGiven('?')
+    await mustReach(this.#attachments)
   }
 
   #learn({ isLossy, lostRows }: Evidence): void {
