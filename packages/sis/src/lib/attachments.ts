@@ -22,7 +22,7 @@ export interface SisAttachments {
   readonly name: string
   readonly columns: readonly { readonly name: string; readonly bytes: number }[]
   /** Why what stores keep here cannot be reached; undefined if it can. */
-  unavailable(): Promise<Error | undefined>
+  unavailable?(): Promise<Error | undefined>
   open(host: ReferenceHost): Promise<SisAttachmentStore>
 }
 
