@@ -218,7 +218,7 @@ class UserAttachments implements SisAttachmentStore {
     let opened: Opened
     try {
       opened = {
-        store: await attachments(fs, directory, { ...options, create }).open(this.#host),
+        store: await attachments(fs, directory, { ...options, create, mayBeAway: false }).open(this.#host),
         place,
         bare: false,
       }
@@ -226,7 +226,7 @@ class UserAttachments implements SisAttachmentStore {
       if (create || !(error instanceof SisError && (error.code === 'SIS_NO_STORE' || error.code === 'SIS_CORRUPT')))
         throw error
       opened = {
-        store: await attachments(fs, directory, { ...options, key: NO_KEY }).open(this.#host),
+        store: await attachments(fs, directory, { ...options, key: NO_KEY, mayBeAway: false }).open(this.#host),
         place,
         bare: true,
       }

@@ -15,7 +15,14 @@ import { type SisStats, stats } from './stats.ts'
 import { type SweepOptions, type SweepReport, sweep } from './sweep.ts'
 import { weave, type Woven, type WovenInline } from './weave.ts'
 
-export interface AttachmentsOptions extends BlobStoreOptions, ExtractOptions {}
+export interface AttachmentsOptions extends BlobStoreOptions, ExtractOptions {
+  /**
+   * Open although the directory is away. Parts that lie there are `unavailable` until it is back, messages that would put some there are
+   * refused, and where a store has blobs and the directory has nothing of ours, `create` makes nothing. False: opening fails, as for
+   * `openSis`. (default true)
+   */
+  readonly mayBeAway?: boolean
+}
 
 /** Satisfies `AttachmentFormat`. */
 export interface SisAttachments {
@@ -54,13 +61,12 @@ export interface SisAttachmentStore extends AsyncDisposable {
 }
 
 /**
- * Attachments kept in the directory `path`, of one store or, `shared`, of several. It opens although the directory is away: then parts
- * that lie there are `unavailable`, messages that would put some there are refused, and everything works once it is back. Where a store
- * has blobs and the directory has nothing of ours, `create` makes nothing either. Stores that are given the same object share
+ * Attachments kept in the directory `path`, of one store or, `shared`, of several. Stores that are given the same object share
  * `memoryBytes`.
  */
 export function attachments(fs: Fs, path: string, options: AttachmentsOptions = {}): SisAttachments {
-  const inner = { ...options, patient: true, budget: budgetOf(options) }
+  const { mayBeAway = true } = options
+  const inner = { ...options, patient: mayBeAway, budget: budgetOf(options) }
   return {
     name: 'sis',
     columns: BLOB_COLUMNS,
