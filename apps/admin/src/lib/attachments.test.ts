@@ -310,6 +310,27 @@ describe('attachments are kept once', () => {
     expect(blobs()).toEqual(before)
   })
 
+  test('without the key of their domain they are read, and what comes is kept with a new one', async () => {
+    const { config, data, serve, blobs } = await place()
+    const ann = join(data, 'attachments/users', USERS[0]!)
+    await serve(async ({ lmtp }) => {
+      expect(await deliver(lmtp, USERS.slice(0, 1), mail('first'))).toBe('ok')
+    })
+    const key = readFileSync(join(ann, 'domain'))
+    rmSync(join(ann, 'domain'))
+    expect(await mailstead('check', '--config', config)).toMatch(/^1 .*damage: domain-missing.*\n1 stores, 1 findings/)
+    await serve(async ({ imap, lmtp }) => {
+      await using client = await session(imap, USERS[0]!)
+      expect(await body(client, 1)).toBe(mail('first'))
+      expect(await deliver(lmtp, USERS.slice(0, 1), mail('second'))).toBe('ok')
+      await client.ok('NOOP')
+      expect(await body(client, 2)).toBe(mail('second'))
+    })
+    expect(blobs()).toHaveLength(2)
+    expect(readFileSync(join(ann, 'domain'))).not.toEqual(key)
+    expect(await mailstead('check', '--config', config)).toMatch(/^0 1 stores, 0 findings/)
+  })
+
   test('a data directory of before gets the directory for them; one that was lost is missed', async () => {
     const { config, data, serve, blobs } = await place()
     rmSync(join(data, 'attachments'), { recursive: true })

@@ -17,6 +17,7 @@ import {
   type AttachmentsOptions,
   BLOB_COLUMNS,
   type BlobTurns,
+  type CheckOptions,
   type Messages,
   MIN_SIZE_DEFAULT,
   type ReferenceHost,
@@ -144,10 +145,7 @@ class UserAttachments implements SisAttachmentStore {
     return (await this.#open(false)).store.sweep(options)
   }
 
-  async *check(
-    messages?: Messages,
-    options?: { readonly bytes?: boolean },
-  ): AsyncGenerator<readonly SisFinding[], void, undefined> {
+  async *check(messages?: Messages, options?: CheckOptions): AsyncGenerator<readonly SisFinding[], void, undefined> {
     const { view } = this.#host.table
     const isUsed = view.count > 0 || view.values?.has(VALUE_PLACE) === true
     let opened: Opened
@@ -159,11 +157,12 @@ class UserAttachments implements SisAttachmentStore {
       for await (const page of messages ?? []) if (page.length > 0) throw error
       return
     }
-    if (opened.bare && isUsed) {
+    // Told once, with the blobs: uses are compared in another pass.
+    if (opened.bare && isUsed && options?.blobs !== false) {
       const message = `the key of its domain is lost: names of blobs cannot be checked, and what comes is kept anew`
       yield [{ severity: 'damage', kind: 'domain-missing', file: placeText(opened.place), ref: undefined, message }]
     }
-    yield* opened.store.check(messages, opened.bare ? { ...options, bytes: false } : options)
+    yield* opened.store.check(messages, options)
   }
 
   async repair(messages: Messages, options?: { readonly incomplete?: boolean }): Promise<readonly SisFinding[]> {
