@@ -90,7 +90,8 @@ describe('a dovecot-acl file', () => {
       ['-user=bob Q', '', 'lrws', 'lr'],
       // Another line of the same group gives what this one may have given, and more.
       ['group=g Q', 'lrw', 'lrws', 'lr'],
-      ['anyone Q', 'lrw', 'lrws', ''],
+      ['anyone Q', 'lrw', 'lrws', 'lr'],
+      ['authenticated Q', 'lrw', 'lrws', ''],
       ['-anyone Q', '', '', ''],
       ['user=bob :read \0', '', 'lrws', 'lr'],
       // Whom it means is not legible, what it says is.
