@@ -1,7 +1,7 @@
 /**
  * A window on a file that is read from front to back: what drives the generators of walk.ts over files.
  *
- * Who reads whole files has the next pieces read while this one is looked at (`Pieces`). What of the one is still needed when
+ * Who reads whole files has the next pieces read, in order, while this one is looked at (`Pieces`). What of the one is still needed when
  * the next is there is copied in front of it, so that nothing is read twice.
  */
 import type { FsFile } from '@mailstead/fs'
@@ -11,8 +11,8 @@ import type { Need } from './walk.ts'
 const WINDOW_BYTES = 1024 * 1024
 /** What may be left of a piece when the next is taken; more is read again. */
 const LEFT_BYTES = 512 * 1024
-/** Pieces of a file that are on their way at the same time: that of one alone would be waited for. */
-const AHEAD = 2
+/** Pieces of a file that are read ahead: one after the other, since the kernel reads ahead too, as long as reads come in order. */
+const AHEAD = 3
 
 /** Memory to read ahead into, used again and again: by a file that is looked at, and the next, which is begun meanwhile. */
 export class Pieces {
@@ -110,9 +110,18 @@ export class Window implements AsyncDisposable {
       const piece = this.#pieces.take()
       const bytes = Math.min(this.#size - this.#comingEnd, WINDOW_BYTES)
       const into = piece.subarray(LEFT_BYTES, LEFT_BYTES + bytes)
-      const count = this.#file.read(into, this.#comingEnd).catch((error: Error) => error)
+      const count = this.#readAfter(this.#coming.at(-1)?.count, into, this.#comingEnd)
       this.#coming.push({ piece, bytes, count })
       this.#comingEnd += bytes
+    }
+  }
+
+  async #readAfter(last: Promise<unknown> | undefined, into: Uint8Array, position: number): Promise<number | Error> {
+    await last
+    try {
+      return await this.#file.read(into, position)
+    } catch (error) {
+      return error as Error
     }
   }
 

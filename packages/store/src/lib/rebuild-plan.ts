@@ -303,8 +303,10 @@ export class Plan {
     const adopted = new Map<Mailroom, number[]>()
     let copies = 0
     let unknown = 0
-    for (const message of inTurn(found)) {
-      if (this.#fate[message] !== 0) continue
+    // Those that know their UIDs first: their mailboxes are what they were.
+    for (let turn = 0; turn < 2 * found.count; turn++) {
+      const message = turn % found.count
+      if (this.#fate[message] !== 0 || found.uid(message) > 0 !== turn < found.count) continue
       if (this.#refs[message] === 0 && !this.#evidence.isLossy) {
         unknown++
         continue
@@ -383,12 +385,6 @@ export class Plan {
       for (const [column, value] of Object.entries(columns)) this.#tx.setColumn(table, column, uid, value)
     if (expunged.length > 0) this.#tx.expunge(table, UidSet.fromSorted(Uint32Array.from(expunged)))
   }
-}
-
-/** Those that know their UIDs first: their mailboxes are what they were. */
-function* inTurn(found: FoundMessages): Generator<number, void, undefined> {
-  for (let message = 0; message < found.count; message++) if (found.uid(message) > 0) yield message
-  for (let message = 0; message < found.count; message++) if (found.uid(message) === 0) yield message
 }
 
 function isZero(bytes: Uint8Array): boolean {
