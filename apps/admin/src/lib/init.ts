@@ -1,7 +1,16 @@
 import { existsSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Command, Option } from 'commander'
-import { initDataDirectory, initRootDirectory, USERS_FILE } from '@mailstead/app-server'
+import {
+  emptyConfig,
+  initDataDirectory,
+  initRootDirectory,
+  mustBeMounted,
+  openMounts,
+  readConfig,
+  stateDirectory,
+  USERS_FILE,
+} from '@mailstead/app-server'
 
 /** Roots beside the data directory. */
 const OTHERS = {
@@ -9,6 +18,8 @@ const OTHERS = {
   alternate: 'a second tier',
   attachments: 'a directory for attachments',
 } as const
+
+type InitFlags = Partial<Record<keyof typeof OTHERS, boolean>> & { readonly state?: string; readonly config?: string }
 
 /** `mailstead init DIR`. */
 export function initCommand(): Command {
@@ -18,7 +29,12 @@ export function initCommand(): Command {
     .addOption(new Option('--index', 'as a directory for indexes').conflicts(['alternate', 'attachments']))
     .addOption(new Option('--alternate', 'as a second tier for mail that is seldom read').conflicts('attachments'))
     .addOption(new Option('--attachments', 'as a directory for attachments that are kept once'))
-    .action(async (dir: string, flags: Partial<Record<keyof typeof OTHERS, boolean>>) => {
+    .option('--state <dir>', 'directory of what is known of mounts: nothing is made where something must be mounted')
+    .option('--config <file>', 'configuration file, which names it')
+    .action(async (dir: string, flags: InitFlags) => {
+      const config = flags.config === undefined ? emptyConfig : readConfig(flags.config)
+      await using mounts = await openMounts(stateDirectory(flags.state, config))
+      await mustBeMounted(dir, mounts)
       for (const role of ['index', 'alternate', 'attachments'] as const) {
         if (flags[role] !== true) continue
         const done = await initRootDirectory(dir, role)

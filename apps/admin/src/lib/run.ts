@@ -11,6 +11,7 @@ import { Exit } from './exit.ts'
 import { importCommand } from './import.ts'
 import { initCommand } from './init.ts'
 import { mailboxCommand } from './mailbox.ts'
+import { mountCommand } from './mount.ts'
 import { rebuildCommand } from './rebuild.ts'
 import { repairCommand } from './repair.ts'
 import { userCommand } from './user.ts'
@@ -31,6 +32,7 @@ export async function run(argv: readonly string[]): Promise<number> {
     .addCommand(mailboxCommand())
     .addCommand(importCommand())
     .addCommand(altmoveCommand())
+    .addCommand(mountCommand())
     .addCommand(attachmentsCommand())
     .addCommand(checkCommand())
     .addCommand(repairCommand())

@@ -14,7 +14,7 @@
  */
 import { join } from 'node:path'
 import { ROOT_FILE } from '@mailstead/fs'
-import { posixFs } from '@mailstead/fs/posix'
+import { guardedDirectory, type Mounts } from './mounts.ts'
 import { initRootDirectory } from './roots.ts'
 
 /** Must not change: on disk. */
@@ -27,11 +27,15 @@ export interface AttachmentsWhere {
   readonly data: string
   /** Undefined: below the data directory. */
   readonly path: string | undefined
+  /** (default: markers alone) */
+  readonly mounts?: Mounts | undefined
+  /** UUID of the data root, 16 bytes. (default: whichever it is) */
+  readonly dataUuid?: Uint8Array | undefined
 }
 
-/** Makes DATA/attachments, in a data directory that was just verified, unless there is or was one. */
-export async function makeAttachmentsBelow(data: string): Promise<void> {
-  await using fs = await posixFs(data)
+/** Makes DATA/attachments unless there is or was one. FS_UNAVAILABLE if something else is mounted on DATA than should be. */
+export async function makeAttachmentsBelow({ data, mounts, dataUuid }: Omit<AttachmentsWhere, 'path'>): Promise<void> {
+  await using fs = await guardedDirectory(data, { root: { path: data, role: 'data', uuid: dataUuid }, mounts })
   if ((await fs.stat(ATTACHMENTS_MARK)) !== undefined) return
   const path = join(data, ATTACHMENTS_DIRECTORY)
   if ((await fs.stat(ATTACHMENTS_DIRECTORY)) === undefined) await initRootDirectory(path, 'attachments')

@@ -40,6 +40,8 @@ export interface Config {
   /** Directory of the mail; must hold a root marker. */
   readonly data: string | undefined
   readonly users: string | undefined
+  /** Where the list of mounts is kept. */
+  readonly state: string | undefined
   readonly hostname: string | undefined
   readonly imap: Listen | undefined
   readonly imaps: Listen | undefined
@@ -120,6 +122,7 @@ const MIN_BYTES_MAX: number = 16 * 1024 * 1024
 const Schema = v.strictObject({
   data: v.optional(text),
   users: v.optional(text),
+  state: v.optional(text),
   hostname: v.optional(text),
   imap: v.optional(
     v.strictObject({
@@ -241,6 +244,7 @@ function fromInput(input: v.InferOutput<typeof Schema>, base: string, file: stri
   return {
     data: path(input.data),
     users: path(input.users),
+    state: path(input.state),
     hostname: input.hostname,
     imap: imap?.listen,
     imaps: imap?.tls_listen,

@@ -28,8 +28,9 @@ import {
   type StoreRoots,
 } from '@mailstead/store'
 import { userDirectory } from '@mailstead/server'
-import { makeAttachmentsBelow } from './attachments-root.ts'
+import { attachmentsRoot, makeAttachmentsBelow } from './attachments-root.ts'
 import { emptyConfig } from './config.ts'
+import { guardedDirectory, type InRoot, type Mounts, mustBeMounted, openMounts, whileSame } from './mounts.ts'
 import { checkRootDirectory, initRootDirectory, USERS_DIRECTORY } from './roots.ts'
 import { userAttachments } from './user-attachments.ts'
 import { alternateRoot, type BoxSettings, boxOnDisk, userBox } from './user-box.ts'
@@ -39,7 +40,7 @@ export const USERS_FILE = 'users.passwd'
 /** Marks a directory, making it if it is not there. `already` if it is marked. */
 export async function initDataDirectory(path: string): Promise<'made' | 'already'> {
   const done = await initRootDirectory(path, 'data')
-  await makeAttachmentsBelow(path)
+  await makeAttachmentsBelow({ data: path })
   return done
 }
 
@@ -60,20 +61,33 @@ export interface OpenedStorage {
   readonly box: StoreOptions['box']
   readonly attachments: NonNullable<StoreOptions['attachments']>
   readonly roots: StoreRoots
+  readonly isCurrent: () => Promise<boolean>
 }
 
 /**
  * The file systems of one user's store; with `create` made if they are not there. SERVER_NO_ROOT unless the data root and, where
- * one is configured, the index root are there; FS_UNAVAILABLE if one has the store and the other should have it.
+ * one is configured, the index root are there; FS_UNAVAILABLE if one has the store and the other should have it, or something else
+ * is mounted than `mounts` knows.
  */
 export async function userStorage(
   data: string,
   user: StoredUser,
-  { settings, create = false }: { readonly settings?: BoxSettings | undefined; readonly create?: boolean } = {},
+  {
+    settings,
+    create = false,
+    mounts,
+  }: {
+    readonly settings?: BoxSettings | undefined
+    readonly create?: boolean
+    readonly mounts?: Mounts | undefined
+  } = {},
 ): Promise<OpenedStorage> {
   const home = userDirectory(user)
   const path = join(data, home)
   const index = settings?.index?.path
+  if (mounts !== undefined)
+    for (const each of index === undefined ? [data] : [data, index]) await mustBeMounted(each, mounts)
+  const kept = settings?.attachments ?? emptyConfig.attachments
   const alternate = await alternateRoot(settings)
   const roots: StoreRoots = {
     data: await checkRootDirectory(data, 'data'),
@@ -84,20 +98,41 @@ export async function userStorage(
   // It is made before its index is: only somebody else's root has the one without the other.
   if (hasIndex && !isThere(path))
     throw new FsError('FS_UNAVAILABLE', `${path} is not there, and its index in ${index} is: something else is mounted`)
-  const fs = await posixFs(path, { create })
-  const box = userBox(user, settings)
-  const attachments = userAttachments(data, user, settings?.attachments ?? emptyConfig.attachments)
-  if (index === undefined) return { fs, box, attachments, roots }
-  try {
-    const indexFs =
+  const inData: InRoot = { path: data, role: 'data', uuid: roots.data }
+  const inIndex: InRoot | undefined =
+    index === undefined ? undefined : { path: index, role: 'index', uuid: roots.index }
+  await using held = new AsyncDisposableStack()
+  const fs = held.use(await guardedDirectory(path, { root: inData, mounts, create }))
+  let indexFs: Fs | undefined
+  if (inIndex !== undefined)
+    indexFs = held.use(
       hasIndex || create
-        ? await posixFs(join(index, home), { create })
+        ? await guardedDirectory(join(inIndex.path, home), { root: inIndex, mounts, create })
         : // Nothing is made for whoever only looks.
-          prefixed(await posixFs(index), home)
-    return { fs, indexFs, box, attachments, roots }
-  } catch (error) {
-    await fs[Symbol.asyncDispose]()
-    throw error
+          prefixed(await guardedDirectory(inIndex.path, { root: inIndex, mounts }), home),
+    )
+  const opened = [{ path, root: inData }]
+  if (inIndex !== undefined) opened.push({ path: join(inIndex.path, home), root: inIndex })
+  if (settings?.alternate !== undefined)
+    opened.push({ path: settings.alternate.path, root: { path: settings.alternate.path, role: 'alternate' } })
+  const blobs = attachmentsRoot({ data, path: kept.path })
+  opened.push({ path: blobs, root: { path: blobs, role: 'attachments' } })
+  const same = held.use(whileSame(opened, mounts))
+  held.move()
+  return {
+    // What is asked of it ends with it.
+    fs: {
+      ...fs,
+      async [Symbol.asyncDispose]() {
+        await fs[Symbol.asyncDispose]()
+        await same[Symbol.asyncDispose]()
+      },
+    },
+    ...(indexFs === undefined ? {} : { indexFs }),
+    box: userBox(user, settings, mounts),
+    attachments: userAttachments(user, kept, { data, path: kept.path, mounts, dataUuid: roots.data }),
+    roots,
+    isCurrent: same.isCurrent,
   }
 }
 
@@ -131,7 +166,10 @@ export async function openUserStore(
   { settings, ...options }: UserStoreOptions = {},
 ): Promise<{ readonly store: Store } & AsyncDisposable> {
   await using held = new AsyncDisposableStack()
-  const storage = held.use(disposing(await userStorage(data, user, { settings, create: options.create ?? false })))
+  const mounts = held.use(await openMounts(settings?.state))
+  const storage = held.use(
+    disposing(await userStorage(data, user, { settings, create: options.create ?? false, mounts })),
+  )
   const store = held.use(await openStore({ owner: user.name, cacheFields: imapCacheFields, ...storage, ...options }))
   const all = held.move()
   return { store, [Symbol.asyncDispose]: () => all.disposeAsync() }
@@ -156,7 +194,8 @@ export async function* rebuildUserStore(
   user: StoredUser,
   { dryRun = false, settings }: { readonly dryRun?: boolean; readonly settings?: BoxSettings } = {},
 ): AsyncGenerator<readonly RebuildRecord[], void, undefined> {
-  await using storage = disposing(await userStorage(data, user, { settings }))
+  await using mounts = await openMounts(settings?.state)
+  await using storage = disposing(await userStorage(data, user, { settings, mounts }))
   await using scratch = memoryFs()
   // The index that knows the format may be lost.
   const kept = await boxOnDisk(storage.fs)

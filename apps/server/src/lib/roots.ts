@@ -10,6 +10,7 @@ import { resolve } from 'node:path'
 import { type Fs, FsError, initRoot, readRoot, ROOT_FILE, type RootRole } from '@mailstead/fs'
 import { posixFs } from '@mailstead/fs/posix'
 import { ServerError } from '@mailstead/server'
+import { guardedDirectory, type Mounts } from './mounts.ts'
 
 export const USERS_DIRECTORY = 'users'
 
@@ -67,7 +68,12 @@ export async function checkRootDirectory(path: string, role: RootRole): Promise<
  * The file system of a root that a store can do without for a while. FS_UNAVAILABLE unless it carries the marker, and is the one
  * that the store records, if it records one.
  */
-export async function rootFs(path: string, role: RootRole, recorded?: Uint8Array): Promise<Fs> {
+export async function rootFs(
+  path: string,
+  role: RootRole,
+  recorded: Uint8Array | undefined,
+  mounts: Mounts | undefined,
+): Promise<Fs> {
   const uuid = await rootUuid(path, role)
   if (uuid === undefined)
     throw new FsError(
@@ -79,7 +85,7 @@ export async function rootFs(path: string, role: RootRole, recorded?: Uint8Array
       'FS_UNAVAILABLE',
       `${path} is the ${names[role]} ${hex(uuid)}, and this store's is ${hex(recorded)}: something else is mounted there`,
     )
-  return posixFs(path)
+  return guardedDirectory(path, { root: { path, role, uuid }, mounts })
 }
 
 /** The UUID of what is there, if it carries the marker. FS_UNAVAILABLE if it cannot be reached. */

@@ -13,6 +13,7 @@ export function withServeFlags(command: Command): Command {
     .option('--lmtp <host:port>', 'listen for LMTP')
     .option('--cert <file>', 'certificate chain, PEM')
     .option('--key <file>', 'private key, PEM')
+    .option('--state <dir>', 'directory of what is known of mounts (default: STATE_DIRECTORY of the environment)')
     .option('--config <file>', 'configuration file (TOML)')
     .option('--init', 'mark the data directory, and create it and the users file, if they are not there')
     .option('--log-level <level>', 'trace, debug, info, warn, error or silent')

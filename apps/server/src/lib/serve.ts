@@ -5,6 +5,7 @@ import { makeAttachmentsBelow } from './attachments-root.ts'
 import { formatListen, type Listen } from './config.ts'
 import { checkDataDirectory, initDataDirectory, userStorage } from './data-directory.ts'
 import { eventLog, serverLog } from './log.ts'
+import { mustBeMounted, startMounts } from './mounts.ts'
 import { checkRootDirectory } from './roots.ts'
 import type { Settings } from './settings.ts'
 
@@ -12,17 +13,29 @@ import type { Settings } from './settings.ts'
 export async function startFromSettings(settings: Settings): Promise<MailServer> {
   const { data, config } = settings
   const onEvent = eventLog(serverLog(config.logLevel))
-  if (settings.init) await initDataDirectory(data)
+  await using held = new AsyncDisposableStack()
+  const roots = [data, config.index?.path, config.alternate?.path, config.attachments.path]
+  const mounts = held.use(
+    await startMounts(
+      settings.state,
+      roots.filter((root) => root !== undefined),
+      onEvent,
+    ),
+  )
+  if (settings.init) {
+    await mustBeMounted(data, mounts)
+    await initDataDirectory(data)
+  }
   await checkDataDirectory(data)
   // A data directory of before there were attachments gets the directory for them now.
-  if (config.attachments.path === undefined) await makeAttachmentsBelow(data)
+  if (config.attachments.path === undefined) await makeAttachmentsBelow({ data, mounts })
   if (config.index !== undefined) await checkRootDirectory(config.index.path, 'index')
   if (settings.init && !existsSync(settings.users)) writeFileSync(settings.users, '', { flag: 'wx', mode: 0o600 })
   const users = usersFile(settings.users, { onEvent })
   const { imapSettings, lmtpSettings, store } = config
-  return startServer({
+  const server = await startServer({
     users,
-    storage: (user) => userStorage(data, user, { settings: config, create: true }),
+    storage: (user) => userStorage(data, user, { settings: config, create: true, mounts }),
     onEvent,
     ...defined({
       imap: settings.imap,
@@ -50,6 +63,9 @@ export async function startFromSettings(settings: Settings): Promise<MailServer>
       returnPath: lmtpSettings.returnPath,
     }),
   })
+  held.use(server)
+  const all = held.move()
+  return { ...server, [Symbol.asyncDispose]: () => all.disposeAsync() }
 }
 
 /** `ready imap=HOST:PORT lmtp=HOST:PORT`: what whoever started the server waits for. */

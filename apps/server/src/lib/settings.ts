@@ -13,12 +13,15 @@ export interface ServeFlags {
   readonly key?: string
   readonly config?: string
   readonly init?: boolean
+  readonly state?: string
   readonly logLevel?: string
 }
 
 export interface Settings {
   readonly data: string
   readonly users: string
+  /** Where the list of mounts is kept; undefined: in memory. */
+  readonly state: string | undefined
   readonly imap: Listen | undefined
   readonly imaps: Listen | undefined
   readonly lmtp: Listen | undefined
@@ -48,6 +51,7 @@ export function settingsOf(flags: ServeFlags, defaults: ServeFlags = {}): Settin
   return {
     data: resolve(data),
     users: resolve(flags.users ?? config.users ?? join(data, USERS_FILE)),
+    state: stateDirectory(flags.state, config),
     imap,
     imaps,
     lmtp,
@@ -55,6 +59,12 @@ export function settingsOf(flags: ServeFlags, defaults: ServeFlags = {}): Settin
     init: flags.init ?? defaults.init ?? false,
     config: level === undefined ? config : { ...config, logLevel: level as Config['logLevel'] },
   }
+}
+
+/** What systemd made for the service counts where nothing else is said. */
+export function stateDirectory(flag: string | undefined, config: Config): string | undefined {
+  const named = flag ?? config.state ?? process.env['STATE_DIRECTORY']?.split(':')[0]
+  return named === undefined || named === '' ? undefined : resolve(named)
 }
 
 function listen(flag: string, value: string | undefined): Listen | undefined {

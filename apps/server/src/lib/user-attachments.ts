@@ -68,8 +68,11 @@ export function attachmentsPath({ name }: AttachmentUser, { domain, tenants }: A
 }
 
 /** An `AttachmentFormat` of @mailstead/box. */
-export function userAttachments(data: string, user: AttachmentUser, settings: AttachmentSettings): SisAttachments {
-  const where: AttachmentsWhere = { data, path: settings.path }
+export function userAttachments(
+  user: AttachmentUser,
+  settings: AttachmentSettings,
+  where: AttachmentsWhere,
+): SisAttachments {
   const configured = attachmentsPath(user, settings)
   const { minBytes, graceHours } = settings
   const options: AttachmentsOptions = {
@@ -166,7 +169,7 @@ class UserAttachments implements SisAttachmentStore {
   }
 
   async repair(messages: Messages, options?: { readonly incomplete?: boolean }): Promise<readonly SisFinding[]> {
-    if (this.#where.path === undefined) await makeAttachmentsBelow(this.#where.data)
+    if (this.#where.path === undefined) await makeAttachmentsBelow(this.#where)
     const { store, place } = await this.#open(false)
     const findings = await store.repair(messages, options)
     const { id, view } = this.#host.table
@@ -200,15 +203,15 @@ class UserAttachments implements SisAttachmentStore {
   }
 
   async #attempt(create: boolean): Promise<Opened> {
-    const { data, path } = this.#where
+    const { path } = this.#where
     const recorded = this.#host.table.view.values?.get(VALUE_PLACE)
     const wanted = recorded?.subarray(0, UUID_BYTES)
     if (this.#root === undefined || (wanted !== undefined && hex(wanted) !== hex(this.#root.uuid))) {
-      if (create && path === undefined) await makeAttachmentsBelow(data)
+      if (create && path === undefined) await makeAttachmentsBelow(this.#where)
       const where = attachmentsRoot(this.#where)
       // It says which root it is, so that a store which has none yet knows what to record.
       const uuid = wanted ?? (await rootUuid(where, 'attachments'))
-      this.#root = { fs: this.#held.use(await rootFs(where, 'attachments', uuid)), uuid: uuid! }
+      this.#root = { fs: this.#held.use(await rootFs(where, 'attachments', uuid, this.#where.mounts)), uuid: uuid! }
     }
     const { fs, uuid } = this.#root
     const place = recorded ?? placeOf(uuid, this.#configured)

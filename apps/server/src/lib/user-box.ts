@@ -13,6 +13,7 @@ import { sdbox } from '@mailstead/mdbox/sdbox'
 import { userDirectory } from '@mailstead/server'
 import type { StoreOptions } from '@mailstead/store'
 import type { BoxName, Config } from './config.ts'
+import type { Mounts } from './mounts.ts'
 import { rootFs, rootUuid } from './roots.ts'
 
 /** Where a store keeps its messages. Must not change: on disk. */
@@ -20,11 +21,14 @@ export const STORAGE = 'storage'
 
 /** What of the configuration decides where and how messages are kept. */
 export type BoxSettings = Pick<Config, 'alternate'> &
-  Partial<Pick<Config, 'index' | 'attachments'>> & { readonly store: Pick<Config['store'], 'box' | 'compression'> }
+  Partial<Pick<Config, 'index' | 'attachments' | 'state'>> & {
+    readonly store: Pick<Config['store'], 'box' | 'compression'>
+  }
 
 export function userBox(
   user: { readonly name: string; readonly home?: string | undefined },
   settings: BoxSettings | undefined,
+  mounts: Mounts | undefined,
 ): StoreOptions['box'] {
   const compression = settings?.store.compression
   const path = settings?.alternate?.path
@@ -35,7 +39,7 @@ export function userBox(
         ? {}
         : {
             alt: {
-              fs: () => rootFs(path, 'alternate', roots.alternate),
+              fs: () => rootFs(path, 'alternate', roots.alternate, mounts),
               path: `${userDirectory(user)}/${STORAGE}`,
             },
           }

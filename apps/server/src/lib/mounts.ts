@@ -1,0 +1,177 @@
+/**
+ * Whether storage is there: the list of mounts (@mailstead/mount), and guards of directories of roots.
+ *
+ *   STATE/mounts …             the list (docs/formats/mounts.md); STATE must not be on what it is about
+ *
+ * A server without state directory makes its list anew at each start: then what was away before the start is known by its
+ * missing marker alone.
+ */
+import { type Stats, statSync } from 'node:fs'
+import { resolve } from 'node:path'
+import { type Fs, FsError, type RootRole } from '@mailstead/fs'
+import { posixFs } from '@mailstead/fs/posix'
+import {
+  type Guard,
+  guardedFs,
+  mountGuard,
+  type MountNotice,
+  type MountProbe,
+  type MountRegistry,
+  openRegistry,
+  systemProbe,
+} from '@mailstead/mount'
+import type { OnServerEvent } from '@mailstead/server'
+
+/** How often all mounts of the list are looked at, in milliseconds. */
+const LOOK_EVERY_MS = 10_000
+
+/** Who knows what must be mounted. */
+export interface Mounts extends AsyncDisposable {
+  /** Undefined: nobody keeps a list. */
+  readonly registry: MountRegistry | undefined
+  readonly probe: MountProbe
+}
+
+/** The root that a directory lies in. */
+export interface InRoot {
+  readonly path: string
+  readonly role: RootRole
+  /** 16 bytes. (default: that which is seen first) */
+  readonly uuid?: Uint8Array | undefined
+}
+
+/** The list that a server keeps, for the command; without `state` only markers are looked at. MOUNT_DAMAGED. */
+export async function openMounts(state: string | undefined): Promise<Mounts> {
+  await using held = new AsyncDisposableStack()
+  const probe = held.use(systemProbe())
+  const registry = state === undefined ? undefined : held.use(await openList(held, state, probe, []))
+  const all = held.move()
+  return { registry, probe, [Symbol.asyncDispose]: () => all.disposeAsync() }
+}
+
+/**
+ * For a server: everything that is mounted is looked at now, and all the time; what is worth a word is told. `roots` are directories
+ * that hold mail. MOUNT_DAMAGED.
+ */
+export async function startMounts(
+  state: string | undefined,
+  roots: readonly string[],
+  onEvent: OnServerEvent,
+): Promise<Mounts & { readonly registry: MountRegistry }> {
+  await using held = new AsyncDisposableStack()
+  const probe = held.use(systemProbe())
+  const absolute = roots.map((root) => resolve(root))
+  const registry = held.use(
+    state === undefined ? await openRegistry({ probe, roots: absolute }) : await openList(held, state, probe, absolute),
+  )
+  const tell = (notices: readonly MountNotice[]): void => {
+    for (const { kind, path, message } of notices)
+      onEvent({ level: kind === 'new' || kind === 'back' ? 'info' : 'warn', kind: 'mount', message, what: kind, path })
+  }
+  tell(await registry.start())
+  let looking: Promise<void> | undefined
+  const timer = setInterval(() => {
+    looking ??= registry
+      .refresh()
+      .then(tell, (error: unknown) =>
+        onEvent({ level: 'warn', kind: 'mount', message: 'mounts could not be looked at', what: 'failed', error }),
+      )
+      .finally(() => {
+        looking = undefined
+      })
+  }, LOOK_EVERY_MS).unref()
+  held.defer(async () => {
+    clearInterval(timer)
+    await looking
+  })
+  const all = held.move()
+  return { registry, probe, [Symbol.asyncDispose]: () => all.disposeAsync() }
+}
+
+async function openList(
+  held: AsyncDisposableStack,
+  state: string,
+  probe: MountProbe,
+  roots: readonly string[],
+): Promise<MountRegistry> {
+  const fs = held.use(await posixFs(state, { create: true }))
+  return openRegistry({ fs, probe, roots })
+}
+
+export interface DirectoryOptions {
+  readonly root: InRoot
+  /** (default: markers alone) */
+  readonly mounts?: Mounts | undefined
+  /** Make the directory if it is not there. (default false) */
+  readonly create?: boolean
+}
+
+/** A directory as a file system that knows when its storage is away: FS_UNAVAILABLE, now and later. */
+export async function guardedDirectory(path: string, options: DirectoryOptions): Promise<Fs> {
+  await using held = new AsyncDisposableStack()
+  const guard = held.use(guardOf(path, options))
+  await guard.check('')
+  const inner = held.use(await posixFs(path, { create: options.create ?? false }))
+  await guard.check('')
+  const fs = guardedFs(inner, guard)
+  const all = held.move()
+  return { ...fs, [Symbol.asyncDispose]: () => all.disposeAsync() }
+}
+
+function guardOf(path: string, { root, mounts }: DirectoryOptions): Guard {
+  const { uuid, role } = root
+  return mountGuard({
+    path: resolve(path),
+    root: { path: resolve(root.path), role, ...(uuid === undefined ? {} : { uuid }) },
+    ...(mounts === undefined ? {} : { probe: mounts.probe }),
+    ...(mounts?.registry === undefined ? {} : { registry: mounts.registry }),
+  })
+}
+
+/** FS_UNAVAILABLE if the list says that something else must be mounted at or above the directory, which need not be there. */
+export async function mustBeMounted(path: string, { registry, probe }: Mounts): Promise<void> {
+  if (registry === undefined) return
+  await using guard = mountGuard({ path: resolve(path), registry, probe })
+  await guard.check('')
+}
+
+/**
+ * For `UserStorage.isCurrent`: whether each of the directories is still the one that it is now, or is away. Disposed with what was opened.
+ */
+export function whileSame(
+  directories: readonly { readonly path: string; readonly root: InRoot }[],
+  mounts: Mounts | undefined,
+): { readonly isCurrent: () => Promise<boolean> } & AsyncDisposable {
+  const all = directories.map(({ path, root }) => ({
+    path,
+    guard: guardOf(path, { root, mounts }),
+    identity: identityOf(path),
+  }))
+  return {
+    async isCurrent() {
+      for (const { path, guard, identity } of all) {
+        try {
+          await guard.check('')
+        } catch (error) {
+          if (error instanceof FsError) continue
+          throw error
+        }
+        if (identityOf(path) !== identity) return false
+      }
+      return true
+    },
+    async [Symbol.asyncDispose]() {
+      for (const { guard } of all) await guard[Symbol.asyncDispose]()
+    },
+  }
+}
+
+function identityOf(path: string): string {
+  let stats: Stats | undefined
+  try {
+    stats = statSync(path, { throwIfNoEntry: false })
+  } catch {
+    return 'away'
+  }
+  return stats === undefined ? 'away' : `${stats.dev}:${stats.ino}`
+}
