@@ -8,7 +8,7 @@ export {
   type SisMessage,
 } from './lib/attachments.ts'
 export * from './lib/contract.ts'
-export type { BlobStoreOptions, BlobTurns } from './lib/blob-store.ts'
+export { type BlobBudget, blobBudget, type BlobStoreOptions, type BlobTurns } from './lib/blob-store.ts'
 export type { CheckOptions, References, SisFinding } from './lib/check.ts'
 export { SisError, type SisErrorCode } from './lib/error.ts'
 export {

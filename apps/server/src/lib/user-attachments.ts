@@ -16,6 +16,8 @@ import {
   attachments,
   type AttachmentsOptions,
   BLOB_COLUMNS,
+  type BlobBudget,
+  blobBudget,
   type BlobTurns,
   type CheckOptions,
   type Messages,
@@ -52,6 +54,8 @@ const NO_KEY = new Uint8Array(32)
 
 /** Of all stores of this process, whatever they share: keys of different domains are different. */
 const turns: BlobTurns = new Map()
+/** Of all savers of this process. */
+const budget: BlobBudget = blobBudget()
 
 export interface AttachmentUser {
   readonly name: string
@@ -77,12 +81,15 @@ export function userAttachments(
   const { minBytes, graceHours } = settings
   const options: AttachmentsOptions = {
     turns,
+    budget,
+    mayBeAway: false,
     ...(minBytes === undefined ? {} : { minSize: minBytes }),
     ...(graceHours === undefined ? {} : { graceMs: graceHours * HOUR_MS }),
   }
   return {
     name: FORMAT,
     columns: BLOB_COLUMNS,
+    unavailable: () => awayRoot(where),
     open: (host) => Promise.resolve(new UserAttachments(host, where, configured, settings.enabled, options)),
   }
 }
@@ -309,6 +316,18 @@ function woven(segments: Uint8Array, inline: WovenInline, cause: unknown): Woven
   } catch (error) {
     if (!(error instanceof SisError)) throw error
     throw Object.assign(error, { attachment: 'damaged' as const, start: 0, end: 0 })
+  }
+}
+
+/** Why the root cannot be reached. Where there never was one below the data directory, it will be made. */
+async function awayRoot(where: AttachmentsWhere): Promise<Error | undefined> {
+  try {
+    if (where.path === undefined) await makeAttachmentsBelow(where.data)
+    const fs = await rootFs(attachmentsRoot(where), 'attachments')
+    await fs[Symbol.asyncDispose]()
+    return undefined
+  } catch (error) {
+    return error as Error
   }
 }
 

@@ -4,7 +4,7 @@
  * this package does not import.
  */
 import type { Fs } from '@mailstead/fs'
-import { type BlobBatch, BlobStore, type BlobStoreOptions, budgetOf, isAway } from './blob-store.ts'
+import { type BlobBatch, blobBudget, type BlobBudget, BlobStore, type BlobStoreOptions, isAway } from './blob-store.ts'
 import { check, type CheckOptions, repair, type RepairOptions, type SisFinding } from './check.ts'
 import type { BlobSaved } from './contract.ts'
 import { SisError } from './error.ts'
@@ -22,6 +22,8 @@ export interface AttachmentsOptions extends BlobStoreOptions, ExtractOptions {
    * `openSis`. (default true)
    */
   readonly mayBeAway?: boolean
+  /** Memory of `blobBudget` that several formats share, in the place of `memoryBytes`. (default: one for each format) */
+  readonly budget?: BlobBudget
 }
 
 /** Satisfies `AttachmentFormat`. */
@@ -66,7 +68,7 @@ export interface SisAttachmentStore extends AsyncDisposable {
  */
 export function attachments(fs: Fs, path: string, options: AttachmentsOptions = {}): SisAttachments {
   const { mayBeAway = true } = options
-  const inner = { ...options, patient: mayBeAway, budget: budgetOf(options) }
+  const inner = { ...options, patient: mayBeAway, budget: options.budget ?? blobBudget(options.memoryBytes) }
   return {
     name: 'sis',
     columns: BLOB_COLUMNS,

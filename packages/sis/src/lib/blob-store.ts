@@ -140,7 +140,7 @@ export class BlobStore implements BlobSource, AsyncDisposable {
     const { create = false, shared = false, key, turns, planted, patient = false } = options
     const { graceMs = GRACE_MS, now = Date.now, random = randomFillSync as (bytes: Uint8Array) => void } = options
     if (!(graceMs > 0)) throw new TypeError(`graceMs must be a positive number of milliseconds, not ${graceMs}`)
-    const budget = options.budget ?? budgetOf(options)
+    const budget = options.budget ?? blobBudget(options.memoryBytes)
     requireSupport(fs, ['conditional', 'consistentList'])
     const directory = new BlobDirectory({ fs, path, shared, store: toHex(host.storeId), planted })
     const store = new BlobStore(directory, host, { graceMs, now, random, turns, planted }, budget, {
@@ -414,7 +414,11 @@ export class BlobStore implements BlobSource, AsyncDisposable {
   }
 }
 
-export function budgetOf({ memoryBytes = MEMORY_BYTES }: Pick<BlobStoreOptions, 'memoryBytes'>): SpoolBudget {
+/** What all blobs being saved may keep in memory together: opaque, for those who are given it. */
+export type BlobBudget = SpoolBudget
+
+/** `memoryBytes`: in bytes. (default 64 MiB) */
+export function blobBudget(memoryBytes: number = MEMORY_BYTES): BlobBudget {
   if (!(memoryBytes > 0)) throw new TypeError(`memoryBytes must be a positive number of bytes, not ${memoryBytes}`)
   return { left: memoryBytes, free: [] }
 }
