@@ -55,6 +55,7 @@ class Asked {
   /** The question under way; settled by its answer. */
   #asking: Promise<void> | undefined
   #answer: () => void = () => {}
+  #fail: (error: FsError) => void = () => {}
   /** It did not answer in time, and has not since. */
   #hangs = false
 
@@ -76,7 +77,8 @@ class Asked {
 
   #ask(): Promise<void> {
     if (this.#asking !== undefined) return this.#asking
-    this.#asking = new Promise((resolve) => {
+    this.#asking = new Promise((resolve, reject) => {
+      this.#fail = reject
       this.#answer = () => {
         this.#answeredMs = performance.now()
         this.#hangs = false
@@ -85,6 +87,8 @@ class Asked {
       }
     })
     const asking = this.#asking
+    // Nobody may be waiting any more.
+    asking.catch(() => {})
     this.#child ??= this.#start()
     this.#child.stdin?.write(`${JSON.stringify(this.#path)}\n`)
     return asking
@@ -103,6 +107,7 @@ class Asked {
       this.#child = undefined
       this.#asking = undefined
       this.#hangs = false
+      this.#fail(new FsError('FS_UNAVAILABLE', `nobody could be asked whether ${this.#path} answers`))
     }
     child.on('error', gone)
     child.on('exit', gone)

@@ -5,7 +5,8 @@
  *   1. Nothing is looked up, listed, created, renamed or removed before the guard has said, just now, that the storage is there.
  *   2. An absence is told only if the guard says so before and after: storage that went in between is an outage. What is listed
  *      is looked at after its directory was opened, since what a list leaves out is told to be absent.
- *   3. What was given a name is handed out only if the guard still says so: else it may lie under the mount point.
+ *   3. A change is acknowledged, and a file that was opened for writing handed out, only if the guard still says so afterwards:
+ *      else it may have been one of what lies under the mount point. Then it is FS_UNCERTAIN.
  *   4. An open file is that of the driver: reading and appending cost nothing. It stays with the storage it was opened on.
  */
 import {
@@ -82,6 +83,17 @@ export function guardedFs(inner: Fs, guard: Guard): Fs {
     }
   }
 
+  /** Runs a change. Whether it was of the storage is not known if that is gone now. */
+  async function change<T>(path: string, start: () => Promise<T>): Promise<T> {
+    const result = await run(path, start)
+    try {
+      await guard.check(path)
+    } catch (cause) {
+      throw new FsError('FS_UNCERTAIN', `${path} was changed while its storage went away`, { path, cause })
+    }
+    return result
+  }
+
   const fs: Fs = {
     name,
     supports: inner.supports,
@@ -104,13 +116,7 @@ export function guardedFs(inner: Fs, guard: Guard): Fs {
     },
     async writeFile(path, data, options) {
       await enter(path, options)
-      const stat = await run(path, () => inner.writeFile(path, data, options))
-      try {
-        await guard.check(path)
-      } catch (cause) {
-        throw new FsError('FS_UNCERTAIN', `${path} was written while its storage went away`, { path, cause })
-      }
-      return stat
+      return change(path, () => inner.writeFile(path, data, options))
     },
     async *list(directory, options): AsyncGenerator<readonly FsEntry[]> {
       await enter(directory, options, true)
@@ -125,24 +131,23 @@ export function guardedFs(inner: Fs, guard: Guard): Fs {
     },
     async makeDirectory(path, options) {
       await enter(path, options, true)
-      await run(path, () => inner.makeDirectory(path, options))
-      await guard.check(path)
+      await change(path, () => inner.makeDirectory(path, options))
     },
     async rename(from, to, options) {
       await enter(from, { ...options, to, below: true })
-      await run(from, () => inner.rename(from, to, options))
+      await change(from, () => inner.rename(from, to, options))
     },
     async link(from, to, options) {
       await enter(from, { ...options, to })
-      await run(from, () => inner.link(from, to, options))
+      await change(from, () => inner.link(from, to, options))
     },
     async remove(path, options) {
       await enter(path, { ...options, below: true })
-      await run(path, () => inner.remove(path, options))
+      await change(path, () => inner.remove(path, options))
     },
     async syncDirectory(path, options) {
       await enter(path, options, true)
-      await run(path, () => inner.syncDirectory(path, options))
+      await change(path, () => inner.syncDirectory(path, options))
     },
     async lock(path, options) {
       await enter(path, options)

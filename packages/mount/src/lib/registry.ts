@@ -356,8 +356,7 @@ class Registry implements MountRegistry {
           }
           return changed
         })
-      if (isNews || learned.length > 0)
-        await this.#serially(async () => this.#files?.writeSeen(this.#statuses.values()))
+      await this.#serially(async () => this.#files?.writeSeen(this.#statuses.values()))
     } catch {
       // Seeing must work where nothing can be written; the next look tries again.
     }

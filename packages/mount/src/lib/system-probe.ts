@@ -106,7 +106,7 @@ function realPath(path: string): string {
       continue
     }
     const at = join(real, part)
-    const stats = fs.lstatSync(at, { throwIfNoEntry: false })
+    const stats = lstat(at)
     if (stats?.isSymbolicLink() !== true) {
       real = at
       continue
@@ -122,6 +122,16 @@ function realPath(path: string): string {
     )
   }
   return real
+}
+
+/** Undefined if there is nothing, also below a file. */
+function lstat(path: string): fs.Stats | undefined {
+  try {
+    return fs.lstatSync(path, { throwIfNoEntry: false })
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOTDIR') return undefined
+    throw error
+  }
 }
 
 function read(path: string, maxBytes: number): Uint8Array | undefined {
