@@ -160,14 +160,15 @@ export class OverlayTable implements Table {
     let { failed } = rows
     let modSeq = 0
     if (!changed.isEmpty) modSeq = await writePrivate(this.#writing(), [{ uids: changed, change: parts.own! }])
-    if (!isEmptyChange(parts.shared) && !rows.allowed.isEmpty) {
+    if (!isEmptyChange(parts.shared) && (unchangedSince === FAR || !rows.allowed.isEmpty)) {
       await this.#renew()
       // What another user did since the look at the shared mailbox has a modseq above it, and is shown above this.
       const threshold =
         unchangedSince === FAR
           ? FAR
           : Math.max(sharedView(before).highestModSeq, unchangedSince - orderOf(this.#view).changes)
-      const outcome = await this.#changeShared(rows.allowed, parts.shared, threshold)
+      // Unconditional changes are given as they came: what is written does not depend on whether there was a private part.
+      const outcome = await this.#changeShared(threshold === FAR ? uids : rows.allowed, parts.shared, threshold)
       if (unchangedSince !== FAR) {
         const raced = changed.intersect(outcome.failed)
         if (!raced.isEmpty) {
