@@ -1,1 +1,1 @@
-export { type TestServer, testServer, type TestServerOptions } from './lib/test-server.ts'
+export { type TestServer, testServer, type TestServerOptions, testStorage } from './lib/test-server.ts'

@@ -2,12 +2,26 @@
 import type { ImapBackend, ImapCredentials, ImapSession } from '@mailstead/imap'
 import type { OnServerEvent } from './events.ts'
 import { imapSession } from './imap-session.ts'
+import type { Namespaces } from './namespaces.ts'
 import { imapError } from './store-errors.ts'
 import type { StorePool } from './store-pool.ts'
-import type { Users } from './users.ts'
+import type { User, Users } from './users.ts'
+
+/** Where access control lists count. */
+export interface SharedMail {
+  readonly namespaces: Namespaces
+  /** Rights may be given to everybody. */
+  readonly anyone: boolean
+}
 
 /** `messageMax` is in bytes. */
-export function imapBackend(users: Users, stores: StorePool, messageMax: number, onEvent: OnServerEvent): ImapBackend {
+export function imapBackend(
+  users: Users,
+  stores: StorePool,
+  messageMax: number,
+  onEvent: OnServerEvent,
+  shared?: SharedMail,
+): ImapBackend {
   return {
     async login(credentials: ImapCredentials): Promise<ImapSession | undefined> {
       const { name, password, authorizeAs } = credentials
@@ -17,16 +31,35 @@ export function imapBackend(users: Users, stores: StorePool, messageMax: number,
       if (user === undefined) return undefined
       try {
         const lease = await stores.acquire(user)
+        const subject = shared === undefined ? user : liveUser(user, users)
         return imapSession({
-          store: lease.store.as({ name: user.name, groups: user.groups }),
+          store: lease.store.as(subject),
           recent: lease.recent,
           appendLimit: messageMax,
           release: () => lease[Symbol.dispose](),
           onEvent: (event) => onEvent({ user: user.name, ...event }),
+          ...(shared === undefined ? {} : { beside: { ...shared, user: subject } }),
         })
       } catch (error) {
         onEvent({ level: 'error', kind: 'store', message: 'the store cannot be opened', user: user.name, error })
         throw imapError(error)
+      }
+    },
+  }
+}
+
+const NO_GROUPS: readonly string[] = []
+
+/** The user with the groups of the moment: who is taken out of one loses its rights at once. */
+export function liveUser({ name, home }: User, users: Users): User {
+  return {
+    name,
+    home,
+    get groups() {
+      try {
+        return users.lookup(name)?.groups ?? NO_GROUPS
+      } catch {
+        return NO_GROUPS
       }
     },
   }

@@ -1,5 +1,6 @@
 /** One logged-in user, as the IMAP engine sees them: names of mailboxes, and the mailboxes behind them. */
 import {
+  type AclSession,
   type AppendBatch,
   type AppendMessage,
   ImapError,
@@ -11,15 +12,26 @@ import {
   type SpecialUse,
   type StatusData,
 } from '@mailstead/imap'
-import type { Mailbox, MailboxInfo, SaveBatch, StoreSession } from '@mailstead/store'
-import { StoreError } from '@mailstead/store'
+import {
+  type Mailbox,
+  type MailboxInfo,
+  RIGHT_INSERT,
+  RIGHT_LOOKUP,
+  RIGHT_READ,
+  type SaveBatch,
+  StoreError,
+  type StoreSession,
+} from '@mailstead/store'
 import { UidSet } from '@mailstead/uidset'
 import { tellDamage } from './damage.ts'
 import { ignoreEvents, type OnServerEvent } from './events.ts'
 import { patternMatcher } from './mailbox-pattern.ts'
+import type { NamespaceKind, Namespaces, Place } from './namespaces.ts'
 import type { RecentMarks } from './recent.ts'
 import { Selected } from './selected.ts'
-import { imapError } from './store-errors.ts'
+import { ImapAcl } from './imap-acl.ts'
+import { imapError, type NoMailboxMeans } from './store-errors.ts'
+import type { User } from './users.ts'
 
 const DELIMITER = '/'
 
@@ -30,6 +42,16 @@ export interface StoreSessionOptions {
   /** Lets go of the store. */
   readonly release?: () => void
   readonly onEvent?: OnServerEvent
+  /** What there is beside the user's own store. (default: nothing) */
+  readonly beside?: Beside
+}
+
+/** Other stores than one's own, as one user finds them, and the lists that say who may do what. */
+export interface Beside {
+  readonly namespaces: Namespaces
+  readonly user: User
+  /** Rights may be given to everybody. */
+  readonly anyone: boolean
 }
 
 /** An `ImapSession` over a session of a store. */
@@ -40,41 +62,74 @@ export function imapSession(options: StoreSessionOptions): ImapSession {
 class SessionOverStore implements ImapSession {
   readonly user: string
   readonly appendLimit: number
+  readonly acl: AclSession | undefined
   readonly namespaces: {
     readonly personal: readonly Namespace[]
     readonly others: readonly Namespace[]
     readonly shared: readonly Namespace[]
-  } = { personal: [{ prefix: '', delimiter: DELIMITER }], others: [], shared: [] }
-  readonly #store: StoreSession
-  readonly #recent: RecentMarks
+  }
+  readonly #home: Place
+  readonly #beside: Beside | undefined
   readonly #onEvent: OnServerEvent
   #release: (() => void) | undefined
 
   constructor(options: StoreSessionOptions) {
-    this.#store = options.store
-    this.#recent = options.recent
+    const { store, recent, beside } = options
+    // Held as long as the session is.
+    this.#home = { prefix: '', owner: store.subject.name, store, recent, [Symbol.dispose]: () => undefined }
+    this.#beside = beside
     this.#release = options.release
     this.#onEvent = options.onEvent ?? ignoreEvents
-    this.user = options.store.subject.name
+    this.user = store.subject.name
     this.appendLimit = options.appendLimit
+    if (beside !== undefined)
+      this.acl = new ImapAcl({
+        anyone: beside.anyone,
+        in: (name, work) =>
+          this.#renamed(async () => {
+            using place = await this.#placeOf(name)
+            return await work(place, name.slice(place.prefix.length))
+          }),
+      })
+    const named = (kind: NamespaceKind): Namespace[] =>
+      (beside?.namespaces.prefixes(kind) ?? []).map((prefix) => ({ prefix, delimiter: DELIMITER }))
+    this.namespaces = {
+      personal: [{ prefix: '', delimiter: DELIMITER }],
+      others: named('shared'),
+      shared: named('public'),
+    }
   }
 
   /** Failures of the store become the client's; damage is told to whoever runs the server too. */
-  async #renamed<T>(work: () => Promise<T>): Promise<T> {
+  async #renamed<T>(work: () => Promise<T>, noMailbox?: NoMailboxMeans): Promise<T> {
     try {
       return await work()
     } catch (error) {
       tellDamage(this.#onEvent, error)
-      throw imapError(error)
+      throw imapError(error, noMailbox)
     }
   }
 
+  /** The store that a name is of. STORE_NO_MAILBOX. */
+  async #placeOf(name: string): Promise<Place> {
+    if (this.#beside?.namespaces.isBeside(name) !== true) return this.#home
+    const place = await this.#beside.namespaces.place(this.#beside.user, name)
+    if (place === undefined) throw new StoreError('STORE_NO_MAILBOX', `nothing can have the name ${name}`)
+    return place
+  }
+
+  async #in<T>(name: string, work: (store: StoreSession, local: string) => Promise<T>): Promise<T> {
+    return this.#renamed(async () => {
+      using place = await this.#placeOf(name)
+      return await work(place.store, name.slice(place.prefix.length))
+    })
+  }
+
   async list(request: ListRequest, entry: (entry: ListEntry) => void): Promise<void> {
-    await this.#renamed(() => this.#store.refresh())
-    const mailboxes = this.#store.mailboxes()
-    const subscriptions = new Set(this.#store.subscriptions())
+    const mailboxes = await this.#renamed(() => this.#everything(request.patterns))
+    const subscriptions = new Set(this.#home.store.subscriptions())
     const infos = new Map<string, MailboxInfo>()
-    for (const info of mailboxes) infos.set(info.name, info)
+    for (const { name, info } of mailboxes) infos.set(name, info)
     // Every name there is to speak of: mailboxes, subscriptions, and the parents of either.
     const names = new Set<string>()
     const parents = new Set<string>()
@@ -118,87 +173,130 @@ class SessionOverStore implements ImapSession {
     }
   }
 
-  async status(name: string): Promise<StatusData> {
-    await this.#renamed(() => this.#store.refresh())
-    const info = this.#info(name)
-    const mark = this.#recent.mark(info.guid)
-    return {
-      messages: info.count,
-      recent: mark >= info.uidNext ? 0 : Math.min(info.count, await this.#recentCount(name, mark)),
-      uidNext: info.uidNext,
-      uidValidity: info.uidValidity,
-      unseen: info.unseen,
-      deleted: info.deleted,
-      size: info.bytes,
-      highestModSeq: info.highestModSeq,
+  /** All mailboxes that may be known of, by their full names: of stores beside one's own those whose names may match. */
+  async #everything(patterns: readonly string[]): Promise<{ readonly name: string; readonly info: MailboxInfo }[]> {
+    const all: { readonly name: string; readonly info: MailboxInfo }[] = []
+    const add = async ({ prefix, store }: Place): Promise<void> => {
+      await store.refresh()
+      for (const info of store.mailboxes()) all.push({ name: prefix + info.name, info })
     }
+    await add(this.#home)
+    if (this.#beside === undefined) return all
+    const { namespaces, user } = this.#beside
+    const own = all.filter(({ name }) => !namespaces.isBeside(name))
+    all.length = 0
+    all.push(...own)
+    for await (const place of namespaces.places(user, patterns)) {
+      using _held = place
+      await add(place)
+    }
+    return all
   }
 
-  async #recentCount(name: string, mark: number): Promise<number> {
-    if (mark <= 1) return Number.MAX_SAFE_INTEGER
+  async status(name: string): Promise<StatusData> {
     return this.#renamed(async () => {
-      await using mailbox = await this.#store.open(name)
-      return mailbox.view.count - mailbox.view.rowsBelow(mark)
+      using place = await this.#placeOf(name)
+      const { store, recent } = place
+      const local = name.slice(place.prefix.length)
+      await store.refresh()
+      const info = readable(store.mailbox(local))
+      const mark = recent.mark(info.guid)
+      return {
+        messages: info.count,
+        recent: mark >= info.uidNext ? 0 : Math.min(info.count, await recentCount(store, local, mark)),
+        uidNext: info.uidNext,
+        uidValidity: info.uidValidity,
+        unseen: info.unseen,
+        deleted: info.deleted,
+        size: info.bytes,
+        highestModSeq: info.highestModSeq,
+      }
     })
-  }
-
-  #info(name: string): MailboxInfo {
-    const info = this.#store.mailbox(name)
-    if (info === undefined) throw new ImapError('NONEXISTENT', 'No such mailbox')
-    return info
   }
 
   async create(name: string, options: { readonly specialUse?: SpecialUse }): Promise<void> {
     // RFC 3501 §6.3.3: a trailing delimiter says that children are to come, and is no part of the name.
     const bare = name.endsWith(DELIMITER) ? name.slice(0, -1) : name
-    await this.#renamed(() => this.#store.create(bare, options))
+    await this.#mayBeMade(bare)
+    await this.#in(bare, (store, local) => store.create(local, options))
+  }
+
+  /** Names of namespaces are no mailboxes', and nobody learns here which users there are. */
+  async #mayBeMade(name: string): Promise<void> {
+    const { namespaces, user } = this.#beside ?? {}
+    if (namespaces === undefined || user === undefined) return
+    if (namespaces.isReserved(name)) throw new ImapError('CANNOT', 'This is the name of a namespace')
+    if (!namespaces.isBeside(name)) return
+    using place = await this.#renamed(() => namespaces.place(user, name))
+    if (place === undefined) throw new ImapError('NOPERM', 'Permission denied')
   }
 
   async remove(name: string): Promise<void> {
     if (name === 'INBOX') throw new ImapError('CANNOT', 'INBOX cannot be deleted')
-    await this.#renamed(() => this.#store.remove(name))
+    await this.#in(name, (store, local) => store.remove(local))
   }
 
   async rename(from: string, to: string): Promise<void> {
     const bare = to.endsWith(DELIMITER) ? to.slice(0, -1) : to
-    await this.#renamed(() => this.#store.rename(from, bare))
+    await this.#renamed(async () => {
+      using source = await this.#placeOf(from)
+      const local = from.slice(source.prefix.length)
+      if ((source.store.mailbox(local)?.rights ?? 0) === 0) throw new ImapError('NONEXISTENT', 'No such mailbox')
+      await this.#mayBeMade(bare)
+      using target = await this.#placeOf(bare)
+      if (target.prefix !== source.prefix)
+        throw new ImapError('CANNOT', 'A mailbox cannot be renamed into another namespace')
+      await source.store.rename(local, bare.slice(target.prefix.length))
+    })
   }
 
+  /** Subscriptions are the user's, whosever mailbox it is (RFC 4314 §4: nobody learns by them what there is). */
   async subscribe(name: string): Promise<void> {
-    await this.#renamed(() => this.#store.subscribe(name, true))
+    await this.#renamed(() => this.#home.store.subscribe(name, true))
   }
 
   async unsubscribe(name: string): Promise<void> {
-    await this.#renamed(() => this.#store.subscribe(name, false))
+    await this.#renamed(() => this.#home.store.subscribe(name, false))
   }
 
   async append(name: string): Promise<AppendBatch> {
-    if (this.#store.mailbox(name) === undefined) {
-      await this.#renamed(() => this.#store.refresh())
-      if (this.#store.mailbox(name) === undefined) throw new ImapError('TRYCREATE', 'No such mailbox')
-    }
-    return new Appending(this.#store.save(), name, this.#onEvent)
+    return this.#renamed(async () => {
+      const place = await this.#placeOf(name)
+      try {
+        const { store } = place
+        const local = name.slice(place.prefix.length)
+        if (store.mailbox(local) === undefined) await store.refresh()
+        const rights = store.mailbox(local)?.rights ?? 0
+        if ((rights & RIGHT_INSERT) === 0)
+          throw (rights & RIGHT_LOOKUP) === 0
+            ? new ImapError('TRYCREATE', 'No such mailbox')
+            : new ImapError('NOPERM', 'Permission denied')
+        return new Appending(store.save(), place, local, this.#onEvent)
+      } catch (error) {
+        place[Symbol.dispose]()
+        throw error
+      }
+    }, 'TRYCREATE')
   }
 
   async open(name: string, options: { readonly readOnly: boolean }): Promise<SelectedMailbox> {
-    const mailbox = await this.#renamed(async () => {
-      let opened: Mailbox
+    return this.#renamed(async () => {
+      const place = await this.#placeOf(name)
       try {
-        opened = await this.#store.open(name)
+        const mailbox = await openMailbox(place.store, name.slice(place.prefix.length))
+        const { readOnly } = options
+        return new Selected({
+          mailbox,
+          place,
+          placeOf: (destination) => this.#placeOf(destination),
+          readOnly,
+          onEvent: this.#onEvent,
+        })
       } catch (error) {
-        if (!(error instanceof StoreError) || error.code !== 'STORE_NO_MAILBOX') throw error
-        await this.#store.refresh()
-        opened = await this.#store.open(name)
-      }
-      try {
-        await opened.refresh()
-      } catch (error) {
-        await opened[Symbol.asyncDispose]()
+        place[Symbol.dispose]()
         throw error
       }
-      return opened
     })
-    return new Selected({ mailbox, recent: this.#recent, readOnly: options.readOnly, onEvent: this.#onEvent })
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -208,13 +306,50 @@ class SessionOverStore implements ImapSession {
   }
 }
 
+/** The newest state of it, looked for again among what other processes did. */
+async function openMailbox(store: StoreSession, name: string): Promise<Mailbox> {
+  let opened: Mailbox
+  try {
+    opened = await store.open(name)
+  } catch (error) {
+    if (!(error instanceof StoreError) || (error.code !== 'STORE_NO_MAILBOX' && error.code !== 'STORE_DENIED'))
+      throw error
+    await store.refresh()
+    opened = await store.open(name)
+  }
+  try {
+    await opened.refresh()
+  } catch (error) {
+    await opened[Symbol.asyncDispose]()
+    throw error
+  }
+  return opened
+}
+
+/** NONEXISTENT, NOPERM unless the mailbox may be read. */
+function readable(info: MailboxInfo | undefined): MailboxInfo {
+  const rights = info?.rights ?? 0
+  if (info !== undefined && (rights & RIGHT_READ) !== 0) return info
+  throw (rights & RIGHT_LOOKUP) === 0
+    ? new ImapError('NONEXISTENT', 'No such mailbox')
+    : new ImapError('NOPERM', 'Permission denied')
+}
+
+async function recentCount(store: StoreSession, name: string, mark: number): Promise<number> {
+  if (mark <= 1) return Number.MAX_SAFE_INTEGER
+  await using mailbox = await store.open(name)
+  return mailbox.view.count - mailbox.view.rowsBelow(mark)
+}
+
 class Appending implements AppendBatch {
   readonly #batch: SaveBatch
+  readonly #place: Place
   readonly #mailbox: string
   readonly #onEvent: OnServerEvent
 
-  constructor(batch: SaveBatch, mailbox: string, onEvent: OnServerEvent) {
+  constructor(batch: SaveBatch, place: Place, mailbox: string, onEvent: OnServerEvent) {
     this.#batch = batch
+    this.#place = place
     this.#mailbox = mailbox
     this.#onEvent = onEvent
   }
@@ -248,7 +383,11 @@ class Appending implements AppendBatch {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#batch[Symbol.asyncDispose]()
+    try {
+      await this.#batch[Symbol.asyncDispose]()
+    } finally {
+      this.#place[Symbol.dispose]()
+    }
   }
 }
 

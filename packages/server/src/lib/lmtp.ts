@@ -12,12 +12,14 @@
  *   4. Memory: a message up to `gatherBytes` is collected, a longer one is streamed; never more per connection.
  */
 import type { AddressInfo } from 'node:net'
-import type { SaveTarget, StoreSession } from '@mailstead/store'
+import { type MailboxInfo, RIGHT_POST, type SaveTarget, type StoreSession } from '@mailstead/store'
 import type { SMTPServerDataStream, SMTPServerOptions, SMTPServerSession } from 'smtp-server'
 import { recipientOf } from './address.ts'
 import { broadcast } from './broadcast.ts'
 import { ServerError } from './error.ts'
 import type { OnServerEvent } from './events.ts'
+import { liveUser } from './imap-backend.ts'
+import type { Namespaces, Place } from './namespaces.ts'
 import { PromptServer, reply, SHUTTING_DOWN } from './prompt-server.ts'
 import { isDamage, storeCodeOf } from './store-errors.ts'
 import type { StorePool } from './store-pool.ts'
@@ -26,6 +28,8 @@ import type { User, Users } from './users.ts'
 export interface LmtpOptions {
   readonly users: Users
   readonly pool: StorePool
+  /** What folders may be in beside the user's own store. (default: nothing) */
+  readonly namespaces?: Namespaces | undefined
   readonly onEvent: OnServerEvent
   /** Name in the greeting. */
   readonly hostname: string
@@ -56,6 +60,14 @@ interface Accepted {
   readonly address: string
 }
 type Reply = string | ReplyError
+
+/** What goes into one store in one frame. */
+interface Delivery {
+  readonly user: User
+  /** Of the store, if it is not the user's own. */
+  readonly place: Place | undefined
+  readonly members: readonly Accepted[]
+}
 
 const INBOX = 'INBOX'
 /** What LHLO offers (SIZE, 8BITMIME, SMTPUTF8, DSN), and AUTH, which relays repeat whether or not it is offered. */
@@ -175,14 +187,7 @@ async function deliver(
   list: readonly Accepted[],
 ): Promise<Reply[]> {
   const prefix = options.returnPath ? returnPathOf(session) : undefined
-  // Recipients by user: one save each, whatever the number of folders.
-  const byUser = new Map<string, Accepted[]>()
-  for (const one of list) {
-    const same = byUser.get(one.user.name)
-    if (same === undefined) byUser.set(one.user.name, [one])
-    else same.push(one)
-  }
-  const groups = [...byUser.values()]
+  const groups = await deliveriesOf(options, list)
   const outcomes = new Map<Accepted, Reply>()
   try {
     const whole = await gather(stream, prefix, options.gatherBytes ?? 256 * 1024)
@@ -195,36 +200,79 @@ async function deliver(
       await Promise.all(groups.map((group, n) => deliverTo(options, group, sources[n]!, stream, session, outcomes)))
     }
   } finally {
+    for (const { place } of groups) place?.[Symbol.dispose]()
     // Whatever was not read (every store failed) has to go by, or the reply could never be sent.
     if (!stream.readableEnded && !stream.destroyed) stream.resume()
   }
   return list.map((one) => outcomes.get(one) ?? replyError(451, '4.3.0', 'Internal error'))
 }
 
+/** Recipients by user, and of one user by store: one save each, whatever the number of folders. */
+async function deliveriesOf(options: LmtpOptions, list: readonly Accepted[]): Promise<Delivery[]> {
+  const found = new Map<string, { user: User; place: Place | undefined; members: Accepted[] }>()
+  for (const one of list) {
+    const place = await placeOf(options, one)
+    const key = `${one.user.name}/${place?.prefix ?? ''}`
+    const same = found.get(key)
+    if (same === undefined) found.set(key, { user: one.user, place, members: [one] })
+    else {
+      place?.[Symbol.dispose]()
+      same.members.push(one)
+    }
+  }
+  return [...found.values()]
+}
+
+/** Where a folder of another store is, if the user may post to it; undefined: the mail is for the user's own. */
+async function placeOf({ namespaces, users, onEvent }: LmtpOptions, one: Accepted): Promise<Place | undefined> {
+  const { user, detail = '' } = one
+  const name = namespaces?.spelled(detail)
+  if (namespaces === undefined || name === undefined) return undefined
+  try {
+    const place = await namespaces.place(liveUser(user, users), name)
+    if (place === undefined) return undefined
+    try {
+      await place.store.refresh()
+      const folder = findFolder(place.store, name.slice(place.prefix.length))
+      if (folder !== undefined && (folder.rights & RIGHT_POST) !== 0) return place
+    } catch (error) {
+      place[Symbol.dispose]()
+      throw error
+    }
+    place[Symbol.dispose]()
+  } catch (error) {
+    // The mail is not held up by somebody else's store.
+    onEvent({ level: 'warn', kind: 'delivery', message: `${name} cannot be delivered to`, user: user.name, error })
+  }
+  return undefined
+}
+
 async function deliverTo(
   options: LmtpOptions,
-  group: readonly Accepted[],
+  { user, place, members: group }: Delivery,
   source: Uint8Array | AsyncIterable<Uint8Array>,
   stream: SMTPServerDataStream,
   session: SMTPServerSession,
   outcomes: Map<Accepted, Reply>,
 ): Promise<void> {
-  const { user } = group[0]!
   try {
     if (stream.sizeExceeded) throw replyError(552, '5.3.4', 'Message is too large')
-    using lease = await options.pool.acquire(user)
-    const mailboxes = lease.store.as(user)
-    const folders = group.map(({ detail }) => folderOf(mailboxes, detail))
+    using lease = place === undefined ? await options.pool.acquire(user) : undefined
+    const mailboxes = place?.store ?? lease!.store.as(user)
+    const prefix = place?.prefix ?? ''
+    const folders = group.map(({ detail = '' }) =>
+      place === undefined ? folderOf(mailboxes, detail) : findFolder(mailboxes, detail.slice(prefix.length))!.name,
+    )
     // One target per folder.
     const targets: SaveTarget[] = [...new Set(folders)].map((mailbox) => ({ mailbox }))
-    await using batch = mailboxes.save()
+    await using batch = mailboxes.save({ post: true })
     await batch.add(source, targets)
     // smtp-server answers 552 by itself, so nothing of such a message may stay.
     if (stream.sizeExceeded) throw replyError(552, '5.3.4', 'Message is too large')
     const saved = await batch.commit()
     for (const [n, one] of group.entries()) {
       const { mailbox, uid } = saved[targets.findIndex((target) => target.mailbox === folders[n])]!
-      outcomes.set(one, reply('2.1.5', `Saved ${uid} in ${printable(mailbox)}`))
+      outcomes.set(one, reply('2.1.5', `Saved ${uid} in ${printable(prefix + mailbox)}`))
     }
     for (const { mailbox, uid } of saved)
       options.onEvent({
@@ -252,13 +300,17 @@ async function deliverTo(
 }
 
 /** A folder that does not exist means INBOX. */
-function folderOf(mailboxes: StoreSession, detail: string | undefined): string {
-  if (detail === undefined || detail === '' || detail.toUpperCase() === INBOX) return INBOX
+function folderOf(mailboxes: StoreSession, detail: string): string {
+  if (detail === '' || detail.toUpperCase() === INBOX) return INBOX
+  return findFolder(mailboxes, detail)?.name ?? INBOX
+}
+
+function findFolder(mailboxes: StoreSession, detail: string): MailboxInfo | undefined {
   const exact = mailboxes.mailbox(detail)
-  if (exact !== undefined) return exact.name
+  if (exact !== undefined) return exact
   // Local parts reach us in lower case more often than not.
   const folded = detail.toLowerCase()
-  return mailboxes.mailboxes().find(({ name }) => name.toLowerCase() === folded)?.name ?? INBOX
+  return mailboxes.mailboxes().find(({ name }) => name.toLowerCase() === folded)
 }
 
 /** The message as one piece if it is short, else what was read of it and then the rest. Rejects when the client goes away. */

@@ -355,6 +355,9 @@ class RenewedSession implements StoreSession {
   acl(name: string): Uint8Array | undefined {
     return this.#now.acl(name)
   }
+  acls(): ReadonlyMap<string, Uint8Array> {
+    return this.#now.acls()
+  }
   changeAcl(name: string, change: (acl: Uint8Array | undefined) => Uint8Array | undefined): Promise<void> {
     return this.#run((session) => session.changeAcl(name, change))
   }
@@ -535,7 +538,7 @@ function removed(last: Mailbox): Mailbox {
     guid: last.guid,
     table: last.table,
     view: last.view,
-    rights: 0,
+    rights: last.rights,
     refresh: gone,
     changeFlags: gone,
     expunge: gone,

@@ -15,6 +15,7 @@ import {
   type FetchRequest,
   type FetchWriter,
   ImapError,
+  type PermanentFlags,
   type ResyncRequest,
   type SearchKey,
   type SearchResult,
@@ -28,7 +29,18 @@ import {
   type UpdateWriter,
 } from '@mailstead/imap'
 import { changesBetween, type FlagChange, type TableView } from '@mailstead/index'
-import type { Mailbox } from '@mailstead/store'
+import {
+  flagsByRights,
+  type Mailbox,
+  RIGHT_EXPUNGE,
+  RIGHT_INSERT,
+  RIGHT_LOOKUP,
+  RIGHT_POST,
+  RIGHT_READ,
+  RIGHT_WRITE,
+  RIGHT_WRITE_DELETED,
+  RIGHT_WRITE_SEEN,
+} from '@mailstead/store'
 import { UidSet } from '@mailstead/uidset'
 import { clientRows, nothingExpunged, sequencesOfUids, uidsOfSequences } from './client-rows.ts'
 import { tellDamage } from './damage.ts'
@@ -40,16 +52,25 @@ import type { RecentMarks } from './recent.ts'
 import { searchRows } from './search.ts'
 import { sortRows } from './sort.ts'
 import { imapError, isDamage, type NoMailboxMeans, storeCodeOf } from './store-errors.ts'
+import { copyToOther } from './copy-to-other.ts'
+import type { Place } from './namespaces.ts'
 import { sequencesOf, uidsNamed } from './targets.ts'
 import { threadRows } from './thread-rows.ts'
 
 const SEEN = 8
+const SYSTEM_FLAGS = 31
+const RIGHTS_OF_FLAGS: number = RIGHT_WRITE | RIGHT_WRITE_SEEN | RIGHT_WRITE_DELETED
+/** Without any of these a mailbox is selected read-only. */
+const RIGHTS_TO_CHANGE: number = RIGHTS_OF_FLAGS | RIGHT_EXPUNGE | RIGHT_INSERT | RIGHT_POST
 /** Messages between two looks at the connection's congestion. */
 const PENDING_EVERY = 256
 
 export interface SelectedOptions {
   readonly mailbox: Mailbox
-  readonly recent: RecentMarks
+  /** Let go with the mailbox. */
+  readonly place: Place
+  /** Where messages go: STORE_NO_MAILBOX. */
+  readonly placeOf: (name: string) => Promise<Place>
   readonly readOnly: boolean
   readonly onEvent: OnServerEvent
 }
@@ -58,8 +79,11 @@ export class Selected implements SelectedMailbox {
   readonly name: string
   readonly readOnly: boolean
   readonly mailboxId: string
-  readonly keywordsCanGrow: boolean
   readonly #mailbox: Mailbox
+  readonly #place: Place
+  readonly #placeOf: (name: string) => Promise<Place>
+  /** The rights by which PERMANENTFLAGS was told. */
+  #rightsTold: number
   readonly #marks: RecentMarks
   readonly #onEvent: OnServerEvent
   readonly #lists = new FlagLists()
@@ -80,18 +104,28 @@ export class Selected implements SelectedMailbox {
   constructor(options: SelectedOptions) {
     const { mailbox } = options
     this.#mailbox = mailbox
-    this.#marks = options.recent
+    this.#place = options.place
+    this.#placeOf = options.placeOf
+    this.#marks = options.place.recent
     this.#onEvent = options.onEvent
-    this.name = mailbox.name
-    this.readOnly = options.readOnly
+    this.name = options.place.prefix + mailbox.name
+    this.#rightsTold = mailbox.rights
+    this.readOnly = options.readOnly || (mailbox.rights & RIGHTS_TO_CHANGE) === 0
     this.mailboxId = mailbox.guid
-    this.keywordsCanGrow = !options.readOnly
     this.#shown = mailbox.view
     this.#told = this.#shown
     this.#keywordsTold = this.#shown.keywords.length
     this.#recent = this.#claim(this.#shown.uidNext)
   }
 
+  get keywordsCanGrow(): boolean {
+    return !this.readOnly && (this.#mailbox.rights & RIGHT_WRITE) !== 0
+  }
+  get permanentFlags(): PermanentFlags | undefined {
+    const { rights } = this.#mailbox
+    if ((rights & RIGHTS_OF_FLAGS) === RIGHTS_OF_FLAGS) return undefined
+    return { flags: flagsByRights(rights) & SYSTEM_FLAGS, keywords: (rights & RIGHT_WRITE) !== 0 }
+  }
   get uidValidity(): number {
     return this.#shown.uidValidity
   }
@@ -145,11 +179,22 @@ export class Selected implements SelectedMailbox {
     return mark < uidNext ? UidSet.range(mark, uidNext - 1) : UidSet.empty
   }
 
+  /** NOPERM, or NONEXISTENT: the mailbox may be read no more. */
+  #mayRead(): void {
+    const { rights } = this.#mailbox
+    if ((rights & RIGHT_READ) !== 0) return
+    throw (rights & RIGHT_LOOKUP) === 0
+      ? new ImapError('NONEXISTENT', 'No such mailbox')
+      : new ImapError('NOPERM', 'Permission denied')
+  }
+
   /** Before any FETCH that may have a new one: flags that are told are always the newest. */
   #tellKeywords(writer: FetchWriter): void {
     const { length } = this.#mailbox.view.keywords
-    if (length === this.#keywordsTold) return
+    const rights = this.#mailbox.rights & RIGHTS_OF_FLAGS
+    if (length === this.#keywordsTold && rights === (this.#rightsTold & RIGHTS_OF_FLAGS)) return
     this.#keywordsTold = length
+    this.#rightsTold = rights
     writer.keywordsGrew(this)
   }
 
@@ -201,6 +246,7 @@ export class Selected implements SelectedMailbox {
     writer: FetchWriter,
     vanishedEarlier: (uids: UidSet) => void,
   ): Promise<void> {
+    this.#mayRead()
     if (request.modSeq || request.changedSince !== undefined) this.#modSeqs = true
     const sequences = sequencesOf(target, this.#shown, this.#saved)
     if (request.vanished && request.changedSince !== undefined) {
@@ -208,7 +254,8 @@ export class Selected implements SelectedMailbox {
       if (!gone.isEmpty) vanishedEarlier(gone)
     }
     let newlySeen = UidSet.empty
-    if (!this.readOnly && !sequences.isEmpty && request.sections.some(({ peek }) => !peek))
+    const marks = !this.readOnly && (this.#mailbox.rights & RIGHT_WRITE_SEEN) !== 0
+    if (marks && !sequences.isEmpty && request.sections.some(({ peek }) => !peek))
       newlySeen = await this.#setSeen(sequences, request.changedSince, request.modSeq)
     if (request.flags || !newlySeen.isEmpty) this.#tellKeywords(writer)
     const rows = clientRows(this.#shown, this.#mailbox.view)
@@ -320,6 +367,7 @@ export class Selected implements SelectedMailbox {
   }
 
   async search(key: SearchKey, options: { readonly uid: boolean }): Promise<SearchResult> {
+    this.#mayRead()
     return this.#renamed(async () => {
       const rows = clientRows(this.#shown, this.#mailbox.view)
       const { mask, ...modSeqs } = await searchRows(this.#searchContext(rows), key)
@@ -332,6 +380,7 @@ export class Selected implements SelectedMailbox {
     key: SearchKey,
     options: { readonly uid: boolean },
   ): Promise<Uint32Array> {
+    this.#mayRead()
     return this.#renamed(async () => {
       const rows = clientRows(this.#shown, this.#mailbox.view)
       const { mask } = await searchRows(this.#searchContext(rows), key)
@@ -344,6 +393,7 @@ export class Selected implements SelectedMailbox {
     key: SearchKey,
     options: { readonly uid: boolean },
   ): Promise<readonly ThreadNode[]> {
+    this.#mayRead()
     return this.#renamed(async () => {
       const rows = clientRows(this.#shown, this.#mailbox.view)
       const { mask } = await searchRows(this.#searchContext(rows), key)
@@ -363,13 +413,20 @@ export class Selected implements SelectedMailbox {
   }
 
   async copy(target: Target, mailbox: string): Promise<CopyResult> {
+    this.#mayRead()
     const sequences = sequencesOf(target, this.#shown, this.#saved)
     if (sequences.isEmpty) return { copied: undefined }
     const uids = uidsOfSequences(this.#shown.chunks, sequences)
     // All or none (RFC 3501 §6.4.7): a sequence number names a message that the client was told of, and may not be passed over
     // in silence, as a UID may.
     const options = { mustExist: !isByUid(target) }
-    const outcome = await this.#renamed(() => this.#mailbox.copy(uids, mailbox, options), 'TRYCREATE')
+    const outcome = await this.#renamed(async () => {
+      using to = await this.#placeOf(mailbox)
+      const name = mailbox.slice(to.prefix.length)
+      return to.prefix === this.#place.prefix
+        ? await this.#mailbox.copy(uids, name, options)
+        : await copyToOther(this.#mailbox, uids, to.store, name, options)
+    }, 'TRYCREATE')
     return { copied: outcome.source.isEmpty ? undefined : outcome }
   }
 
@@ -384,7 +441,13 @@ export class Selected implements SelectedMailbox {
     if (!sequences.isEmpty) {
       const uids = uidsOfSequences(this.#shown.chunks, sequences)
       const options = { mustExist: !isByUid(target) }
-      const outcome = await this.#renamed(() => this.#mailbox.move(uids, mailbox, options), 'TRYCREATE')
+      const outcome = await this.#renamed(async () => {
+        using to = await this.#placeOf(mailbox)
+        // It would take a frame in each of two logs, and a crash between them would leave the messages in both.
+        if (to.prefix !== this.#place.prefix)
+          throw new ImapError('CANNOT', 'Between namespaces messages are copied and then deleted, not moved')
+        return await this.#mailbox.move(uids, mailbox.slice(to.prefix.length), options)
+      }, 'TRYCREATE')
       copied({ copied: outcome.source.isEmpty ? undefined : outcome })
     } else copied({ copied: undefined })
     await this.sync({ expunges: true }, writer)
@@ -392,6 +455,8 @@ export class Selected implements SelectedMailbox {
 
   async expunge(among: Target | undefined, writer: UpdateWriter): Promise<void> {
     if (this.readOnly) throw new ImapError('READ-ONLY', 'The mailbox is selected read-only')
+    this.#mayRead()
+    if ((this.#mailbox.rights & RIGHT_EXPUNGE) === 0) throw new ImapError('NOPERM', 'Permission denied')
     const uids = this.#deleted(among)
     if (!uids.isEmpty) await this.#renamed(() => this.#mailbox.expunge(uids))
     await this.sync({ expunges: true }, writer)
@@ -406,7 +471,8 @@ export class Selected implements SelectedMailbox {
   }
 
   async close(): Promise<void> {
-    if (this.readOnly) return
+    // RFC 4314 §4: without the right nothing is expunged, and the mailbox is closed all the same.
+    if (this.readOnly || (this.#mailbox.rights & RIGHT_EXPUNGE) === 0) return
     const uids = this.#deleted(undefined)
     if (!uids.isEmpty) await this.#renamed(() => this.#mailbox.expunge(uids))
   }
@@ -418,10 +484,11 @@ export class Selected implements SelectedMailbox {
 
   async #sync(options: { readonly expunges: boolean }, writer: UpdateWriter): Promise<void> {
     if (options.expunges) await this.#refresh()
+    this.#mayRead()
     const latest = this.#mailbox.view
     this.#modSeqs = writer.wantsModSeq
-    if (latest === this.#shown && latest === this.#told) return
     this.#tellKeywords(writer.fetch)
+    if (latest === this.#shown && latest === this.#told) return
     const withheld = !options.expunges && !nothingExpunged(this.#shown, latest)
     const { changed } = changesBetween(this.#told, latest)
     if (!withheld) {
@@ -498,7 +565,11 @@ export class Selected implements SelectedMailbox {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#mailbox[Symbol.asyncDispose]()
+    try {
+      await this.#mailbox[Symbol.asyncDispose]()
+    } finally {
+      this.#place[Symbol.dispose]()
+    }
   }
 }
 

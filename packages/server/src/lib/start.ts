@@ -10,17 +10,23 @@ import { createServer, type AddressInfo, type Server, type Socket } from 'node:n
 import { hostname as machineName } from 'node:os'
 import { createSecureContext, createServer as createTlsServer, type SecureContext, TLSSocket } from 'node:tls'
 import type { Duplex } from 'node:stream'
+import type { AclLayer } from '@mailstead/acl'
 import type { Fs } from '@mailstead/fs'
+import { memoryFs } from '@mailstead/fs/memory'
 import type { ImapBackend } from '@mailstead/imap'
 import { type ImapEvent, type ImapLimits, type ImapServerOptions, serveImap } from '@mailstead/imap/server'
-import { type AltmoveQuery, openStore, type StoreOptions, type StoreRoots } from '@mailstead/store'
+import { type AccessControl, type AltmoveQuery, openStore, type StoreOptions, type StoreRoots } from '@mailstead/store'
 import { ServerError } from './error.ts'
 import { ignoreEvents, type OnServerEvent, type ServerEventLevel } from './events.ts'
+import { accessControl } from './access-control.ts'
 import { imapBackend } from './imap-backend.ts'
 import { keptFields } from './kept-fields.ts'
 import { type LmtpServer, lmtpServer } from './lmtp.ts'
 import { type OpenedStore, openRenewed } from './renewed-store.ts'
 import { type PurgeBudget, PurgeSchedule } from './purge-schedule.ts'
+import { Namespaces, publicPrincipal, publicStoreName } from './namespaces.ts'
+import { Sharing } from './sharing.ts'
+import { SharingScan, tellSharing } from './sharing-scan.ts'
 import { StorePool } from './store-pool.ts'
 import type { User, Users } from './users.ts'
 
@@ -48,8 +54,36 @@ export interface UserStorage {
   readonly isCurrent?: () => boolean | Promise<boolean>
 }
 
+/** Mail that is not, or not only, of one user. */
+export interface SharedMailOptions {
+  /** Where it is found beside the user's own mailboxes. (default: nowhere, and lists only restrict the user himself) */
+  readonly namespaces?: readonly (
+    | { readonly kind: 'shared'; readonly prefix: string }
+    | {
+        readonly kind: 'public'
+        readonly prefix: string
+        /** Called once for each opening of its store. Fails if it must not be used or created now. */
+        readonly storage: () => Promise<UserStorage>
+      }
+  )[]
+  /** The registry of who shares with whom is kept here. (default: nowhere, so it is found out again each time the server starts) */
+  readonly registry?: Fs
+  /** Names of all users who have a store: those that the registry does not know are asked when the server starts. (default: none) */
+  readonly owners?: () => Iterable<string> | AsyncIterable<string>
+  /** Rights may be given to everybody. (default false) */
+  readonly anyone?: boolean
+  /** Mailboxes of users without an entry for somebody ask INBOX's list. (default false) */
+  readonly defaultsFromInbox?: boolean
+  /** What a global file says of a mailbox, by its name with the prefix of its namespace (of users' own: none), and whose it is. (default: nothing) */
+  readonly globalFor?: (name: string, owner: string | undefined) => readonly AclLayer[]
+  readonly globalVersion?: () => number
+  readonly watchGlobal?: (onChange: () => void) => Disposable
+}
+
 export interface ServerOptions {
   readonly users: Users
+  /** Access control lists, and mail that is shared by them. (default: neither; each user has all of his own) */
+  readonly shared?: SharedMailOptions
   /** Called for users that exist, once for each opening of their store. Fails if it must not be used or created now. */
   readonly storage: (user: User) => Promise<UserStorage>
   /** Listen for IMAP. (default: do not) */
@@ -119,22 +153,40 @@ export async function startServer(options: ServerOptions): Promise<MailServer> {
   const stores = new StorePool({
     onUse: (name) => purges?.used(name),
     open: (user) =>
-      openRenewed({ owner: user.name, open: () => openUserStore(options, messageMax, onEvent, user), onEvent }),
+      openRenewed({ owner: user.name, open: () => openPooled(options, messageMax, onEvent, user, sharing), onEvent }),
     onEvent,
     ...(options.storeIdleMs === undefined ? {} : { idleMs: options.storeIdleMs }),
     ...(options.storesOpenMax === undefined ? {} : { openMax: options.storesOpenMax }),
   })
   const tls = options.tls === undefined ? undefined : secureContext(options.tls)
-  const backend = imapBackend(options.users, stores, messageMax, onEvent)
   const stack = new AsyncDisposableStack()
-  // Disposed last, when no session is left.
-  stack.use(stores)
+  let sharing: Sharing | undefined
+  const { shared } = options
+  const namespaces =
+    shared === undefined
+      ? undefined
+      : new Namespaces({
+          list: shared.namespaces ?? [],
+          users: options.users,
+          pool: stores,
+          sharers: async (user) => (await sharing?.sharers(user)) ?? [],
+        })
+  const mail = namespaces === undefined ? undefined : { namespaces, anyone: shared?.anyone ?? false }
+  const backend = imapBackend(options.users, stores, messageMax, onEvent, mail)
   try {
+    if (shared?.namespaces?.some(({ kind }) => kind === 'shared') === true) {
+      const fs = shared.registry ?? stack.use(memoryFs())
+      sharing = stack.use(await Sharing.open(fs, { onEvent }))
+    }
+    // Disposed after everything that uses stores, and before what they tell.
+    stack.use(stores)
+    if (sharing !== undefined && shared?.owners !== undefined)
+      stack.use(new SharingScan({ owners: shared.owners, users: options.users, pool: stores, sharing, onEvent }))
     // Waited for after everybody who was told BYE, and before the stores it may be at work in.
     if (purgeEveryMs > 0)
       purges = stack.use(
         new PurgeSchedule({
-          users: options.users,
+          users: { ...options.users, lookup: (name) => principal(options, name) },
           pool: stores,
           onEvent,
           everyMs: purgeEveryMs,
@@ -156,6 +208,7 @@ export async function startServer(options: ServerOptions): Promise<MailServer> {
       const server: LmtpServer = lmtpServer({
         users: options.users,
         pool: stores,
+        namespaces,
         onEvent,
         hostname: options.hostname ?? machineName(),
         messageMax,
@@ -186,13 +239,31 @@ export async function startServer(options: ServerOptions): Promise<MailServer> {
   }
 }
 
-async function openUserStore(
+/** Whose store a name in the pool is: a user's, or that of a public namespace. */
+function principal({ users, shared }: ServerOptions, name: string): User | undefined {
+  for (const space of shared?.namespaces ?? [])
+    if (space.kind === 'public' && publicStoreName(space.prefix) === name) return publicPrincipal(space.prefix)
+  return users.lookup(name)
+}
+
+async function openPooled(
   options: ServerOptions,
   messageMax: number,
   onEvent: OnServerEvent,
   user: User,
+  sharing: Sharing | undefined,
 ): Promise<OpenedStore> {
-  const { fs, indexFs, box, attachments, roots, isCurrent = () => true } = await options.storage(user)
+  const { shared } = options
+  const space = shared?.namespaces?.find((one) => one.kind === 'public' && publicStoreName(one.prefix) === user.name)
+  const isUser = space === undefined
+  const {
+    fs,
+    indexFs,
+    box,
+    attachments,
+    roots,
+    isCurrent = () => true,
+  } = await (space?.kind === 'public' ? space.storage() : options.storage(user))
   // Whatever fails, no file stays open and no lock held.
   await using held = new AsyncDisposableStack()
   held.defer(() => fs[Symbol.asyncDispose]())
@@ -200,6 +271,7 @@ async function openUserStore(
   const store = held.use(
     await openStore({
       owner: user.name,
+      ownerIsUser: isUser,
       fs,
       box,
       cacheFields: keptFields,
@@ -211,10 +283,23 @@ async function openUserStore(
       ...(indexFs === undefined ? {} : { indexFs }),
       ...(attachments === undefined ? {} : { attachments }),
       ...(roots === undefined ? {} : { roots }),
+      ...(shared === undefined ? {} : { acl: accessOf(shared, isUser ? user.name : undefined, space?.prefix ?? '') }),
     }),
   )
+  if (sharing !== undefined && isUser) held.use(tellSharing(store, sharing))
   const all = held.move()
   return { store, isCurrent, close: () => all.disposeAsync() }
+}
+
+function accessOf(shared: SharedMailOptions, owner: string | undefined, prefix: string): AccessControl {
+  const { globalFor, globalVersion, watchGlobal } = shared
+  return accessControl({
+    owner,
+    defaultsFromInbox: owner !== undefined && shared.defaultsFromInbox === true,
+    globalFor: globalFor === undefined ? undefined : (name) => globalFor(prefix + name, owner),
+    globalVersion,
+    watchGlobal,
+  })
 }
 
 /** Damage is an error even where something else stood in for what was damaged: next time there is less to stand in. */

@@ -121,7 +121,7 @@ export class StorePool implements AsyncDisposable {
         slot.store = store
         let marks = this.#marks.get(user.name)
         if (marks === undefined) {
-          marks = new RecentMarks(store.as({ name: user.name }).mailboxes())
+          marks = new RecentMarks(store.as({ name: user.name, unrestricted: true }).mailboxes())
           this.#marks.set(user.name, marks)
         }
         slot.recent = marks

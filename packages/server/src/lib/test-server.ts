@@ -5,12 +5,14 @@ import { mdbox } from '@mailstead/mdbox'
 import type { SaveTarget } from '@mailstead/store'
 import { ServerError } from './error.ts'
 import type { ServerEvent } from './events.ts'
-import { type ListenAt, type MailServer, type ServerOptions, startServer } from './start.ts'
+import { type ListenAt, type MailServer, type ServerOptions, startServer, type UserStorage } from './start.ts'
 import { staticUsers, type Users } from './users.ts'
 
-export interface TestServerOptions extends Partial<Omit<ServerOptions, 'users' | 'storage'>> {
+export interface TestServerOptions extends Partial<Omit<ServerOptions, 'users'>> {
   /** Passwords by name. (default `{ alice: 'secret' }`) */
   readonly users?: Readonly<Record<string, string>>
+  /** Groups of a user, asked for each time. (default: none) */
+  readonly groups?: (user: string) => readonly string[]
 }
 
 export interface TestServer extends AsyncDisposable {
@@ -27,14 +29,13 @@ export interface TestServer extends AsyncDisposable {
 
 /** A server on free ports of 127.0.0.1. Dispose it, or say `await using`. */
 export async function testServer(options: TestServerOptions = {}): Promise<TestServer> {
-  const { users: passwords = { alice: 'secret' }, onEvent, ...rest } = options
-  const users = staticUsers(passwords)
+  const { users: passwords = { alice: 'secret' }, groups, onEvent, ...rest } = options
+  const users = staticUsers(passwords, groups)
   const disks = new Map<string, Fs>()
   const events: ServerEvent[] = []
   const server = await startServer({
     imap: { host: '127.0.0.1', port: 0 },
     lmtp: { host: '127.0.0.1', port: 0 },
-    ...rest,
     users,
     storage: ({ name }) => {
       let disk = disks.get(name)
@@ -44,6 +45,7 @@ export async function testServer(options: TestServerOptions = {}): Promise<TestS
       }
       return Promise.resolve({ fs: kept(disk), box: (fs) => mdbox(fs, 'storage') })
     },
+    ...rest,
     onEvent(event) {
       events.push(event)
       onEvent?.(event)
@@ -66,6 +68,12 @@ export async function testServer(options: TestServerOptions = {}): Promise<TestS
     },
     [Symbol.asyncDispose]: () => server[Symbol.asyncDispose](),
   }
+}
+
+/** A place for a public store in a test: memory that outlives its openings. */
+export function testStorage(name: string): () => Promise<UserStorage> {
+  const disk = memoryFs({ name })
+  return () => Promise.resolve({ fs: kept(disk), box: (fs) => mdbox(fs, 'storage') })
 }
 
 /** The same file system, which closing a store does not end: the next opening finds everything again. */

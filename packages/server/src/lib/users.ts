@@ -94,11 +94,21 @@ export function usersFile(path: string, options: UsersFileOptions = {}): Users {
 }
 
 /** Users by name and password, for tests and demonstrations. */
-export function staticUsers(passwords: Readonly<Record<string, string>>): Users {
+export function staticUsers(
+  passwords: Readonly<Record<string, string>>,
+  groupsOf: (name: string) => readonly string[] = () => [],
+): Users {
   const users = new Map<string, UserEntry>()
   for (const [name, text] of Object.entries(passwords)) {
     const key = userKey(name)
-    users.set(key, { name: key, secret: { scheme: 'PLAIN', text }, home: undefined, groups: [] })
+    users.set(key, {
+      name: key,
+      secret: { scheme: 'PLAIN', text },
+      home: undefined,
+      get groups() {
+        return groupsOf(key)
+      },
+    })
   }
   const checker = new PasswordChecker(users)
   return {

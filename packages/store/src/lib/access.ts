@@ -48,8 +48,8 @@ export interface AccessControl {
   /** The mailboxes of this store without a list of their own have INBOX's, if it has one. (default false) */
   readonly defaultsFromInbox?: boolean
   /**
-   * What counts for the mailbox of this name. `own` is its list as it was stored, `fallback` the store's default (or INBOX's) where it has none;
-   * undefined: there is none. Never throws: a list that cannot be read grants nothing that it might have granted or taken.
+   * What counts for the mailbox of this name ('': for what is made at the top). `own` is its list as it was stored, `fallback` that of the
+   * store (or INBOX's) for whom it says nothing; undefined: there is none. Never throws: a list that cannot be read grants nothing that it might have granted or taken.
    */
   access(name: string, own: Uint8Array | undefined, fallback: Uint8Array | undefined): MailboxAccess
   /** Calls when `version` changed. (default: it never does) */
@@ -102,7 +102,7 @@ export class AccessLists {
     }
     const { values } = state
     const own = guid === '' ? undefined : values.get(aclKey(guid))
-    const fallback = own === undefined ? this.#fallback(state) : undefined
+    const fallback = this.#fallback(state)
     const known = this.#known.get(guid)
     if (known?.own === own && known?.fallback === fallback && known?.name === name) return known.access
     // Of mailboxes that are gone nothing is kept for ever.
@@ -203,12 +203,8 @@ export function nearestAbove(name: string, { byName }: TreeState): Entry | undef
   return undefined
 }
 
-/** The list that a new mailbox begins with: that of the nearest one above it that has one. It is a copy, and no link. */
-export function inheritedList(name: string, { byName, values }: TreeState): Uint8Array | undefined {
-  for (let at = name.lastIndexOf(DELIMITER); at > 0; at = name.lastIndexOf(DELIMITER, at - 1)) {
-    const above = byName.get(name.slice(0, at))
-    const list = above === undefined ? undefined : values.get(aclKey(above.guid))
-    if (list !== undefined) return list
-  }
-  return undefined
+/** The list that a new mailbox begins with: that of the nearest one above it, if it has one. It is a copy, and no link. */
+export function inheritedList(name: string, state: TreeState): Uint8Array | undefined {
+  const above = nearestAbove(name, state)
+  return above === undefined ? undefined : state.values.get(aclKey(above.guid))
 }

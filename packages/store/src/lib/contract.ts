@@ -253,6 +253,8 @@ export interface StoreSession {
   importer(options?: ImportOptions): StoreImport
   /** The access control list of a mailbox as it was stored, undefined if it has none; of '', that of all that have none. Needs `a`. */
   acl(name: string): Uint8Array | undefined
+  /** All of them by name, of '' that of the store; the same map until the tree changes. The owner's alone. */
+  acls(): ReadonlyMap<string, Uint8Array>
   /** Replaces it by what `change` makes of it, in one frame, in force for whoever has the mailbox open. Needs `a`. */
   changeAcl(name: string, change: (acl: Uint8Array | undefined) => Uint8Array | undefined): Promise<void>
   /** Called when any mailbox or the tree changed. What it throws makes nothing fail: it is an uncaught exception. */

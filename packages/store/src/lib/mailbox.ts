@@ -43,6 +43,8 @@ export class OpenMailbox implements Mailbox {
   readonly #access: Access | undefined
   /** The last view that the subject might read. */
   #seen: TableView
+  /** Those that it had when it was last there. */
+  #rights = ALL_RIGHTS
   readonly table: Table
   readonly #id: string
   #closed = false
@@ -52,6 +54,7 @@ export class OpenMailbox implements Mailbox {
     this.#entry = entry
     this.#lease = lease
     this.#access = access
+    if (access !== undefined) this.#rights = access.rights(entry)
     this.table = lease.table
     this.#seen = lease.table.view
     this.#id = mailboxTable(entry.guid)
@@ -73,15 +76,16 @@ export class OpenMailbox implements Mailbox {
 
   get rights(): number {
     if (this.#access === undefined) return ALL_RIGHTS
-    // A rename may have brought it below another mailbox, a removal leaves nobody a right.
     const { state } = this.#core.tree
     const entry = state.byGuid.get(this.#entry.guid)
-    return entry === undefined ? 0 : this.#access.rights(entry, state)
+    // Of a mailbox that was removed the rights stay: that it is gone is told by what is done with it.
+    if (entry !== undefined) this.#rights = this.#access.rights(entry, state)
+    return this.#rights
   }
 
-  /** STORE_DENIED, or STORE_NO_MAILBOX where not even its name may be known. A mailbox that is gone is told as such by the work itself. */
+  /** STORE_DENIED, or STORE_NO_MAILBOX where not even its name may be known. */
   #must(right: number): void {
-    if (this.#access === undefined || !this.#core.tree.state.byGuid.has(this.#entry.guid)) return
+    if (this.#access === undefined) return
     const { rights } = this
     if ((rights & right) === 0) throw refused(rights, this.name)
   }

@@ -77,6 +77,7 @@ export class Session implements StoreSession {
   async remove(name: string): Promise<void> {
     this.#core.mustBeWritable()
     const wanted = lookupName(name)
+    if (wanted === INBOX) this.#access?.must(this.#core.tree.find(INBOX)!, RIGHT_DELETE, wanted)
     if (wanted === INBOX) throw new StoreError('STORE_BAD_NAME', 'INBOX cannot be removed', { mailbox: wanted })
     const { entry, names } = await this.#core.changeTree(async ({ tx, state }) => {
       const entry = state.byName.get(wanted)
@@ -210,6 +211,12 @@ export class Session implements StoreSession {
     this.#core.mustBeOpen()
     const { state } = this.#core.tree
     return state.values.get(aclKey(this.#administered(name, state)))
+  }
+
+  acls(): ReadonlyMap<string, Uint8Array> {
+    this.#core.mustBeOpen()
+    if (this.#access?.isOwner === false) throw denied('')
+    return this.#core.tree.lists
   }
 
   async changeAcl(name: string, change: (acl: Uint8Array | undefined) => Uint8Array | undefined): Promise<void> {

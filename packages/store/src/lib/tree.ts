@@ -29,8 +29,8 @@ export const BOX_TABLE = 'box'
 export const BLOBS_TABLE = 'blobs'
 /** Mailboxes of one store. */
 export const MAILBOXES_MAX = 100_000
-/** Bytes of one access control list. */
-export const ACL_MAX: number = 256 * 1024
+/** Bytes of one access control list: what a value of a table may have. */
+export const ACL_MAX = 60_000
 /** Subscriptions of one store. */
 export const SUBSCRIPTIONS_MAX = 100_000
 
@@ -134,6 +134,7 @@ export class Tree {
   #state: TreeState | undefined
   #entries = new Map<string, { readonly value: Uint8Array; readonly entry: Entry | undefined }>()
   #sorted: readonly Entry[] | undefined
+  #lists: { readonly of: TreeState; readonly map: ReadonlyMap<string, Uint8Array> } | undefined
 
   constructor(view: () => Pick<TableView, 'values'>) {
     this.#view = view
@@ -156,6 +157,20 @@ export class Tree {
       .sort((a, b) => (a.order < b.order ? -1 : 1))
       .map(({ entry }) => entry)
     return this.#sorted
+  }
+
+  /** The access control lists by the names of their mailboxes; of '', that of the store. The same map until the tree changes. */
+  get lists(): ReadonlyMap<string, Uint8Array> {
+    const { state } = this
+    if (this.#lists?.of === state) return this.#lists.map
+    const map = new Map<string, Uint8Array>()
+    for (const [key, value] of state.values) {
+      if (!key.startsWith(ACL)) continue
+      const name = key === ACL ? '' : state.byGuid.get(key.slice(ACL.length))?.name
+      if (name !== undefined) map.set(name, value)
+    }
+    this.#lists = { of: state, map }
+    return map
   }
 
   find(name: string): Entry | undefined {

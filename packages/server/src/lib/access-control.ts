@@ -1,0 +1,74 @@
+/** What access control lists mean to a store: the values of its log, read by the engine of `@mailstead/acl`. */
+import { Acl, type AclLayer, type AclList, ALL_RIGHTS, decodeAcl, type Subject, subjectOf } from '@mailstead/acl'
+import type { AccessControl, AccessSubject, MailboxAccess } from '@mailstead/store'
+
+export interface AccessControlOptions {
+  /** Whose store it is: has every right that no list takes away. (default: nobody's) */
+  readonly owner?: string | undefined
+  /** The mailboxes without an entry for somebody ask INBOX's list, not the store's. (default false) */
+  readonly defaultsFromInbox?: boolean | undefined
+  /** What the global file says of a mailbox of this name in the store. (default: nothing) */
+  readonly globalFor?: ((name: string) => readonly AclLayer[]) | undefined
+  /** Another whenever `globalFor` says something else. (default: it never does) */
+  readonly globalVersion?: (() => number) | undefined
+  /** Calls when the version changed. */
+  readonly watchGlobal?: ((onChange: () => void) => Disposable) | undefined
+}
+
+/** The list of a value, or one that denies all to everybody but the owner where it cannot be read. */
+export function readAcl(value: Uint8Array): AclList {
+  try {
+    return decodeAcl(value)
+  } catch (error) {
+    const problem = (error as Error).message
+    return {
+      entries: [],
+      broken: [{ text: '', problem, effect: { kind: 'illegible', name: '', rights: 0, denied: ALL_RIGHTS } }],
+    }
+  }
+}
+
+/** The engine for one mailbox. */
+export function mailboxAcl(
+  options: AccessControlOptions,
+  name: string,
+  own: Uint8Array | undefined,
+  fallback: Uint8Array | undefined,
+): Acl {
+  return new Acl({
+    owner: options.owner,
+    local: own === undefined ? undefined : readAcl(own),
+    global: options.globalFor?.(name),
+    defaults: fallback === undefined ? undefined : new Acl({ local: readAcl(fallback) }),
+  })
+}
+
+interface Prepared {
+  readonly groups: readonly string[]
+  readonly subject: Subject
+}
+
+export function accessControl(options: AccessControlOptions = {}): AccessControl {
+  const prepared = new WeakMap<AccessSubject, Prepared>()
+  const subjectFor = (who: AccessSubject): Subject => {
+    const { groups } = who
+    let known = prepared.get(who)
+    if (known?.groups !== groups) {
+      known = { groups, subject: subjectOf(who.name, groups) }
+      prepared.set(who, known)
+    }
+    return known.subject
+  }
+  const { globalVersion, watchGlobal } = options
+  return {
+    get version() {
+      return globalVersion?.() ?? 0
+    },
+    defaultsFromInbox: options.defaultsFromInbox ?? false,
+    access(name, own, fallback): MailboxAccess {
+      const acl = mailboxAcl(options, name, own, fallback)
+      return { rightsFor: (who) => acl.rightsFor(subjectFor(who)) }
+    },
+    ...(watchGlobal === undefined ? {} : { watch: watchGlobal }),
+  }
+}

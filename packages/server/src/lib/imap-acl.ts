@@ -1,0 +1,137 @@
+/** Access control lists as IMAP shows and changes them (RFC 4314), over the lists that stores keep. */
+import {
+  AclError,
+  type AclList,
+  ADMIN,
+  changeAcl,
+  EMPTY_ACL,
+  encodeAcl,
+  formatImapIdentifier,
+  formatRights,
+  type Identifier,
+  type ImapIdentifier,
+  LOOKUP,
+  parseImapIdentifier,
+  parseRights,
+  RIGHT_LETTERS,
+} from '@mailstead/acl'
+import { type AclEntry, type AclRights, type AclSession, ImapError, type RightsChange } from '@mailstead/imap'
+import { ALL_RIGHTS } from '@mailstead/store'
+import { readAcl } from './access-control.ts'
+import type { Place } from './namespaces.ts'
+import { userKey } from './users-file.ts'
+
+/** What the owner always has: whoever gives these away could never have them back (RFC 4314 §3.4). */
+const OWNER_HAS: number = LOOKUP | ADMIN
+
+export interface ImapAclOptions {
+  /** Runs `work` with the store that a name is of, and the name in it. Failures become the client's. */
+  readonly in: <T>(name: string, work: (place: Place, local: string) => Promise<T>) => Promise<T>
+  /** Rights may be given to everybody. */
+  readonly anyone: boolean
+}
+
+export class ImapAcl implements AclSession {
+  readonly #options: ImapAclOptions
+
+  constructor(options: ImapAclOptions) {
+    this.#options = options
+  }
+
+  async getAcl(mailbox: string): Promise<readonly AclEntry[]> {
+    return this.#options.in(mailbox, async ({ store, owner }, local) => {
+      await store.refresh()
+      const value = store.acl(local)
+      const list = value === undefined ? EMPTY_ACL : readAcl(value)
+      const shown: AclEntry[] = []
+      // Like Dovecot: the owner by name, also where no entry says what he has.
+      const ownerEntry = list.entries.find(({ kind, rights }) => kind === 'owner' && rights !== undefined)
+      if (owner !== undefined && ownerEntry === undefined)
+        shown.push({ identifier: owner, rights: formatRights(ALL_RIGHTS) })
+      for (const { kind, name, rights, denied } of list.entries) {
+        const identifier: Identifier =
+          kind === 'owner' && owner !== undefined ? { kind: 'user', name: owner } : { kind, name }
+        if (rights !== undefined)
+          shown.push({ identifier: formatImapIdentifier(identifier), rights: formatRights(rights) })
+        if (denied !== undefined)
+          shown.push({ identifier: formatImapIdentifier(identifier, { negative: true }), rights: formatRights(denied) })
+      }
+      return shown
+    })
+  }
+
+  async setAcl(mailbox: string, identifier: string, { mode, rights }: RightsChange): Promise<void> {
+    await this.#change(mailbox, identifier, (list, whom) => {
+      let mask = parseRights(rights)
+      if (whom.kind === 'owner' && whom.negative && mode !== 'remove' && (mask & OWNER_HAS) !== 0)
+        throw new ImapError('CANNOT', 'The owner always has the rights l and a')
+      if (whom.kind === 'owner' && !whom.negative)
+        mask = mode === 'remove' ? mask & ~OWNER_HAS : mode === 'replace' ? mask | OWNER_HAS : mask
+      return changeAcl(list, { identifier: whom, negative: whom.negative, mode, rights: mask })
+    })
+  }
+
+  async deleteAcl(mailbox: string, identifier: string): Promise<void> {
+    await this.#change(mailbox, identifier, (list, whom) =>
+      changeAcl(list, { identifier: whom, negative: whom.negative, mode: 'clear' }),
+    )
+  }
+
+  async listRights(mailbox: string, identifier: string): Promise<AclRights> {
+    return this.#options.in(mailbox, async ({ store, owner }, local) => {
+      await store.refresh()
+      store.acl(local)
+      const required = identifierOf(identifier, owner).kind === 'owner' ? OWNER_HAS : 0
+      const others = Array.from(RIGHT_LETTERS).filter((letter) => (parseRights(letter) & required) === 0)
+      return { required: formatRights(required), optional: others }
+    })
+  }
+
+  async myRights(mailbox: string): Promise<string> {
+    return this.#options.in(mailbox, async ({ store }, local) => {
+      await store.refresh()
+      const rights = store.mailbox(local)?.rights ?? 0
+      if (rights === 0) throw new ImapError('NONEXISTENT', 'No such mailbox')
+      return formatRights(rights)
+    })
+  }
+
+  async #change(
+    mailbox: string,
+    identifier: string,
+    change: (list: AclList, whom: ImapIdentifier) => AclList,
+  ): Promise<void> {
+    await this.#options.in(mailbox, async ({ store, owner }, local) => {
+      await store.changeAcl(local, (value) => {
+        const whom = identifierOf(identifier, owner)
+        if (whom.global) throw new ImapError('CANNOT', 'This entry is not of the mailbox alone')
+        if (!this.#options.anyone && !whom.negative && (whom.kind === 'anyone' || whom.kind === 'authenticated'))
+          throw new ImapError('NOPERM', 'Rights for everybody are not given here')
+        try {
+          const list = change(value === undefined ? EMPTY_ACL : readAcl(value), whom)
+          return list.entries.length === 0 && list.broken.length === 0 ? undefined : encodeAcl(list)
+        } catch (error) {
+          throw aclProblem(error)
+        }
+      })
+    })
+  }
+}
+
+/** Whom a client means. The owner by name is the owner; users are compared as they are when they log in. */
+function identifierOf(text: string, owner: string | undefined): ImapIdentifier {
+  let whom: ImapIdentifier
+  try {
+    whom = parseImapIdentifier(text)
+  } catch (error) {
+    throw aclProblem(error)
+  }
+  if (whom.kind !== 'user') return whom
+  const name = userKey(whom.name)
+  return name === owner ? { ...whom, kind: 'owner', name: '' } : { ...whom, name }
+}
+
+function aclProblem(error: unknown): unknown {
+  if (!(error instanceof AclError)) return error
+  return new ImapError(error.code === 'ACL_LIMIT' ? 'LIMIT' : 'CANNOT', error.message, { cause: error })
+}

@@ -1,0 +1,184 @@
+/**
+ * The names of one server: whose store a mailbox name means (RFC 2342).
+ *
+ *   personal   no prefix: the user's own store
+ *   public     a prefix, as `Public/`: one store that is nobody's
+ *   shared     a prefix with a place for a user, as `shared/%user/`: the stores of the other users
+ *
+ * INVARIANTS
+ *   1. A name that begins with the prefix of a namespace is in that namespace, whatever the user's own store has; of two prefixes the
+ *      longer one decides.
+ *   2. Whether another user exists is nobody's to learn here: a name of somebody unknown is answered as one of somebody who shares nothing.
+ *   3. Nobody meets himself among the others.
+ */
+import type { StoreSession } from '@mailstead/store'
+import type { RecentMarks } from './recent.ts'
+import type { StorePool } from './store-pool.ts'
+import type { User, Users } from './users.ts'
+
+const DELIMITER = '/'
+const USER = '%user'
+
+export type NamespaceKind = 'public' | 'shared'
+
+export interface NamespaceSettings {
+  readonly kind: NamespaceKind
+  /** Ends with the delimiter; of `shared`, `%user` is one of its levels. */
+  readonly prefix: string
+}
+
+/** What of a name is in which store. Dispose to let go of the store. */
+export interface Place extends Disposable {
+  /** In front of the names of this store. */
+  readonly prefix: string
+  /** Whose store it is; undefined: nobody's. */
+  readonly owner: string | undefined
+  readonly store: StoreSession
+  readonly recent: RecentMarks
+}
+
+/** The store of a public namespace, as a pool knows it: no user has such a name. */
+export function publicStoreName(prefix: string): string {
+  return `/${prefix.slice(0, -1)}`
+}
+
+interface Compiled {
+  readonly kind: NamespaceKind
+  readonly prefix: string
+  /** Up to the user's name. */
+  readonly head: string
+  /** After it; empty for `public`. */
+  readonly tail: string
+}
+
+export interface NamespacesOptions {
+  readonly list: readonly NamespaceSettings[]
+  readonly users: Users
+  readonly pool: StorePool
+  /** Names of users who may share something with somebody of this name and these groups. */
+  readonly sharers: (user: User) => Promise<readonly string[]>
+}
+
+/** What is wrong with a prefix, as a sentence; undefined: nothing. */
+export function badNamespace({ kind, prefix }: NamespaceSettings): string | undefined {
+  const levels = prefix.split(DELIMITER)
+  if (levels.pop() !== '' || levels.length === 0) return `the prefix ${JSON.stringify(prefix)} must end with "/"`
+  if (levels.includes('')) return `the prefix ${JSON.stringify(prefix)} has an empty level`
+  if (/[\p{Cc}*"\\]/u.test(prefix)) return `the prefix ${JSON.stringify(prefix)} has characters that names cannot have`
+  if (levels[0]!.toUpperCase() === 'INBOX') return 'INBOX is the user’s own'
+  const placed = levels.filter((level) => level.includes('%'))
+  if (kind === 'public')
+    return placed.length > 0 ? `the prefix ${JSON.stringify(prefix)} of a public namespace has a %` : undefined
+  if (placed.length !== 1 || placed[0] !== USER || levels[0] === USER)
+    return `the prefix ${JSON.stringify(prefix)} of a shared namespace must be like "shared/%user/"`
+  return undefined
+}
+
+export class Namespaces {
+  readonly #options: NamespacesOptions
+  readonly #list: readonly Compiled[]
+
+  /** Throws a TypeError for a prefix that is none, and for two that are the same. */
+  constructor(options: NamespacesOptions) {
+    this.#options = options
+    const seen = new Set<string>()
+    this.#list = options.list
+      .map((settings): Compiled => {
+        const wrong = badNamespace(settings)
+        if (wrong !== undefined) throw new TypeError(wrong)
+        const { kind, prefix } = settings
+        const at = kind === 'shared' ? prefix.indexOf(USER) : prefix.length
+        const head = prefix.slice(0, at)
+        if (seen.has(head)) throw new TypeError(`two namespaces begin with ${JSON.stringify(head)}`)
+        seen.add(head)
+        return { kind, prefix, head, tail: prefix.slice(at + USER.length) }
+      })
+      .sort((a, b) => b.head.length - a.head.length)
+  }
+
+  /** Prefixes for NAMESPACE, as they were given. */
+  prefixes(kind: NamespaceKind): string[] {
+    return this.#list
+      .filter((one) => one.kind === kind)
+      .map(({ head }) => head)
+      .reverse()
+  }
+
+  /** Whether the name is not of the user's own store. */
+  isBeside(name: string): boolean {
+    return this.#of(name) !== undefined
+  }
+
+  /** Whether the name is that of a namespace itself, or above one: no mailbox can be made of it. */
+  isReserved(name: string): boolean {
+    return this.#list.some(({ head }) => head.startsWith(`${name}${DELIMITER}`))
+  }
+
+  /** The name with the prefix as it was configured, where only its case differs; undefined if it is of no namespace. */
+  spelled(name: string): string | undefined {
+    const folded = name.toLowerCase()
+    const space = this.#list.find(({ head }) => folded.startsWith(head.toLowerCase()))
+    return space === undefined ? undefined : space.head + name.slice(space.head.length)
+  }
+
+  #of(name: string): Compiled | undefined {
+    return this.#list.find(({ head }) => name.startsWith(head))
+  }
+
+  /** Where a name is that `isBeside`; undefined: nowhere. Fails as opening the store does. */
+  async place(user: User, name: string): Promise<Place | undefined> {
+    const space = this.#of(name)
+    if (space === undefined) throw new TypeError(`${name} is of no namespace`)
+    if (space.kind === 'public') return this.#open(user, publicPrincipal(space.prefix), space.prefix, undefined)
+    const end = name.indexOf(DELIMITER, space.head.length)
+    const of = end < 0 ? name.slice(space.head.length) : name.slice(space.head.length, end)
+    const prefix = `${space.head}${of}${space.tail}`
+    if (end < 0 || !name.startsWith(prefix) || name === prefix) return undefined
+    const owner = this.#options.users.lookup(of)
+    // One user has one name here, not several in different case.
+    if (owner === undefined || owner.name !== of || owner.name === user.name) return undefined
+    return this.#open(user, owner, prefix, owner.name)
+  }
+
+  /** Every place that may have something to show to the user under one of these patterns; the caller lets go of each. */
+  async *places(user: User, patterns: readonly string[]): AsyncGenerator<Place> {
+    for (const space of this.#list.toReversed()) {
+      if (!patterns.some((pattern) => mayMatchBelow(pattern, space.head))) continue
+      if (space.kind === 'public') {
+        yield await this.#open(user, publicPrincipal(space.prefix), space.prefix, undefined)
+        continue
+      }
+      for (const name of await this.#options.sharers(user)) {
+        const prefix = `${space.head}${name}${space.tail}`
+        if (!patterns.some((pattern) => mayMatchBelow(pattern, prefix))) continue
+        const owner = this.#options.users.lookup(name)
+        if (owner !== undefined && owner.name !== user.name) yield await this.#open(user, owner, prefix, owner.name)
+      }
+    }
+  }
+
+  async #open(user: User, principal: User, prefix: string, owner: string | undefined): Promise<Place> {
+    const lease = await this.#options.pool.acquire(principal)
+    return {
+      prefix,
+      owner,
+      store: lease.store.as(user),
+      recent: lease.recent,
+      [Symbol.dispose]: () => lease[Symbol.dispose](),
+    }
+  }
+}
+
+/** Who stands for a public store towards a pool. */
+export function publicPrincipal(prefix: string): User {
+  return { name: publicStoreName(prefix), home: undefined, groups: [] }
+}
+
+/** Whether a LIST pattern may match a name below (or at, or above) a prefix: its text before any wildcard and the prefix agree. */
+function mayMatchBelow(pattern: string, prefix: string): boolean {
+  const wild = pattern.search(/[*%]/)
+  const text = wild < 0 ? pattern : pattern.slice(0, wild)
+  return wild < 0
+    ? text.startsWith(prefix) || prefix.startsWith(`${text}${DELIMITER}`)
+    : prefix.startsWith(text) || text.startsWith(prefix)
+}

@@ -1,0 +1,359 @@
+/** Mail that several users share, from outside: namespaces, rights, deliveries. */
+import { readFileSync } from 'node:fs'
+import { connect } from 'node:net'
+import { aclList, encodeAcl, parseRights, parseIdentifier } from '@mailstead/acl'
+import { memoryFs } from '@mailstead/fs/memory'
+import { ImapTestClient } from '@mailstead/imap/testing'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { type TestServer, testServer, testStorage } from '../testing.ts'
+import { badNamespace, Namespaces, publicPrincipal } from './namespaces.ts'
+import { Sharing, sharedWith } from './sharing.ts'
+import { StorePool } from './store-pool.ts'
+import { staticUsers } from './users.ts'
+
+const passwords = { alice: 'a', bob: 'b', carol: 'c', 'dave@example.org': 'd' }
+const message = (subject: string): string => `From: a@example.org\r\nSubject: ${subject}\r\n\r\nHello.\r\n`
+
+let server: TestServer
+let groups: Record<string, string[]>
+const clients: ImapTestClient[] = []
+
+beforeEach(async () => {
+  groups = { carol: ['team'] }
+  server = await testServer({
+    users: passwords,
+    groups: (user) => groups[user] ?? [],
+    shared: {
+      namespaces: [
+        { kind: 'shared', prefix: 'shared/%user/' },
+        { kind: 'public', prefix: 'Public/', storage: testStorage('public') },
+      ],
+    },
+  })
+})
+afterEach(async () => {
+  for (const client of clients.splice(0)) await client[Symbol.asyncDispose]()
+  await server[Symbol.asyncDispose]()
+})
+
+async function as(user: keyof typeof passwords, ...commands: string[]): Promise<ImapTestClient> {
+  const client = new ImapTestClient(connect(server.imap.port))
+  clients.push(client)
+  await client.line()
+  await client.ok(`LOGIN ${user} ${passwords[user]}`)
+  for (const command of commands) await client.ok(command)
+  return client
+}
+
+/** In the public store, made with all its parents where it is not there; '' is the store itself. */
+async function publicly(mailbox: string, rights: Readonly<Record<string, string>>): Promise<void> {
+  using lease = await server.server.stores.acquire(publicPrincipal('Public/'))
+  const session = lease.store.as({ name: 'root', unrestricted: true })
+  if (mailbox !== '' && session.mailbox(mailbox) === undefined) await session.create(mailbox)
+  const entries = Object.entries(rights).map(([who, what]) => ({ ...parseIdentifier(who)!, rights: parseRights(what) }))
+  await session.changeAcl(mailbox, () => encodeAcl(aclList(entries)))
+}
+
+const listed = (lines: readonly string[]): string[] => lines.map((line) => line.replace('* LIST ', '')).sort()
+
+describe('namespaces', () => {
+  test('are told by NAMESPACE, and access control is offered', async () => {
+    const client = await as('alice')
+    expect(await client.ok('NAMESPACE')).toEqual(['* NAMESPACE (("" "/")) (("shared/" "/")) (("Public/" "/"))'])
+    expect((await client.ok('CAPABILITY'))[0]).toContain(' ACL RIGHTS=texk LIST-MYRIGHTS ')
+  })
+  test('show in LIST what the rights allow, and parents as not existing', async () => {
+    await publicly('Team/Deep/Box', { 'user=bob': 'lr' })
+    await publicly('Secret', { 'user=alice': 'lr' })
+    const client = await as('bob')
+    expect(listed(await client.ok('LIST "" *'))).toEqual([
+      '(\\HasNoChildren) "/" INBOX',
+      '(\\HasNoChildren) "/" Public/Team/Deep/Box',
+      '(\\Noselect \\HasChildren) "/" Public',
+      '(\\Noselect \\HasChildren) "/" Public/Team',
+      '(\\Noselect \\HasChildren) "/" Public/Team/Deep',
+    ])
+    expect(listed(await client.ok('LIST "" % RETURN (CHILDREN)'))).toEqual([
+      '(\\HasNoChildren) "/" INBOX',
+      '(\\NonExistent \\HasChildren) "/" Public',
+    ])
+    expect(listed(await client.ok('LIST Public/ %'))).toEqual(['(\\Noselect \\HasChildren) "/" Public/Team'])
+    expect(listed(await (await as('carol')).ok('LIST "" *'))).toEqual(['(\\HasNoChildren) "/" INBOX'])
+  })
+  test('of other users show what they share, found without configuration, and nothing else of them', async () => {
+    const alice = await as('alice', 'CREATE Work/Plans', 'CREATE Work/Private', 'SETACL Work/Plans bob lrs')
+    const bob = await as('bob')
+    expect(listed(await bob.ok('LIST "" shared/*'))).toEqual([
+      '(\\HasNoChildren) "/" shared/alice/Work/Plans',
+      '(\\Noselect \\HasChildren) "/" shared/alice',
+      '(\\Noselect \\HasChildren) "/" shared/alice/Work',
+    ])
+    expect(await (await as('carol')).ok('LIST "" shared/*')).toEqual([])
+    await alice.ok('SETACL Work/Private $team lr')
+    expect(await (await as('carol')).ok('LIST "" shared/alice/Work/%')).toHaveLength(1)
+    // Nobody meets himself.
+    expect(await alice.ok('LIST "" shared/*')).toEqual([])
+    expect((await alice.command('SELECT shared/alice/INBOX')).text).toMatch(/^NO \[NONEXISTENT\]/)
+    await alice.ok('DELETEACL Work/Plans bob')
+    expect(await bob.ok('LIST "" shared/*')).toEqual([])
+  })
+  test('do not tell whether a user or a mailbox exists that one may not know of', async () => {
+    const bob = await as('bob')
+    await as('alice', 'CREATE Secret')
+    for (const command of [
+      'SELECT %',
+      'EXAMINE %',
+      'STATUS % (MESSAGES)',
+      'DELETE %',
+      'RENAME % other',
+      'MYRIGHTS %',
+      'GETACL %',
+      'SETACL % bob l',
+      'LISTRIGHTS % bob',
+      'DELETEACL % bob',
+      'CREATE %/x',
+      'SUBSCRIBE %',
+    ]) {
+      const answers = new Set<string>()
+      for (const name of ['shared/alice/Secret', 'shared/alice/Nothing', 'shared/nobody/Secret', 'shared/carol/INBOX'])
+        answers.add((await bob.command(command.replace('%', name))).text.replace(name, '%'))
+      expect([command, answers.size]).toEqual([command, 1])
+    }
+    const append = async (name: string): Promise<string> => (await bob.command(`APPEND ${name} {3+}\r\nabc`)).text
+    expect(await append('shared/alice/Secret')).toBe(await append('shared/nobody/Secret'))
+  })
+  test('have names that no mailbox can take, and their mailboxes no other namespace’s', async () => {
+    await publicly('Team', { 'user=bob': 'lrkx' })
+    const bob = await as('bob', 'CREATE Mine')
+    for (const name of ['Public', 'shared'])
+      expect((await bob.command(`CREATE ${name}`)).text).toMatch(/^NO \[CANNOT\]/)
+    expect((await bob.command('CREATE shared/alice')).text).toMatch(/^NO \[NOPERM\]/)
+    expect((await bob.command('CREATE Public/New')).text).toMatch(/^NO \[NOPERM\]/)
+    await bob.ok('CREATE Public/Team/New')
+    expect(await bob.ok('MYRIGHTS Public/Team/New')).toEqual(['* MYRIGHTS Public/Team/New lrkxc'])
+    expect((await bob.command('RENAME Mine Public/Team/Mine')).text).toMatch(/^NO \[CANNOT\]/)
+    await bob.ok('RENAME Public/Team/New Public/Team/Other')
+    await bob.ok('DELETE Public/Team/Other')
+  })
+  test('keep subscriptions with the user, whosever mailbox it is', async () => {
+    await publicly('Team', { 'user=bob': 'lr' })
+    const bob = await as('bob', 'SUBSCRIBE Public/Team')
+    expect(await bob.ok('LSUB "" *')).toEqual(['* LSUB () "/" Public/Team'])
+    expect(await bob.ok('LIST (SUBSCRIBED) "" *')).toEqual(['* LIST (\\HasNoChildren \\Subscribed) "/" Public/Team'])
+    await publicly('Team', {})
+    expect(await bob.ok('LIST (SUBSCRIBED) "" *')).toEqual([
+      '* LIST (\\NonExistent \\HasNoChildren \\Subscribed) "/" Public/Team',
+    ])
+  })
+  test('are refused where their prefixes make no sense', () => {
+    expect(badNamespace({ kind: 'public', prefix: 'Public/' })).toBeUndefined()
+    expect(badNamespace({ kind: 'shared', prefix: 'user/%user/of/' })).toBeUndefined()
+    for (const prefix of ['Public', '', '/', 'a//b/', 'inbox/', 'a*/', 'a%user/', '%user/'])
+      expect([prefix, badNamespace({ kind: 'public', prefix })]).toEqual([prefix, expect.any(String)])
+    for (const prefix of ['shared/', '%user/', 'shared/x%user/', 'a/%user/%user/', 'shared/%user'])
+      expect([prefix, badNamespace({ kind: 'shared', prefix })]).toEqual([prefix, expect.any(String)])
+    const users = staticUsers({})
+    const pool = new StorePool({ open: () => Promise.reject(new Error('none')) })
+    const list = [{ kind: 'public', prefix: 'A/' } as const, { kind: 'public', prefix: 'A/' } as const]
+    expect(() => new Namespaces({ list, users, pool, sharers: () => Promise.resolve([]) })).toThrow(TypeError)
+  })
+})
+
+describe('rights', () => {
+  test('decide how a mailbox is selected, and which flags change for good', async () => {
+    await publicly('Team', { 'user=bob': 'lrs', 'user=carol': 'lr' })
+    const bob = await as('bob')
+    const selected = await bob.command('SELECT Public/Team')
+    expect(selected.text).toMatch(/^OK \[READ-WRITE\]/)
+    expect(selected.untagged).toContain('* OK [PERMANENTFLAGS (\\Seen)] Flags kept.')
+    expect((await (await as('carol')).command('SELECT Public/Team')).text).toMatch(/^OK \[READ-ONLY\]/)
+    await publicly('Team', { 'user=bob': 'lrswt', 'user=carol': 'l' })
+    // The new rights are told as soon as anything is.
+    expect((await bob.ok('NOOP')).join('\n')).toContain(
+      'PERMANENTFLAGS (\\Answered \\Flagged \\Deleted \\Seen \\Draft \\*)',
+    )
+    expect((await (await as('carol')).command('SELECT Public/Team')).text).toMatch(/^NO \[NOPERM\]/)
+    await publicly('Team', { 'user=carol': '' })
+    expect((await (await as('carol')).command('SELECT Public/Team')).text).toMatch(/^NO \[NONEXISTENT\]/)
+  })
+  test('that are taken away are gone for who has the mailbox selected, in IDLE at once', async () => {
+    await publicly('Team', { 'user=bob': 'lrs', 'user=carol': 'lr' })
+    const idle = await as('bob', 'SELECT Public/Team')
+    const busy = await as('carol', 'SELECT Public/Team')
+    idle.send('i IDLE\r\n')
+    expect(await idle.line()).toBe('+ idling')
+    await publicly('Team', {})
+    expect(await idle.line()).toMatch(/^\* BYE /)
+    expect((await busy.command('FETCH 1:* (FLAGS)')).text).toMatch(/^NO \[NONEXISTENT\]/)
+    expect(await busy.line()).toMatch(/^\* BYE /)
+  })
+  test('of a group go with it', async () => {
+    await publicly('Team', { 'group=team': 'lr' })
+    const carol = await as('carol', 'SELECT Public/Team')
+    groups = {}
+    expect((await carol.command('STATUS Public/Team (MESSAGES)')).text).toMatch(/^NO \[NONEXISTENT\]/)
+    expect((await carol.command('SEARCH ALL')).text).toMatch(/^NO \[NONEXISTENT\]/)
+  })
+  test('of an owner are his whatever he sets, and nobody else’s to take', async () => {
+    const alice = await as('alice', 'CREATE Mine')
+    expect(await alice.ok('GETACL Mine')).toEqual(['* ACL Mine alice lrwstipekxacd'])
+    expect(await alice.ok('LISTRIGHTS Mine alice')).toEqual(['* LISTRIGHTS Mine alice la r w s t i p e k x c d'])
+    await alice.ok('SETACL Mine alice r')
+    expect(await alice.ok('MYRIGHTS Mine')).toEqual(['* MYRIGHTS Mine lra'])
+    expect((await alice.command('SETACL Mine -alice a')).text).toMatch(/^NO \[CANNOT\]/)
+    await alice.ok('DELETEACL Mine alice')
+    expect(await alice.ok('MYRIGHTS Mine')).toEqual(['* MYRIGHTS Mine lrwstipekxacd'])
+    await alice.ok('SETACL Mine BOB la')
+    const bob = await as('bob')
+    expect(await bob.ok('GETACL shared/alice/Mine')).toEqual(['* ACL shared/alice/Mine alice lrwstipekxacd bob la'])
+    expect((await bob.command('SETACL shared/alice/Mine anyone l')).text).toMatch(/^NO \[NOPERM\]/)
+    expect((await bob.command('SETACL shared/alice/Mine #x l')).text).toMatch(/^NO \[CANNOT\]/)
+    expect((await bob.command('SETACL shared/alice/Mine $ l')).text).toMatch(/^(?:NO \[CANNOT\]|OK)/)
+    await bob.ok('SETACL shared/alice/Mine -$team r')
+    expect(await alice.ok('GETACL Mine')).toEqual([expect.stringContaining(' -$team r')])
+  })
+})
+
+describe('messages', () => {
+  test('are copied between stores, whole or not at all, with what the rights there allow', async () => {
+    await publicly('Team', { 'user=bob': 'lrsi', 'user=carol': 'lr' })
+    for (let n = 1; n <= 3; n++) await server.deliver('bob', message(`number ${n}`))
+    const bob = await as('bob', 'SELECT INBOX', 'STORE 1:2 +FLAGS (\\Seen \\Flagged work)')
+    const copied = await bob.command('COPY 1:2 Public/Team')
+    expect(copied.text).toMatch(/^OK \[COPYUID \d+ 1:2 1:2\]/)
+    const there = await as('bob', 'SELECT Public/Team')
+    expect(await there.ok('FETCH 1:* (FLAGS BODY.PEEK[HEADER.FIELDS (SUBJECT)])')).toEqual([
+      expect.stringMatching(/^\* 1 FETCH \(FLAGS \(\\Seen \\Recent\) .*Subject: number 1\r\n\r\n\)$/s),
+      expect.stringMatching(/^\* 2 FETCH \(FLAGS \(\\Seen \\Recent\) .*Subject: number 2\r\n\r\n\)$/s),
+    ])
+    // Back, where everything is allowed.
+    expect((await there.command('UID COPY 2,9 INBOX')).text).toMatch(/^OK \[COPYUID \d+ 2 4\]/)
+    expect((await there.command('MOVE 1 INBOX')).text).toMatch(/^NO \[NOPERM\]|^NO \[CANNOT\]/)
+    const carol = await as('carol', 'SELECT Public/Team')
+    expect((await carol.command('COPY 1 Public/None')).text).toMatch(/^NO \[TRYCREATE\]/)
+    expect((await carol.command('COPY 1 Public/Team')).text).toMatch(/^NO \[NOPERM\]/)
+    expect((await carol.command('COPY 1 shared/nobody/x')).text).toMatch(/^NO \[TRYCREATE\]/)
+    await carol.ok('COPY 1 INBOX')
+  })
+  test('are delivered to shared folders by those who may post there, else to INBOX', async () => {
+    await publicly('Team', { 'user=bob': 'lp' })
+    const client = new ImapTestClient(connect(server.lmtp.port))
+    clients.push(client)
+    await client.line()
+    const say = async (line: string, last: RegExp): Promise<string> => {
+      client.send(`${line}\r\n`)
+      for (;;) {
+        const answer = await client.line()
+        if (last.test(answer)) return answer
+      }
+    }
+    await say('LHLO test', /^250 /)
+    await say('MAIL FROM:<>', /^250 /)
+    await say('RCPT TO:<bob+public/team@example.org>', /^250 /)
+    await say('RCPT TO:<carol+Public/Team@example.org>', /^250 /)
+    await say('RCPT TO:<bob@example.org>', /^250 /)
+    await say('RCPT TO:<bob+shared/alice/INBOX@example.org>', /^250 /)
+    await say('DATA', /^354 /)
+    client.send(`${message('posted')}.\r\n`)
+    const replies = [await client.line(), await client.line(), await client.line(), await client.line()]
+    expect(replies.map((line) => line.replace(/^250 2\.1\.5 Saved \d+ in /, ''))).toEqual([
+      'Public/Team',
+      'INBOX',
+      'INBOX',
+      'INBOX',
+    ])
+  })
+})
+
+describe('the registry of what is shared', () => {
+  const user = (name: string, ...of: string[]): { name: string; home: undefined; groups: string[] } => ({
+    name,
+    home: undefined,
+    groups: of,
+  })
+  const lists = (...rights: Readonly<Record<string, string>>[]): Uint8Array[] =>
+    rights.map((one) =>
+      encodeAcl(
+        aclList(Object.entries(one).map(([who, what]) => ({ ...parseIdentifier(who)!, rights: parseRights(what) }))),
+      ),
+    )
+  test('names who shares with whom, and forgets who does no more', async () => {
+    const fs = memoryFs()
+    {
+      await using sharing = await Sharing.open(fs)
+      await sharing.learn('alice', lists({ 'user=bob': 'lr' }, { 'group=team': 'l', owner: 'l' }))
+      await sharing.learn('carol', lists({ 'domain=example.org': 'l', 'user=bob': 'r' }))
+      await sharing.learn('eve', lists({ anyone: 'r' }))
+      expect(await sharing.sharers(user('bob'))).toEqual(['alice'])
+      expect(await sharing.sharers(user('x', 'team'))).toEqual(['alice'])
+      expect(await sharing.sharers(user('d@Example.org'))).toEqual(['carol'])
+      expect(await sharing.sharers(user('alice', 'team'))).toEqual([])
+    }
+    await using sharing = await Sharing.open(fs)
+    expect(await sharing.entries()).toEqual([
+      { owner: 'alice', with: ['group=team', 'user=bob'] },
+      { owner: 'carol', with: ['domain=example.org'] },
+    ])
+    await sharing.learn('alice', [])
+    expect(await sharing.sharers(user('bob'))).toEqual([])
+  })
+  test('is made anew when it is damaged', async () => {
+    const fs = memoryFs()
+    {
+      await using sharing = await Sharing.open(fs)
+      await sharing.learn('alice', lists({ anyone: 'l' }))
+    }
+    async function spoil(directory: string): Promise<void> {
+      for await (const page of fs.list(directory))
+        for (const { name, kind } of page)
+          if (kind === 'directory') await spoil(`${directory}/${name}`)
+          else await fs.writeFile(`${directory}/${name}`, Buffer.from('nothing that makes sense'))
+    }
+    await spoil('sharing')
+    await expect(Sharing.open(fs, { readOnly: true })).rejects.toMatchObject({ code: 'INDEX_CORRUPT' })
+    const told: string[] = []
+    await using sharing = await Sharing.open(fs, { onEvent: ({ kind }) => told.push(kind) })
+    expect(told).toEqual(['sharing'])
+    expect(await sharing.entries()).toEqual([])
+  })
+  test('looks for what it does not know when the server starts', async () => {
+    const registry = memoryFs()
+    const disks = new Map(Object.keys(passwords).map((name) => [name, testStorage(name)]))
+    const options = {
+      users: passwords,
+      storage: ({ name }: { readonly name: string }) => disks.get(name)!(),
+      shared: {
+        namespaces: [{ kind: 'shared', prefix: 'shared/%user/' }] as const,
+        owners: () => Object.keys(passwords),
+      },
+    }
+    {
+      await using one = await testServer(options)
+      const client = new ImapTestClient(connect(one.imap.port))
+      await client.line()
+      await client.ok('LOGIN alice a')
+      await client.ok('SETACL INBOX bob lr')
+      await client[Symbol.asyncDispose]()
+    }
+    await using two = await testServer({ ...options, shared: { ...options.shared, registry } })
+    const client = new ImapTestClient(connect(two.imap.port))
+    await client.line()
+    await client.ok('LOGIN bob b')
+    let lines: readonly string[] = []
+    while (lines.length === 0) lines = await client.ok('LIST "" shared/*')
+    expect(lines).toContain('* LIST (\\HasNoChildren) "/" shared/alice/INBOX')
+    await client[Symbol.asyncDispose]()
+  })
+  test('is written as its page says', () => {
+    const page = readFileSync(new URL('../../../../docs/formats/sharing.md', import.meta.url), 'utf8')
+    const hex = /```hex\n([\s\S]*?)```/.exec(page)![1]!.replace(/\s/g, '')
+    expect(Buffer.from(hex, 'hex').toString()).toBe(sharedWith(lists({ 'user=bob': 'l' }, { 'group=team': 'lr' })))
+  })
+  test('says so where there are too many to name', () => {
+    const part = (from: number): Uint8Array =>
+      encodeAcl(
+        aclList(Array.from({ length: 2000 }, (_, n) => ({ kind: 'user', name: `somebody-${from + n}`, rights: 1 }))),
+      )
+    expect(sharedWith([part(0), part(2000)])).toBe('*')
+  })
+})
