@@ -37,6 +37,12 @@ const MUTANTS: readonly Mutant[] = [
     to: ') return false',
   },
   {
+    fault: 'equal lines that were decoded and encoded again are not compared with what came',
+    file: 'base64-lines.ts',
+    from: 'if (different !== 0) return false',
+    to: '',
+  },
+  {
     fault: 'line ends are not looked at where they are expected',
     file: 'base64-lines.ts',
     from: 'if (window[to - 1] !== LF || window[to - 2] !== CR) break',
@@ -45,7 +51,7 @@ const MUTANTS: readonly Mutant[] = [
   {
     fault: 'line ends are not all where they are expected',
     file: 'base64-lines.ts',
-    from: 'text.length !== rows * length || ',
+    from: 'text.length !== chars || ',
     to: '',
   },
   {
