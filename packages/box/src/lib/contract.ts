@@ -142,6 +142,8 @@ export interface BoxScanned {
   readonly checksum?: number
   /** The expunge journal says that these bytes are nobody's, or the file's name does. */
   readonly expunged?: boolean
+  /** Where it is. (default primary) */
+  readonly tier?: BoxTier
 }
 
 export interface BoxFinding {
@@ -327,6 +329,11 @@ export interface Box extends AsyncDisposable {
    * Durable when resolved. `purge` does it by itself. While rows may be missing nothing is written.
    */
   journal?(): Promise<void>
+  /**
+   * Of formats that say beside the messages which mailboxes there are: what a rebuild made of them is said there too. Durable when
+   * resolved.
+   */
+  rebuilt?(mailboxes: readonly BoxMailbox[]): Promise<void>
   /** Everything on disk, every byte verified, whatever the index says. */
   scan(): AsyncIterable<readonly BoxScanned[]>
   /** Reads and verifies every byte; also that every row's place holds its message. Read-only. */

@@ -47,7 +47,7 @@ export class FoundMessages {
   #uid: Uint32Array = new Uint32Array(0)
   /** The next message of the same GUID. */
   #next: Int32Array = new Int32Array(0)
-  /** 1: stored bytes are canonical; 2: the journal says it was expunged. */
+  /** 1: stored bytes are canonical; 2: the journal says it was expunged; 4: it is in the second tier. */
   #bits: Uint8Array = new Uint8Array(0)
   count = 0
 
@@ -96,7 +96,8 @@ export class FoundMessages {
     this.#origin[at] = this.#originOf(one.mailbox, one.origin)
     this.#uid[at] = one.origin?.uid ?? 0
     if (one.segments !== undefined) this.#segments.set(at, Uint8Array.from(one.segments))
-    this.#bits[at] = (this.#size[at] === one.physicalSize ? 1 : 0) | (one.expunged === true ? 2 : 0)
+    const isCanonical = this.#size[at] === one.physicalSize
+    this.#bits[at] = (isCanonical ? 1 : 0) | (one.expunged === true ? 2 : 0) | (one.tier === 'alt' ? 4 : 0)
   }
 
   #encode(row: NonNullable<BoxScanned['row']>, out: Buffer): void {
@@ -177,6 +178,12 @@ export class FoundMessages {
   /** Two of one GUID have the same bytes, what is stored with them included: one is a copy of the other, made by a purge or the like. */
   isCopy(one: number, other: number): boolean {
     return this.#checksum[one] === this.#checksum[other] && this.#size[one] === this.#size[other]
+  }
+
+  /** Both know where they are, and are names of one message: copies of the same bytes in the same tier. */
+  areNames(one: number, other: number): boolean {
+    const tiers = (this.#bits[one]! ^ this.#bits[other]!) & 4
+    return this.#uid[one] !== 0 && this.#uid[other] !== 0 && tiers === 0 && this.isCopy(one, other)
   }
 
   hasGuid(message: number, guid: Uint8Array): boolean {

@@ -79,7 +79,7 @@ export class Plan {
     this.#box = box
     this.#evidence = parts.evidence
     this.#records = parts.records
-    this.#arrivals = new Arrivals({ ...parts, refOf: (message) => this.#refs[message]! || this.#newRow(message) })
+    this.#arrivals = new Arrivals({ ...parts, refOf: (message) => this.#refOf(message) })
     this.#refs = new Uint32Array(found.count)
     this.#fate = new Uint8Array(found.count)
     const rows = box?.view.count ?? 0
@@ -164,7 +164,8 @@ export class Plan {
       const isDoubtful = this.#evidence.isLossy && message !== NONE && this.#isOther(message, room.entry.guid, uid)
       if (!isNameless && (message === NONE || isDoubtful)) {
         const best = this.#best(guid, sizes.number(row), room.entry.guid, uid)
-        if (message === NONE || this.#isOwn(best, room.entry.guid, uid)) message = best
+        const isName = message !== NONE && !this.#found.isExpunged(message) && this.#found.areNames(best, message)
+        if (message === NONE || (this.#isOwn(best, room.entry.guid, uid) && !isName)) message = best
       }
       if (message !== NONE) message = this.#livingCopy(message)
       if (message === NONE) {
@@ -179,7 +180,9 @@ export class Plan {
         continue
       }
       // One that knows its UID is a row of its own besides, unless it is this one.
-      if (!this.#isOther(message, room.entry.guid, uid) || this.#found.isExpunged(message)) this.#fate[message] = KEPT
+      const isOther = this.#isOther(message, room.entry.guid, uid)
+      if (!isOther || this.#found.isExpunged(message)) this.#fate[message] = KEPT
+      if (isOther) this.#keepName(message, room.entry.guid, uid)
       this.#lead(room, uid, ref, at, message)
       if (isNameless) set(uid, 'guid', 'none', this.#found.guid(message), hex(this.#found.guid(message)))
       const size = this.#found.size(message)
@@ -194,7 +197,7 @@ export class Plan {
   /** Lets the row name the message, wherever it lies. */
   #lead(room: Mailroom, uid: number, ref: number, at: number, message: number): void {
     const { name } = room.entry
-    const known = this.#refs[message]!
+    const known = this.#refs[message]! || this.#sharedRow(message)
     if (known === ref && ref !== 0) return
     if (known === 0 && at !== NONE && this.#messages[at] === NONE) {
       // The box's row names a place where the message is not, or not whole, and no other row names the one where it is.
@@ -264,6 +267,28 @@ export class Plan {
     if (mailbox !== undefined && this.#isOther(message, mailbox, uid)) return false
     this.#fate[message] = EXPUNGED
     return true
+  }
+
+  /** The row has a message that knows itself by another name: its own name of it is no message besides. */
+  #keepName(message: number, mailbox: string, uid: number): void {
+    const found = this.#found
+    for (let one = found.withGuid(found.guid(message)); one !== NONE; one = found.nextOf(one))
+      if (this.#isOwn(one, mailbox, uid) && found.areNames(one, message)) this.#fate[one] = KEPT
+  }
+
+  /** The row of the box that names a message, made if there is none. */
+  #refOf(message: number): number {
+    return this.#refs[message]! || this.#sharedRow(message) || this.#newRow(message)
+  }
+
+  /** The row of the message that this is another name of, as formats give one to every copy; 0 if there is none. */
+  #sharedRow(message: number): number {
+    const found = this.#found
+    if (found.uid(message) === 0) return 0
+    for (let one = found.withGuid(found.guid(message)); one !== NONE; one = found.nextOf(one))
+      if (one !== message && this.#refs[one] !== 0 && this.#fate[one] === KEPT && found.areNames(one, message))
+        return (this.#refs[message] = this.#refs[one]!)
+    return 0
   }
 
   /** A row for a message that the box does not know. */

@@ -339,9 +339,10 @@ class Rebuild {
     yield records
     yield* pages(plan.settle())
     if (attachments !== undefined) yield* attachments.repair(plan, this.#settings.isDryRun)
-    if (this.#settings.isDryRun || boxTable === undefined) return
+    if (this.#settings.isDryRun) return
     await using box = await this.#format.open(readingHost(index, boxTable))
-    await box.journal?.()
+    if (boxTable !== undefined) await box.journal?.()
+    await box.rebuilt?.([...mailboxes.all].map(({ entry }) => entry))
   }
 }
 

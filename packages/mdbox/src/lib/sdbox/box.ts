@@ -9,6 +9,7 @@ import {
   BoxError,
   type BoxFinding,
   type BoxHost,
+  type BoxMailbox,
   type BoxMessage,
   type BoxNaming,
   type BoxRef,
@@ -26,7 +27,7 @@ import { scannedTier, SecondTier } from '../second-tier.ts'
 import { altmoveBox } from './altmove.ts'
 import { Batch, type BatchHost } from './batch.ts'
 import { checkBox } from './check.ts'
-import { listMailbox } from './directory.ts'
+import { identify, identityOf, listMailbox } from './directory.ts'
 import { DirectorySync } from './directory-sync.ts'
 import { finishMailbox, type NamesContext } from './finish.ts'
 import { Namer } from './naming.ts'
@@ -339,6 +340,18 @@ export class SdboxBox implements Box, BatchHost {
     yield* scanBox({ alt: false, fs: this.#fs, directory: this.#directory }, far, await this.#rows.loaded())
     // What was unmounted meanwhile was not seen.
     if (far !== undefined) await this.#second.verify()
+  }
+
+  async rebuilt(mailboxes: readonly BoxMailbox[]): Promise<void> {
+    this.#mustBeOpen()
+    for (const mailbox of mailboxes) {
+      const { guid } = mailbox
+      const identity = await identityOf(this.#fs, this.#directory, guid)
+      // What lies in the directory of one that was removed is expunged, until it was seen to.
+      if (identity === undefined && (await listMailbox(this.#fs, this.#directory, guid)).empty) continue
+      if (typeof identity === 'object' && identity.removed) continue
+      await identify(this.#fs, this.#directory, mailbox, false)
+    }
   }
 
   async unavailable(): Promise<Error | undefined> {

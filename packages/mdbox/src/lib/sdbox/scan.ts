@@ -165,6 +165,7 @@ function scannedOf(
     checksum: found.sum,
     expunged,
     ...(found.segments && { segments: found.segments }),
+    ...(root.alt ? { tier: 'alt' as const } : {}),
   }
 }
 
