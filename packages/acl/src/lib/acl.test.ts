@@ -41,6 +41,11 @@ function bruteForce(
     const kind = order.indexOf(kindName)
     let row = rows.find((one) => one.global === global && one.kind === kind && one.name === name)
     if (row === undefined) rows.push((row = { global, kind, name, give: undefined, deny: undefined }))
+    else {
+      // Merging two lines makes lists of both halves.
+      row.give ??= new Set()
+      row.deny ??= new Set()
+    }
     const half = negative ? 'deny' : 'give'
     row[half] = new Set([...(row[half] ?? []), ...letters.split('')])
   }
@@ -332,7 +337,12 @@ describe('the engine', () => {
         for (const base of bases) {
           const damaged = [...base, { text, global }]
           const acls = [aclOf(damaged), aclOf(damaged, 'a@d')]
-          const repaired = readings.map((reading) => [...base, { text: reading, global }])
+          // A second line of the same identifier and sign would also say that the other half is empty: no repair one looks for.
+          const doubles = (reading: string): boolean =>
+            base.some((line) => line.global === global && line.text.split(' ')[0] === reading.split(' ')[0])
+          const repaired = readings
+            .filter((reading) => !/usr|user=x/.test(text) || !doubles(reading))
+            .map((reading) => [...base, { text: reading, global }])
           for (const { subject, owned } of ASKERS) {
             const owner = owned && subject.user === 'a@d'
             if (owner && /usr|user=x/.test(text)) continue

@@ -56,7 +56,7 @@ export interface AclList {
 /** Says nothing about anybody. */
 export const EMPTY_ACL: AclList = { entries: [], broken: [] }
 
-/** A list of these, in order, entries of the same identifier merged. Throws ACL_BAD_IDENTIFIER and ACL_LIMIT. */
+/** A list of these, in order, entries of the same identifier merged (then both halves are said). Throws ACL_BAD_IDENTIFIER and ACL_LIMIT. */
 export function aclList(entries: Iterable<AclEntry>, broken: readonly BrokenLine[] = []): AclList {
   const given = [...entries]
   for (const entry of given) checkEntry(entry)
@@ -81,20 +81,17 @@ function saysSomething({ rights, denied }: AclEntry): boolean {
   return rights !== undefined || denied !== undefined
 }
 
+/** Two lines of one identifier. As in Dovecot, they say something of both halves: of one that neither has, that it is empty. */
 function mergeEntries(a: AclEntry, b: AclEntry): AclEntry {
   return {
     kind: a.kind,
     name: a.name,
-    rights: either(a.rights, b.rights),
-    denied: either(a.denied, b.denied),
+    rights: (a.rights ?? 0) | (b.rights ?? 0),
+    denied: (a.denied ?? 0) | (b.denied ?? 0),
     otherRights: union(a.otherRights, b.otherRights),
     otherDenied: union(a.otherDenied, b.otherDenied),
     origin: a.origin === undefined || b.origin === undefined ? (a.origin ?? b.origin) : joined(a.origin, b.origin),
   }
-}
-
-function either(a: number | undefined, b: number | undefined): number | undefined {
-  return a === undefined ? b : b === undefined ? a : a | b
 }
 
 function union(a: readonly string[] | undefined, b: readonly string[] | undefined): readonly string[] | undefined {
