@@ -71,7 +71,10 @@ function notingNothing(fs: Fs): BoxFormat {
                 ),
             }
           const value = Reflect.get(target, key, target) as unknown
-          return typeof value === 'function' ? (value as (...rest: unknown[]) => unknown).bind(target) : value
+          // No bound function: a stack of disposables takes none.
+          return typeof value === 'function'
+            ? (...rest: unknown[]): unknown => Reflect.apply(value, target, rest)
+            : value
         },
       })
     },
