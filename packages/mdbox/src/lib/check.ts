@@ -6,7 +6,7 @@
 import type { BoxFinding, BoxHost } from '@mailstead/box'
 import { FsError, type FsFile } from '@mailstead/fs'
 import type { Tier } from './altmove-tier.ts'
-import { LINE_MAX, readFileLine } from './format.ts'
+import { LINE_MAX, readFileLine, readHeader } from './format.ts'
 import { JOURNAL } from './journal.ts'
 import { FLAG_ALT, FLAGS_OF_RECORD, flagsOfRecord, type Places, type PlaceTable } from './place.ts'
 import type { PurgeContext } from './purge.ts'
@@ -155,8 +155,13 @@ async function* checkFile(
   }
   if (line === undefined)
     yield finding('damage', 'first-line', 0, -1, 'the first line is damaged; the messages are judged by their rows')
-  else if (!line.verified)
-    yield finding('note', 'first-line-unchecked', 0, -1, 'the first line has no checksum: somebody else wrote it')
+  else if (!line.verified) {
+    // Where it ends a message begins, dead or alive: else it is what damage left of one that had a checksum.
+    const next = await window.bytes(line.length, Math.min(line.headerBytes, size - line.length))
+    if (readHeader(next, 0, line.headerBytes) < 0)
+      yield finding('damage', 'first-line', 0, -1, 'no message begins where the first line ends')
+    else yield finding('note', 'first-line-unchecked', 0, -1, 'the first line has no checksum: somebody else wrote it')
+  }
 
   rows.sort((a, b) => places.offset.number(a) - places.offset.number(b))
   let at = line?.length ?? places.offset.number(rows[0]!)

@@ -98,6 +98,29 @@ describe('bit rot', () => {
     console.log(`${flips} flipped bits in ${size} bytes, all found`)
   })
 
+  test('the first line: whatever one of its bytes becomes, also one that makes it look like Dovecot’s', async () => {
+    const kept = await keep([Buffer.from('one')])
+    const bytes = await kept.fs.readFile('storage/m.1')
+    const values =
+      process.env['MAILSTEAD_DEPTH'] === undefined
+        ? Array.from('\n 0HC', (c) => c.charCodeAt(0))
+        : [...Array(256).keys()]
+    let changed = 0
+    await using file = await kept.fs.open('storage/m.1', 'write')
+    for (let at = 0; at < kept.offsets[0]!; at++)
+      for (const value of values) {
+        if (bytes[at] === value) continue
+        await file.write(Uint8Array.of(value), at)
+        expect(await damages(kept.box), `byte ${at} is ${value}`).toMatchObject([
+          { kind: 'first-line', ref: undefined },
+        ])
+        await file.write(bytes.subarray(at, at + 1), at)
+        changed++
+      }
+    expect(await damages(kept.box)).toEqual([])
+    console.log(`${changed} changes of the first line, all found`)
+  })
+
   test('of large messages: header, metadata and a sample of the body', async () => {
     const kept = await keep([randomBytes(300_000), randomBytes(70_000), Buffer.alloc(600_000, 'line\r\n')])
     const [first, second, third, end] = kept.offsets as [number, number, number, number]
