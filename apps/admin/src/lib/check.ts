@@ -53,7 +53,8 @@ export async function checkStores(flags: CheckFlags): Promise<Checked> {
       }
     } catch (error) {
       const code = error instanceof StoreError ? error.code : undefined
-      const isGone = code !== undefined && !hasUserIndex(where.data, user, where.config)
+      // What is away, or another volume, has no index either.
+      const isGone = code !== undefined && code !== 'STORE_UNAVAILABLE' && !hasUserIndex(where.data, user, where.config)
       // A store that a crash left half made has no index either, though perhaps the directory for it.
       const isUnmade = flags.user === undefined && (isGone || code === 'STORE_NOT_FOUND')
       if (isUnmade || (isGone && code === 'STORE_CORRUPT')) findings.push(withoutIndex(where.data, user))

@@ -103,16 +103,15 @@ export async function userStorage(
     index === undefined ? undefined : { path: index, role: 'index', uuid: roots.index }
   await using held = new AsyncDisposableStack()
   const fs = held.use(await guardedDirectory(path, { root: inData, mounts, create }))
-  let indexFs: Fs | undefined
-  if (inIndex !== undefined)
-    indexFs = held.use(
-      hasIndex || create
-        ? await guardedDirectory(join(inIndex.path, home), { root: inIndex, mounts, create })
-        : // Nothing is made for whoever only looks.
-          prefixed(await guardedDirectory(inIndex.path, { root: inIndex, mounts }), home),
-    )
   const opened = [{ path, root: inData }]
-  if (inIndex !== undefined) opened.push({ path: join(inIndex.path, home), root: inIndex })
+  let indexFs: Fs | undefined
+  if (inIndex !== undefined) {
+    const where = hasIndex ? join(inIndex.path, home) : inIndex.path
+    const directory = held.use(await guardedDirectory(where, { root: inIndex, mounts }))
+    // The store makes it once it knows that this is its root.
+    indexFs = hasIndex ? directory : prefixed(directory, home)
+    opened.push({ path: where, root: inIndex })
+  }
   if (settings?.alternate !== undefined)
     opened.push({ path: settings.alternate.path, root: { path: settings.alternate.path, role: 'alternate' } })
   const blobs = attachmentsRoot({ data, path: kept.path })
