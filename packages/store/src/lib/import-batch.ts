@@ -309,6 +309,8 @@ export function modSeqOf(modSeq: number | undefined): number {
 export function isOfOneMessage(error: unknown): boolean {
   return (
     error instanceof BoxError ||
+    // It comes out of another store.
+    (error instanceof StoreError && error.code === 'STORE_DAMAGED') ||
     (error instanceof FsError &&
       (error.code === 'FS_IO' || error.code === 'FS_CORRUPT' || error.code === 'FS_NOT_FOUND'))
   )

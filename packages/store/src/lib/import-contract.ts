@@ -30,7 +30,7 @@ export interface ImportMessage {
   readonly pop3Order: number | undefined
   /** Equal, in all mailboxes of one import, for messages with the same bytes and the same GUID: one message in the box. */
   readonly shared: string | undefined
-  /** The bytes. What it rejects with as damaged (BoxError, and FsError where one file fails) leaves the message out. */
+  /** The bytes. What it rejects with as damaged (BoxError, STORE_DAMAGED, and FsError where one file fails) leaves the message out. */
   open(): AsyncIterable<Uint8Array>
 }
 
