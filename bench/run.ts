@@ -23,6 +23,7 @@ import {
   startMailstead,
   temporaryDirectory,
 } from '../tests/interop/lib/servers.ts'
+import { aclBench } from './acl.ts'
 import { boxBench } from './box.ts'
 import { fsBench } from './fs.ts'
 import { indexBench } from './index.ts'
@@ -561,6 +562,7 @@ try {
     complaints.push(...(await indexBench({ ...shared, rounds: ROUNDS, quick: flags.quick })))
     complaints.push(...(await boxBench({ ...shared, rounds: ROUNDS, quick: flags.quick })))
     complaints.push(...(await sisBench({ ...shared, rounds: 3 * ROUNDS })))
+    complaints.push(...aclBench({ ...shared, rounds: 3 * ROUNDS }))
   }
   for (const part of [deliveries, memory, reads, million]) {
     await part()
