@@ -322,8 +322,8 @@ function woven(segments: Uint8Array, inline: WovenInline, cause: unknown): Woven
 /** Why the root cannot be reached. Where there never was one below the data directory, it will be made. */
 async function awayRoot(where: AttachmentsWhere): Promise<Error | undefined> {
   try {
-    if (where.path === undefined) await makeAttachmentsBelow(where.data)
-    const fs = await rootFs(attachmentsRoot(where), 'attachments')
+    if (where.path === undefined) await makeAttachmentsBelow(where)
+    const fs = await rootFs(attachmentsRoot(where), 'attachments', undefined, where.mounts)
     await fs[Symbol.asyncDispose]()
     return undefined
   } catch (error) {
