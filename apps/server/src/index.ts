@@ -5,6 +5,7 @@ export {
   type Config,
   ConfigError,
   emptyConfig,
+  type NamespaceConfig,
   parseConfig,
   readConfig,
 } from './lib/config.ts'
@@ -27,3 +28,4 @@ export { startDemo } from './lib/start-demo.ts'
 export { type Mounts, mustBeMounted, openMounts } from './lib/mounts.ts'
 export { checkRootDirectory, initRootDirectory } from './lib/roots.ts'
 export { type BoxSettings, STORAGE, userBox } from './lib/user-box.ts'
+export { accessOptions, globalAcl, publicConfig, publicUser, registryFs } from './lib/shared-mail.ts'

@@ -2,6 +2,7 @@
 import { createRequire } from 'node:module'
 import { Command, CommanderError } from 'commander'
 import { ConfigError, serveCommand } from '@mailstead/app-server'
+import { aclCommand, shareCommand } from './acl.ts'
 import { altmoveCommand } from './altmove.ts'
 import { attachmentsCommand } from './attachments.ts'
 import { checkCommand } from './check.ts'
@@ -33,6 +34,8 @@ export async function run(argv: readonly string[]): Promise<number> {
     .addCommand(importCommand())
     .addCommand(altmoveCommand())
     .addCommand(mountCommand())
+    .addCommand(aclCommand())
+    .addCommand(shareCommand())
     .addCommand(attachmentsCommand())
     .addCommand(checkCommand())
     .addCommand(repairCommand())

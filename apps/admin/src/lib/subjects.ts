@@ -1,7 +1,7 @@
 /** The stores that `check` and `repair` look at, and what is said of them before they are opened. */
 import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
-import { checkDataDirectory, checkRootDirectory, STORAGE, storeDirectories } from '@mailstead/app-server'
+import { checkDataDirectory, checkRootDirectory, publicUser, STORAGE, storeDirectories } from '@mailstead/app-server'
 import { userDirectory } from '@mailstead/server'
 import type { StoreFinding } from '@mailstead/store'
 import { Exit } from './exit.ts'
@@ -50,7 +50,10 @@ export function subjects(where: Where, only: string | undefined, notes: UserFind
     others.push({ name, home })
     if (parsed !== undefined) notes.push(finding(name, 'note', 'no-user', `nobody in ${file} has the store ${home}`))
   }
-  return [...users.filter(({ home }) => isThere(join(data, home))).map(({ user }) => user), ...others]
+  const publics: FoundUser[] = []
+  for (const space of where.config.namespaces)
+    if (space.kind === 'public' && isThere(join(data, space.home))) publics.push(publicUser(space))
+  return [...users.filter(({ home }) => isThere(join(data, home))).map(({ user }) => user), ...others, ...publics]
 }
 
 function directoriesOf(data: string): string[] {

@@ -97,9 +97,33 @@ level = "warn"
     ['[store]\ncompression = "on"', 'm.toml: store.compression: must be "off", "auto" or a level of 1 to 19'],
     ['[alternate]\nquery = "all"', 'm.toml: alternate.path: is missing'],
     ['[alternate]\npath = "x"\nquery = "older 9"', 'm.toml: alternate.query: "9" is no age'],
+    ['[acl]\nanyone = 1', 'm.toml: acl.anyone: must be true or false'],
+    ['[[namespace]]\nkind = "private"\nprefix = "x/"', 'm.toml: namespace.0.kind: must be a table with kind'],
+    ['[[namespace]]\nkind = "public"\nprefix = "x"', 'm.toml: namespace.0.prefix: the prefix "x" must end with "/"'],
+    ['[[namespace]]\nkind = "shared"\nprefix = "x/"', 'must be like "shared/%user/"'],
+    ['[[namespace]]\nkind = "public"\nprefix = "x/"\npath = "../y"', 'namespace.0.path: must be a directory below'],
+    ['[[namespace]]\nkind = "public"\nprefix = "x/"\npath = "users/y"', 'namespace.0.path: must be a directory below'],
+    ['[[namespace]]\nkind = "public"\nprefix = "x/"\ndefault_acl = ["bob l"]', 'namespace.0.default_acl: "bob l"'],
+    ['[[namespace]]\nkind = "shared"\nprefix = "x/%user/"\nbox = "mdbox"', 'm.toml: namespace.0.box: no such key'],
     ['[log]\nlevel = "loud"', 'm.toml: log.level: must be trace, debug'],
   ])('%j is refused by file and key', (source, complaint) => {
     expect(() => parseConfig(source, 'm.toml')).toThrow(complaint)
+  })
+  test('namespaces have a place of their own, and two cannot have one prefix', () => {
+    const shared = '[[namespace]]\nkind = "shared"\nprefix = "user/%user/"\n'
+    const team = '[[namespace]]\nkind = "public"\nprefix = "Our Team/"\n'
+    expect(parseConfig(shared + team, 'm.toml')).toMatchObject({
+      acl: { anyone: false, defaultsFromInbox: false, global: undefined },
+      namespaces: [
+        { kind: 'shared', prefix: 'user/%user/' },
+        { kind: 'public', prefix: 'Our Team/', home: 'public/our%20team' },
+      ],
+    })
+    expect(() => parseConfig(team + team, 'm.toml')).toThrow('m.toml: namespace.1.prefix: another namespace has')
+    const cases = '[[namespace]]\nkind = "public"\nprefix = "our team/"\n'
+    expect(() => parseConfig(team + cases, 'm.toml')).toThrow('namespace.1.path: another namespace has its store in')
+    expect(parseConfig('[acl]\nglobal = "acl"', '/etc/m.toml').acl?.global).toBe('/etc/acl')
+    expect(parseConfig('', 'm.toml')).toMatchObject({ acl: undefined, namespaces: [] })
   })
   test('every complaint is made, not only the first', () => {
     expect(() => parseConfig('data = 1\nusers = 2\n', 'm.toml')).toThrow(/data: .*\n.*users: /)

@@ -8,6 +8,9 @@ import { readFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { parse, TomlError } from 'smol-toml'
 import * as v from 'valibot'
+import type { AclList } from '@mailstead/acl'
+import { parseAclFile } from '@mailstead/acl/file'
+import { badNamespace, userDirectory } from '@mailstead/server'
 import { type AltmoveQuery, parseAltmoveQuery } from '@mailstead/store'
 
 export interface Listen {
@@ -79,8 +82,32 @@ export interface Config {
   /** The second tier, and what goes there by itself. */
   readonly alternate: { readonly path: string; readonly query: AltmoveQuery | undefined } | undefined
   readonly attachments: AttachmentSettings
+  /** Access control lists, and what is shared by them. Undefined: each user has all of his own, and nothing else. */
+  readonly acl:
+    | {
+        readonly anyone: boolean
+        readonly defaultsFromInbox: boolean
+        /** The global file. */
+        readonly global: string | undefined
+      }
+    | undefined
+  readonly namespaces: readonly NamespaceConfig[]
   readonly logLevel: LogLevel | undefined
 }
+
+/** Mail beside the users' own mailboxes. */
+export type NamespaceConfig =
+  | { readonly kind: 'shared'; readonly prefix: string }
+  | {
+      readonly kind: 'public'
+      readonly prefix: string
+      /** Where its store is, below the data directory. */
+      readonly home: string
+      readonly box: BoxName | undefined
+      readonly compression: 'off' | 'auto' | number | undefined
+      /** For mailboxes whose lists say nothing of somebody, if the store has no such list itself. */
+      readonly defaults: AclList | undefined
+    }
 
 /** What is wrong with the configuration, in a sentence for whoever wrote it. */
 export class ConfigError extends Error {
@@ -119,6 +146,44 @@ const level = v.pipe(count, v.maxValue(19, 'must be at most 19'))
 /** As the store of attachments has it, so that what is too much is said before anything listens. */
 const MIN_BYTES_MAX: number = 16 * 1024 * 1024
 
+const box = v.picklist(['mdbox', 'sdbox'], 'must be "mdbox" or "sdbox"')
+const compression = v.union([v.picklist(['off', 'auto']), level], 'must be "off", "auto" or a level of 1 to 19')
+/** A directory below the data directory. */
+const below = v.pipe(
+  text,
+  v.check(
+    (path) =>
+      !path.split('/').some((part) => part === '' || part === '.' || part === '..') &&
+      !/^(?:users|attachments|sharing)(?:\/|$)|[\0\\]/.test(path),
+    'must be a directory below the data directory, and not one of those that the server has there',
+  ),
+)
+/** Lines of an access control list. */
+const aclLines = v.pipe(
+  v.array(text, 'must be a list of lines like "user=bob lrs"'),
+  v.rawTransform<string[], AclList>(({ dataset, addIssue, NEVER }) => {
+    const { list, findings } = parseAclFile(Buffer.from(dataset.value.join('\n')), 'default_acl')
+    if (findings.length === 0) return list
+    addIssue({ message: findings.map(({ text: line, problem }) => `${JSON.stringify(line)}: ${problem}`).join('; ') })
+    return NEVER
+  }),
+)
+const namespace = v.variant(
+  'kind',
+  [
+    v.strictObject({ kind: v.literal('shared'), prefix: text }),
+    v.strictObject({
+      kind: v.literal('public'),
+      prefix: text,
+      path: v.optional(below),
+      box: v.optional(box),
+      compression: v.optional(compression),
+      default_acl: v.optional(aclLines),
+    }),
+  ],
+  'must be a table with kind = "shared" or "public"',
+)
+
 const Schema = v.strictObject({
   data: v.optional(text),
   users: v.optional(text),
@@ -151,13 +216,19 @@ const Schema = v.strictObject({
       message_bytes: v.optional(count),
       idle_seconds: v.optional(count),
       open: v.optional(count),
-      box: v.optional(v.picklist(['mdbox', 'sdbox'], 'must be "mdbox" or "sdbox"')),
-      compression: v.optional(
-        v.union([v.picklist(['off', 'auto']), level], 'must be "off", "auto" or a level of 1 to 19'),
-      ),
+      box: v.optional(box),
+      compression: v.optional(compression),
     }),
   ),
   index: v.optional(v.strictObject({ path: text })),
+  acl: v.optional(
+    v.strictObject({
+      anyone: v.optional(flag),
+      defaults_from_inbox: v.optional(flag),
+      global: v.optional(text),
+    }),
+  ),
+  namespace: v.optional(v.array(namespace, 'must be tables ([[namespace]])')),
   alternate: v.optional(v.strictObject({ path: text, query: v.optional(query) })),
   attachments: v.optional(
     v.strictObject({
@@ -286,6 +357,15 @@ function fromInput(input: v.InferOutput<typeof Schema>, base: string, file: stri
       tenants: tenantsOf(attachments?.tenants ?? {}, file),
       graceHours: attachments?.grace_hours,
     },
+    acl:
+      input.acl === undefined && input.namespace === undefined
+        ? undefined
+        : {
+            anyone: input.acl?.anyone ?? false,
+            defaultsFromInbox: input.acl?.defaults_from_inbox ?? false,
+            global: path(input.acl?.global),
+          },
+    namespaces: namespacesOf(input.namespace ?? [], file),
     logLevel: input.log?.level,
   }
 }
@@ -301,6 +381,27 @@ function tenantsOf(tenants: Readonly<Record<string, readonly string[]>>, file: s
       found.set(name, tenant)
     }
   return found
+}
+
+function namespacesOf(given: readonly v.InferOutput<typeof namespace>[], file: string): NamespaceConfig[] {
+  const heads = new Set<string>()
+  const homes = new Set<string>()
+  return given.map((one, at): NamespaceConfig => {
+    const key = `${file}: namespace.${at}.prefix`
+    const { kind, prefix } = one
+    const wrong = badNamespace({ kind, prefix })
+    if (wrong !== undefined) throw new ConfigError(`${key}: ${wrong}`)
+    const head = prefix.replace(/%user.*/, '')
+    if (heads.has(head)) throw new ConfigError(`${key}: another namespace has the prefix ${head}`)
+    heads.add(head)
+    if (one.kind === 'shared') return { kind: 'shared', prefix }
+    // As directories of users: safe on any file system.
+    const home = one.path ?? userDirectory({ name: prefix.slice(0, -1) }).replace(/^users/, 'public')
+    if (homes.has(home))
+      throw new ConfigError(`${file}: namespace.${at}.path: another namespace has its store in ${home}`)
+    homes.add(home)
+    return { kind: 'public', prefix, home, box: one.box, compression: one.compression, defaults: one.default_acl }
+  })
 }
 
 /** `HOST:PORT`, `[IPV6]:PORT`. A string says what is wrong. */

@@ -1,6 +1,14 @@
 /** `mailstead serve`: settings, then a server over posix and mdbox, until a signal. */
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
-import { type MailServer, type PurgeBudget, ServerError, startServer, usersFile } from '@mailstead/server'
+import {
+  type MailServer,
+  type PurgeBudget,
+  parseUsers,
+  ServerError,
+  startServer,
+  type UserEntry,
+  usersFile,
+} from '@mailstead/server'
 import { makeAttachmentsBelow } from './attachments-root.ts'
 import { formatListen, type Listen } from './config.ts'
 import { checkDataDirectory, initDataDirectory, userStorage } from './data-directory.ts'
@@ -8,6 +16,7 @@ import { eventLog, serverLog } from './log.ts'
 import { mustBeMounted, startMounts } from './mounts.ts'
 import { checkRootDirectory } from './roots.ts'
 import type { Settings } from './settings.ts'
+import { sharedMail } from './shared-mail.ts'
 
 /** Starts the server. Everything that can be wrong with the settings is found before anything listens. */
 export async function startFromSettings(settings: Settings): Promise<MailServer> {
@@ -33,6 +42,8 @@ export async function startFromSettings(settings: Settings): Promise<MailServer>
   if (settings.init && !existsSync(settings.users)) writeFileSync(settings.users, '', { flag: 'wx', mode: 0o600 })
   const users = usersFile(settings.users, { onEvent })
   const { imapSettings, lmtpSettings, store } = config
+  const stored = (): Iterable<UserEntry> => parseUsers(readFileSync(settings.users, 'utf8')).users.values()
+  const shared = held.use(await sharedMail(data, config, { users: stored, mounts, onEvent }))
   const server = await startServer({
     users,
     storage: (user) => userStorage(data, user, { settings: config, create: true, mounts }),
@@ -43,6 +54,7 @@ export async function startFromSettings(settings: Settings): Promise<MailServer>
       lmtp: settings.lmtp,
       tls: settings.tls === undefined ? undefined : tlsFiles(settings.tls),
       hostname: config.hostname,
+      shared: shared.options,
       flags: store.flags,
       messageMax: store.messageBytes,
       storeIdleMs: times(store.idleSeconds, 1000),

@@ -7,6 +7,8 @@ export interface AccessControlOptions {
   readonly owner?: string | undefined
   /** The mailboxes without an entry for somebody ask INBOX's list, not the store's. (default false) */
   readonly defaultsFromInbox?: boolean | undefined
+  /** For whom a mailbox's list says nothing, where the store has no list for that. (default: nothing) */
+  readonly defaults?: AclList | undefined
   /** What the global file says of a mailbox of this name in the store. (default: nothing) */
   readonly globalFor?: ((name: string) => readonly AclLayer[]) | undefined
   /** Another whenever `globalFor` says something else. (default: it never does) */
@@ -39,8 +41,13 @@ export function mailboxAcl(
     owner: options.owner,
     local: own === undefined ? undefined : readAcl(own),
     global: options.globalFor?.(name),
-    defaults: fallback === undefined ? undefined : new Acl({ local: readAcl(fallback) }),
+    defaults: defaultsOf(options, fallback),
   })
+}
+
+function defaultsOf({ defaults }: AccessControlOptions, fallback: Uint8Array | undefined): Acl | undefined {
+  const local = fallback === undefined ? defaults : readAcl(fallback)
+  return local === undefined ? undefined : new Acl({ local })
 }
 
 interface Prepared {

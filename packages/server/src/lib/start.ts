@@ -10,7 +10,7 @@ import { createServer, type AddressInfo, type Server, type Socket } from 'node:n
 import { hostname as machineName } from 'node:os'
 import { createSecureContext, createServer as createTlsServer, type SecureContext, TLSSocket } from 'node:tls'
 import type { Duplex } from 'node:stream'
-import type { AclLayer } from '@mailstead/acl'
+import type { AclLayer, AclList } from '@mailstead/acl'
 import type { Fs } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
 import type { ImapBackend } from '@mailstead/imap'
@@ -62,6 +62,8 @@ export interface SharedMailOptions {
     | {
         readonly kind: 'public'
         readonly prefix: string
+        /** For mailboxes whose lists say nothing of somebody, if the store has no list for that. (default: nothing) */
+        readonly defaults?: AclList | undefined
         /** Called once for each opening of its store. Fails if it must not be used or created now. */
         readonly storage: () => Promise<UserStorage>
       }
@@ -283,7 +285,16 @@ async function openPooled(
       ...(indexFs === undefined ? {} : { indexFs }),
       ...(attachments === undefined ? {} : { attachments }),
       ...(roots === undefined ? {} : { roots }),
-      ...(shared === undefined ? {} : { acl: accessOf(shared, isUser ? user.name : undefined, space?.prefix ?? '') }),
+      ...(shared === undefined
+        ? {}
+        : {
+            acl: accessOf(
+              shared,
+              isUser ? user.name : undefined,
+              space?.prefix ?? '',
+              space?.kind === 'public' ? space.defaults : undefined,
+            ),
+          }),
     }),
   )
   if (sharing !== undefined && isUser) held.use(tellSharing(store, sharing))
@@ -291,10 +302,16 @@ async function openPooled(
   return { store, isCurrent, close: () => all.disposeAsync() }
 }
 
-function accessOf(shared: SharedMailOptions, owner: string | undefined, prefix: string): AccessControl {
+function accessOf(
+  shared: SharedMailOptions,
+  owner: string | undefined,
+  prefix: string,
+  defaults: AclList | undefined,
+): AccessControl {
   const { globalFor, globalVersion, watchGlobal } = shared
   return accessControl({
     owner,
+    defaults,
     defaultsFromInbox: owner !== undefined && shared.defaultsFromInbox === true,
     globalFor: globalFor === undefined ? undefined : (name) => globalFor(prefix + name, owner),
     globalVersion,
