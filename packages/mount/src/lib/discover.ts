@@ -10,6 +10,7 @@ import type { Mount } from './contract.ts'
 import { isOtherPath, isOtherType, isWithin, mayHang } from './kinds.ts'
 import { MOUNT_PATH_MAX_BYTES, MOUNTS_MAX } from './list-format.ts'
 import { MountTable } from './mount-table.ts'
+import { answers } from './observe.ts'
 import type { MountProbe, MountRow } from './probe.ts'
 
 /** The list as it is to be at a start: with what is new, without what is not for mail and gone. */
@@ -21,7 +22,7 @@ export async function discover(
   const rows = await probe.table()
   if (rows === undefined) return new Map(listed)
   const table = new MountTable(rows)
-  const real = roots.map((root) => realOr(probe, root))
+  const real = await Promise.all(roots.map((root) => realOr(probe, root)))
   const holdsRoot = (row: MountRow): boolean =>
     real.some((root) => table.covering(root) === row || isWithin(row.path, root))
 
@@ -71,8 +72,9 @@ async function lookInto(
   }
 }
 
-function realOr(probe: MountProbe, path: string): string {
+async function realOr(probe: MountProbe, path: string): Promise<string> {
   try {
+    await answers(probe, path)
     return probe.realPath(path)
   } catch {
     return path

@@ -86,7 +86,10 @@ class MountGuard implements Guard {
           mount,
           root: root && isHere ? { ...root, path: resolve(root.path ?? path) } : undefined,
         })
-      if (mount !== undefined) made.state = registry?.find(mount)?.state ?? 'ignore'
+      const status = mount === undefined ? undefined : registry?.find(mount)
+      if (mount !== undefined) made.state = status?.state ?? 'ignore'
+      // What was seen there instead may hang whoever looks.
+      if (status !== undefined && status.observed !== 'mounted') made.forget()
       places.set(mount, made)
       return made
     }

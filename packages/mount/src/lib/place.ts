@@ -64,6 +64,12 @@ export class Place {
     return this.#isFresh() ? undefined : this.#prove()
   }
 
+  /** The next check proves it anew. */
+  forget(): void {
+    this.#mountLook = undefined
+    this.#markerLook = undefined
+  }
+
   async #afterAnswer(answer: Promise<void>): Promise<void> {
     await answer
     if (!this.#isFresh()) await this.#prove()
@@ -71,6 +77,7 @@ export class Place {
 
   /** One look, or two where the marker is not on the mount. */
   #isFresh(): boolean {
+    if (this.#mountLook === undefined && this.#markerLook === undefined) return false
     try {
       if (this.#marker !== undefined && !isSameFile(this.#probe.look(this.#marker), this.#markerLook)) return false
       if (this.mount === undefined || this.state === 'ignore' || this.#isMarkerEnough) return true
@@ -93,8 +100,7 @@ export class Place {
   }
 
   async #proveOnce(): Promise<void> {
-    this.#mountLook = undefined
-    this.#markerLook = undefined
+    this.forget()
     const probe = this.#probe
     const at = this.mount ?? this.#root!.path
     const rows = await probe.table()

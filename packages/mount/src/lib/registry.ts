@@ -7,7 +7,7 @@ import { MountError } from './error.ts'
 import { isWithin } from './kinds.ts'
 import { ListFiles } from './list-files.ts'
 import { MOUNT_PATH_MAX_BYTES, MOUNTS_MAX } from './list-format.ts'
-import { observe, type Seen, volumeAt } from './observe.ts'
+import { answers, observe, type Seen, volumeAt } from './observe.ts'
 import type { MountProbe } from './probe.ts'
 import { systemProbe } from './system-probe.ts'
 import { knowsMore } from './volume.ts'
@@ -200,6 +200,7 @@ class Registry implements MountRegistry {
     if (typeof path !== 'string' || !isAbsolute(path) || path.includes('\0') || !path.isWellFormed())
       throw new MountError('MOUNT_PATH', `${JSON.stringify(path)} is no absolute path`, { path })
     try {
+      await answers(this.#probe, resolve(path))
       const real = this.#probe.realPath(path)
       if (Buffer.byteLength(real) > MOUNT_PATH_MAX_BYTES)
         throw new MountError('MOUNT_LIMIT', `a path of more than ${MOUNT_PATH_MAX_BYTES} bytes`, { path })
