@@ -13,7 +13,14 @@ export {
   type PrivacyRule,
   PrivacyRules,
 } from './lib/private-policy.ts'
-export { flagsTable, keyOfTable, orderTable, type PrivateView, type SharedMailboxKey } from './lib/private-tables.ts'
+export {
+  flagsTable,
+  keyOfTable,
+  orderTable,
+  privateColumns,
+  type PrivateView,
+  type SharedMailboxKey,
+} from './lib/private-tables.ts'
 export { ORDER_RUNS_MAX } from './lib/private-order.ts'
 export { overlay, sharedView } from './lib/overlay-view.ts'
 export { type FlagState, statesOf } from './lib/overlay-states.ts'

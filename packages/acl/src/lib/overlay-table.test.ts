@@ -18,7 +18,7 @@ import { copiedStates } from './overlay-table.ts'
 import { overlay, overlayWork, sharedView } from './overlay-view.ts'
 import { parsePrivacyPolicy, type PrivacyPolicy } from './private-policy.ts'
 import { PrivateFlags } from './private-user.ts'
-import { flagsTable, keyOfTable, orderTable } from './private-tables.ts'
+import { flagsTable, keyOfTable, orderTable, privateColumns } from './private-tables.ts'
 
 const SEEN = 8
 const FLAGGED = 2
@@ -210,7 +210,7 @@ describe('an overlay', () => {
     expect([...seenOf(ann.overlay.view).values()]).toEqual(['0 ', '8 $mine all', '8 $mine all', '0 ', '0 ', '8 $mine'])
     // And away with him: what he had is known, and forgotten.
     const kept = ann.overlay.states()
-    expect(ann.flags.mailboxes).toEqual([{ store: Buffer.from(KEY.store), mailbox: KEY.mailbox }])
+    expect(ann.flags.mailboxes).toEqual([{ store: KEY.store, mailbox: KEY.mailbox }])
     await ann.flags.remove(ann.flags.mailboxes)
     expect(ann.own.tables).toEqual([])
     await ann.overlay.refresh()
@@ -271,9 +271,12 @@ test('names of tables are those of mailboxes, and no others', () => {
   const key = { store: Uint8Array.from({ length: 16 }, (_, i) => i * 17), mailbox: '00112233445566778899aabbccddeeff' }
   expect(flagsTable(key)).toMatch(/^[a-z0-9-]{1,64}$/)
   expect(orderTable(key)).toMatch(/^[a-z0-9-]{1,64}$/)
-  expect(keyOfTable(flagsTable(key))).toEqual({ store: Buffer.from(key.store), mailbox: key.mailbox })
+  expect(keyOfTable(flagsTable(key))).toEqual({ store: key.store, mailbox: key.mailbox })
   for (const id of ['tree', 'mailbox-00', orderTable(key), `${flagsTable(key)}a`, flagsTable(key).slice(0, -1) + '7'])
     expect(keyOfTable(id)).toBeUndefined()
+  expect(privateColumns(flagsTable(key))).toEqual([])
+  expect(privateColumns(orderTable(key))).toEqual([{ name: 'shared', bytes: 6 }])
+  expect(privateColumns('order-x')).toBeUndefined()
   expect(() => flagsTable({ ...key, mailbox: 'X' })).toThrow(TypeError)
   expect(() => flagsTable({ ...key, store: new Uint8Array(3) })).toThrow(TypeError)
 })

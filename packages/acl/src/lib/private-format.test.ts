@@ -14,7 +14,7 @@ test('the examples in docs/formats/private-flags.md are what is written', async 
   const key = { store: bytes, mailbox: Buffer.from(bytes).toString('hex') }
   expect(page).toContain(`\n${flagsTable(key).slice('private-'.length)}\n`)
   expect(orderTable(key).slice('order-'.length)).toBe(flagsTable(key).slice('private-'.length))
-  expect(keyOfTable(flagsTable(key))).toEqual({ store: Buffer.from(bytes), mailbox: key.mailbox })
+  expect(keyOfTable(flagsTable(key))).toEqual({ store: bytes, mailbox: key.mailbox })
 
   const hex = [...page.matchAll(/^[0-9a-f]{8} {2}([0-9a-f ]{48})/gm)]
     .map(([, line]) => line!.replaceAll(' ', ''))

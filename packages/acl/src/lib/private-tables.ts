@@ -51,6 +51,14 @@ export function orderTable(key: SharedMailboxKey): string {
   return ORDER_PREFIX + keyDigits(key)
 }
 
+/** Columns of a table of private flags or of their order; undefined for any other table. */
+export function privateColumns(id: string): readonly ColumnSpec[] | undefined {
+  if (keyOfTable(id) !== undefined) return []
+  return id.startsWith(ORDER_PREFIX) && keyOfTable(FLAGS_PREFIX + id.slice(ORDER_PREFIX.length)) !== undefined
+    ? ORDER_COLUMNS
+    : undefined
+}
+
 /** The mailbox whose private flags a table has; undefined for any other table. */
 export function keyOfTable(id: string): SharedMailboxKey | undefined {
   if (!id.startsWith(FLAGS_PREFIX) || id.length !== FLAGS_PREFIX.length + KEY_DIGITS) return undefined
@@ -69,7 +77,7 @@ export function keyOfTable(id: string): SharedMailboxKey | undefined {
   }
   // The last digit has four bits to spare.
   if ((held & ((1 << bits) - 1)) !== 0) return undefined
-  return { store: bytes.subarray(0, 16), mailbox: bytes.toString('hex', 16) }
+  return { store: new Uint8Array(bytes.subarray(0, 16)), mailbox: bytes.toString('hex', 16) }
 }
 
 export function maskOf(flags: TableView): number {

@@ -123,6 +123,9 @@ class RenewedStore implements Store {
   checkpoint(): Promise<void> {
     return this.run((store) => store.checkpoint())
   }
+  privateFlags(): ReturnType<Store['privateFlags']> {
+    return this.run((store) => store.privateFlags())
+  }
 
   /** Runs an operation in the store that is the newest; after a failure of storage, it is looked for first. */
   async run<T>(body: (store: Store) => Promise<T>): Promise<T> {
@@ -360,6 +363,12 @@ class RenewedSession implements StoreSession {
   }
   changeAcl(name: string, change: (acl: Uint8Array | undefined) => Uint8Array | undefined): Promise<void> {
     return this.#run((session) => session.changeAcl(name, change))
+  }
+  privacy(name: string): ReturnType<StoreSession['privacy']> {
+    return this.#now.privacy(name)
+  }
+  changePrivacy(...args: Parameters<StoreSession['changePrivacy']>): Promise<void> {
+    return this.#run((session) => session.changePrivacy(...args))
   }
 
   async open(name: string): Promise<Mailbox> {

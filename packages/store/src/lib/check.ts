@@ -4,6 +4,7 @@
  * said only if it still holds of the newest rows. Memory is bounded by the number of messages, not by their sizes.
  * What cannot be read is a finding, and the rest is looked at without it.
  */
+import { privateColumns } from '@mailstead/acl/private-flags'
 import type { Box, BoxFinding } from '@mailstead/box'
 import { IndexError, type IndexFinding, type Table, type TableView } from '@mailstead/index'
 import { checkBlobs, checkBlobUses } from './check-attachments.ts'
@@ -117,6 +118,8 @@ function* checkTree(core: Core): Generator<readonly StoreFinding[], void, undefi
   for (const { id } of index.tables) {
     const guid = guidOfTable(id)
     if (guid !== undefined && imports.has(guid)) continue
+    // What the owner has of his own in mailboxes of others.
+    if (guid === undefined && privateColumns(id) !== undefined) continue
     if (guid === undefined ? !OWN_TABLES.has(id) : !byGuid.has(guid))
       found.push(finding('dangling-table', `no mailbox has the table ${id}`))
   }

@@ -14,6 +14,7 @@ import type {
   BoxFormat,
   PurgeReport,
 } from '@mailstead/box'
+import type { PrivacyPolicy, PrivateFlags } from '@mailstead/acl/private-flags'
 import type { Fs } from '@mailstead/fs'
 import type { CacheDecision, ColumnSpec, FlagChange, FlagOutcome, Table, TableView } from '@mailstead/index'
 import type { MessageStructure } from '@mailstead/message'
@@ -115,6 +116,11 @@ export interface Subject {
   readonly groups?: readonly string[]
   /** Whoever runs the server: has every right. (default false) */
   readonly unrestricted?: boolean
+  /**
+   * Of the subject's own store (`Store.privateFlags`): where flags are that the policy of a mailbox makes private. It must be open as
+   * long as mailboxes of the subject are. Asked for at each use, once a session had it. (default: all flags are the mailbox's)
+   */
+  readonly privateFlags?: PrivateFlags
 }
 
 export interface MailboxInfo {
@@ -257,6 +263,13 @@ export interface StoreSession {
   acls(): ReadonlyMap<string, Uint8Array>
   /** Replaces it by what `change` makes of it, in one frame, in force for whoever has the mailbox open. Needs `a`. */
   changeAcl(name: string, change: (acl: Uint8Array | undefined) => Uint8Array | undefined): Promise<void>
+  /** Which flags of a mailbox are private, by its own policy or one that it inherits; of '', by the store's. Needs `r`. */
+  privacy(name: string): PrivacyPolicy
+  /**
+   * Replaces the policy of a mailbox (undefined: it inherits one), or of '' the store's, in one frame. Clients that come back are told of all
+   * messages; mailboxes that are open keep to the policy from before. Needs `a`; what needs the owner's consent, and '', are the owner's alone.
+   */
+  changePrivacy(name: string, policy: PrivacyPolicy | undefined): Promise<void>
   /** Called when any mailbox or the tree changed. What it throws makes nothing fail: it is an uncaught exception. */
   watch(onChange: () => void): Disposable
 }
@@ -276,6 +289,11 @@ export interface Store extends AsyncDisposable {
   readonly uuid: Uint8Array
   /** A session is a light object; many share one open store. */
   as(subject: Subject): StoreSession
+  /**
+   * Where the owner's flags in mailboxes that are shared with him are kept: in the index of this store. Open as long as the store is; always
+   * the same. A TypeError where the store is read-only.
+   */
+  privateFlags(): Promise<PrivateFlags>
   /** Everything that is wrong in index, box and between them. Read-only. STORE_UNAVAILABLE at the end if something was away. */
   check(): AsyncIterable<readonly StoreFinding[]>
   /** Reclaims the bytes of messages that no row names any more, within a budget. */

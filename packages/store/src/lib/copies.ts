@@ -1,5 +1,6 @@
 /** Copies of rows, with the flags that the rights at the other end allow. */
 import type { AppendedRow, IndexTransaction, TableView } from '@mailstead/index'
+import type { PrivacyRules } from '@mailstead/acl/private-flags'
 import { UidSet } from '@mailstead/uidset'
 import { flagsByRights, RIGHT_WRITE } from './access.ts'
 import { MAILBOX_COLUMNS } from './contract.ts'
@@ -13,13 +14,15 @@ export interface CopiedRows {
   readonly savedMs: number
   /** Of who copies, where the copies go. */
   readonly rights: number
+  /** What is private there is left out. */
+  readonly privacy?: PrivacyRules | undefined
 }
 
 /** Appends the rows; what is returned tells their UIDs once the transaction is committed. */
 export function appendCopies(tx: IndexTransaction, table: string, copied: CopiedRows): () => UidSet {
-  const { view, rows, savedMs, rights } = copied
-  const flags = flagsByRights(rights)
-  if (flags === ALL_FLAGS) {
+  const { view, rows, savedMs, rights, privacy } = copied
+  const flags = flagsByRights(rights) & ~(privacy?.mask ?? 0)
+  if (flags === ALL_FLAGS && privacy === undefined) {
     const copies = tx.appendFrom(table, view, rows, { saved: savedMs })
     return () => copies.uids
   }
@@ -33,7 +36,7 @@ export function appendCopies(tx: IndexTransaction, table: string, copied: Copied
     appended.push(
       tx.append(table, {
         flags: view.flags(row) & flags,
-        keywords: set.map((keyword) => view.keywords[keyword]!),
+        keywords: set.map((keyword) => view.keywords[keyword]!).filter((name) => privacy?.isPrivate(name) !== true),
         columns,
       }),
     )

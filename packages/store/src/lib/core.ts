@@ -1,7 +1,9 @@
 /** What the sessions, mailboxes and batches of one open store share. */
 import { randomFillSync } from 'node:crypto'
+import { PrivateFlags } from '@mailstead/acl/private-flags'
 import type { Box } from '@mailstead/box'
-import { type Index, IndexError, type IndexTransaction } from '@mailstead/index'
+import type { Fs } from '@mailstead/fs'
+import { type CommitOptions, type Index, IndexError, type IndexTransaction } from '@mailstead/index'
 import type { StoreAttachments } from './attachments.ts'
 import { AccessLists, ALL_RIGHTS, type Access, type AccessControl, RIGHT_READ } from './access.ts'
 import { type CacheField, MAILBOX_COLUMNS, type MailboxInfo, type StoreOptions } from './contract.ts'
@@ -22,6 +24,8 @@ import {
 } from './tree.ts'
 
 const MiB = 1024 * 1024
+const LAZY: CommitOptions = { durability: 'lazy' }
+const FLUSHED: CommitOptions = { durability: 'flushed' }
 /** Times a change is decided again because another process was faster. */
 export const ATTEMPTS_MAX = 32
 /** Higher ones from elsewhere leave no room for those that follow, and are not followed. */
@@ -89,12 +93,14 @@ export class Core {
   readonly tables: OpenTables
   /** Rows of views answer without `load`. */
   readonly syncRead: boolean
+  readonly indexFs: Fs
   /** As it was when the store was opened; who may write has mended it. */
   readonly isIndexRootDamaged: boolean
   /** Undefined: nobody asks for rights. */
   readonly lists: AccessLists | undefined
   readonly columnNames: readonly string[] = MAILBOX_COLUMNS.map(({ name }) => name)
   #closed = false
+  #privateFlags: Promise<PrivateFlags> | undefined
   readonly #work = new Set<Promise<unknown>>()
   #treeTurn: Promise<unknown> = Promise.resolve()
   #random: Uint8Array = new Uint8Array(0)
@@ -107,6 +113,8 @@ export class Core {
     readonly attachments: StoreAttachments
     readonly tree: Tree
     readonly syncRead: boolean
+    /** Where the index is. */
+    readonly indexFs: Fs
     readonly isIndexRootDamaged: boolean
   }) {
     this.settings = parts.settings
@@ -115,6 +123,7 @@ export class Core {
     this.attachments = parts.attachments
     this.tree = parts.tree
     this.syncRead = parts.syncRead
+    this.indexFs = parts.indexFs
     this.isIndexRootDamaged = parts.isIndexRootDamaged
     this.tables = new OpenTables(parts.index)
     const { acl } = parts.settings
@@ -268,13 +277,30 @@ export class Core {
     }
   }
 
+  /** How changes of flags alone are committed. */
+  get flagCommit(): CommitOptions {
+    return this.settings.lazyFlags ? LAZY : FLUSHED
+  }
+
+  /** What the owner has of his own in mailboxes of others. */
+  privateFlags(): Promise<PrivateFlags> {
+    this.mustBeWritable()
+    this.#privateFlags ??= PrivateFlags.open({ index: this.index, fs: this.indexFs }).catch((error: unknown) => {
+      this.#privateFlags = undefined
+      throw storeError(error)
+    })
+    return this.#privateFlags
+  }
+
   async close(): Promise<void> {
     if (this.#closed) return
     this.#closed = true
     while (this.#work.size > 0) await Promise.allSettled(this.#work)
     // From the last to the first, each of them also if another fails: storage may be away.
     await using closing = new AsyncDisposableStack()
+    const privateFlags = await this.#privateFlags?.catch(() => undefined)
     for (const one of [this.index, this.attachments, this.box, this.tables]) closing.use(one)
+    closing.use(privateFlags)
     await this.journal()
   }
 }

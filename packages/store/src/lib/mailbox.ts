@@ -1,5 +1,6 @@
 /** An open mailbox: the newest view of its table, the changes that are made to it, and the bytes its rows name. */
-import type { CommitOptions, FlagOutcome, Table, TableView } from '@mailstead/index'
+import type { OverlayTable } from '@mailstead/acl/private-flags'
+import { FLAG_DELETED, type FlagOutcome, type Table, type TableView } from '@mailstead/index'
 import { IndexError } from '@mailstead/index'
 import { MessageScanner, type MessageStructure, scanMessage } from '@mailstead/message'
 import type { FlagChange } from '@mailstead/index'
@@ -24,6 +25,7 @@ import type { Core } from './core.ts'
 import { StoreError } from './error.ts'
 import { storeError } from './failure.ts'
 import { beginNames, settleNames, tellCopies } from './names.ts'
+import type { Privacy } from './privacy.ts'
 import { computeFields } from './save.ts'
 import type { TableLease } from './tables.ts'
 import { type Entry, mailboxTable, TREE_TABLE } from './tree.ts'
@@ -32,15 +34,24 @@ import { type Entry, mailboxTable, TREE_TABLE } from './tree.ts'
 const UID_LAST = 2 ** 32 - 2
 export const ALL_UIDS: UidSet = UidSet.range(1, UID_LAST)
 const NOTHING_CHANGED: FlagOutcome = { changed: UidSet.empty, failed: UidSet.empty, modSeq: 0 }
-const LAZY: CommitOptions = { durability: 'lazy' }
-const FLUSHED: CommitOptions = { durability: 'flushed' }
 const BODY_COLUMNS = ['box', 'size', 'form', 'guid']
+
+/** What of a mailbox is the subject's. */
+export interface MailboxSubject {
+  /** Undefined: he may do everything. */
+  readonly access: Access | undefined
+  readonly privacy: Privacy | undefined
+  /** Undefined: he sees it as it is. Disposed with the mailbox. */
+  readonly overlay: OverlayTable | undefined
+}
 
 export class OpenMailbox implements Mailbox {
   readonly #core: Core
   readonly #entry: Entry
   readonly #lease: TableLease
   readonly #access: Access | undefined
+  readonly #privacy: Privacy | undefined
+  readonly #overlay: OverlayTable | undefined
   /** The last view that the subject might read. */
   #seen: TableView
   /** Those that it had when it was last there. */
@@ -49,14 +60,16 @@ export class OpenMailbox implements Mailbox {
   readonly #id: string
   #closed = false
 
-  constructor(core: Core, entry: Entry, lease: TableLease, access: Access | undefined) {
+  constructor(core: Core, entry: Entry, lease: TableLease, { access, privacy, overlay }: MailboxSubject) {
     this.#core = core
     this.#entry = entry
     this.#lease = lease
     this.#access = access
     if (access !== undefined) this.#rights = access.rights(entry)
-    this.table = lease.table
-    this.#seen = lease.table.view
+    this.#privacy = privacy
+    this.#overlay = overlay
+    this.table = overlay ?? lease.table
+    this.#seen = this.table.view
     this.#id = mailboxTable(entry.guid)
   }
 
@@ -91,7 +104,7 @@ export class OpenMailbox implements Mailbox {
   }
 
   async refresh(): Promise<void> {
-    await this.#work(() => this.#core.index.refresh())
+    await this.#work(() => (this.#overlay ?? this.#core.index).refresh())
     this.#must(RIGHT_READ)
   }
 
@@ -100,13 +113,15 @@ export class OpenMailbox implements Mailbox {
     change: FlagChange,
     options: { readonly unchangedSince?: number } = {},
   ): Promise<FlagOutcome> {
-    const { index, settings } = this.#writable()
+    const { index, flagCommit } = this.#writable()
     const allowed = this.#access === undefined ? change : this.#allowed(change)
+    const overlay = this.#overlay
+    if (overlay !== undefined) return this.#work(() => overlay.changeFlags(uids, allowed, options))
     let outcome = NOTHING_CHANGED
     await this.#work(() => {
       const tx = index.begin()
       outcome = tx.changeFlags(this.#id, uids, allowed, options)
-      return tx.commit(settings.lazyFlags ? LAZY : FLUSHED)
+      return tx.commit(flagCommit)
     })
     return outcome
   }
@@ -134,13 +149,27 @@ export class OpenMailbox implements Mailbox {
     return this.#work(async () => {
       await using tx = index.begin()
       const names = await beginNames(this.#core, tx, () => [this.#entry])
-      const outcome = tx.expunge(this.#id, uids ?? ALL_UIDS, { onlyDeleted: options.force !== true })
+      const own = options.force === true ? undefined : await this.#deletedHere(uids)
+      const outcome = tx.expunge(this.#id, own ?? uids ?? ALL_UIDS, {
+        onlyDeleted: options.force !== true && own === undefined,
+      })
       await tx.commit()
       names?.expunged(this.#entry, outcome.expunged)
       settleNames(this.#core, names)
       this.#core.noteExpunged(outcome.expunged.size)
+      await this.#overlay?.refresh()
       return outcome.expunged
     })
+  }
+
+  /** Messages that have a \Deleted of the subject's own; undefined where it is the mailbox's. */
+  async #deletedHere(among: UidSet = ALL_UIDS): Promise<UidSet | undefined> {
+    const overlay = this.#overlay
+    if (overlay === undefined || (overlay.rules.mask & FLAG_DELETED) === 0) return undefined
+    await overlay.refresh()
+    const { view } = overlay
+    const deleted = rowsOf(view, among).filter((row) => (view.flags(row) & FLAG_DELETED) !== 0)
+    return uidsOf(view, deleted)
   }
 
   async copy(uids: UidSet, to: string, options: CopyOptions = {}): Promise<CopyOutcome> {
@@ -158,10 +187,14 @@ export class OpenMailbox implements Mailbox {
     const target = await this.#work(() => core.find(to))
     this.#access?.must(target, RIGHT_INSERT, to)
     const rights = this.#access?.rights(target) ?? ALL_RIGHTS
+    const privacy = this.#privacy?.rules(target)
+    // Rows are copied as they are, unless the subject has flags of his own at either end.
+    const isPlain = this.#overlay === undefined && privacy?.isShared !== false
     const table = mailboxTable(target.guid)
     try {
       return await core.work(() =>
         core.retrying(async () => {
+          await this.#overlay?.refresh()
           const { view } = this.table
           const rows = rowsOf(view, uids)
           const source = uidsOf(view, rows)
@@ -174,7 +207,13 @@ export class OpenMailbox implements Mailbox {
           if (!core.syncRead) await view.load(core.columnNames)
           await using tx = core.index.begin()
           const names = await beginNames(core, tx, () => [target, this.#entry])
-          const copies = appendCopies(tx, table, { view, rows, savedMs: core.settings.now(), rights })
+          const copies = appendCopies(tx, table, {
+            view,
+            rows,
+            savedMs: core.settings.now(),
+            rights,
+            privacy: isPlain ? undefined : privacy,
+          })
           // One that went since the view was taken is looked for again: what is copied was there when it was copied.
           if (andExpunge) tx.expunge(this.#id, source, { mustExist: true })
           else tx.expectRows(this.#id, source)
@@ -183,6 +222,8 @@ export class OpenMailbox implements Mailbox {
           tellCopies(names, target, view, rows, destination)
           if (andExpunge) names?.expunged(this.#entry, source)
           settleNames(core, names)
+          if (!isPlain) await this.#privacy?.giveCopies(target, view, source, destination)
+          await this.#overlay?.refresh()
           return { uidValidity, source, destination }
         }),
       )
@@ -310,6 +351,7 @@ export class OpenMailbox implements Mailbox {
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#closed) return
     this.#closed = true
+    await this.#overlay?.[Symbol.asyncDispose]()
     await this.#lease[Symbol.asyncDispose]()
   }
 }

@@ -14,6 +14,7 @@
  *
  * MEMORY   some 100 bytes for each message and row; bodies are read through a window.
  */
+import { privateColumns } from '@mailstead/acl/private-flags'
 import { randomFillSync } from 'node:crypto'
 import { type AttachmentFormat, BOX_USES_COLUMN, type BoxFormat, type BoxHost, type BoxTableView } from '@mailstead/box'
 import { type Fs, FsError } from '@mailstead/fs'
@@ -264,7 +265,7 @@ class Rebuild {
     if (id === TREE_TABLE) return []
     if (id === BOX_TABLE) return [...this.#format.columns, { name: BOX_USES_COLUMN, bytes: 4 }]
     if (id === BLOBS_TABLE) return this.#attachments?.columns
-    return guidOfTable(id) === undefined ? undefined : MAILBOX_COLUMNS
+    return guidOfTable(id) === undefined ? privateColumns(id) : MAILBOX_COLUMNS
   }
 
   /** Files of an index that nothing names: kept, out of the way. */

@@ -9,8 +9,10 @@
  * A failure anywhere before the frame is durable leaves bytes that no row names: purge reclaims them.
  */
 import type { BoxBatch, BoxMetadata, BoxNames, BoxSaved } from '@mailstead/box'
-import type { AppendedRow, CacheEntry } from '@mailstead/index'
+import type { FlagState } from '@mailstead/acl/private-flags'
+import type { AppendedRow, CacheEntry, NewRow } from '@mailstead/index'
 import { MessageScanner, type MessageStructure, scanMessage } from '@mailstead/message'
+import { UidSet } from '@mailstead/uidset'
 import {
   type CacheField,
   FORM_CANONICAL,
@@ -24,6 +26,7 @@ import type { Core } from './core.ts'
 import { StoreError } from './error.ts'
 import { storeError } from './failure.ts'
 import { beginNames, originOf, settleNames } from './names.ts'
+import type { Privacy } from './privacy.ts'
 import { type Entry, mailboxTable } from './tree.ts'
 
 /**
@@ -129,9 +132,17 @@ async function save(
   }
 }
 
+export interface BatchSubject {
+  readonly access: Access | undefined
+  readonly privacy: Privacy | undefined
+  /** A delivery that nobody of the store makes. */
+  readonly post: boolean
+}
+
 export class Batch implements SaveBatch {
   readonly #core: Core
   readonly #access: Access | undefined
+  readonly #privacy: Privacy | undefined
   /** What it takes to put something into a mailbox. */
   readonly #right: number
   readonly #box: BoxBatch
@@ -139,10 +150,11 @@ export class Batch implements SaveBatch {
   #fieldBytes = 0
   #state: 'open' | 'committing' | 'done' = 'open'
 
-  constructor(core: Core, access: Access | undefined, post: boolean) {
+  constructor(core: Core, { access, privacy, post }: BatchSubject) {
     core.mustBeWritable()
     this.#core = core
     this.#access = access
+    this.#privacy = privacy
     this.#right = post ? RIGHT_POST : RIGHT_INSERT
     this.#box = core.box.begin()
   }
@@ -257,8 +269,7 @@ export class Batch implements SaveBatch {
           form: saved.canonical ? FORM_CANONICAL : 0,
         }
         for (const { entry, target } of targets) {
-          const { flags = 0, keywords = [] } = target
-          const row = tx.append(mailboxTable(entry.guid), { flags, keywords, columns })
+          const row = tx.append(mailboxTable(entry.guid), { ...this.#sharedFlags(entry, target), columns })
           if (placed.length === at) {
             placed.push(box)
             names?.first(box, row)
@@ -273,7 +284,31 @@ export class Batch implements SaveBatch {
       }
     }
     if (names !== undefined) this.#name(names, placed, rows)
+    if (this.#privacy !== undefined) await this.#givePrivate(this.#privacy, rows)
     return this.#told(rows)
+  }
+
+  #sharedFlags(entry: Entry, { flags = 0, keywords = [] }: SaveTarget): Pick<NewRow, 'flags' | 'keywords'> {
+    const rules = this.#privacy?.rules(entry)
+    if (rules === undefined || rules.isShared) return { flags, keywords }
+    return { flags: flags & ~rules.mask, keywords: keywords.filter((name) => !rules.isPrivate(name)) }
+  }
+
+  async #givePrivate(privacy: Privacy, rows: readonly AppendedRow[]): Promise<void> {
+    const states = new Map<Entry, FlagState[]>()
+    let next = 0
+    for (const { targets } of this.#pending)
+      for (const { entry, target } of targets) {
+        const { uid } = rows[next++]!
+        const { flags = 0, keywords = [] } = target
+        const rules = privacy.rules(entry)
+        if ((flags & rules.mask) === 0 && !keywords.some((name) => rules.isPrivate(name))) continue
+        const state = { uids: UidSet.of(uid), flags, keywords }
+        const known = states.get(entry)
+        if (known === undefined) states.set(entry, [state])
+        else known.push(state)
+      }
+    for (const [entry, each] of states) await privacy.give(entry, each)
   }
 
   /** Each mailbox once. */

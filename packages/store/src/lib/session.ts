@@ -1,4 +1,5 @@
 /** A session: what one subject sees and does. It holds nothing, so there may be many. */
+import { encodePrivacyPolicy, type PrivacyPolicy } from '@mailstead/acl/private-flags'
 import { UidSet } from '@mailstead/uidset'
 import { Access, denied, inheritedList, RIGHT_ADMIN, RIGHT_DELETE, RIGHT_LOOKUP, RIGHT_READ } from './access.ts'
 import type { Mailbox, MailboxInfo, SaveBatch, StoreSession, Subject } from './contract.ts'
@@ -11,6 +12,7 @@ import type { ImportOptions, StoreImport } from './import-contract.ts'
 import { OpenMailbox } from './mailbox.ts'
 import { checkName, DELIMITER, INBOX, lookupName, parentsOf } from './name.ts'
 import { beginNames, settleNames, tellCopies } from './names.ts'
+import { policyOf, Privacy, tellOfPolicies } from './privacy.ts'
 import { Batch } from './save.ts'
 import {
   ACL_MAX,
@@ -20,6 +22,8 @@ import {
   MAILBOXES_MAX,
   mailboxKey,
   mailboxTable,
+  privacyKey,
+  privacySinceKey,
   SUBSCRIPTIONS_MAX,
   subscriptionKey,
   TREE_TABLE,
@@ -29,12 +33,14 @@ import {
 export class Session implements StoreSession {
   readonly #core: Core
   readonly #access: Access | undefined
+  readonly #privacy: Privacy | undefined
   readonly subject: Subject
 
   constructor(core: Core, subject: Subject) {
     this.#core = core
     this.subject = subject
     this.#access = Access.of(core, subject)
+    this.#privacy = Privacy.of(core, subject)
   }
 
   mailboxes(): readonly MailboxInfo[] {
@@ -42,15 +48,20 @@ export class Session implements StoreSession {
     const access = this.#access
     const { sorted } = this.#core.tree
     const seen = access === undefined ? sorted : sorted.filter((entry) => (access.rights(entry) & RIGHT_LOOKUP) !== 0)
-    return seen.map((entry) => this.#core.info(entry, access))
+    return seen.map((entry) => this.#info(entry))
   }
 
   mailbox(name: string): MailboxInfo | undefined {
     this.#core.mustBeOpen()
     const entry = this.#core.tree.find(name)
     if (entry === undefined) return undefined
-    const info = this.#core.info(entry, this.#access)
+    const info = this.#info(entry)
     return info.rights === 0 ? undefined : info
+  }
+
+  #info(entry: Entry): MailboxInfo {
+    const info = this.#core.info(entry, this.#access)
+    return this.#privacy === undefined || (info.rights & RIGHT_READ) === 0 ? info : this.#privacy.info(entry, info)
   }
 
   subscriptions(): readonly string[] {
@@ -59,7 +70,10 @@ export class Session implements StoreSession {
   }
 
   async refresh(): Promise<void> {
-    await this.#core.work(() => this.#core.index.refresh())
+    await this.#core.work(async () => {
+      await this.#core.index.refresh()
+      await this.#privacy?.sync()
+    })
   }
 
   async create(name: string, options: { readonly specialUse?: string } = {}): Promise<MailboxInfo> {
@@ -71,7 +85,7 @@ export class Session implements StoreSession {
       createParents(this.#core, change, wanted)
       return addMailbox(this.#core, change, wanted, options.specialUse)
     })
-    return this.#core.info(entry, this.#access)
+    return this.#info(entry)
   }
 
   async remove(name: string): Promise<void> {
@@ -88,7 +102,8 @@ export class Session implements StoreSession {
       // The uses of its messages end in the same frame.
       tx.dropTable(table)
       tx.setValue(TREE_TABLE, mailboxKey(entry.guid), undefined)
-      if (state.values.has(aclKey(entry.guid))) tx.setValue(TREE_TABLE, aclKey(entry.guid), undefined)
+      for (const key of [aclKey(entry.guid), privacyKey(entry.guid), privacySinceKey(entry.guid)])
+        if (state.values.has(key)) tx.setValue(TREE_TABLE, key, undefined)
       return { entry, names }
     })
     names?.removed(entry)
@@ -124,6 +139,11 @@ export class Session implements StoreSession {
       for (const { name } of moved) mustNotExist(change, name)
       createParents(this.#core, change, target)
       for (const each of moved) tx.setValue(TREE_TABLE, mailboxKey(each.guid), encodeEntry(each))
+      // Below another mailbox another policy may count.
+      const byName = new Map(state.byName)
+      for (const { guid } of moved) byName.delete(state.byGuid.get(guid)!.name)
+      for (const each of moved) byName.set(each.name, each)
+      tellOfPolicies(this.#core, change, { byName, values: state.values }, moved)
     })
   }
 
@@ -192,14 +212,21 @@ export class Session implements StoreSession {
           if (!core.tree.state.byGuid.has(entry.guid)) throw noMailbox(name)
           throw new StoreError('STORE_CORRUPT', 'the mailbox has no table', { mailbox: entry.name })
         }
-        return new OpenMailbox(core, entry, lease, this.#access)
+        const privacy = this.#privacy
+        try {
+          const overlay = await privacy?.overlay(entry, lease.table, core.flagCommit)
+          return new OpenMailbox(core, entry, lease, { access: this.#access, privacy, overlay })
+        } catch (error) {
+          await lease[Symbol.asyncDispose]()
+          throw error
+        }
       },
       (error) => storeError(error, name),
     )
   }
 
   save(options: { readonly post?: boolean } = {}): SaveBatch {
-    return new Batch(this.#core, this.#access, options.post === true)
+    return new Batch(this.#core, { access: this.#access, privacy: this.#privacy, post: options.post === true })
   }
 
   importer(options: ImportOptions = {}): StoreImport {
@@ -228,6 +255,33 @@ export class Session implements StoreSession {
       if (after !== undefined && after.length > ACL_MAX)
         throw new StoreError('STORE_LIMIT', `an access control list of more than ${ACL_MAX} bytes`, { mailbox: name })
       if (before !== undefined || after !== undefined) tx.setValue(TREE_TABLE, key, after)
+    })
+  }
+
+  privacy(name: string): PrivacyPolicy {
+    this.#core.mustBeOpen()
+    const { state } = this.#core.tree
+    if (name === '') return policyOf(state, '')
+    const entry = state.byName.get(lookupName(name))
+    if (entry === undefined) throw noMailbox(name)
+    this.#access?.must(entry, RIGHT_READ, name, state)
+    return policyOf(state, entry.name)
+  }
+
+  async changePrivacy(name: string, policy: PrivacyPolicy | undefined): Promise<void> {
+    this.#core.mustBeWritable()
+    const value = policy === undefined ? undefined : encodePrivacyPolicy(policy)
+    await this.#core.index.refresh()
+    await this.#core.changeTree((change) => {
+      const { tx, state } = change
+      const guid = this.#administered(name, state)
+      // Whose mail it is decides whether another's \Deleted and \Draft may be hidden.
+      if ((policy?.consent ?? 0) !== 0 && this.#access?.isOwner === false) throw denied(name)
+      const values = new Map(state.values)
+      if (value === undefined) values.delete(privacyKey(guid))
+      else values.set(privacyKey(guid), value)
+      tx.setValue(TREE_TABLE, privacyKey(guid), value)
+      tellOfPolicies(this.#core, change, { byName: state.byName, values }, state.byGuid.values())
     })
   }
 

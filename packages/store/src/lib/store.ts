@@ -5,6 +5,7 @@
  *             index-root   which root that is (roots.ts)
  *             storage/     messages (the box's)
  */
+import type { PrivateFlags } from '@mailstead/acl/private-flags'
 import {
   type AltmoveReport,
   type AttachmentStats,
@@ -86,6 +87,7 @@ export async function openStore(options: StoreOptions): Promise<Store> {
       box,
       attachments,
       tree: names,
+      indexFs: place.fs,
       syncRead: place.fs.supports.syncRead,
       isIndexRootDamaged: place.isDamaged,
     })
@@ -192,6 +194,10 @@ class OpenedStore implements Store {
   as(subject: Subject): StoreSession {
     this.#core.mustBeOpen()
     return new Session(this.#core, subject)
+  }
+
+  privateFlags(): Promise<PrivateFlags> {
+    return this.#core.privateFlags()
   }
 
   check(): AsyncIterable<readonly StoreFinding[]> {

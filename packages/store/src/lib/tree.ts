@@ -7,6 +7,8 @@
  *          i/<GUID>     a mailbox that is being imported, in the same form: it has a table already, and no name yet
  *          s/<name>     a subscription: no bytes
  *          a/<GUID>     the access control list of a mailbox, as whoever reads it wrote it; a/ alone: of those that have none
+ *          p/<GUID>     which flags of a mailbox are private (`encodePrivacyPolicy`); p/ alone: of those that inherit none
+ *          since/<GUID> u48, modseq that the mailbox was raised to when another such policy began to count for it
  *          version      u48, one more with each change of mailboxes
  *          validity     u32, the last UIDVALIDITY given
  *          box          name of the box's format, UTF-8
@@ -44,6 +46,8 @@ const MAILBOX = 'm/'
 const IMPORT = 'i/'
 const SUBSCRIPTION = 's/'
 const ACL = 'a/'
+const PRIVACY = 'p/'
+const PRIVACY_SINCE = 'since/'
 const TABLE = 'mailbox-'
 const ENTRY_VERSION = 0
 const GUID_HEX = /^[0-9a-f]{32}$/
@@ -70,6 +74,13 @@ export function subscriptionKey(name: string): string {
 /** An empty GUID: the list of mailboxes that have none of their own. */
 export function aclKey(guid: string): string {
   return ACL + guid
+}
+/** An empty GUID: the policy of mailboxes that inherit none. */
+export function privacyKey(guid: string): string {
+  return PRIVACY + guid
+}
+export function privacySinceKey(guid: string): string {
+  return PRIVACY_SINCE + guid
 }
 export function mailboxTable(guid: string): string {
   return TABLE + guid

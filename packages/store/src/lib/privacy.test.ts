@@ -1,0 +1,214 @@
+import { flagsTable, parsePrivacyPolicy, type PrivacyPolicy, type PrivateFlags } from '@mailstead/acl/private-flags'
+import { memoryFs } from '@mailstead/fs/memory'
+import { FLAG_DELETED, FLAG_FLAGGED, FLAG_SEEN, type TableView } from '@mailstead/index'
+import { UidSet } from '@mailstead/uidset'
+import { describe, expect, test } from 'vitest'
+import type { AccessControl } from './access.ts'
+import { ALL_RIGHTS } from './access.ts'
+import type { Mailbox, Store, StoreSession } from './contract.ts'
+import { damage, mail, open } from '../../test/support.ts'
+
+function policy(text: string): PrivacyPolicy {
+  const parsed = parsePrivacyPolicy(text)
+  if ('fault' in parsed) throw new Error(parsed.fault)
+  return parsed
+}
+
+const everybody: AccessControl = { version: 1, access: () => ({ rightsFor: () => ALL_RIGHTS }) }
+
+/** A public store and the users of it, each with a store of his own. */
+class World implements AsyncDisposable {
+  readonly shared: Store
+  readonly #stores = new Map<string, Store>()
+  readonly #close = new AsyncDisposableStack()
+
+  private constructor(shared: Store) {
+    this.shared = this.#close.use(shared)
+  }
+  static async make(text: string): Promise<World> {
+    const shared = await open(memoryFs(), { owner: 'public', acl: everybody, ownerIsUser: false })
+    const world = new World(shared)
+    const admin = shared.as({ name: 'admin', unrestricted: true })
+    await admin.changePrivacy('', policy(text))
+    await admin.create('News')
+    await admin.create('News/old')
+    return world
+  }
+  async flagsOf(name: string): Promise<PrivateFlags> {
+    let store = this.#stores.get(name)
+    if (store === undefined) {
+      store = this.#close.use(await open(memoryFs(), { owner: name }))
+      this.#stores.set(name, store)
+    }
+    return store.privateFlags()
+  }
+  async as(name: string): Promise<StoreSession> {
+    return this.shared.as({ name, privateFlags: await this.flagsOf(name) })
+  }
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#close[Symbol.asyncDispose]()
+  }
+}
+
+async function deliver(session: StoreSession, mailbox: string, count: number, flags = 0): Promise<void> {
+  await using batch = session.save()
+  for (let n = 0; n < count; n++) await batch.add(mail(n), [{ mailbox, flags }])
+  await batch.commit()
+}
+
+function flagsOf(view: TableView): string {
+  return Array.from({ length: view.count }, (_, row) => {
+    const names = view.keywordSets[view.keywordSet(row)]!.map((k) => view.keywords[k]!)
+    return `${view.uid(row)}:${[view.flags(row), ...names].join(',')}`
+  }).join(' ')
+}
+
+async function shown(session: StoreSession, name: string): Promise<string> {
+  await using mailbox = await session.open(name)
+  return flagsOf(mailbox.view)
+}
+
+describe('flags of one’s own in a shared store', () => {
+  test('are each user’s, in views, counters and searches by modseq, and shared ones everybody’s', async () => {
+    await using world = await World.make('shared \\Seen $mine')
+    const [ann, bob] = [await world.as('ann'), await world.as('bob')]
+    await deliver(ann, 'News', 3)
+    await using anns: Mailbox = await ann.open('News')
+    await using bobs: Mailbox = await bob.open('News')
+    await anns.changeFlags(UidSet.of(1, 2), { add: FLAG_SEEN, addKeywords: ['$mine'] })
+    await bobs.refresh()
+    expect([flagsOf(anns.view), flagsOf(bobs.view)]).toEqual(['1:8,$mine 2:8,$mine 3:0', '1:0 2:0 3:0'])
+    const before = bobs.view.highestModSeq
+    await anns.changeFlags(UidSet.of(3), { add: FLAG_SEEN })
+    await bobs.refresh()
+    expect(bobs.view.highestModSeq).toBe(before)
+    await anns.changeFlags(UidSet.of(3), { add: FLAG_FLAGGED | FLAG_SEEN, addKeywords: ['all'] })
+    await bobs.refresh()
+    expect([flagsOf(anns.view), flagsOf(bobs.view)]).toEqual(['1:8,$mine 2:8,$mine 3:10,all', '1:0 2:0 3:2,all'])
+    for (const session of [ann, bob]) await session.refresh()
+    expect([ann.mailbox('News')!.unseen, bob.mailbox('News')!.unseen]).toEqual([0, 3])
+    expect(ann.mailboxes().find(({ name }) => name === 'News')!.highestModSeq).toBe(anns.view.highestModSeq)
+    expect(bob.mailbox('News')!.highestModSeq).toBe(bobs.view.highestModSeq)
+    // Whoever has no flags of his own sees the mailbox as it is.
+    expect(await shown(world.shared.as({ name: 'eve' }), 'News')).toBe('1:0 2:0 3:2,all')
+    // Counters are known again after an expunge by somebody else.
+    await bobs.expunge(UidSet.of(1), { force: true })
+    await ann.refresh()
+    expect(ann.mailbox('News')).toMatchObject({ count: 2, unseen: 0 })
+    await anns.refresh()
+    expect(flagsOf(anns.view)).toBe('2:8,$mine 3:10,all')
+    expect(String(anns.table.expungedSince(0))).toBe('1')
+    expect(await damage(world.shared)).toEqual([])
+  })
+
+  test('follow copies and moves, where both ends are shared with the same user', async () => {
+    await using world = await World.make('shared \\Seen $mine')
+    const [ann, bob] = [await world.as('ann'), await world.as('bob')]
+    await ann.changePrivacy('News/old', policy('shared $mine'))
+    await deliver(ann, 'News', 4)
+    {
+      await using news = await ann.open('News')
+      await news.changeFlags(UidSet.of(2, 3), { add: FLAG_SEEN | FLAG_FLAGGED, addKeywords: ['$mine', 'all'] })
+      await news.copy(UidSet.of(1, 2), 'News')
+      expect(flagsOf(news.view)).toBe('1:0 2:10,$mine,all 3:10,$mine,all 4:0 5:0 6:10,$mine,all')
+      // Where \Seen is everybody's, it becomes that.
+      await news.move(UidSet.of(3, 4), 'News/old')
+      expect(flagsOf(news.view)).toBe('1:0 2:10,$mine,all 5:0 6:10,$mine,all')
+    }
+    const names = (text: string): string =>
+      text
+        .split(' ')
+        .map((one) => one.split(',').sort().join(','))
+        .join(' ')
+    expect(names(await shown(ann, 'News/old'))).toBe(names('1:10,$mine,all 2:0'))
+    expect(await shown(bob, 'News/old')).toBe('1:10,all 2:0')
+    expect(await shown(bob, 'News')).toBe('1:0 2:2,all 5:0 6:2,all')
+    expect(await damage(world.shared)).toEqual([])
+  })
+
+  test('are given with what is appended', async () => {
+    await using world = await World.make('shared \\Seen $mine')
+    const [ann, bob] = [await world.as('ann'), await world.as('bob')]
+    await using batch = ann.save()
+    const target = { mailbox: 'News', flags: FLAG_SEEN | FLAG_FLAGGED, keywords: ['$mine', 'all'] }
+    await batch.add(mail(1), [target, { mailbox: 'INBOX', flags: 0 }])
+    await batch.add(mail(2), [{ mailbox: 'News' }])
+    await batch.commit()
+    expect((await shown(ann, 'News')).split(' ')[0]!.split(',').sort()).toEqual(['$mine', '1:10', 'all'])
+    expect(await shown(bob, 'News')).toBe('1:2,all 2:0')
+  })
+
+  test('mark what one user deletes, where the owner consented, and only his', async () => {
+    await using world = await World.make('shared \\Deleted consent:\\Deleted')
+    const [ann, bob] = [await world.as('ann'), await world.as('bob')]
+    await deliver(ann, 'News', 3)
+    await using anns = await ann.open('News')
+    await using bobs = await bob.open('News')
+    await anns.changeFlags(UidSet.of(1, 2), { add: FLAG_DELETED })
+    expect((await bobs.expunge(undefined)).isEmpty).toBe(true)
+    expect(String(await anns.expunge(UidSet.of(2, 3)))).toBe('2')
+    expect(flagsOf(anns.view)).toBe('1:4 3:0')
+    await bobs.refresh()
+    expect(flagsOf(bobs.view)).toBe('1:0 3:0')
+  })
+
+  test('are said by a policy that is inherited, and a new one tells clients that come back of all messages', async () => {
+    await using world = await World.make('shared')
+    const ann = await world.as('ann')
+    await deliver(ann, 'News/old', 2, FLAG_SEEN)
+    const told = ann.mailbox('News/old')!.highestModSeq
+    await ann.changePrivacy('News', policy('shared \\Seen'))
+    expect([ann.privacy('News/old'), ann.privacy('News')]).toEqual([policy('shared \\Seen'), policy('shared \\Seen')])
+    expect(ann.privacy('INBOX')).toEqual(policy('shared'))
+    {
+      await using old = await ann.open('News/old')
+      expect(flagsOf(old.view)).toBe('1:0 2:0')
+      expect(old.view.modSeq(0)).toBeGreaterThan(told)
+      expect(ann.mailbox('News/old')!.highestModSeq).toBe(old.view.highestModSeq)
+      await old.changeFlags(UidSet.of(1), { add: FLAG_SEEN })
+    }
+    // Below another mailbox another policy counts; back again, the first.
+    await ann.create('Other')
+    await ann.rename('News/old', 'Other/old')
+    const moved = ann.mailbox('Other/old')!.highestModSeq
+    expect(await shown(ann, 'Other/old')).toBe('1:8 2:8')
+    await ann.rename('Other/old', 'News/old')
+    await using old = await ann.open('News/old')
+    expect(flagsOf(old.view)).toBe('1:8 2:0')
+    expect(old.view.modSeq(1)).toBeGreaterThan(moved)
+    // Without one of its own it inherits again, and a mailbox that goes leaves nothing.
+    await ann.changePrivacy('News', undefined)
+    expect(ann.privacy('News/old')).toEqual(policy('shared'))
+    await ann.remove('News/old')
+    expect(await damage(world.shared)).toEqual([])
+  })
+
+  test('need the owner for what is the owner’s to allow', async () => {
+    await using store = await open(memoryFs(), { acl: everybody })
+    const own = store.as({ name: 'anna' })
+    const bob = store.as({ name: 'bob' })
+    const consenting = policy('private consent:\\Deleted')
+    await expect(bob.changePrivacy('INBOX', consenting)).rejects.toMatchObject({ code: 'STORE_DENIED' })
+    await expect(bob.changePrivacy('', policy('private'))).rejects.toMatchObject({ code: 'STORE_DENIED' })
+    await bob.changePrivacy('INBOX', policy('private'))
+    await own.changePrivacy('INBOX', consenting)
+    expect(bob.privacy('INBOX')).toEqual(consenting)
+    await expect(bob.changePrivacy('nowhere', undefined)).rejects.toMatchObject({ code: 'STORE_NO_MAILBOX' })
+  })
+
+  test('of the owner himself are in his own store, and nobody else’s', async () => {
+    await using store = await open(memoryFs(), { acl: everybody })
+    const own = store.as({ name: 'anna', privateFlags: await store.privateFlags() })
+    await own.changePrivacy('INBOX', policy('shared \\Seen'))
+    await deliver(own, 'INBOX', 2)
+    await using inbox = await own.open('INBOX')
+    await inbox.changeFlags(UidSet.of(1), { add: FLAG_SEEN })
+    expect(flagsOf(inbox.view)).toBe('1:8 2:0')
+    await own.refresh()
+    expect(own.mailbox('INBOX')).toMatchObject({ unseen: 1 })
+    expect(await shown(store.as({ name: 'bob' }), 'INBOX')).toBe('1:0 2:0')
+    expect((await store.privateFlags()).mailboxes).toEqual([{ store: store.uuid, mailbox: inbox.guid }])
+    expect(flagsTable({ store: store.uuid, mailbox: inbox.guid })).toMatch(/^private-/)
+    expect(await damage(store)).toEqual([])
+  })
+})

@@ -1,0 +1,185 @@
+/**
+ * Flags of a mailbox that each subject has for himself: which ones a policy in the tree says, and what they are is in the subject's own
+ * store (`@mailstead/acl/private-flags`).
+ *
+ * A mailbox has its own policy, or that of the nearest mailbox above it that has one, or the store's, or everything is shared. A change of
+ * what counts for a mailbox raises its modseq well above what anybody was told, and from then every message counts as changed: other
+ * flags of it are shown.
+ *
+ * INVARIANTS
+ *   1. A policy that cannot be read makes everything private: nobody is told what he was not to know.
+ *   2. Whoever ever had flags of his own in a mailbox is shown it by his own numbers for ever, whatever its policy is now.
+ */
+import {
+  ALL_SHARED,
+  copiedStates,
+  decodePrivacyPolicy,
+  type FlagState,
+  flagsTable,
+  formatPrivacyPolicy,
+  inheritedPolicy,
+  type OverlayTable,
+  type PrivacyPolicy,
+  PrivacyRules,
+  type PrivateFlags,
+  type SharedMailboxKey,
+} from '@mailstead/acl/private-flags'
+import type { CommitOptions, Table, TableView } from '@mailstead/index'
+import type { UidSet } from '@mailstead/uidset'
+import type { MailboxInfo, Subject } from './contract.ts'
+import type { Core, TreeChange } from './core.ts'
+import {
+  decodeNumber,
+  type Entry,
+  encodeNumber,
+  mailboxTable,
+  privacyKey,
+  privacySinceKey,
+  TREE_TABLE,
+  type TreeState,
+} from './tree.ts'
+
+/** What is found in place of a policy that cannot be read. */
+const ALL_PRIVATE: PrivacyPolicy = { default: 'private', rules: [] }
+/** How far a new policy raises modseqs: more than others change the mailbox while it is decided. */
+const RAISE = 65_536
+
+/** The policy that counts for a mailbox of this name. */
+export function policyOf({ byName, values }: Pick<TreeState, 'byName' | 'values'>, name: string): PrivacyPolicy {
+  const stored = (guid: string): PrivacyPolicy | undefined => {
+    const value = values.get(privacyKey(guid))
+    if (value === undefined) return undefined
+    const policy = decodePrivacyPolicy(value)
+    return 'fault' in policy ? ALL_PRIVATE : policy
+  }
+  return inheritedPolicy(
+    name,
+    (each) => {
+      const entry = byName.get(each)
+      return entry === undefined ? undefined : stored(entry.guid)
+    },
+    { otherwise: stored('') ?? ALL_SHARED },
+  )
+}
+
+/** In the transaction of a change of the tree: mailboxes for which another policy counts after it are told of anew. */
+export function tellOfPolicies(
+  core: Core,
+  { tx, state }: TreeChange,
+  after: Pick<TreeState, 'byName' | 'values'>,
+  among: Iterable<Entry>,
+): void {
+  for (const { guid, name } of among) {
+    const before = state.byGuid.get(guid)
+    if (before === undefined) continue
+    if (formatPrivacyPolicy(policyOf(state, before.name)) === formatPrivacyPolicy(policyOf(after, name))) continue
+    const since = (core.index.info(mailboxTable(guid))?.highestModSeq ?? 1) + RAISE
+    tx.raise(mailboxTable(guid), { highestModSeq: since })
+    tx.setValue(TREE_TABLE, privacySinceKey(guid), encodeNumber(since, 6))
+  }
+}
+
+/** What one subject has of his own in the mailboxes of a store. */
+export class Privacy {
+  readonly #core: Core
+  readonly #subject: Subject
+  /** Those that the subject had when it was last asked. */
+  #last: PrivateFlags
+  readonly #known = new Map<
+    string,
+    { readonly state: TreeState; readonly text: string; readonly rules: PrivacyRules }
+  >()
+
+  /** Undefined where everything is shared. */
+  static of(core: Core, subject: Subject): Privacy | undefined {
+    const { privateFlags } = subject
+    return privateFlags === undefined ? undefined : new Privacy(core, subject, privateFlags)
+  }
+
+  private constructor(core: Core, subject: Subject, flags: PrivateFlags) {
+    this.#core = core
+    this.#subject = subject
+    this.#last = flags
+  }
+
+  get #flags(): PrivateFlags {
+    this.#last = this.#subject.privateFlags ?? this.#last
+    return this.#last
+  }
+
+  rules({ guid, name }: Entry, state: TreeState = this.#core.tree.state): PrivacyRules {
+    const known = this.#known.get(guid)
+    if (known?.state === state) return known.rules
+    const policy = policyOf(state, name)
+    const since = decodeNumber(state.values.get(privacySinceKey(guid)))
+    const text = `${since} ${formatPrivacyPolicy(policy)}`
+    // The same object as long as it says the same: what was made by it is used again.
+    const rules = known?.text === text ? known.rules : new PrivacyRules({ ...policy, since })
+    if (this.#known.size > 2 * state.byGuid.size + 16) this.#known.clear()
+    this.#known.set(guid, { state, text, rules })
+    return rules
+  }
+
+  #key({ guid }: Entry): SharedMailboxKey {
+    return { store: this.#core.index.uuid, mailbox: guid }
+  }
+
+  /** Whether the subject sees the mailbox as it is in the store. */
+  #isPlain(entry: Entry, rules: PrivacyRules): boolean {
+    return (
+      rules.isShared && rules.policy.since === 0 && this.#flags.index.info(flagsTable(this.#key(entry))) === undefined
+    )
+  }
+
+  /** The mailbox as the subject has it; undefined if that is as it is in the store. */
+  async overlay(entry: Entry, table: Table, commit: CommitOptions): Promise<OverlayTable | undefined> {
+    const rules = this.rules(entry)
+    if (this.#isPlain(entry, rules)) return undefined
+    const { index } = this.#core
+    return this.#flags.overlay({ key: this.#key(entry), index, table, policy: rules.policy, commit })
+  }
+
+  info(entry: Entry, info: MailboxInfo): MailboxInfo {
+    const shared = this.#core.index.info(mailboxTable(entry.guid))
+    if (shared === undefined) return info
+    const rules = this.rules(entry)
+    if (this.#isPlain(entry, rules)) return info
+    return { ...info, ...this.#flags.status(this.#key(entry), shared, rules) }
+  }
+
+  /** So that counters are known: mailboxes in which somebody expunged messages are opened, once after that. */
+  async sync(): Promise<void> {
+    await this.#flags.index.refresh()
+    for (const entry of this.#core.tree.state.byGuid.values()) {
+      const shared = this.#core.index.info(mailboxTable(entry.guid))
+      const rules = this.rules(entry)
+      if (shared === undefined || this.#isPlain(entry, rules)) continue
+      if (this.#flags.status(this.#key(entry), shared, rules) === undefined)
+        await this.#with(entry, (overlay) => overlay.sync())
+    }
+  }
+
+  /** Gives copies, and messages that were appended, what is private of their flags. They are there, whatever comes of it. */
+  async give(entry: Entry, states: readonly FlagState[]): Promise<void> {
+    try {
+      await this.#with(entry, (overlay) => overlay.assign(states))
+    } catch (error) {
+      this.#core.settings.onEvent({ kind: 'private-flags-failed', message: `${entry.name}: ${String(error)}` })
+    }
+  }
+
+  async giveCopies(entry: Entry, source: TableView, from: UidSet, to: UidSet): Promise<void> {
+    if (from.size === to.size && !from.isEmpty) await this.give(entry, copiedStates(source, from, to))
+  }
+
+  async #with(entry: Entry, body: (overlay: OverlayTable) => Promise<void>): Promise<void> {
+    const lease = await this.#core.tables.acquire(mailboxTable(entry.guid))
+    if (lease === undefined) return
+    try {
+      await using overlay = await this.overlay(entry, lease.table, {})
+      if (overlay !== undefined) await body(overlay)
+    } finally {
+      await lease[Symbol.asyncDispose]()
+    }
+  }
+}
