@@ -1,4 +1,5 @@
 /** A store whose attachments are kept once: what its callers see of it. */
+import type { Fs } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
 import { UidSet } from '@mailstead/uidset'
 import { describe, expect, test } from 'vitest'
@@ -9,6 +10,7 @@ import {
   type Clock,
   damageIn,
   deliver,
+  GRACE_MS,
   mail,
   noise,
   openAttached,
@@ -146,4 +148,65 @@ describe.each(['mdbox', 'sdbox'] as const)('a store in %s with attachments', (bo
     await deliver(store, 'INBOX', mail('plain'))
     expect(await damageIn(store)).toEqual([expect.stringContaining('domain-damaged')])
   })
+
+  test('lets a save win that meets a sweep, of this process or another, and refuses one that outlasts the grace period', async () => {
+    const place = newPlace(box)
+    await using store = await openAttached(place)
+    await using other = await openAttached(place)
+    const known = mail('known', noise('known', 20_000))
+    await deliver(store, 'INBOX', known)
+    await using inbox = await store.as(ANNA).open('INBOX')
+    // What is known but unused, and what is new: each while another process sweeps.
+    await inbox.expunge(UidSet.of(1), { force: true })
+    await store.purge()
+    for (const [at, body] of [known, mail('new', noise('new', 20_000))].entries()) {
+      await using batch = store.as(ANNA).save()
+      await batch.add(body, [{ mailbox: 'INBOX' }])
+      place.clock.ms += GRACE_MS
+      await other.sweepAttachments()
+      const [saved] = await batch.commit()
+      await sweepAll(other, place.clock)
+      expect((await bytesOf(store, 'INBOX', saved!.uid)).equals(body), `${at}`).toBe(true)
+    }
+    const late = mail('late', noise('late', 20_000))
+    await using batch = store.as(ANNA).save()
+    await batch.add(late, [{ mailbox: 'INBOX' }])
+    await sweepAll(other, place.clock)
+    await expect(batch.commit()).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' })
+    const [uid] = await deliver(store, 'INBOX', late)
+    expect((await bytesOf(store, 'INBOX', uid!)).equals(late)).toBe(true)
+    expect(await damageIn(store)).toEqual([])
+    expect(inbox.view.count).toBe(3)
+  })
+
+  test('that is only read writes nothing, whatever it lacks', async () => {
+    const place = newPlace(box)
+    const one = mail('one', noise('picture', 30_000))
+    {
+      await using store = await openAttached(place)
+      await deliver(store, 'INBOX', one)
+    }
+    await place.fs.remove('attachments/domain')
+    const copy = await contentsOf(place.fs)
+    {
+      await using store = await openAttached(place, { readOnly: true, create: false })
+      expect((await bytesOf(store, 'INBOX', 1)).equals(one)).toBe(true)
+      expect(await damageIn(store)).toEqual([expect.stringContaining('domain-damaged')])
+    }
+    // A lock of the index, which is nobody's data.
+    const { 'index/checkpoint': _, ...after } = await contentsOf(place.fs)
+    expect(after).toEqual(copy)
+  })
 })
+
+/** Every file and its bytes. */
+async function contentsOf(fs: Fs, path = ''): Promise<Record<string, string>> {
+  const found: Record<string, string> = {}
+  for await (const page of fs.list(path))
+    for (const { name, kind } of page) {
+      const below = path === '' ? name : `${path}/${name}`
+      if (kind === 'directory') Object.assign(found, await contentsOf(fs, below))
+      else found[below] = Buffer.from(await fs.readFile(below)).toString('base64')
+    }
+  return found
+}

@@ -57,6 +57,8 @@ export interface AttachmentHost {
   transact(body: (tx: AttachmentSweepTransaction) => void): Promise<void>
   /** Takes in what other processes changed. */
   refresh(): Promise<void>
+  /** Nothing may be written. (default false) */
+  readonly readOnly?: boolean
 }
 
 /** An app hands a store where attachments go; the store opens it with what it owns. */

@@ -145,7 +145,9 @@ export class BlobStore implements BlobSource, AsyncDisposable {
     const directory = new BlobDirectory({ fs, path, shared, store: toHex(host.storeId), planted })
     const store = new BlobStore(directory, host, { graceMs, now, random, turns, planted }, budget, {
       open: async () => {
-        const mayMake = create && (!patient || host.table.view.count === 0 || (await directory.prefixes()).length > 0)
+        const mayCreate = create && host.readOnly !== true
+        const mayMake =
+          mayCreate && (!patient || host.table.view.count === 0 || (await directory.prefixes()).length > 0)
         return openDomain(fs, path, { create: mayMake, key, random })
       },
       hasKey: key !== undefined,

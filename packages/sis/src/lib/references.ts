@@ -81,6 +81,7 @@ export interface ReferenceHost {
   readonly storeId: Uint8Array
   transact(body: (tx: ReferenceSweepTransaction) => void): Promise<void>
   refresh(): Promise<void>
+  readonly readOnly?: boolean
 }
 
 /** One row, copied out. */

@@ -98,7 +98,7 @@ export class StoreAttachments implements AsyncDisposable {
     mustBeOf(format, recorded)
     const table = await index.open(BLOBS_TABLE)
     if (table === undefined) throw new StoreError('STORE_CORRUPT', `the store lacks its table ${BLOBS_TABLE}`)
-    return new StoreAttachments(tree, { store: await openAttachments(index, table, format), table })
+    return new StoreAttachments(tree, { store: await openAttachments(index, table, format, readOnly), table })
   }
 
   /** What the box is lent; undefined where messages are whole. Asked again each time: another process may have been the first. */
@@ -136,13 +136,19 @@ export function mustBeOf(format: AttachmentFormat, recorded: string): void {
     )
 }
 
-export async function openAttachments(index: Index, table: Table, format: AttachmentFormat): Promise<AttachmentStore> {
+export async function openAttachments(
+  index: Index,
+  table: Table,
+  format: AttachmentFormat,
+  readOnly: boolean,
+): Promise<AttachmentStore> {
   try {
     return await format.open({
       table,
       storeId: index.uuid,
       transact: (body) => transactLent(index, body),
       refresh: () => index.refresh(),
+      readOnly,
     })
   } catch (error) {
     throw attachmentsError(error)

@@ -93,7 +93,7 @@ export class AttachmentsRebuild {
     const table = this.#table ?? (await this.#index.open(BLOBS_TABLE))
     if (table === undefined) throw new StoreError('STORE_CORRUPT', `the store lacks its table ${BLOBS_TABLE}`)
     await using _ = table
-    await using store = await openAttachments(this.#index, table, this.#format)
+    await using store = await openAttachments(this.#index, table, this.#format, isDryRun)
     const incomplete = plan.hasMissing
     const found = await this.#findings(store, plan, { isDryRun, incomplete })
     for (let at = 0; at < found.length; at += PAGE) yield found.slice(at, at + PAGE).map(ofAttachments)
