@@ -157,11 +157,14 @@ export class BlockLogDisk implements AsyncDisposable {
     const records = readLog(this.#log)
     const durable = join(this.#directory, 'durable')
     copyFileSync(join(this.#directory, 'formatted'), durable)
-    const image = join(this.#directory, 'crashed')
     const directory = join(this.#directory, 'looked-at')
     mkdirSync(directory, { recursive: true })
     using builder = new CrashBuilder(records, this.#log, durable)
+    let number = 0
     for (const plan of planCrashes(records, options)) {
+      // A file of its own each: `mount` takes the loop device of the one before, with what the kernel remembers of it, as long as
+      // anybody on the machine has that open.
+      const image = join(this.#directory, `crashed-${number++}`)
       const position = builder.build(plan, image)
       const description = `${plan.kind} at byte ${position}, records ${plan.durable}…${plan.cut} of ${records.length}, seed ${plan.seed}`
       try {
@@ -173,6 +176,7 @@ export class BlockLogDisk implements AsyncDisposable {
         yield { directory, kind: plan.kind, marks: this.#marksAt(position), description }
       } finally {
         await unmount(directory)
+        rmSync(image)
       }
     }
   }
