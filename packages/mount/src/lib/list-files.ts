@@ -18,6 +18,8 @@ export const LIST_FILE = 'mounts'
 const COPY_FILE = 'mounts.copy'
 const SEEN_FILE = 'mounts.seen'
 const LOCK_FILE = 'mounts.lock'
+/** How long others may work on the list, in milliseconds: it takes some, and a process may be stopped in the middle. */
+const LOCK_WAIT_MS = 10_000
 
 export interface ListRead {
   readonly mounts: readonly Mount[]
@@ -39,10 +41,10 @@ export class ListFiles {
     this.#runtime = runtime
   }
 
-  /** Alone among all processes. */
+  /** Alone among all processes. FS_LOCKED if another does not let go: who only looks must not wait with it for ever. */
   async exclusively<T>(run: () => Promise<T>): Promise<T> {
     await using lock = await this.#fs.lock(LOCK_FILE)
-    await lock.acquire()
+    await lock.acquire({ waitMs: LOCK_WAIT_MS })
     return await run()
   }
 

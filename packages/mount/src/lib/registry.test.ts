@@ -4,8 +4,10 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Fs } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
+import { crashableFs } from '@mailstead/fs/faults'
 import { posixFs } from '@mailstead/fs/posix'
 import { afterAll, describe, expect, test } from 'vitest'
+import { say } from '../../../../tests/support/depth.ts'
 import { oddMountinfo } from '../../test/odd-mounts.ts'
 import { AT, World } from '../../test/world.ts'
 import type { MountRegistry } from './contract.ts'
@@ -181,7 +183,22 @@ describe('the files of the list of mounts', () => {
     await using registry = await openRegistry({ fs, probe: world.probe })
     expect(registry.find(AT)).toMatchObject({ state: 'offline' })
   })
-  test('that cannot be written keep nobody from looking', async () => {
+  test('that cannot be written keep nobody from looking, nor from knowing what was seen first', async () => {
+    const unwritable = new World()
+    const empty = memoryFs()
+    {
+      await using registry = await openRegistry({ fs: empty, probe: unwritable.probe })
+      await registry.add(AT)
+    }
+    await using first = await openRegistry({
+      fs: { ...empty, writeFile: () => Promise.reject(new Error('the disk is full')) },
+      probe: unwritable.probe,
+    })
+    unwritable.mount(await unwritable.volume('a'))
+    expect(await first.observe(AT)).toMatchObject({ observed: 'mounted' })
+    unwritable.mount(await unwritable.volume('b'))
+    expect(await first.observe(AT)).toMatchObject({ observed: 'changed' })
+
     const { world, fs } = await listed()
     await using registry = await openRegistry({
       fs: { ...fs, writeFile: () => Promise.reject(new Error('the disk is full')) },
@@ -191,6 +208,32 @@ describe('the files of the list of mounts', () => {
     expect(await registry.observe(AT)).toMatchObject({ observed: 'absent' })
     await expect(registry.remove(AT)).rejects.toThrow('the disk is full')
     expect(registry.find(AT)).toBeDefined()
+  })
+  test('hold the list before a change or after it, wherever the power goes', async () => {
+    const world = new World()
+    world.mount(await world.volume('a'))
+    const fs = crashableFs()
+    const changes: number[] = []
+    {
+      await using registry = await openRegistry({ fs, probe: world.probe })
+      await registry.add(AT)
+      changes.push(fs.tick)
+      await registry.setState(AT, 'offline')
+      changes.push(fs.tick)
+      await registry.remove(AT)
+      changes.push(fs.tick)
+    }
+    const lists = [undefined, 'online', 'offline', undefined]
+    let states = 0
+    for (const state of fs.everyState()) {
+      await using disk = state.open()
+      await using registry = await openRegistry({ fs: disk, probe: world.probe })
+      const done = changes.filter((tick) => tick <= state.tick).length
+      expect([lists[done], lists[done + 1]], state.description).toContain(registry.find(AT)?.state)
+      expect(registry.problems, state.description).toEqual([])
+      states++
+    }
+    say(`list of mounts: ${states} states after power cuts`)
   })
   test('lose nothing while several processes add at once', async () => {
     const state = join(base, 'several')

@@ -348,20 +348,24 @@ class Registry implements MountRegistry {
     }
     if (isNews) this.#changed()
     try {
-      if (learned.length > 0)
-        await this.#change(async (mounts) => {
-          const changed = new Map(mounts)
-          for (const { path, volume } of learned) {
-            const mount = changed.get(path)
-            if (mount !== undefined) changed.set(path, { ...mount, volume })
-          }
-          return changed
-        })
+      if (learned.length > 0) await this.#change(async (mounts) => withVolumes(mounts, learned))
       await this.#serially(async () => this.#files?.writeSeen(this.#statuses.values()))
     } catch {
       // Seeing must work where nothing can be written; the next look tries again.
+      if (learned.length === 0) return
+      this.#mounts = withVolumes(this.#mounts, learned)
+      this.#changed()
     }
   }
+}
+
+function withVolumes(mounts: ReadonlyMap<string, Mount>, learned: readonly Mount[]): ReadonlyMap<string, Mount> {
+  const changed = new Map(mounts)
+  for (const { path, volume } of learned) {
+    const mount = changed.get(path)
+    if (mount !== undefined) changed.set(path, { ...mount, volume })
+  }
+  return changed
 }
 
 const NOT_LOOKED = 'nobody has looked yet'
