@@ -1,4 +1,5 @@
 /** A store whose attachments are kept once: what its callers see of it. */
+import { Readable } from 'node:stream'
 import type { Fs } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
 import { UidSet } from '@mailstead/uidset'
@@ -177,6 +178,27 @@ describe.each(['mdbox', 'sdbox'] as const)('a store in %s with attachments', (bo
     expect((await bytesOf(store, 'INBOX', uid!)).equals(late)).toBe(true)
     expect(await damageIn(store)).toEqual([])
     expect(inbox.view.count).toBe(3)
+  })
+
+  test('that is to take nothing out any more keeps what comes whole, large or streamed, and reads what is there', async () => {
+    const place = newPlace(box)
+    const before = mail('before', noise('picture', 30_000))
+    {
+      await using store = await openAttached(place)
+      await deliver(store, 'INBOX', before)
+    }
+    await using store = await openAttached({ ...place, attachments: { minSize: Infinity } })
+    const large = mail('large', noise('film', 2_000_000))
+    await deliver(store, 'INBOX', large)
+    {
+      await using batch = store.as(ANNA).save()
+      await batch.add(Readable.from([large.subarray(0, 1_000_000), large.subarray(1_000_000)]), [{ mailbox: 'INBOX' }])
+      await batch.commit()
+    }
+    expect((await blobsIn(place.fs)).files).toHaveLength(1)
+    expect((await bytesOf(store, 'INBOX', 1)).equals(before)).toBe(true)
+    for (const uid of [2, 3]) expect((await bytesOf(store, 'INBOX', uid)).equals(large)).toBe(true)
+    expect(await damageIn(store)).toEqual([])
   })
 
   test('that is only read writes nothing, whatever it lacks', async () => {

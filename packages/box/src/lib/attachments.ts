@@ -210,7 +210,7 @@ export interface AttachmentStats {
 
 export interface AttachmentStore extends AsyncDisposable {
   readonly name: string
-  /** Messages of fewer bytes have no part that is worth taking out: they need not be handed through. */
+  /** Messages of fewer bytes have no part that is worth taking out: they need not be handed through. Infinity: none is. */
   readonly messageMinBytes: number
   begin(): AttachmentBatch
   /**

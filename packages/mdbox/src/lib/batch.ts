@@ -57,8 +57,8 @@ export class Batch implements BoxBatch, IntakeHost<Saved> {
   constructor(host: BatchHost) {
     this.#host = host
     this.options = host.options
-    this.attachments = host.attachments?.begin()
     this.attachmentMin = host.attachments?.messageMinBytes ?? Infinity
+    this.attachments = this.attachmentMin === Infinity ? undefined : host.attachments?.begin()
     const { compression, rotateBytes } = host.options
     // Compressing much at once would keep everybody waiting.
     this.wholeMax = compression === 'off' ? Math.max(SMALL_MAX, rotateBytes) : SMALL_MAX

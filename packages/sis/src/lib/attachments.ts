@@ -16,6 +16,8 @@ import { type SweepOptions, type SweepReport, sweep } from './sweep.ts'
 import { weave, type Woven, type WovenInline } from './weave.ts'
 
 export interface AttachmentsOptions extends BlobStoreOptions, ExtractOptions {
+  /** As of `ExtractOptions`; or Infinity, to take nothing out any more and read what is there. */
+  readonly minSize?: number
   /**
    * Open although the directory is away. Parts that lie there are `unavailable` until it is back, messages that would put some there are
    * refused, and where a store has blobs and the directory has nothing of ours, `create` makes nothing. False: opening fails, as for
@@ -145,6 +147,8 @@ class Batch implements SisBatch {
   }
 
   message(keep: (bytes: Uint8Array) => void | Promise<void>): SisMessage {
+    if (this.#options.minSize === Infinity)
+      return { write: keep, end: () => Promise.resolve(undefined), record: () => {} }
     const extraction = new Extraction({ blobs: this.#blobs, keep }, this.#options)
     this.#unended.add(extraction)
     let saved: readonly BlobSaved[] = []

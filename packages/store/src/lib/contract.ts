@@ -78,7 +78,7 @@ export interface StoreOptions {
    * Where parts of messages are kept once (`attachments` of `@mailstead/sis`). Recorded when the store is made, or first opened with
    * it, for writing; STORE_UNAVAILABLE if another is recorded. Later opened without, new messages are kept whole, and of the
    * others the parts that lie there cannot be read (STORE_UNAVAILABLE), nor can messages be purged. To keep what comes whole and
-   * read what is there, give it with a minimum size that nothing reaches.
+   * read what is there, give it with a `minSize` of Infinity.
    *
    * The store opens it, and closes what it opened. The file system that it was made with is the caller's, and is needed until then.
    */

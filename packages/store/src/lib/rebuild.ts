@@ -12,7 +12,7 @@
  * an index whose lost tables are empty, and which says so: a store that has lost its tree cannot be opened, and nothing is purged;
  * 3. all of it or nothing.
  *
- * MEMORY   some 100 bytes for each message and row; bodies are read through a window.
+ * MEMORY   some 100 bytes for each message and row, and what messages say of parts that lie elsewhere; bodies are read through a window.
  */
 import { privateColumns } from '@mailstead/acl/private-flags'
 import { randomFillSync } from 'node:crypto'

@@ -63,8 +63,8 @@ export class Batch implements BoxBatch, IntakeHost<Saved> {
   constructor(host: BatchHost) {
     this.#host = host
     this.options = host.options
-    this.attachments = host.attachments?.begin()
     this.attachmentMin = host.attachments?.messageMinBytes ?? Infinity
+    this.attachments = this.attachmentMin === Infinity ? undefined : host.attachments?.begin()
   }
 
   save(source: Uint8Array | AsyncIterable<Uint8Array>, metadata: BoxMetadata): Promise<BoxSaved> {
