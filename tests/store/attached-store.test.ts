@@ -2,6 +2,8 @@
 import { Readable } from 'node:stream'
 import type { Fs } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
+import { mdbox } from '@mailstead/mdbox'
+import { rebuildStore } from '@mailstead/store'
 import { UidSet } from '@mailstead/uidset'
 import { describe, expect, test } from 'vitest'
 import {
@@ -11,6 +13,7 @@ import {
   type Clock,
   damageIn,
   deliver,
+  formatOf,
   GRACE_MS,
   mail,
   noise,
@@ -219,6 +222,69 @@ describe.each(['mdbox', 'sdbox'] as const)('a store in %s with attachments', (bo
     const { 'index/checkpoint': _, ...after } = await contentsOf(place.fs)
     expect(after).toEqual(copy)
   })
+})
+
+test('attachments may be on an object store: no links, no renames, no appends, no directories', async () => {
+  const blobs = memoryFs({
+    append: false,
+    overwrite: false,
+    rename: false,
+    link: false,
+    lock: false,
+    syncRead: false,
+    watch: false,
+    directories: false,
+  })
+  const place = { ...newPlace('mdbox'), blobs }
+  const [picture, film] = [noise('picture', 30_000), noise('film', 1_500_000)]
+  const [one, two] = [mail('one', picture), mail('two', picture, film)]
+  {
+    await using store = await openAttached(place)
+    await deliver(store, 'INBOX', one, two)
+    expect(await store.attachmentStats()).toMatchObject({ blobs: 2, references: 3 })
+    expect((await blobsIn(blobs)).files).toHaveLength(2)
+    await using inbox = await store.as(ANNA).open('INBOX')
+    await inbox.expunge(UidSet.of(2), { force: true })
+    await store.purge()
+    await sweepAll(store, place.clock)
+    expect((await blobsIn(blobs)).files).toHaveLength(1)
+    expect(await damageIn(store)).toEqual([])
+  }
+  await rebuildAttached(place)
+  await using store = await openAttached(place)
+  expect((await bytesOf(store, 'INBOX', 1)).equals(one)).toBe(true)
+})
+
+test('messages in a second tier keep their attachments where they are, with the index and without', async () => {
+  const place = newPlace('mdbox')
+  const alt = memoryFs()
+  const kept = { ...alt, [Symbol.asyncDispose]: () => Promise.resolve() }
+  const box = (root: Fs): ReturnType<typeof mdbox> => mdbox(root, 'storage', { alt: { fs: kept, path: 'anna' } })
+  const bodies = [mail('one', noise('picture', 30_000)), mail('two', noise('film', 20_000))]
+  {
+    await using store = await openAttached(place, { box })
+    await deliver(store, 'INBOX', ...bodies)
+    expect(await store.altmove({ to: 'alt', where: () => true })).toMatchObject({ messages: 2 })
+    await sweepAll(store, place.clock)
+    for (const [at, body] of bodies.entries()) expect((await bytesOf(store, 'INBOX', at + 1)).equals(body)).toBe(true)
+    expect(await damageIn(store)).toEqual([])
+  }
+  const removeAll = async (path: string): Promise<void> => {
+    for await (const page of place.fs.list(path))
+      for (const { name, kind } of page)
+        if (kind === 'directory') await removeAll(`${path}/${name}`)
+        else await place.fs.remove(`${path}/${name}`)
+  }
+  await removeAll('index')
+  await Array.fromAsync(rebuildStore({ fs: place.fs, box, attachments: formatOf(place) }))
+  await using store = await openAttached(place, { box })
+  expect(await store.attachmentStats()).toMatchObject({ blobs: 2, references: 2 })
+  await using inbox = await store.as(ANNA).open('INBOX')
+  await inbox.expunge(UidSet.of(1), { force: true })
+  await store.purge()
+  await sweepAll(store, place.clock)
+  expect((await blobsIn(place.fs)).files).toHaveLength(1)
+  expect(await damageIn(store)).toEqual([])
 })
 
 /** Every file and its bytes. */
