@@ -50,6 +50,8 @@ export interface ServerOptions {
   readonly onSpawn?: (pid: number) => void
   /** How Dovecot keeps its mail. (default mdbox) */
   readonly box?: 'mdbox' | 'sdbox'
+  /** Further lines of Dovecot's configuration, by its directory. */
+  readonly dovecotConfig?: (directory: string) => string
   /** The ports of an earlier start. (default: chosen by the kernel) */
   readonly ports?: { readonly imap: number; readonly lmtp: number }
 }
@@ -179,7 +181,7 @@ export async function startDovecot(options: ServerOptions = {}): Promise<Server>
   spawnSync('chown', [`${MAIL_USER}:${MAIL_USER}`, join(directory, 'home')])
   rmSync(join(directory, 'log'), { force: true })
   const file = join(directory, 'dovecot.conf')
-  writeFileSync(file, dovecotConfiguration(directory, ports, options.box))
+  writeFileSync(file, dovecotConfiguration(directory, ports, options.box) + (options.dovecotConfig?.(directory) ?? ''))
   const [command, ...rest] = [...(options.wrapper ?? []), '/usr/sbin/dovecot', '-F', '-c', file]
   const child = spawn(command!, rest, { stdio: ['ignore', 'pipe', 'pipe'] })
   const ended = exitOf(child)

@@ -11,6 +11,7 @@ import {
   type SelectedMailbox,
   type SpecialUse,
   type StatusData,
+  type StatusItem,
 } from '@mailstead/imap'
 import {
   type Mailbox,
@@ -26,7 +27,7 @@ import { UidSet } from '@mailstead/uidset'
 import { tellDamage } from './damage.ts'
 import { ignoreEvents, type OnServerEvent } from './events.ts'
 import { patternMatcher } from './mailbox-pattern.ts'
-import type { NamespaceKind, Namespaces, Place } from './namespaces.ts'
+import { isInbox, type NamespaceKind, type Namespaces, type Place } from './namespaces.ts'
 import type { RecentMarks } from './recent.ts'
 import { Selected } from './selected.ts'
 import { ImapAcl } from './imap-acl.ts'
@@ -176,9 +177,10 @@ class SessionOverStore implements ImapSession {
   /** All mailboxes that may be known of, by their full names: of stores beside one's own those whose names may match. */
   async #everything(patterns: readonly string[]): Promise<{ readonly name: string; readonly info: MailboxInfo }[]> {
     const all: { readonly name: string; readonly info: MailboxInfo }[] = []
-    const add = async ({ prefix, store }: Place): Promise<void> => {
+    const add = async ({ prefix, owner, store }: Place): Promise<void> => {
       await store.refresh()
-      for (const info of store.mailboxes()) all.push({ name: prefix + info.name, info })
+      for (const info of store.mailboxes())
+        if (owner !== undefined || !isInbox(info.name)) all.push({ name: prefix + info.name, info })
     }
     await add(this.#home)
     if (this.#beside === undefined) return all
@@ -193,7 +195,7 @@ class SessionOverStore implements ImapSession {
     return all
   }
 
-  async status(name: string): Promise<StatusData> {
+  async status(name: string, items: readonly StatusItem[]): Promise<StatusData> {
     return this.#renamed(async () => {
       using place = await this.#placeOf(name)
       const { store, recent } = place
@@ -203,7 +205,11 @@ class SessionOverStore implements ImapSession {
       const mark = recent.mark(info.guid)
       return {
         messages: info.count,
-        recent: mark >= info.uidNext ? 0 : Math.min(info.count, await recentCount(store, local, mark)),
+        // It alone may need the mailbox opened.
+        recent:
+          !items.includes('RECENT') || mark >= info.uidNext
+            ? 0
+            : Math.min(info.count, await recentCount(store, local, mark)),
         uidNext: info.uidNext,
         uidValidity: info.uidValidity,
         unseen: info.unseen,

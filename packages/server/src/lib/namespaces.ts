@@ -2,7 +2,7 @@
  * The names of one server: whose store a mailbox name means (RFC 2342).
  *
  *   personal   no prefix: the user's own store
- *   public     a prefix, as `Public/`: one store that is nobody's
+ *   public     a prefix, as `Public/`: one store that is nobody's, but for its INBOX
  *   shared     a prefix with a place for a user, as `shared/%user/`: the stores of the other users
  *
  * INVARIANTS
@@ -129,7 +129,10 @@ export class Namespaces {
   async place(user: User, name: string): Promise<Place | undefined> {
     const space = this.#of(name)
     if (space === undefined) throw new TypeError(`${name} is of no namespace`)
-    if (space.kind === 'public') return this.#open(user, publicPrincipal(space.prefix), space.prefix, undefined)
+    if (space.kind === 'public')
+      return isInbox(name.slice(space.prefix.length))
+        ? undefined
+        : this.#open(user, publicPrincipal(space.prefix), space.prefix, undefined)
     const end = name.indexOf(DELIMITER, space.head.length)
     const of = end < 0 ? name.slice(space.head.length) : name.slice(space.head.length, end)
     const prefix = `${space.head}${of}${space.tail}`
@@ -167,6 +170,11 @@ export class Namespaces {
       [Symbol.dispose]: () => lease[Symbol.dispose](),
     }
   }
+}
+
+/** Every store has an INBOX; nobody’s is not for anybody to see. */
+export function isInbox(name: string): boolean {
+  return /^inbox(?:\/|$)/i.test(name)
 }
 
 /** Who stands for a public store towards a pool. */

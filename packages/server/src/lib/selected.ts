@@ -35,7 +35,6 @@ import {
   RIGHT_EXPUNGE,
   RIGHT_INSERT,
   RIGHT_LOOKUP,
-  RIGHT_POST,
   RIGHT_READ,
   RIGHT_WRITE,
   RIGHT_WRITE_DELETED,
@@ -61,7 +60,7 @@ const SEEN = 8
 const SYSTEM_FLAGS = 31
 const RIGHTS_OF_FLAGS: number = RIGHT_WRITE | RIGHT_WRITE_SEEN | RIGHT_WRITE_DELETED
 /** Without any of these a mailbox is selected read-only. */
-const RIGHTS_TO_CHANGE: number = RIGHTS_OF_FLAGS | RIGHT_EXPUNGE | RIGHT_INSERT | RIGHT_POST
+const RIGHTS_TO_CHANGE: number = RIGHTS_OF_FLAGS | RIGHT_EXPUNGE | RIGHT_INSERT
 /** Messages between two looks at the connection's congestion. */
 const PENDING_EVERY = 256
 
@@ -186,6 +185,12 @@ export class Selected implements SelectedMailbox {
     throw (rights & RIGHT_LOOKUP) === 0
       ? new ImapError('NONEXISTENT', 'No such mailbox')
       : new ImapError('NOPERM', 'Permission denied')
+  }
+
+  /** NOPERM, also where the mailbox may not be known of: who has it selected knows it. */
+  #mayExpunge(): void {
+    this.#mayRead()
+    if ((this.#mailbox.rights & RIGHT_EXPUNGE) === 0) throw new ImapError('NOPERM', 'Permission denied')
   }
 
   /** Before any FETCH that may have a new one: flags that are told are always the newest. */
@@ -437,6 +442,7 @@ export class Selected implements SelectedMailbox {
     writer: UpdateWriter,
   ): Promise<void> {
     if (this.readOnly) throw new ImapError('READ-ONLY', 'The mailbox is selected read-only')
+    this.#mayExpunge()
     const sequences = sequencesOf(target, this.#shown, this.#saved)
     if (!sequences.isEmpty) {
       const uids = uidsOfSequences(this.#shown.chunks, sequences)
@@ -455,8 +461,7 @@ export class Selected implements SelectedMailbox {
 
   async expunge(among: Target | undefined, writer: UpdateWriter): Promise<void> {
     if (this.readOnly) throw new ImapError('READ-ONLY', 'The mailbox is selected read-only')
-    this.#mayRead()
-    if ((this.#mailbox.rights & RIGHT_EXPUNGE) === 0) throw new ImapError('NOPERM', 'Permission denied')
+    this.#mayExpunge()
     const uids = this.#deleted(among)
     if (!uids.isEmpty) await this.#renamed(() => this.#mailbox.expunge(uids))
     await this.sync({ expunges: true }, writer)

@@ -128,6 +128,8 @@ describe('namespaces', () => {
     for (const name of ['Public', 'shared'])
       expect((await bob.command(`CREATE ${name}`)).text).toMatch(/^NO \[CANNOT\]/)
     expect((await bob.command('CREATE shared/alice')).text).toMatch(/^NO \[NOPERM\]/)
+    for (const command of ['SELECT Public/INBOX', 'STATUS Public/Inbox (MESSAGES)'])
+      expect((await bob.command(command)).text).toMatch(/^NO \[NONEXISTENT\]/)
     expect((await bob.command('CREATE Public/New')).text).toMatch(/^NO \[NOPERM\]/)
     await bob.ok('CREATE Public/Team/New')
     expect(await bob.ok('MYRIGHTS Public/Team/New')).toEqual(['* MYRIGHTS Public/Team/New lrkxc'])
@@ -157,6 +159,56 @@ describe('namespaces', () => {
     const list = [{ kind: 'public', prefix: 'A/' } as const, { kind: 'public', prefix: 'A/' } as const]
     expect(() => new Namespaces({ list, users, pool, sharers: () => Promise.resolve([]) })).toThrow(TypeError)
   })
+})
+
+test('LIST with rights and counters of a thousand shared mailboxes opens none of them', async () => {
+  const storage = testStorage('many')
+  const opened: string[] = []
+  await using many = await testServer({
+    users: passwords,
+    shared: {
+      namespaces: [
+        {
+          kind: 'public',
+          prefix: 'Many/',
+          storage: async () => {
+            const { fs, box } = await storage()
+            const counted = new Proxy(fs, {
+              get(target, key) {
+                const value: unknown = Reflect.get(target, key, target)
+                if (key !== 'open') return value
+                return (...args: Parameters<typeof fs.open>) => {
+                  opened.push(args[0])
+                  return target.open(...args)
+                }
+              },
+            })
+            return { fs: counted, box }
+          },
+        },
+      ],
+    },
+  })
+  {
+    using lease = await many.server.stores.acquire(publicPrincipal('Many/'))
+    const session = lease.store.as({ name: 'root', unrestricted: true })
+    const list = encodeAcl(aclList([{ kind: 'user', name: 'bob', rights: parseRights('lr') }]))
+    await session.changeAcl('', () => list)
+    for (let n = 0; n < 1000; n++) await session.create(`Box ${n}`)
+    await using batch = session.save()
+    for (let n = 0; n < 1000; n++) await batch.add(Buffer.from(message('x')), [{ mailbox: `Box ${n}` }])
+    await batch.commit()
+  }
+  const client = new ImapTestClient(connect(many.imap.port))
+  await client.line()
+  await client.ok('LOGIN bob b')
+  opened.length = 0
+  const lines = await client.ok('LIST "" Many/* RETURN (MYRIGHTS STATUS (MESSAGES UNSEEN))')
+  expect(lines.filter((line) => / \(MESSAGES 1 UNSEEN 1\)$/.test(line))).toHaveLength(1000)
+  expect(lines.filter((line) => /^\* MYRIGHTS .* lr$/.test(line))).toHaveLength(1000)
+  expect(opened.filter((path) => path.includes('mailbox'))).toEqual([])
+  expect(opened.length).toBeLessThan(10)
+  await client[Symbol.asyncDispose]()
 })
 
 describe('rights', () => {
