@@ -45,10 +45,22 @@ const DIGITS = 'abcdefghijklmnopqrstuvwxyz234567'
 const KEY_DIGITS = 52
 
 export function flagsTable(key: SharedMailboxKey): string {
-  return FLAGS_PREFIX + keyDigits(key)
+  return tablesOf(key).flags
 }
 export function orderTable(key: SharedMailboxKey): string {
-  return ORDER_PREFIX + keyDigits(key)
+  return tablesOf(key).order
+}
+
+const known = new WeakMap<SharedMailboxKey, { readonly flags: string; readonly order: string }>()
+
+function tablesOf(key: SharedMailboxKey): { readonly flags: string; readonly order: string } {
+  let tables = known.get(key)
+  if (tables === undefined) {
+    const digits = keyDigits(key)
+    tables = { flags: FLAGS_PREFIX + digits, order: ORDER_PREFIX + digits }
+    known.set(key, tables)
+  }
+  return tables
 }
 
 /** Columns of a table of private flags or of their order; undefined for any other table. */

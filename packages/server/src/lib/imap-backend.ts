@@ -1,10 +1,11 @@
 /** Who logs in gets a session over the user's store, which all sessions of the user share. */
+import type { PrivateFlags } from '@mailstead/acl/private-flags'
 import type { ImapBackend, ImapCredentials, ImapSession } from '@mailstead/imap'
 import type { OnServerEvent } from './events.ts'
 import { imapSession } from './imap-session.ts'
 import type { Namespaces } from './namespaces.ts'
 import { imapError } from './store-errors.ts'
-import type { StorePool } from './store-pool.ts'
+import type { StoreLease, StorePool } from './store-pool.ts'
 import type { User, Users } from './users.ts'
 
 /** Where access control lists count. */
@@ -31,7 +32,7 @@ export function imapBackend(
       if (user === undefined) return undefined
       try {
         const lease = await stores.acquire(user)
-        const subject = shared === undefined ? user : liveUser(user, users)
+        const subject = shared === undefined ? user : liveUser(user, users, await privateFlagsOf(lease))
         return imapSession({
           store: lease.store.as(subject),
           recent: lease.recent,
@@ -51,8 +52,8 @@ export function imapBackend(
 const NO_GROUPS: readonly string[] = []
 
 /** The user with the groups of the moment: who is taken out of one loses its rights at once. */
-export function liveUser({ name, home }: User, users: Users): User {
-  return {
+export function liveUser({ name, home }: User, users: Users, privateFlags?: () => PrivateFlags): User {
+  const live: User = {
     name,
     home,
     get groups() {
@@ -62,5 +63,34 @@ export function liveUser({ name, home }: User, users: Users): User {
         return NO_GROUPS
       }
     },
+  }
+  if (privateFlags !== undefined) Object.defineProperty(live, 'privateFlags', { get: privateFlags, enumerable: true })
+  return live
+}
+
+/** The private flags in a user's own store, which may be opened anew meanwhile: the use after the next has what is there then. */
+async function privateFlagsOf(lease: StoreLease): Promise<() => PrivateFlags> {
+  const { store } = lease
+  let known: PrivateFlags
+  try {
+    known = await store.privateFlags()
+  } catch (error) {
+    lease[Symbol.dispose]()
+    throw error
+  }
+  let asking = false
+  const ask = async (): Promise<void> => {
+    asking = true
+    try {
+      known = await store.privateFlags()
+    } catch {
+      // Whoever uses them is told.
+    } finally {
+      asking = false
+    }
+  }
+  return () => {
+    if (!asking) void ask()
+    return known
   }
 }

@@ -178,7 +178,7 @@ class SessionOverStore implements ImapSession {
   async #everything(patterns: readonly string[]): Promise<{ readonly name: string; readonly info: MailboxInfo }[]> {
     const all: { readonly name: string; readonly info: MailboxInfo }[] = []
     const add = async ({ prefix, owner, store }: Place): Promise<void> => {
-      await store.refresh()
+      await store.refresh('')
       for (const info of store.mailboxes())
         if (owner !== undefined || !isInbox(info.name)) all.push({ name: prefix + info.name, info })
     }
@@ -200,7 +200,7 @@ class SessionOverStore implements ImapSession {
       using place = await this.#placeOf(name)
       const { store, recent } = place
       const local = name.slice(place.prefix.length)
-      await store.refresh()
+      await store.refresh(local)
       const info = readable(store.mailbox(local))
       const mark = recent.mark(info.guid)
       return {
@@ -271,7 +271,7 @@ class SessionOverStore implements ImapSession {
       try {
         const { store } = place
         const local = name.slice(place.prefix.length)
-        if (store.mailbox(local) === undefined) await store.refresh()
+        if (store.mailbox(local) === undefined) await store.refresh('')
         const rights = store.mailbox(local)?.rights ?? 0
         if ((rights & RIGHT_INSERT) === 0)
           throw (rights & RIGHT_LOOKUP) === 0
@@ -320,7 +320,7 @@ async function openMailbox(store: StoreSession, name: string): Promise<Mailbox> 
   } catch (error) {
     if (!(error instanceof StoreError) || (error.code !== 'STORE_NO_MAILBOX' && error.code !== 'STORE_DENIED'))
       throw error
-    await store.refresh()
+    await store.refresh('')
     opened = await store.open(name)
   }
   try {

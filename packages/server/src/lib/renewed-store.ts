@@ -340,8 +340,8 @@ class RenewedSession implements StoreSession {
   subscriptions(): readonly string[] {
     return this.#now.subscriptions()
   }
-  refresh(): Promise<void> {
-    return this.#run((session) => session.refresh())
+  refresh(countersOf?: string): Promise<void> {
+    return this.#run((session) => session.refresh(countersOf))
   }
   create(name: string, options?: { readonly specialUse?: string }): Promise<MailboxInfo> {
     return this.#run((session) => session.create(name, options))

@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { aclList, encodeAcl, parseRights, parseIdentifier } from '@mailstead/acl'
+import { parsePrivacyPolicy } from '@mailstead/acl/private-flags'
 import { memoryFs } from '@mailstead/fs/memory'
 import { ImapTestClient } from '@mailstead/imap/testing'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
@@ -314,6 +315,48 @@ describe('messages', () => {
       'INBOX',
       'INBOX',
     ])
+  })
+})
+
+describe('flags of one’s own', () => {
+  async function privately(policy: string): Promise<void> {
+    using lease = await server.server.stores.acquire(publicPrincipal('Public/'))
+    const parsed = parsePrivacyPolicy(policy)
+    if ('fault' in parsed) throw new Error(parsed.fault)
+    await lease.store.as({ name: 'root', unrestricted: true }).changePrivacy('', parsed)
+  }
+  const fetched = (lines: readonly string[]): string[] =>
+    lines.map((line) => line.replace(/^\* \d+ FETCH /, '').replace(' \\Recent', ''))
+
+  test('are each user’s in a public mailbox, and nobody else hears of them', async () => {
+    await publicly('Team', { 'user=alice': 'lrswtie', 'user=bob': 'lrswtie' })
+    await privately('shared \\Seen $mine')
+    const alice = await as('alice')
+    for (let n = 0; n < 3; n++) await alice.append('Public/Team', message(String(n)), n === 0 ? '(\\Seen) ' : '')
+    await alice.ok('SELECT Public/Team (CONDSTORE)')
+    const bob = await as('bob', 'SELECT Public/Team (CONDSTORE)')
+    expect(fetched(await bob.ok('FETCH 1:* FLAGS'))).toEqual(['(FLAGS ())', '(FLAGS ())', '(FLAGS ())'])
+    const before = (await bob.ok('STATUS Public/Team (UNSEEN HIGHESTMODSEQ)'))[0]
+    await alice.ok('STORE 2 +FLAGS (\\Seen $mine)')
+    expect(await bob.ok('NOOP')).toEqual([])
+    expect((await bob.ok('STATUS Public/Team (UNSEEN HIGHESTMODSEQ)'))[0]).toBe(before)
+    expect((await alice.ok('STATUS Public/Team (UNSEEN)'))[0]).toContain('UNSEEN 1')
+    expect((await bob.ok('STATUS Public/Team (UNSEEN)'))[0]).toContain('UNSEEN 3')
+    await alice.ok('STORE 3 +FLAGS (\\Seen \\Flagged)')
+    expect((await bob.ok('NOOP')).join()).toMatch(/^\* 3 FETCH \(.*FLAGS \(\\Flagged\)/)
+    expect(fetched(await alice.ok('FETCH 1:* FLAGS'))).toEqual([
+      '(FLAGS (\\Seen))',
+      '(FLAGS (\\Seen $mine))',
+      '(FLAGS (\\Flagged \\Seen))',
+    ])
+    expect(await bob.ok('SEARCH UNSEEN')).toEqual(['* SEARCH 1 2 3'])
+    expect(await alice.ok('SEARCH UNSEEN')).toEqual(['* SEARCH'])
+    // A copy at home has what one sees oneself.
+    await alice.ok('COPY 2 INBOX')
+    await alice.ok('SELECT INBOX')
+    expect(fetched(await alice.ok('FETCH 1 FLAGS')).join()).toMatch(
+      /\(FLAGS \((\\Recent )?\\Seen \$mine( \\Recent)?\)\)/,
+    )
   })
 })
 

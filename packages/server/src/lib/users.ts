@@ -6,6 +6,7 @@
  *   2. The file is read again when it changed; while it cannot be read, the last good content counts.
  *   3. At most HASHES_AT_ONCE passwords are hashed at a time: a flood of logins cannot take all memory and all threads.
  */
+import type { PrivateFlags } from '@mailstead/acl/private-flags'
 import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto'
 import { readFileSync, statSync } from 'node:fs'
 import { ServerError } from './error.ts'
@@ -18,6 +19,8 @@ export interface User {
   /** Path below the data directory, undefined: the usual place. */
   readonly home: string | undefined
   readonly groups: readonly string[]
+  /** Of the user's own store, while he is logged in: flags that he has for himself in mailboxes of others. */
+  readonly privateFlags?: PrivateFlags
 }
 
 export interface Users {

@@ -238,8 +238,11 @@ export interface StoreSession {
   mailbox(name: string): MailboxInfo | undefined
   /** Names, whether or not they exist. The owner's alone: nobody else has any here. */
   subscriptions(): readonly string[]
-  /** Takes in what other processes did. */
-  refresh(): Promise<void>
+  /**
+   * Takes in what other processes did. Where the subject has flags of his own, mailboxes in which messages were expunged since are opened, once,
+   * so that their counters are known: all of them, or the one of this name, or none ('').
+   */
+  refresh(countersOf?: string): Promise<void>
   /**
    * Missing parents are made too (RFC 3501 §6.3.3). STORE_EXISTS, STORE_BAD_NAME. Needs `k` of the nearest mailbox above, whose access control list
    * a new mailbox begins with.

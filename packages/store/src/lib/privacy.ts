@@ -85,6 +85,7 @@ export class Privacy {
   readonly #subject: Subject
   /** Those that the subject had when it was last asked. */
   #last: PrivateFlags
+  readonly #keys = new Map<string, SharedMailboxKey>()
   readonly #known = new Map<
     string,
     { readonly state: TreeState; readonly text: string; readonly rules: PrivacyRules }
@@ -120,8 +121,15 @@ export class Privacy {
     return rules
   }
 
+  /** The same object each time: what is made of it is made once. */
   #key({ guid }: Entry): SharedMailboxKey {
-    return { store: this.#core.index.uuid, mailbox: guid }
+    let key = this.#keys.get(guid)
+    if (key === undefined) {
+      key = { store: this.#core.index.uuid, mailbox: guid }
+      if (this.#keys.size > 2 * this.#core.tree.state.byGuid.size + 16) this.#keys.clear()
+      this.#keys.set(guid, key)
+    }
+    return key
   }
 
   /** Whether the subject sees the mailbox as it is in the store. */
@@ -147,10 +155,12 @@ export class Privacy {
     return { ...info, ...this.#flags.status(this.#key(entry), shared, rules) }
   }
 
-  /** So that counters are known: mailboxes in which somebody expunged messages are opened, once after that. */
-  async sync(): Promise<void> {
+  /** So that counters are known, of one or of all: mailboxes in which somebody expunged messages are opened, once after that. */
+  async sync(name?: string): Promise<void> {
     await this.#flags.index.refresh()
-    for (const entry of this.#core.tree.state.byGuid.values()) {
+    const { byGuid } = this.#core.tree.state
+    const one = name === undefined ? undefined : this.#core.tree.find(name)
+    for (const entry of name === undefined ? byGuid.values() : one === undefined ? [] : [one]) {
       const shared = this.#core.index.info(mailboxTable(entry.guid))
       const rules = this.rules(entry)
       if (shared === undefined || this.#isPlain(entry, rules)) continue

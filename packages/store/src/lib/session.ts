@@ -69,10 +69,10 @@ export class Session implements StoreSession {
     return this.#access?.isOwner === false ? [] : [...this.#core.tree.state.subscriptions].sort()
   }
 
-  async refresh(): Promise<void> {
+  async refresh(countersOf?: string): Promise<void> {
     await this.#core.work(async () => {
       await this.#core.index.refresh()
-      await this.#privacy?.sync()
+      if (countersOf !== '') await this.#privacy?.sync(countersOf)
     })
   }
 
