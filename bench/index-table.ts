@@ -7,18 +7,17 @@ import { type IndexFigure, PEERS, targetOf } from './index.ts'
 import { STORE_NAMES } from './index-stores.ts'
 import { readBaseline } from './lib/baseline.ts'
 import { human } from './lib/statistics.ts'
+import { tableHead, tableLine } from './lib/table.ts'
 
 const figures = readBaseline<IndexFigure>('index')
 if (figures.size === 0) throw new Error('there is no baseline: npm run bench -- --only "^index " --update-baseline')
-const line = (cells: readonly string[]): string => `| ${cells.join(' | ')} |\n`
 process.stdout.write(
-  line(['row', 'unit', ...STORE_NAMES, ...PEERS.map((peer) => `/ ${peer}`), 'target', 'CPU, µs each']) +
-    line(Array.from({ length: 5 + STORE_NAMES.length + PEERS.length - 1 }, () => '---')),
+  tableHead(['row', 'unit', ...STORE_NAMES, ...PEERS.map((peer) => `/ ${peer}`), 'target', 'CPU, µs each']),
 )
 for (const figure of figures.values()) {
   const { row, unit, values, ratios, cpu } = figure
   process.stdout.write(
-    line([
+    tableLine([
       row.replace(/^index /, ''),
       unit,
       ...STORE_NAMES.map((name) => human(values[name])),

@@ -561,7 +561,7 @@ try {
     complaints.push(...(await fsBench({ ...shared, rounds: 3 * ROUNDS })))
     complaints.push(...(await indexBench({ ...shared, rounds: ROUNDS, quick: flags.quick })))
     complaints.push(...(await boxBench({ ...shared, rounds: ROUNDS, quick: flags.quick })))
-    complaints.push(...(await sisBench({ ...shared, rounds: 3 * ROUNDS })))
+    complaints.push(...(await sisBench({ ...shared, rounds: 3 * ROUNDS, quick: flags.quick })))
     complaints.push(...aclBench({ ...shared, rounds: 3 * ROUNDS }))
   }
   for (const part of [deliveries, memory, reads, million]) {

@@ -8,7 +8,9 @@ import { join } from 'node:path'
 import type { Fs } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
 import { posixFs } from '@mailstead/fs/posix'
+import { mdbox } from '@mailstead/mdbox'
 import { attachments, type BlobSink, type BlobSource, Extraction, type SisAttachmentStore, weave } from '@mailstead/sis'
+import { openStore } from '@mailstead/store'
 import { Journal } from '../packages/sis/src/lib/journal.ts'
 import { seeded } from '../tests/support/depth.ts'
 
@@ -59,7 +61,7 @@ function mail(size: number, seed: number, lines: 'equal' | 'unequal' = 'equal'):
 }
 
 /** Blobs that are hashed, and kept nowhere. */
-const nowhere: BlobSink = {
+export const nowhere: BlobSink = {
   begin: () => {
     const hash = createHmac('sha256', 'key')
     let size = 0
@@ -167,6 +169,73 @@ function extraction(row: string, lines: 'equal' | 'unequal'): SisCase {
   }
 }
 
+/** The whole of a delivery: a store over mdbox on the memory driver, its log and its message files. */
+function delivered(): SisCase {
+  const one = mail(10 * MiB, 5)
+  return {
+    row: 'sis deliver known 10 MiB',
+    beside: 'one SHA-256 of the same bytes',
+    bytes: one.encoded.length,
+    count: 2,
+    async prepare() {
+      const fs = memoryFs()
+      const store = await openStore({
+        owner: 'bench',
+        fs,
+        box: (root) => mdbox(root, 'storage'),
+        attachments: attachments(fs, 'attachments', { create: true }),
+        create: true,
+      })
+      const session = store.as({ name: 'bench' })
+      const deliver = async (): Promise<void> => {
+        await using batch = session.save()
+        await batch.add(pieces(one.message), [{ mailbox: 'INBOX' }])
+        await batch.commit()
+      }
+      await deliver()
+      return {
+        ours: async (times) => {
+          for (let i = 0; i < times; i++) await deliver()
+        },
+        raw: hashing(one.encoded),
+        async [Symbol.asyncDispose]() {
+          await store[Symbol.asyncDispose]()
+          await fs[Symbol.asyncDispose]()
+        },
+      }
+    },
+  }
+}
+
+/** What looking a blob up, counting its use and a frame cost, beside the pass over the bytes. */
+function hit(): SisCase {
+  const one = mail(100 * 1024, 6)
+  return {
+    row: 'sis hit 100 KiB',
+    beside: 'the same bytes taken out and hashed, nothing looked up',
+    bytes: one.encoded.length,
+    count: 100,
+    async prepare() {
+      const open = await opened(memoryFs())
+      await save(open.store, open.journal, one.message)
+      return {
+        ours: async (times) => {
+          for (let i = 0; i < times; i++) await save(open.store, open.journal, one.message)
+        },
+        raw: async (times) => {
+          for (let i = 0; i < times; i++) await extract(one.message, nowhere)
+        },
+        [Symbol.asyncDispose]: async () => open[Symbol.asyncDispose](),
+      }
+    },
+  }
+}
+
+async function* pieces(message: Buffer): AsyncGenerator<Uint8Array> {
+  for (let at = 0; at < message.length; at += PIECE_BYTES)
+    yield await Promise.resolve(message.subarray(at, at + PIECE_BYTES))
+}
+
 /** A new attachment each time, and a file of as many bytes, flushed. Both on the disk of the temporary directory. */
 function fresh(): SisCase {
   const one = mail(10 * MiB, 3)
@@ -239,6 +308,8 @@ const weaving: SisCase = {
 export const SIS_CASES: readonly SisCase[] = [
   known('sis save known 10 MiB', 10 * MiB, 2, 0.35),
   known('sis save known 200 KiB', 200 * 1024, 50),
+  delivered(),
+  hit(),
   extraction('sis extract, equal lines', 'equal'),
   extraction('sis extract, unequal lines', 'unequal'),
   weaving,

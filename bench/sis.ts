@@ -1,6 +1,6 @@
 /**
  * Attachments that are kept once, beside the least that could be done with the same bytes: medians of interleaved runs, in MB/s of the
- * attachment as it is in the message. Then what the corpus takes on disk, with and without.
+ * attachment as it is in the message. Then a sweep of a million references (sis-large.ts), and what the corpus takes on disk (sis-disk.ts).
  */
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -8,6 +8,8 @@ import { join } from 'node:path'
 import { readBaseline, updateBaseline, WORSE } from './lib/baseline.ts'
 import { human, median } from './lib/statistics.ts'
 import { SIS_CASES, type SisCase } from './sis-cases.ts'
+import { diskBench } from './sis-disk.ts'
+import { SWEEP_ROW, SWEEP_ROWS, type SisLargeFigure, sweepLarge, sweepLine, sweepMisses } from './sis-large.ts'
 
 export interface SisFigure {
   readonly row: string
@@ -22,6 +24,7 @@ export interface SisBenchOptions {
   readonly rounds: number
   readonly wanted: (row: string) => boolean
   readonly machine: string
+  readonly quick: boolean
   readonly update: boolean
 }
 
@@ -30,6 +33,19 @@ const WARM_ROUNDS = 3
 
 /** Measures the rows that are wanted, prints them, and returns which targets were missed and what is worse than the baseline. */
 export async function sisBench(options: SisBenchOptions): Promise<readonly string[]> {
+  return [...(await speeds(options)), ...sweeps(options), ...(await diskBench(options))]
+}
+
+function sweeps({ wanted, quick, update, machine }: SisBenchOptions): readonly string[] {
+  if (!wanted(SWEEP_ROW)) return []
+  const rows = quick ? SWEEP_ROWS / 8 : SWEEP_ROWS
+  const figure: SisLargeFigure = { row: SWEEP_ROW, ...sweepLarge(rows) }
+  process.stdout.write(`\n${sweepLine(figure)}\n`)
+  if (update && !quick) updateBaseline('sis', [figure], { machine, rounds: 1 })
+  return sweepMisses(figure)
+}
+
+async function speeds(options: SisBenchOptions): Promise<readonly string[]> {
   const cases = SIS_CASES.filter(({ row }) => options.wanted(row))
   if (cases.length === 0) return []
   process.stdout.write(`\n${'row'.padEnd(34)} ${'ours MB/s'.padStart(10)} ${'raw MB/s'.padStart(10)}   ratio  raw is\n`)

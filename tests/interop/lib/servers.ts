@@ -33,6 +33,8 @@ export interface Server extends AsyncDisposable {
   log(): string
 }
 
+export type DovecotBox = 'mdbox' | 'sdbox' | 'maildir'
+
 export interface ServerOptions {
   /** The directory to use; kept when the server is disposed. (default: a new one, removed when disposed) */
   readonly directory?: string
@@ -49,7 +51,7 @@ export interface ServerOptions {
   /** Told the process id as soon as there is one, long before it is ready. */
   readonly onSpawn?: (pid: number) => void
   /** How Dovecot keeps its mail. (default mdbox) */
-  readonly box?: 'mdbox' | 'sdbox'
+  readonly box?: DovecotBox
   /** Further lines of Dovecot's configuration, by its directory. */
   readonly dovecotConfig?: (directory: string) => string
   /** The ports of an earlier start. (default: chosen by the kernel) */
@@ -215,11 +217,16 @@ export async function startDovecot(options: ServerOptions = {}): Promise<Server>
   }
 }
 
+/** `dovecotConfig` with which Dovecot keeps parts from this size outside, equal ones of all users once. */
+export function dovecotAttachments(from: string): (directory: string) => string {
+  return (directory) => `mail_attachment_dir = ${directory}/home/attachments\nmail_attachment_min_size = ${from}\n`
+}
+
 /** Debian's Dovecot 2.3 as it comes, with mdbox if nothing else is said; limits raised so that nothing but its work is measured. */
 export function dovecotConfiguration(
   directory: string,
   ports: { readonly imap: number; readonly lmtp: number },
-  box: 'mdbox' | 'sdbox' = 'mdbox',
+  box: DovecotBox = 'mdbox',
 ): string {
   return `
 base_dir = ${directory}/run
