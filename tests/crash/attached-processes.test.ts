@@ -15,7 +15,7 @@ import { ANNA, blobsIn, bytesOf, damageIn, openAttached } from '../store/attache
 import { contentMail, GRACE_MS, storeAt } from './attached-contents.ts'
 
 const child = fileURLToPath(new URL('attached-child.ts', import.meta.url))
-const ROUNDS = { normal: 1, ci: 4, soak: 10_000 }[depth()]
+const ROUNDS = { normal: 1, ci: 2, soak: 10_000 }[depth()]
 const STEPS = 40
 /** What is the box's is judged elsewhere. */
 const BOXES = depth() === 'normal' ? (['mdbox'] as const) : (['mdbox', 'sdbox'] as const)

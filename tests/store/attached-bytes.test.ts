@@ -7,7 +7,7 @@ import { memoryFs } from '@mailstead/fs/memory'
 import type { Fs } from '@mailstead/fs'
 import { describe, expect, test } from 'vitest'
 import { corpus, corpusIsThere } from '../support/corpus.ts'
-import { deep, say } from '../support/depth.ts'
+import { depth, say } from '../support/depth.ts'
 import { ANNA, blobsIn, bytesOf, damageIn, deliver, mail, noise, openAttached, type Place } from './attached-world.ts'
 
 const MiB = 1024 * 1024
@@ -61,8 +61,8 @@ describe('the same attachment of 10 MB, delivered to 1,000 mailboxes of one stor
     await using store = await openAttached(place)
     for (let i = 0; i < 1000; i++) await store.as(ANNA).create(`box${i}`)
     const before = await bytesBelow(place.fs, '')
-    // All of them in a deep run.
-    const many = deep() ? 1000 : 40
+    // All of them in a soak.
+    const many = { normal: 40, ci: 150, soak: 1000 }[depth()]
     const [first] = [mail('to SOMEBODY', picture)]
     const at = first.indexOf('SOMEBODY')
     const to = (i: number): Buffer[] => [first.subarray(0, at), Buffer.from(`${i}`), first.subarray(at + 8)]
