@@ -295,6 +295,22 @@ describe('attachments are kept once', () => {
     expect(await mailstead('check', '--config', config)).toMatch(/^0 /)
   })
 
+  test('the first ones of a store may come at the same time, and several in one message', async () => {
+    const { config, serve, blobs } = await place()
+    const many = Array.from({ length: 6 }, (_, i) => mail(`mail ${i}`, noise(150_000, 100 + i).toString('base64')))
+    await serve(async ({ imap, lmtp }) => {
+      expect(await Promise.all(many.map(async (raw) => deliver(lmtp, USERS.slice(0, 1), raw)))).toEqual(
+        many.map(() => 'ok'),
+      )
+      await using client = await session(imap, USERS[0]!)
+      const found: string[] = []
+      for (let number = 1; number <= many.length; number++) found.push(await body(client, number))
+      expect(found.sort()).toEqual([...many].sort())
+    })
+    expect(blobs()).toHaveLength(many.length)
+    expect(await mailstead('check', '--config', config)).toMatch(/^0 /)
+  })
+
   test('not when they are turned off: what was taken out is read all the same', async () => {
     const { config, serve, blobs } = await place()
     await serve(async ({ lmtp }) => {

@@ -110,6 +110,8 @@ class UserAttachments implements SisAttachmentStore {
   readonly #configured: string
   readonly #options: AttachmentsOptions
   readonly #held = new AsyncDisposableStack()
+  /** Transactions that record the place. */
+  readonly #told = new WeakSet<object>()
   #root: { readonly fs: Fs; readonly uuid: Uint8Array } | undefined
   #opened: Opened | undefined
   #opening: Promise<unknown> = Promise.resolve()
@@ -129,7 +131,7 @@ class UserAttachments implements SisAttachmentStore {
   }
 
   begin(): SisBatch {
-    return new LateBatch(async () => this.#open(true), this.#host)
+    return new LateBatch(async () => this.#open(true), this.#host, this.#told)
   }
 
   async open(segments: Uint8Array, inline: WovenInline): Promise<Woven> {
@@ -255,15 +257,19 @@ interface Begun {
 class LateBatch implements SisBatch {
   readonly #open: () => Promise<Opened>
   readonly #host: ReferenceHost
+  readonly #told: WeakSet<object>
   #begun: Promise<Begun> | undefined
 
-  constructor(open: () => Promise<Opened>, host: ReferenceHost) {
+  /** `told`: transactions that record the place. */
+  constructor(open: () => Promise<Opened>, host: ReferenceHost, told: WeakSet<object>) {
     this.#open = open
     this.#host = host
+    this.#told = told
   }
 
   message(keep: (bytes: Uint8Array) => void | Promise<void>): SisMessage {
     const { table } = this.#host
+    const told = this.#told
     let message: SisMessage | undefined
     let place: Uint8Array | undefined
     let hasBlobs = false
@@ -287,7 +293,9 @@ class LateBatch implements SisBatch {
         if (!hasBlobs || place === undefined) return
         // Another process, with another configuration, was the first.
         if (!isPlace(this.#host, place)) throw new FsError('FS_UNAVAILABLE', 'the attachments have another place now')
-        if (table.view.values?.has(VALUE_PLACE) === true) return
+        if (table.view.values?.has(VALUE_PLACE) === true || told.has(tx)) return
+        // Once for each transaction: what it sets itself is not what it may expect.
+        told.add(tx)
         tx.expectValue(table.id, VALUE_PLACE, undefined)
         tx.setValue(table.id, VALUE_PLACE, place)
       },
