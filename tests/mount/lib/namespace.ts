@@ -43,6 +43,7 @@ export class Namespace implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#holder.exitCode !== null || this.#holder.signalCode !== null) return
     this.#holder.kill('SIGKILL')
     await new Promise((resolve) => this.#holder.once('exit', resolve))
   }

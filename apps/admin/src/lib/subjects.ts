@@ -1,7 +1,16 @@
 /** The stores that `check` and `repair` look at, and what is said of them before they are opened. */
 import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
-import { checkDataDirectory, checkRootDirectory, publicUser, STORAGE, storeDirectories } from '@mailstead/app-server'
+import {
+  checkDataDirectory,
+  checkRootDirectory,
+  hasUserIndex,
+  mustBeMounted,
+  openMounts,
+  publicUser,
+  STORAGE,
+  storeDirectories,
+} from '@mailstead/app-server'
 import { userDirectory } from '@mailstead/server'
 import type { StoreFinding } from '@mailstead/store'
 import { Exit } from './exit.ts'
@@ -15,8 +24,10 @@ export interface UserFinding extends StoreFinding {
 export async function lookAt(flags: WhereFlags): Promise<Where> {
   const where = whereOf(flags)
   try {
-    await checkDataDirectory(where.data)
     const index = where.config.index?.path
+    await using mounts = await openMounts(where.config.state)
+    for (const root of index === undefined ? [where.data] : [where.data, index]) await mustBeMounted(root, mounts)
+    await checkDataDirectory(where.data)
     if (index !== undefined) await checkRootDirectory(index, 'index')
   } catch (error) {
     throw new Exit(2, (error as Error).message)
@@ -44,7 +55,7 @@ export function subjects(where: Where, only: string | undefined, notes: UserFind
       ),
     )
   const others: FoundUser[] = []
-  for (const name of directoriesOf(data)) {
+  for (const name of directoriesOf(where)) {
     const home = `users/${name}`
     if (users.some((each) => each.home === home || each.home.startsWith(`${home}/`))) continue
     others.push({ name, home })
@@ -53,12 +64,16 @@ export function subjects(where: Where, only: string | undefined, notes: UserFind
   const publics: FoundUser[] = []
   for (const space of where.config.namespaces)
     if (space.kind === 'public' && isThere(join(data, space.home))) publics.push(publicUser(space))
-  return [...users.filter(({ home }) => isThere(join(data, home))).map(({ user }) => user), ...others, ...publics]
+  // Where there is an index and no mail, something else is mounted in the place of one of them.
+  const hasAny = (user: FoundUser, home: string): boolean =>
+    isThere(join(data, home)) || hasUserIndex(data, user, where.config)
+  return [...users.filter(({ user, home }) => hasAny(user, home)).map(({ user }) => user), ...others, ...publics]
 }
 
-function directoriesOf(data: string): string[] {
+function directoriesOf({ data, config }: Where): readonly string[] {
   try {
-    return storeDirectories(data)
+    const index = config.index?.path
+    return [...new Set([data, ...(index === undefined ? [] : [index])].flatMap(storeDirectories))].sort()
   } catch (error) {
     throw new Exit(2, `the directory of the stores cannot be read: ${(error as Error).message}`)
   }

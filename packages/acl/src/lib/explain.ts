@@ -171,8 +171,7 @@ function partsOf({ list }: CompiledLayer): Part[] {
         ? part
         : {
             ...same,
-            // A second line that denies says that nothing is given, too (layer.ts).
-            rights: either(same.rights, part.denied === undefined ? part.rights : (part.rights ?? 0)),
+            rights: either(same.rights, part.rights),
             denied: either(same.denied, part.denied),
             text: `${same.text}\n${part.text}`,
             origin:
