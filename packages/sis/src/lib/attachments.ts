@@ -4,7 +4,8 @@
  * this package does not import.
  */
 import type { Fs } from '@mailstead/fs'
-import { type BlobBatch, blobBudget, type BlobBudget, BlobStore, type BlobStoreOptions, isAway } from './blob-store.ts'
+import type { BlobBatch } from './blob-batch.ts'
+import { blobBudget, type BlobBudget, BlobStore, type BlobStoreOptions, isAway } from './blob-store.ts'
 import { check, type CheckOptions, repair, type RepairOptions, type SisFinding } from './check.ts'
 import type { BlobSaved } from './contract.ts'
 import { SisError } from './error.ts'

@@ -7,12 +7,13 @@
 import { randomFillSync } from 'node:crypto'
 import { toHex } from '@mailstead/bytes'
 import { type Fs, FsError, requireSupport } from '@mailstead/fs'
-import type { BlobFile } from './blob-read.ts'
-import type { BlobReader, BlobSaved, BlobSink, BlobSource, BlobWriter } from './contract.ts'
+import { BlobBatch, type Plan } from './blob-batch.ts'
+import type { BlobReader, BlobSource } from './contract.ts'
 import { BLOB_KEY_BYTES } from './contract.ts'
 import { BlobDirectory, type PlantedFault, prefixesIn } from './directory.ts'
 import { type Domain, DOMAIN_FILE, openDomain } from './domain.ts'
 import { SisError } from './error.ts'
+import { HealingReader } from './healing-reader.ts'
 import { epochOf, idOf, nameOfRef } from './names.ts'
 import {
   type BlobRow,
@@ -20,7 +21,6 @@ import {
   epochValue,
   KeyIndex,
   type ReferenceHost,
-  type ReferencePending,
   type ReferenceTransaction,
   refOf,
 } from './references.ts'
@@ -67,25 +67,6 @@ export interface BlobStoreSettings {
   readonly random: (bytes: Uint8Array) => void
   readonly turns: BlobTurns | undefined
   readonly planted: PlantedFault | undefined
-}
-
-/** How one blob of a batch comes to be named by a row. */
-interface Plan {
-  readonly key: Uint8Array
-  readonly instance: Uint8Array
-  readonly hold: Uint8Array
-  readonly size: number
-  readonly stored: number
-  readonly shared: boolean
-  /** The row that was found, if one was; else a new row is appended. */
-  readonly row: BlobRow | undefined
-  /** Batches that go by it. */
-  users: number
-  /** A transaction was told of it: what came of that nobody here knows. */
-  recorded: boolean
-  /** The rows of transactions that were told. */
-  readonly rows: WeakMap<object, { readonly pending: ReferencePending; uses: number }>
-  last: ReferencePending | undefined
 }
 
 /** What only this package gives. */
@@ -440,139 +421,4 @@ export async function isAway(fs: Fs, path: string): Promise<Error | undefined> {
 function stale(plan: Plan): SisError {
   const ref = nameOfRef(refOf(plan))
   return new SisError('SIS_STALE', `${ref} was swept before it was recorded`, { ref })
-}
-
-/** Blobs that are saved together, and become durable before the frame that names them. */
-export class BlobBatch implements BlobSink, AsyncDisposable {
-  readonly #store: BlobStore
-  readonly #plans = new Map<string, Plan>()
-  readonly #open = new Set<Spool>()
-  #disposed = false
-
-  constructor(store: BlobStore) {
-    this.#store = store
-  }
-
-  begin(): BlobWriter {
-    if (this.#disposed) throw new TypeError('the batch is disposed')
-    const { domain } = this.#store
-    if (domain === undefined) return this.#late()
-    const spool = this.#spool(domain)
-    return {
-      write: (bytes) => spool.write(bytes),
-      end: () => this.#end(spool),
-      abort: () => this.#forget(spool),
-    }
-  }
-
-  #spool(domain: Domain): Spool {
-    const spool = this.#store.spool(domain)
-    this.#open.add(spool)
-    return spool
-  }
-
-  /** While the directory was away: the first bytes ask whether it is back. */
-  #late(): BlobWriter {
-    let made: Promise<Spool> | undefined
-    const spool = (): Promise<Spool> => (made ??= this.#store.ready().then((domain) => this.#spool(domain)))
-    return {
-      write: async (bytes) => (await spool()).write(bytes),
-      end: async () => this.#end(await spool()),
-      abort: async () => {
-        const begun = await made?.catch(() => undefined)
-        if (begun !== undefined) await this.#forget(begun)
-      },
-    }
-  }
-
-  /** What ended is durable: files and holds are flushed as they are made. */
-  async flush(): Promise<void> {
-    await Promise.resolve()
-  }
-
-  /**
-   * Adds uses of these blobs of the batch to a transaction, one for each time a reference is there. SIS_STALE if a sweep was faster:
-   * then nothing may be committed.
-   */
-  record(tx: ReferenceTransaction, refs: readonly Uint8Array[]): void {
-    const counts = new Map<Plan, number>()
-    for (const ref of refs) {
-      const plan = this.#plans.get(toHex(ref))
-      if (plan === undefined) throw new TypeError(`${toHex(ref)} is not of this batch`)
-      counts.set(plan, (counts.get(plan) ?? 0) + 1)
-    }
-    for (const [plan, uses] of counts) this.#store.record(tx, plan, uses)
-  }
-
-  /** What no transaction was told of is given back. */
-  async [Symbol.asyncDispose](): Promise<void> {
-    if (this.#disposed) return
-    this.#disposed = true
-    for (const spool of this.#open) await spool.discard()
-    for (const plan of this.#plans.values()) await this.#store.leave(plan)
-  }
-
-  async #end(spool: Spool): Promise<BlobSaved> {
-    try {
-      const { plan, joined } = await this.#store.plan(spool)
-      const ref = refOf(plan)
-      const hex = toHex(ref)
-      const known = this.#plans.get(hex)
-      if (known === undefined) this.#plans.set(hex, plan)
-      else await this.#store.leave(plan)
-      return { ref, size: plan.size, shared: plan.shared || joined }
-    } finally {
-      await this.#forget(spool)
-    }
-  }
-
-  async #forget(spool: Spool): Promise<void> {
-    this.#open.delete(spool)
-    await spool.discard()
-  }
-}
-
-/** Reads a blob; where its file turns out to be damaged, from another file with the same bytes, if there is one. */
-class HealingReader implements BlobReader {
-  readonly #store: BlobStore
-  readonly #key: Uint8Array
-  #file: BlobFile
-  #blob: string
-  readonly #left: BlobFile[] = []
-
-  constructor(store: BlobStore, key: Uint8Array, file: BlobFile, blob: string) {
-    this.#store = store
-    this.#key = key
-    this.#file = file
-    this.#blob = blob
-  }
-
-  get size(): number {
-    return this.#file.size
-  }
-
-  async read(into: Uint8Array, position: number): Promise<number> {
-    const file = this.#file
-    try {
-      return await file.read(into, position)
-    } catch (error) {
-      if (!(error instanceof SisError && error.code === 'SIS_CORRUPT')) throw error
-      this.#store.noteDamage(this.#blob)
-      let other: { readonly file: BlobFile; readonly blob: string }
-      try {
-        other = await this.#store.directory.open(this.#blob, this.#key, this.#blob)
-      } catch {
-        throw error
-      }
-      // Others may be reading from the file that was open: it is closed with this reader.
-      this.#left.push(this.#file)
-      this.#file = other.file
-      this.#blob = other.blob
-      return this.#file.read(into, position)
-    }
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    for (const file of [...this.#left, this.#file]) await file[Symbol.asyncDispose]()
-  }
 }
