@@ -12,7 +12,7 @@ import { dovecotLack, PASSWORD, startDovecot } from './lib/servers.ts'
 
 const ALL = 'lrwstipekxa'
 /** Taken away together. */
-const SOME: readonly string[] = ['', ...ALL, ALL]
+const SOME: readonly string[] = ['', ...Array.from(ALL), ALL]
 const MORE: readonly string[] = ['lr', 'li', 'lx', 'le', 'la', 'lk', 'wst', 'wstei', 'wsteip', 'lrwstipekx']
 
 interface Served extends AsyncDisposable {

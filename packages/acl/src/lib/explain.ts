@@ -171,7 +171,8 @@ function partsOf({ list }: CompiledLayer): Part[] {
         ? part
         : {
             ...same,
-            rights: either(same.rights, part.rights),
+            // A second line that denies says that nothing is given, too (layer.ts).
+            rights: either(same.rights, part.denied === undefined ? part.rights : (part.rights ?? 0)),
             denied: either(same.denied, part.denied),
             text: `${same.text}\n${part.text}`,
             origin:

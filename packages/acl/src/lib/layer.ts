@@ -65,7 +65,13 @@ export class CompiledLayer {
         illegible = true
         limit &= effect.rights ?? ALL_RIGHTS
         illegibleDenied |= effect.denied ?? 0
-      } else add(effect)
+      } else {
+        // As a second line that denies it also says that nothing is given (list.ts). What a second line that gives would say, that nothing
+        // is denied, is left out: a line that is broken gives nobody more.
+        const double = numbers.get(effect.kind)?.get(effect.name)
+        if (double !== undefined && effect.denied !== undefined) rights[double] = Math.max(0, rights[double]!)
+        add(effect)
+      }
     this.rights = rights
     this.denied = denied
     this.anyone = numbers.get('anyone')?.get('') ?? -1

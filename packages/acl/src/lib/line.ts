@@ -51,7 +51,9 @@ export function parseLine(line: string): ParsedLine {
 
 /** What is kept of a broken line. Its effect is always that of what is kept, so that it can be told again. */
 export function brokenText(line: string): string {
-  return line.length > BROKEN_TEXT_MAX ? `${line.slice(0, BROKEN_TEXT_MAX)}\ufffd` : line
+  if (line.length > BROKEN_TEXT_MAX) return `${line.slice(0, BROKEN_TEXT_MAX)}\ufffd`
+  // Written to a file, a CR at the end would be part of the line's end.
+  return line.endsWith('\r') ? `${line}\ufffd` : line
 }
 
 /** A broken line again, from what was kept of it. */

@@ -1,6 +1,12 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { formatIdentifier, formatImapIdentifier, parseIdentifier, parseImapIdentifier } from './identifier.ts'
+import {
+  compareNames,
+  formatIdentifier,
+  formatImapIdentifier,
+  parseIdentifier,
+  parseImapIdentifier,
+} from './identifier.ts'
 import {
   ALL_RIGHTS,
   formatImapRights,
@@ -91,6 +97,16 @@ describe('an identifier', () => {
         if (!/[\0\r\n\ufffd]/.test(name)) expect(parseIdentifier(formatIdentifier(user))).toEqual(user)
         if (!/[\0\r\n\ufffd]|^[-#$@]|^!\$|^(anyone|authenticated|owner)$/.test(name))
           expect(parseImapIdentifier(formatImapIdentifier(user))).toEqual({ ...user, negative: false, global: false })
+      }),
+    )
+  })
+
+  test('stands in the order of the bytes of its name', () => {
+    const names = fc.array(fc.constantFrom('a', 'b', 'é', '\ue000', '\uffff', '😀', '\ud7ff'), { maxLength: 4 })
+    fc.assert(
+      fc.property(names, names, (a, b) => {
+        const [x, y] = [a.join(''), b.join('')]
+        expect(Math.sign(compareNames(x, y))).toBe(Buffer.compare(Buffer.from(x), Buffer.from(y)))
       }),
     )
   })

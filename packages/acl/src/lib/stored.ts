@@ -16,7 +16,7 @@
  */
 import { ByteReader, ByteWriter, BytesError } from '@mailstead/bytes'
 import { AclError } from './error.ts'
-import { compareIdentifiers, IDENTIFIER_KINDS, type IdentifierKind, isNamed } from './identifier.ts'
+import { compareIdentifiers, type IdentifierKind, isNamed } from './identifier.ts'
 import { brokenLine, brokenText } from './line.ts'
 import { type AclEntry, type AclList, aclList } from './list.ts'
 import { ALL_RIGHTS } from './rights.ts'
@@ -26,7 +26,15 @@ const VERSION = 0
 export const ACL_VALUE_MAX = 60_000
 
 // Must not change: on disk.
-const KINDS: readonly IdentifierKind[] = IDENTIFIER_KINDS
+const KINDS: readonly IdentifierKind[] = [
+  'anyone',
+  'authenticated',
+  'domain',
+  'group',
+  'owner',
+  'user',
+  'group-override',
+]
 const GIVES = 0x10
 const DENIES = 0x20
 const GIVES_OTHERS = 0x40

@@ -2,10 +2,10 @@
  * A file system of the kernel on a disk that remembers everything written to it, and every disk that a power cut could
  * have left: what a store promises is proven here against the kernel itself, its journal and its write-back.
  *
- * The kernel writes through a loop device to a file of nbdfuse, which is a disk of nbdkit with our `plugin.py`; that logs
- * each write and flush. `mark` notes what has been acknowledged until then. `images` cuts the power at every flush and
- * at random moments between, where each block not yet flushed may be there or not; mounts what is left, so that the
- * kernel replays its journal; and says which marks had been made before.
+ * The kernel writes through a loop device to a file of nbdfuse, which is a disk of nbdkit with our `plugin.py`; that
+ * logs each write and flush. `mark` notes what has been acknowledged until then. `images` cuts the power at every
+ * flush and at random moments between, where each block not yet flushed may be there or not; mounts what is left, so
+ * that the kernel replays its journal; and says which marks had been made before.
  *
  *     await using disk = await BlockLogDisk.create({ sizeMiB: 16 })
  *     … work in disk.mountPoint, calling disk.mark('42') when 42 is acknowledged …
@@ -127,7 +127,9 @@ export class BlockLogDisk implements AsyncDisposable {
     this.#mounted = 'all'
   }
 
-  /** Notes that something is acknowledged now: it is among the marks of every image of a later moment. Costs one stat. */
+  /**
+   * Notes that something is acknowledged now: it is among the marks of every image of a later moment. Costs one stat.
+   */
   mark(label: string): void {
     this.#labels.push(label)
     this.#positions.push(statSync(this.#log).size)
@@ -162,8 +164,8 @@ export class BlockLogDisk implements AsyncDisposable {
     using builder = new CrashBuilder(records, this.#log, durable)
     let number = 0
     for (const plan of planCrashes(records, options)) {
-      // A file of its own each: `mount` takes the loop device of the one before, with what the kernel remembers of it, as long as
-      // anybody on the machine has that open.
+      // A file of its own each: `mount` takes the loop device of the one before, with what the kernel remembers of
+      // it, as long as anybody on the machine has that open.
       const image = join(this.#directory, `crashed-${number++}`)
       const position = builder.build(plan, image)
       const description = `${plan.kind} at byte ${position}, records ${plan.durable}…${plan.cut} of ${records.length}, seed ${plan.seed}`

@@ -365,7 +365,7 @@ describe('altmove', () => {
     expect(subject.inAlt(refs.slice(4)).every(Boolean)).toBe(true)
   })
 
-  test('two processes that copy the same messages at the same moment take turns: one copy is made of each', async () => {
+  test('two processes that copy the same messages at once take turns: one copy is made of each', async () => {
     await using subject = await Subject.create({ purgeShare: 0.1 })
     const refs = await subject.save(20)
     await subject.drop(refs.slice(0, 10))

@@ -1,15 +1,16 @@
 /**
  * Moving messages to the other tier.
  *
- * HOW      Their records are copied raw, and verified, to the current file of the tier they go to and flushed; one transaction
- *          for each group then moves their rows; then what is dead in the tier they left is purged. The files they are read from
- *          may be another process's: nothing is done to them but to write down, in the frame that moves the last row out of one,
- *          that it is to be removed, which whoever has its slot then does.
+ * HOW      Their records are copied raw, and verified, to the current file of the tier they go to and flushed; one
+ *          transaction for each group then moves their rows; then what is dead in the tier they left is purged. The
+ *          files they are read from may be another process's: nothing is done to them but to write down, in the frame
+ *          that moves the last row out of one, that it is to be removed, which whoever has its slot then does.
  *
- * A crash leaves: before the transaction, copies that no row names; after it, dead bytes where the messages were. (I-17)
+ * A crash leaves: before the transaction, copies that no row names; after it, dead bytes where the messages were.
+ * (I-17)
  *
- * Another process that would purge or move messages at the same time waits for its turn (`lockMoves`), frame by frame, and goes by
- * what the rows say then.
+ * Another process that would purge or move messages at the same time waits for its turn (`lockMoves`), frame by
+ * frame, and goes by what the rows say then.
  */
 import { type AltmoveOptions, type AltmoveReport, BoxError, type BoxRef, mustBeComplete } from '@mailstead/box'
 import { FsError } from '@mailstead/fs'
@@ -189,7 +190,8 @@ async function commit(context: PurgeContext, moves: Moves, sources: Sources): Pr
       leaving.set(id, (leaving.get(id) ?? 0) + 1)
       count++
     }
-    // The bytes stay where they are until a purge: whoever finds them without the index is to know that they are nobody's.
+    // The bytes stay where they are until a purge: whoever finds them without the index is to know that they are
+    // nobody's.
     await context.journal.add(deadOf(places, moves.refs.filter(isThere)))
     const emptied = [...leaving].filter(([id, rows]) => sources.count(id) <= rows).map(([id]) => id)
     try {

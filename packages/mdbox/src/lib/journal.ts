@@ -1,23 +1,25 @@
 /**
  * The expunge journal: a file beside the message files that keeps expunged mail expunged when the index is lost.
  *
- * WHAT     A place is dead if the bytes there are nobody's: of a message that was expunged; of one that lives on elsewhere, where a purge or
- *          an altmove copied it to; of one that never came to have a row. Each place stands for itself, so that two messages of the
- *          same bytes are two, and the last copy of one that was expunged is no more alive than the first.
+ * WHAT     A place is dead if the bytes there are nobody's: of a message that was expunged; of one that lives on
+ *          elsewhere, where a purge or an altmove copied it to; of one that never came to have a row. Each place
+ *          stands for itself, so that two messages of the same bytes are two, and the last copy of one that was
+ *          expunged is no more alive than the first.
  *
- * HOW      It is written from what the box's table says: rows without uses are dead. `write` compares the whole table with it,
- *          at a checkpoint, when the box is closed, and before a purge; `add` notes the rows that a purge is about to drop, and the
- *          places that rows are about to leave.
+ * HOW      It is written from what the box's table says: rows without uses are dead. `write` compares the whole table
+ *          with it, at a checkpoint, when the box is closed, and before a purge; `add` notes the rows that a purge is
+ *          about to drop, and the places that rows are about to leave.
  *          What it has once it keeps while the file of the message is there, unless a row with uses has the place: a
- *          table that was lost, and has no row for it, says nothing. Rows have left no place after all, where the transaction
- *          failed or never came: nothing gives the copies away before the next `write` has set that right. A purge whose
- *          transaction left a place somebody's sees to that at once.
- *          It is appended to, and written anew when something is taken back, when it is damaged, or when most of it is about files
- *          that are gone.
+ *          table that was lost, and has no row for it, says nothing. Rows have left no place after all, where the
+ *          transaction failed or never came: nothing gives the copies away before the next `write` has set that
+ *          right. A purge whose transaction left a place somebody's sees to that at once.
+ *          It is appended to, and written anew when something is taken back, when it is damaged, or when most of it
+ *          is about files that are gone.
  *
  * INVARIANTS
  *   1. What `write` and `add` resolved for is durable.
- *   2. Writers take turns (a kernel lock on `journal.lock`). Readers may come at any time: what is not finished is not read.
+ *   2. Writers take turns (a kernel lock on `journal.lock`). Readers may come at any time: what is not finished is
+ *   not read.
  *   3. What was taken back is in no part of it, so that no damage can bring it back.
  *   4. A message is dead only if file, offset and sum are those that were written down: a file number may come again.
  */
@@ -72,8 +74,8 @@ export class Journal {
   }
 
   /**
-   * Takes down what the table says. `files`: numbers of the message files that are there; undefined while not all can be seen. Without
-   * it nothing is said to be gone.
+   * Takes down what the table says. `files`: numbers of the message files that are there; undefined while not all can
+   * be seen. Without it nothing is said to be gone.
    * `strays`: messages that no row of the table names, in files that nobody appends to.
    */
   async write(

@@ -1,6 +1,6 @@
 /**
- * What is told of one record: its bytes go by here, and in the end it is said what they are and what is wrong with them. Where bytes come
- * from is for others (walk.ts).
+ * What is told of one record: its bytes go by here, and in the end it is said what they are and what is wrong with
+ * them. Where bytes come from is for others (walk.ts).
  */
 import { crc32 } from '@mailstead/bytes'
 import { type Attached, readAttached } from './attached.ts'
@@ -135,7 +135,8 @@ export class Judge {
     if (broken >= 0) damage ??= `body bytes ${broken * CHUNK_BYTES} … fail their checksum`
     if (text !== undefined && broken < 0 && text.bytes !== frames!.plainSize) damage ??= 'the body does not decompress'
     const counted = storedSize + this.#lone
-    // Where somebody else moved bytes out or compressed them (Z), nothing can be counted here: what they say is all there is.
+    // Where somebody else moved bytes out or compressed them (Z), nothing can be counted here: what they say is all
+    // there is.
     const unknown = !trailer.hasHash && trailer.plainSize >= 0 && trailer.plainSize !== storedSize
     const isAsItCame = frames === undefined && away === undefined
     const inlineSize = frames?.plainSize ?? storedSize
@@ -169,8 +170,8 @@ export class Judge {
   }
 
   /**
-   * A record that lies in these bytes from its header on, which is most of them. Undefined if it does not, not all of it, or is none:
-   * that is for `verifyRecord` to say.
+   * A record that lies in these bytes from its header on, which is most of them. Undefined if it does not, not all of
+   * it, or is none: that is for `verifyRecord` to say.
    */
   atOnce(bytes: Uint8Array, offset: number, headerBytes: number): Walked | undefined {
     const storedSize = readHeader(bytes, 0, headerBytes)

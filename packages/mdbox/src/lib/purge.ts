@@ -1,21 +1,23 @@
 /**
  * Giving back the space of dead messages.
  *
- * HOW      Files that are dead to a share worth the work are emptied one by one, those of which most is dead first: their
- *          live records are copied raw, and verified, to the current file of their tier and flushed; one transaction then moves
- *          the rows and drops those without uses (decided under the lock); only when that is durable is the file removed.
- *          A file is touched only by the process that has its slot's lock, with nothing pinned in it: so no record in
- *          it can be waiting for its row, and nobody appends to it. Those who copy take turns, file by file (`lockMoves`).
+ * HOW      Files that are dead to a share worth the work are emptied one by one, those of which most is dead first:
+ *          their live records are copied raw, and verified, to the current file of their tier and flushed; one
+ *          transaction then moves the rows and drops those without uses (decided under the lock); only when that is
+ *          durable is the file removed. A file is touched only by the process that has its slot's lock, with nothing
+ *          pinned in it: so no record in it can be waiting for its row, and nobody appends to it. Those who copy take
+ *          turns, file by file (`lockMoves`).
  *
  * A crash leaves: before the transaction, copies that no row names, in the current file; after it, a file that no row
  * names, whose number the transaction wrote down (CONDEMNED) so that the next purge removes it. A file that no row
  * names and nobody wrote down is left alone: with a lost or older index it may be the only copy. Unless all it holds is
  * a message that was never finished.
  *
- * A file with a damaged message is left as it is. A second tier that is away is left as it is, and what is condemned in it stays
- * condemned.
+ * A file with a damaged message is left as it is. A second tier that is away is left as it is, and what is condemned
+ * in it stays condemned.
  *
- * MEMORY   a number for each row that is in a file worth purging, an object for each file, and what is in the file at hand.
+ * MEMORY   a number for each row that is in a file worth purging, an object for each file, and what is in the file at
+ *          hand.
  */
 import {
   type AttachmentDrop,
@@ -275,7 +277,10 @@ async function isUnfinished({ tier, id }: Content): Promise<boolean> {
   return (await window.run(findHeader(start, size))) < 0
 }
 
-/** Moves what is alive out of a file and drops the rest. Resolves to how many were dropped; undefined: the file must stay. */
+/**
+ * Moves what is alive out of a file and drops the rest. Resolves to how many were dropped; undefined: the file must
+ * stay.
+ */
 async function emptyFile(
   context: PurgeContext,
   { tier, id }: Content,
@@ -341,8 +346,8 @@ async function emptyFile(
 }
 
 /**
- * For as long as messages are copied and their rows follow: else two processes copy the same at the same time, and one of the copies is
- * nobody's. Undefined if the signal came first.
+ * For as long as messages are copied and their rows follow: else two processes copy the same at the same time, and
+ * one of the copies is nobody's. Undefined if the signal came first.
  */
 export async function lockMoves(
   { host, primary }: PurgeContext,
@@ -434,7 +439,9 @@ class Removals {
   }
 }
 
-/** Adds to the files that are to be removed, and takes from them those that are. What earlier purges left stays there. */
+/**
+ * Adds to the files that are to be removed, and takes from them those that are. What earlier purges left stays there.
+ */
 export function condemn(
   host: BoxHost,
   tx: BoxPurgeTransaction,

@@ -23,7 +23,10 @@ import { Judge, type Walked } from './judge.ts'
 
 export type { Walked } from './judge.ts'
 
-/** Asks for bytes: answered with up to `length` of them, fewer only at the end of the file, valid until the next request. */
+/**
+ * Asks for bytes: answered with up to `length` of them, fewer only at the end of the file, valid until the next
+ * request.
+ */
 export interface Need {
   readonly need: true
   readonly position: number
@@ -53,7 +56,9 @@ const HEADER_START = Buffer.from('\x01\x02N          ', 'latin1')
 
 const ask = (position: number, length: number): Need => ({ need: true, position, length })
 
-/** How much of a file of `left` bytes, from a header on, makes the record whole in all likelihood. 0: this is no header. */
+/**
+ * How much of a file of `left` bytes, from a header on, makes the record whole in all likelihood. 0: this is no header.
+ */
 function wholeLength(bytes: Uint8Array, headerBytes: number, left: number): number {
   const storedSize = readHeader(bytes, 0, headerBytes)
   return storedSize < 0 ? 0 : Math.min(headerBytes + storedSize + trailerLength(storedSize), left)
@@ -165,7 +170,9 @@ export function* walkFile(size: number): Generator<Need | WalkedLine | Walked, v
   }
 }
 
-/** Offset of the next whole header at or behind `from`, or -1. The LF before it may be damaged, so none is asked for. */
+/**
+ * Offset of the next whole header at or behind `from`, or -1. The LF before it may be damaged, so none is asked for.
+ */
 export function* findHeader(from: number, size: number): Generator<Need, number, Uint8Array> {
   for (let at = from; at < size; ) {
     const bytes = yield ask(at, Math.min(SEARCH_BYTES, size - at))

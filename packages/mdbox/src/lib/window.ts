@@ -1,8 +1,8 @@
 /**
  * A window on a file that is read from front to back: what drives the generators of walk.ts over files.
  *
- * Who reads whole files has the next pieces read, in order, while this one is looked at (`Pieces`). What of the one is still needed when
- * the next is there is copied in front of it, so that nothing is read twice.
+ * Who reads whole files has the next pieces read, in order, while this one is looked at (`Pieces`). What of the one
+ * is still needed when the next is there is copied in front of it, so that nothing is read twice.
  */
 import type { FsFile } from '@mailstead/fs'
 import type { Need } from './walk.ts'
@@ -11,10 +11,15 @@ import type { Need } from './walk.ts'
 const WINDOW_BYTES = 1024 * 1024
 /** What may be left of a piece when the next is taken; more is read again. */
 const LEFT_BYTES = 512 * 1024
-/** Pieces of a file that are read ahead: one after the other, since the kernel reads ahead too, as long as reads come in order. */
+/**
+ * Pieces of a file that are read ahead: one after the other, since the kernel reads ahead too, as long as reads come
+ * in order.
+ */
 const AHEAD = 3
 
-/** Memory to read ahead into, used again and again: by a file that is looked at, and the next, which is begun meanwhile. */
+/**
+ * Memory to read ahead into, used again and again: by a file that is looked at, and the next, which is begun meanwhile.
+ */
 export class Pieces {
   readonly #spare: Uint8Array[] = []
 
@@ -52,8 +57,8 @@ export class Window implements AsyncDisposable {
   #jumped = false
 
   /**
-   * `size`: of the file, or what will be read of it; a window is no larger. With `pieces` it is the whole file that is read, and
-   * begun at once.
+   * `size`: of the file, or what will be read of it; a window is no larger. With `pieces` it is the whole file that
+   * is read, and begun at once.
    */
   constructor(file: FsFile, size: number = WINDOW_BYTES, pieces?: Pieces) {
     this.#file = file

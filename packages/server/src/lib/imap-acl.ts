@@ -40,7 +40,7 @@ export class ImapAcl implements AclSession {
 
   async getAcl(mailbox: string): Promise<readonly AclEntry[]> {
     return this.#options.in(mailbox, async ({ store, owner }, local) => {
-      await store.refresh()
+      await store.refresh('')
       const value = store.acl(local)
       const list = value === undefined ? EMPTY_ACL : readAcl(value)
       const shown: AclEntry[] = []
@@ -79,7 +79,7 @@ export class ImapAcl implements AclSession {
 
   async listRights(mailbox: string, identifier: string): Promise<AclRights> {
     return this.#options.in(mailbox, async ({ store, owner }, local) => {
-      await store.refresh()
+      await store.refresh('')
       store.acl(local)
       const required = identifierOf(identifier, owner).kind === 'owner' ? OWNER_HAS : 0
       const others = Array.from(RIGHT_LETTERS).filter((letter) => (parseRights(letter) & required) === 0)
@@ -89,7 +89,7 @@ export class ImapAcl implements AclSession {
 
   async myRights(mailbox: string): Promise<string> {
     return this.#options.in(mailbox, async ({ store }, local) => {
-      await store.refresh()
+      await store.refresh('')
       const rights = store.mailbox(local)?.rights ?? 0
       if (rights === 0) throw new ImapError('NONEXISTENT', 'No such mailbox')
       return formatRights(rights)

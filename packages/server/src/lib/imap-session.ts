@@ -248,11 +248,12 @@ class SessionOverStore implements ImapSession {
       using source = await this.#placeOf(from)
       const local = from.slice(source.prefix.length)
       if ((source.store.mailbox(local)?.rights ?? 0) === 0) throw new ImapError('NONEXISTENT', 'No such mailbox')
-      await this.#mayBeMade(bare)
-      using target = await this.#placeOf(bare)
-      if (target.prefix !== source.prefix)
+      // Without a look at the other place: nobody learns whether there is one.
+      const { namespaces } = this.#beside ?? {}
+      if (namespaces !== undefined && namespaces.prefixOf(bare) !== source.prefix)
         throw new ImapError('CANNOT', 'A mailbox cannot be renamed into another namespace')
-      await source.store.rename(local, bare.slice(target.prefix.length))
+      await this.#mayBeMade(bare)
+      await source.store.rename(local, bare.slice(source.prefix.length))
     })
   }
 

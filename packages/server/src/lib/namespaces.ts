@@ -121,6 +121,15 @@ export class Namespaces {
     return space === undefined ? undefined : space.head + name.slice(space.head.length)
   }
 
+  /** The prefix of the place where a name would be, whether or not there is such a place; empty: the user's own store. */
+  prefixOf(name: string): string {
+    const space = this.#of(name)
+    if (space === undefined) return ''
+    if (space.kind === 'public') return space.prefix
+    const end = name.indexOf(DELIMITER, space.head.length)
+    return space.head + name.slice(space.head.length, end < 0 ? name.length : end) + space.tail
+  }
+
   #of(name: string): Compiled | undefined {
     return this.#list.find(({ head }) => name.startsWith(head))
   }
@@ -133,10 +142,9 @@ export class Namespaces {
       return isInbox(name.slice(space.prefix.length))
         ? undefined
         : this.#open(user, publicPrincipal(space.prefix), space.prefix, undefined)
-    const end = name.indexOf(DELIMITER, space.head.length)
-    const of = end < 0 ? name.slice(space.head.length) : name.slice(space.head.length, end)
-    const prefix = `${space.head}${of}${space.tail}`
-    if (end < 0 || !name.startsWith(prefix) || name === prefix) return undefined
+    const prefix = this.prefixOf(name)
+    if (!name.startsWith(prefix) || name === prefix) return undefined
+    const of = prefix.slice(space.head.length, prefix.length - space.tail.length)
     const owner = this.#options.users.lookup(of)
     // One user has one name here, not several in different case.
     if (owner === undefined || owner.name !== of || owner.name === user.name) return undefined

@@ -5,7 +5,9 @@ import { aclList, encodeAcl, parseRights, parseIdentifier } from '@mailstead/acl
 import { parsePrivacyPolicy } from '@mailstead/acl/private-flags'
 import { memoryFs } from '@mailstead/fs/memory'
 import { ImapTestClient } from '@mailstead/imap/testing'
+import fc from 'fast-check'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { runSeed } from '../../../../tests/support/depth.ts'
 import { type TestServer, testServer, testStorage } from '../testing.ts'
 import { badNamespace, Namespaces, publicPrincipal } from './namespaces.ts'
 import { Sharing, sharedWith } from './sharing.ts'
@@ -14,6 +16,9 @@ import { staticUsers } from './users.ts'
 
 const passwords = { alice: 'a', bob: 'b', carol: 'c', 'dave@example.org': 'd' }
 const message = (subject: string): string => `From: a@example.org\r\nSubject: ${subject}\r\n\r\nHello.\r\n`
+
+const deep = process.env['MAILSTEAD_DEPTH'] !== undefined
+const COUNT = deep ? 1000 : 100
 
 let server: TestServer
 let groups: Record<string, string[]>
@@ -162,7 +167,7 @@ describe('namespaces', () => {
   })
 })
 
-test('LIST with rights and counters of a thousand shared mailboxes opens none of them', async () => {
+test('LIST with rights and counters of many shared mailboxes opens none of them', async () => {
   const storage = testStorage('many')
   const opened: string[] = []
   await using many = await testServer({
@@ -195,9 +200,9 @@ test('LIST with rights and counters of a thousand shared mailboxes opens none of
     const session = lease.store.as({ name: 'root', unrestricted: true })
     const list = encodeAcl(aclList([{ kind: 'user', name: 'bob', rights: parseRights('lr') }]))
     await session.changeAcl('', () => list)
-    for (let n = 0; n < 1000; n++) await session.create(`Box ${n}`)
+    for (let n = 0; n < COUNT; n++) await session.create(`Box ${n}`)
     await using batch = session.save()
-    for (let n = 0; n < 1000; n++) await batch.add(Buffer.from(message('x')), [{ mailbox: `Box ${n}` }])
+    for (let n = 0; n < COUNT; n++) await batch.add(Buffer.from(message('x')), [{ mailbox: `Box ${n}` }])
     await batch.commit()
   }
   const client = new ImapTestClient(connect(many.imap.port))
@@ -205,8 +210,8 @@ test('LIST with rights and counters of a thousand shared mailboxes opens none of
   await client.ok('LOGIN bob b')
   opened.length = 0
   const lines = await client.ok('LIST "" Many/* RETURN (MYRIGHTS STATUS (MESSAGES UNSEEN))')
-  expect(lines.filter((line) => / \(MESSAGES 1 UNSEEN 1\)$/.test(line))).toHaveLength(1000)
-  expect(lines.filter((line) => /^\* MYRIGHTS .* lr$/.test(line))).toHaveLength(1000)
+  expect(lines.filter((line) => line.endsWith(' (MESSAGES 1 UNSEEN 1)'))).toHaveLength(COUNT)
+  expect(lines.filter((line) => /^\* MYRIGHTS .* lr$/.test(line))).toHaveLength(COUNT)
   expect(opened.filter((path) => path.includes('mailbox'))).toEqual([])
   expect(opened.length).toBeLessThan(10)
   await client[Symbol.asyncDispose]()
@@ -264,6 +269,124 @@ describe('rights', () => {
     expect((await bob.command('SETACL shared/alice/Mine $ l')).text).toMatch(/^(?:NO \[CANNOT\]|OK)/)
     await bob.ok('SETACL shared/alice/Mine -$team r')
     expect(await alice.ok('GETACL Mine')).toEqual([expect.stringContaining(' -$team r')])
+  })
+})
+
+describe('what may not be known', () => {
+  const NAMES = [
+    'Public',
+    'Public/Team',
+    'Public/Team/Hidden',
+    'Public/Secret',
+    'Public/Secret/Shown',
+    'Public/Secret/Hidden',
+    'Public/None',
+    'shared/alice',
+    'shared/alice/INBOX',
+    'shared/alice/Hidden',
+    'shared/alice/Half',
+    'shared/carol/INBOX',
+    'shared/none/INBOX',
+    'Own',
+  ]
+  const COMMANDS = [
+    'SELECT %',
+    'EXAMINE %',
+    'STATUS % (MESSAGES UNSEEN)',
+    'CREATE %',
+    'CREATE %/New',
+    'DELETE %',
+    'RENAME % Other',
+    'RENAME INBOX %/Moved',
+    'RENAME Own %',
+    'SUBSCRIBE %',
+    'UNSUBSCRIBE %',
+    'LIST "" %',
+    'LIST "" %/*',
+    'LIST (SUBSCRIBED) "" * RETURN (CHILDREN)',
+    'LIST "" * RETURN (MYRIGHTS STATUS (MESSAGES))',
+    'LSUB "" *',
+    'MYRIGHTS %',
+    'GETACL %',
+    'SETACL % bob lr',
+    'SETACL % nobody +x',
+    'DELETEACL % bob',
+    'LISTRIGHTS % bob',
+    'APPEND % {3+}\r\nabc',
+    'COPY 1 %',
+    'MOVE 1 %',
+    'FETCH 1 (FLAGS)',
+    'EXPUNGE',
+    'NOOP',
+  ]
+  /** Two worlds that differ in what bob may not know. */
+  async function world(hidden: boolean): Promise<TestServer> {
+    const made = await testServer({
+      users: hidden ? passwords : { alice: 'a', bob: 'b' },
+      shared: {
+        namespaces: [
+          { kind: 'shared', prefix: 'shared/%user/' },
+          { kind: 'public', prefix: 'Public/', storage: testStorage('world') },
+        ],
+      },
+    })
+    const rights = (what: Readonly<Record<string, string>>): Uint8Array =>
+      encodeAcl(
+        aclList(Object.entries(what).map(([who, of]) => ({ ...parseIdentifier(who)!, rights: parseRights(of) }))),
+      )
+    {
+      using lease = await made.server.stores.acquire(publicPrincipal('Public/'))
+      const all = lease.store.as({ name: 'root', unrestricted: true })
+      await all.create('Team')
+      await all.changeAcl('Team', () => rights({ 'user=bob': 'lrsi' }))
+      await all.create('Secret/Shown')
+      await all.changeAcl('Secret/Shown', () => rights({ 'user=bob': 'lrx' }))
+      if (hidden) {
+        for (const name of ['Team/Hidden', 'Secret/Hidden']) await all.create(name)
+        for (const name of ['Team/Hidden', 'Secret/Hidden', 'Secret'])
+          await all.changeAcl(name, () => rights({ 'user=carol': 'lrwstipekxa' }))
+      } else await all.remove('Secret')
+    }
+    {
+      const alice = made.users.lookup('alice')!
+      using lease = await made.server.stores.acquire(alice)
+      const all = lease.store.as({ name: 'root', unrestricted: true })
+      await all.create('Half')
+      await all.changeAcl('Half', () => rights({ 'user=bob': 'l' }))
+      if (hidden) await all.create('Hidden')
+    }
+    await made.deliver('bob', message('one'))
+    return made
+  }
+  const unmarked = (text: string): string =>
+    text.replace(/(UIDVALIDITY|COPYUID|APPENDUID|HIGHESTMODSEQ|UIDNEXT) \d+/g, '$1 n')
+
+  test('cannot be told from what is not there, whatever is tried', async () => {
+    const steps = fc.array(fc.tuple(fc.constantFrom(...COMMANDS), fc.constantFrom(...NAMES)), {
+      minLength: 30,
+      maxLength: 60,
+    })
+    let compared = 0
+    for (const commands of fc.sample(steps, { numRuns: deep ? 100 : 6, seed: runSeed() })) {
+      await using with_ = await world(true)
+      await using without = await world(false)
+      const told: string[][] = []
+      for (const one of [with_, without]) {
+        const client = new ImapTestClient(connect(one.imap.port))
+        await client.line()
+        await client.ok('LOGIN bob b')
+        const lines: string[] = []
+        for (const [command, name] of commands) {
+          const reply = await client.command(command.replace('%', name))
+          lines.push(...[command.replace('%', name), ...reply.untagged, reply.text].map(unmarked))
+        }
+        told.push(lines)
+        await client[Symbol.asyncDispose]()
+      }
+      expect(told[0]).toEqual(told[1])
+      compared += commands.length
+    }
+    console.log(`${compared} commands answered alike`)
   })
 })
 

@@ -176,6 +176,32 @@ describe('rights in a store', () => {
     await all.create('Z/b')
     expect(store.as(bob).mailboxes()).toEqual([])
   })
+  test('a mailbox that is imported has the list of the one it takes the place of, or of the one above', async () => {
+    await using store = await open(memoryFs(), { acl: simple() })
+    const all = store.as(root)
+    await all.create('A')
+    await grant(store, 'A', RIGHT_LOOKUP)
+    await grant(store, 'INBOX', RIGHT_READ)
+    const importing = all.importer()
+    async function* none(): AsyncGenerator<never> {}
+    for (const [n, name] of ['INBOX', 'A/b', 'C'].entries())
+      expect(
+        await importing.mailbox(
+          { guid: Buffer.alloc(16, n + 1), name, uidValidity: 10 + n, uidNext: undefined, highestModSeq: undefined },
+          none,
+        ),
+      ).toMatchObject({
+        outcome: 'imported',
+      })
+    expect(all.mailbox('INBOX')?.uidValidity).toBe(10)
+    expect(['INBOX', 'A/b', 'C'].map((name) => store.as(bob).mailbox(name)?.rights)).toEqual([
+      RIGHT_READ,
+      RIGHT_LOOKUP,
+      undefined,
+    ])
+    expect(all.acls().size).toBe(3)
+    expect(await damage(store)).toEqual([])
+  })
   test('a store opened again has the same lists, and without access control nobody asks for them', async () => {
     const fs = memoryFs()
     {

@@ -14,6 +14,7 @@
 import type { BoxNames } from '@mailstead/box'
 import { type Table, type TableView, UID_LAST } from '@mailstead/index'
 import { UidSet, UidSetBuilder } from '@mailstead/uidset'
+import { inheritedList } from './access.ts'
 import { MAILBOX_COLUMNS } from './contract.ts'
 import { type Core, isConflict } from './core.ts'
 import { StoreError } from './error.ts'
@@ -39,7 +40,16 @@ import type {
 import { checkName } from './name.ts'
 import { beginNames, settleNames, vacate } from './names.ts'
 import { SharedMessages } from './shared-messages.ts'
-import { type Entry, encodeEntry, importKey, MAILBOXES_MAX, mailboxKey, mailboxTable, TREE_TABLE } from './tree.ts'
+import {
+  aclKey,
+  type Entry,
+  encodeEntry,
+  importKey,
+  MAILBOXES_MAX,
+  mailboxKey,
+  mailboxTable,
+  TREE_TABLE,
+} from './tree.ts'
 
 const MiB = 1024 * 1024
 const KEY_MODSEQ = 'import/modseq'
@@ -318,7 +328,11 @@ export class Importer implements StoreImport {
         tx.append(mailboxTable(other.guid), { uid: 1 })
         tx.dropTable(mailboxTable(other.guid))
         tx.setValue(TREE_TABLE, mailboxKey(other.guid), undefined)
+        if (state.values.has(aclKey(other.guid))) tx.setValue(TREE_TABLE, aclKey(other.guid), undefined)
       }
+      // Who might see the mailbox that was there may see the one that takes its name.
+      const list = other === undefined ? inheritedList(entry.name, state) : state.values.get(aclKey(other.guid))
+      if (list !== undefined) tx.setValue(TREE_TABLE, aclKey(entry.guid), list)
       const modSeq = modSeqOf(highestModSeq)
       tx.raise(table, { uidNext: Math.min(Math.max(1, uidNext), UID_LAST), highestModSeq: modSeq })
       tx.setValue(table, KEY_MODSEQ, Buffer.from(String(modSeq)))

@@ -24,7 +24,7 @@ import {
   type PrivateFlags,
   type SharedMailboxKey,
 } from '@mailstead/acl/private-flags'
-import type { CommitOptions, Table, TableView } from '@mailstead/index'
+import { type CommitOptions, FLAG_DELETED, FLAG_SEEN, type Table, type TableView } from '@mailstead/index'
 import type { UidSet } from '@mailstead/uidset'
 import type { MailboxInfo, Subject } from './contract.ts'
 import type { Core, TreeChange } from './core.ts'
@@ -79,36 +79,28 @@ export function tellOfPolicies(
   }
 }
 
-/** What one subject has of his own in the mailboxes of a store. */
-export class Privacy {
+/** The policies of one open store, each made ready once for all sessions. */
+class Policies {
   readonly #core: Core
-  readonly #subject: Subject
-  /** Those that the subject had when it was last asked. */
-  #last: PrivateFlags
   readonly #keys = new Map<string, SharedMailboxKey>()
   readonly #known = new Map<
     string,
     { readonly state: TreeState; readonly text: string; readonly rules: PrivacyRules }
   >()
+  #counted: { readonly state: TreeState; readonly entries: readonly Entry[] } | undefined
 
-  /** Undefined where everything is shared. */
-  static of(core: Core, subject: Subject): Privacy | undefined {
-    const { privateFlags } = subject
-    return privateFlags === undefined ? undefined : new Privacy(core, subject, privateFlags)
-  }
-
-  private constructor(core: Core, subject: Subject, flags: PrivateFlags) {
+  constructor(core: Core) {
     this.#core = core
-    this.#subject = subject
-    this.#last = flags
   }
 
-  get #flags(): PrivateFlags {
-    this.#last = this.#subject.privateFlags ?? this.#last
-    return this.#last
+  static of(core: Core): Policies {
+    let policies = all.get(core)
+    if (policies === undefined) all.set(core, (policies = new Policies(core)))
+    return policies
   }
 
-  rules({ guid, name }: Entry, state: TreeState = this.#core.tree.state): PrivacyRules {
+  rules({ guid, name }: Entry): PrivacyRules {
+    const { state } = this.#core.tree
     const known = this.#known.get(guid)
     if (known?.state === state) return known.rules
     const policy = policyOf(state, name)
@@ -121,8 +113,8 @@ export class Privacy {
     return rules
   }
 
-  /** The same object each time: what is made of it is made once. */
-  #key({ guid }: Entry): SharedMailboxKey {
+  /** The same object each time: names of tables are made of it once. */
+  key({ guid }: Entry): SharedMailboxKey {
     let key = this.#keys.get(guid)
     if (key === undefined) {
       key = { store: this.#core.index.uuid, mailbox: guid }
@@ -130,6 +122,54 @@ export class Privacy {
       this.#keys.set(guid, key)
     }
     return key
+  }
+
+  /** Mailboxes of which somebody may have counters of his own. */
+  counted(): readonly Entry[] {
+    const { state } = this.#core.tree
+    if (this.#counted?.state !== state) {
+      const entries = [...state.byGuid.values()].filter((entry) => (this.rules(entry).mask & COUNTED) !== 0)
+      this.#counted = { state, entries }
+    }
+    return this.#counted.entries
+  }
+}
+
+const COUNTED = FLAG_SEEN | FLAG_DELETED
+const all = new WeakMap<Core, Policies>()
+
+/** What one subject has of his own in the mailboxes of a store. */
+export class Privacy {
+  readonly #core: Core
+  readonly #policies: Policies
+  readonly #subject: Subject
+  /** Those that the subject had when it was last asked. */
+  #last: PrivateFlags
+
+  /** Undefined where everything is shared. */
+  static of(core: Core, subject: Subject): Privacy | undefined {
+    const { privateFlags } = subject
+    return privateFlags === undefined ? undefined : new Privacy(core, subject, privateFlags)
+  }
+
+  private constructor(core: Core, subject: Subject, flags: PrivateFlags) {
+    this.#core = core
+    this.#policies = Policies.of(core)
+    this.#subject = subject
+    this.#last = flags
+  }
+
+  get #flags(): PrivateFlags {
+    this.#last = this.#subject.privateFlags ?? this.#last
+    return this.#last
+  }
+
+  rules(entry: Entry): PrivacyRules {
+    return this.#policies.rules(entry)
+  }
+
+  #key(entry: Entry): SharedMailboxKey {
+    return this.#policies.key(entry)
   }
 
   /** Whether the subject sees the mailbox as it is in the store. */
@@ -157,14 +197,16 @@ export class Privacy {
 
   /** So that counters are known, of one or of all: mailboxes in which somebody expunged messages are opened, once after that. */
   async sync(name?: string): Promise<void> {
-    await this.#flags.index.refresh()
-    const { byGuid } = this.#core.tree.state
+    const flags = this.#flags
     const one = name === undefined ? undefined : this.#core.tree.find(name)
-    for (const entry of name === undefined ? byGuid.values() : one === undefined ? [] : [one]) {
+    const entries = name === undefined ? this.#policies.counted() : one === undefined ? [] : [one]
+    if (entries.length === 0) return
+    await flags.index.refresh()
+    for (const entry of entries) {
       const shared = this.#core.index.info(mailboxTable(entry.guid))
       const rules = this.rules(entry)
-      if (shared === undefined || this.#isPlain(entry, rules)) continue
-      if (this.#flags.status(this.#key(entry), shared, rules) === undefined)
+      if (shared === undefined || (rules.mask & COUNTED) === 0) continue
+      if (flags.status(this.#key(entry), shared, rules) === undefined)
         await this.#with(entry, (overlay) => overlay.sync())
     }
   }

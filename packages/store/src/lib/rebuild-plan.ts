@@ -333,7 +333,7 @@ export class Plan {
       const message = turn % found.count
       if (this.#fate[message] !== 0 || found.uid(message) > 0 !== turn < found.count) continue
       if (this.#refs[message] === 0 && !this.#evidence.isLossy) {
-        unknown++
+        if (!found.isExpunged(message)) unknown++
         continue
       }
       // With unreadable rows, a message that the box knows may have one.

@@ -30,6 +30,7 @@ import { checkBox } from './check.ts'
 import { identify, identityOf, listMailbox } from './directory.ts'
 import { DirectorySync } from './directory-sync.ts'
 import { finishMailbox, type NamesContext } from './finish.ts'
+import { Leftovers, notNow } from './leftovers.ts'
 import { Namer } from './naming.ts'
 import type { SdboxSettings } from './options.ts'
 import { purgeBox } from './purge.ts'
@@ -60,6 +61,7 @@ export class SdboxBox implements Box, BatchHost {
   readonly #files: FileCache
   readonly #context: NamesContext
   readonly #namer: Namer
+  readonly #leftovers: Leftovers
   /** Of open files, as people know them. */
   readonly #names = new WeakMap<FsFile, string>()
   readonly #batches = new Set<Batch>()
@@ -92,7 +94,12 @@ export class SdboxBox implements Box, BatchHost {
     this.#context = { fs, directory, host, rows: this.#rows, second: this.#second }
     const syncs = new DirectorySync(fs)
     const slot = async (): Promise<number> => this.#takeSlot()
-    this.writer = new Writer(fs, directory, syncs, options, slot)
+    this.#leftovers = new Leftovers(this.#context)
+    this.writer = new Writer(fs, directory, syncs, options, async () => {
+      const taken = await slot()
+      await this.#leftovers.note(taken)
+      return taken
+    })
     this.#namer = new Namer(this.#context, syncs, this.writer, slot)
     if (host.mailboxes !== undefined)
       this.naming = {
@@ -321,6 +328,7 @@ export class SdboxBox implements Box, BatchHost {
     await this.#takeSlot()
     await this.#namer.drain()
     await this.#namer.finish()
+    await this.#leftovers.settleOthers(this.#slot!.slot)
     const drop = (ref: BoxRef): void => this.#files.drop(ref)
     const openInline = (row: Row): Promise<BoxMessage> => this.#openRow(row, readInline)
     return purgeBox({ ...this.#context, made: this.writer.made, openInline, drop, pace })
@@ -389,6 +397,7 @@ export class SdboxBox implements Box, BatchHost {
         slot.slot,
         [...noted].filter((guid) => !unfinished.has(guid)),
       ).catch(() => {})
+    if (slot !== undefined) await this.#leftovers.finish(slot.slot).catch(() => {})
     this.#slot = undefined
     await slot?.lock[Symbol.asyncDispose]()
     this.#files.dropAll()
@@ -410,6 +419,7 @@ export class SdboxBox implements Box, BatchHost {
     this.#slot = taken
     // What cannot be finished now stays noted, and is no reason to take no mail.
     await this.#finishDead(taken.slot).catch(() => {})
+    await this.#leftovers.settle(taken.slot).catch(notNow)
     return taken.slot
   }
 

@@ -27,9 +27,10 @@ export async function nameMessage(context: NamesContext, row: Row, mailbox: stri
   if (isAlt(row) && (await nameInSecond(context, row, mailbox, uid))) return true
   const { fs, directory } = context
   const to = `${directory}/${mailbox}/u.${uid}`
-  const [, unnamed, expunged] = primariesOf(row)
+  const [, unnamed, expunged, leftover] = primariesOf(row)
   if (isHome(row, mailbox, uid)) {
-    for (const from of [unnamed!, expunged!]) if (await renameFile(fs, `${directory}/${from}`, to)) return true
+    for (const from of [unnamed!, expunged!, leftover!])
+      if (await renameFile(fs, `${directory}/${from}`, to)) return true
     return (await fs.stat(to)) !== undefined
   }
   for (const from of primariesOf(row)) if (await copyName(fs, `${directory}/${from}`, to)) return true

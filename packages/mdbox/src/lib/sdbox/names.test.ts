@@ -75,7 +75,8 @@ describe('names', () => {
   })
   test('an identity is on disk as the documentation has it', () => {
     const text = readFileSync(new URL('../../../../../docs/formats/sdbox.md', import.meta.url), 'utf8')
-    const lines = [...text.matchAll(/^[0-9a-f]{8} {2}((?:[0-9a-f]{2} {1,2}){1,16})/gm)]
+    const [block] = /```hex[^`]*/.exec(text)!
+    const lines = [...block.matchAll(/^[0-9a-f]{8} {2}((?:[0-9a-f]{2} {1,2}){1,16})/gm)]
     const bytes = Buffer.from(lines.map((line) => line[1]!.replaceAll(' ', '')).join(''), 'hex')
     const written = {
       guid: '000102030405060708090a0b0c0d0e0f',
@@ -94,7 +95,7 @@ interface Opened extends AsyncDisposable {
   readonly mail: MemoryMail
   save(into: readonly string[], ...texts: readonly string[]): Promise<void>
   read(mailbox: string, uid: number): Promise<string>
-  /** All names below the box, but locks. */
+  /** All names below the box, but what says who writes. */
   names(): Promise<string[]>
 }
 
@@ -129,7 +130,7 @@ async function opened(fs: Fs = memoryFs(), process = memoryTable(COLUMNS).proces
         for await (const page of fs.list(path))
           for (const { name, kind } of page)
             if (kind === 'directory') await walk(`${path}/${name}`)
-            else if (!name.endsWith('.lock')) found.push(`${path}/${name}`.slice('storage/'.length))
+            else if (!/^open\.|\.lock$/.test(name)) found.push(`${path}/${name}`.slice('storage/'.length))
       }
       await walk('storage')
       return found.toSorted()

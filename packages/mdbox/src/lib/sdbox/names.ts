@@ -2,10 +2,12 @@
  * Names of files, and the identity of a mailbox's directory.
  *
  * LAYOUT   unnamed/<id>          a message that has no name in a mailbox (yet): 16 hex digits, the first two of them the slot
+ *          unnamed/x.<id>        one that no row has, as its writer died: until a purge
  *          <GUID>/u.<UID>        a message of a mailbox, as in Dovecot's sdbox
  *          <GUID>/x.<UID>        one that was expunged there, until a purge
  *          <GUID>/identity       what mailbox this is
  *          open.<slot>.lock      held by a process that writes (slots 0 … 15)
+ *          open.<slot>.open      what such a process wrote down first (leftovers.ts)
  *          purge.lock            held by a purge
  *
  * FORMAT   identity := "sdbox 0 G" guid " V" uidvalidity [ " X" ] " B" name " H" crc LF
@@ -40,6 +42,11 @@ export function uidOfName(name: string, kind: 'u' | 'x'): number {
 /** Of an unnamed message; undefined for any other name. */
 export function idOfName(name: string): string | undefined {
   return /^[0-9a-f]{16}$/.test(name) ? name : undefined
+}
+
+/** Of an unnamed message that nobody has. */
+export function leftoverName(id: string): string {
+  return `x.${id}`
 }
 
 export function slotOfId(id: string): number {

@@ -33,6 +33,7 @@ import { isConflict, segmentsOf } from '../read-message.ts'
 import { identify, identityOf, listMailbox, listMailboxes, listUnnamed, removeFile } from './directory.ts'
 import { finishMailbox, type NamesContext, nameMessage, removeDirectory } from './finish.ts'
 import { holdsAt } from './holds.ts'
+import { removeLeftovers } from './leftovers.ts'
 import { ID_BYTES, UNNAMED } from './names.ts'
 import { PURGE_ROWS } from './options.ts'
 import { inParallel } from './parallel.ts'
@@ -82,6 +83,9 @@ export async function purgeBox(context: PurgeContext): Promise<PurgeReport> {
   const { unused, homeless } = await survey(context, dead, unnamed)
   await removeUnnamed(context, over, unnamed, report)
   await dropUnused(context, far, unused, unnamed, report)
+  const leftovers = await removeLeftovers(context)
+  report.files += leftovers.files
+  report.bytesReclaimed += leftovers.bytes
   if (homeless.length > 0) await rehome(context, tier, homeless, report)
   if (unnamed.size > 0) await tidyUnnamed(context, far, unnamed)
   if (far !== undefined) await tidyTiers(context, far, report)

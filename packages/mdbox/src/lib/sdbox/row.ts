@@ -18,7 +18,7 @@
  */
 import type { BoxColumn, BoxColumnSpec, BoxRef, BoxTable, BoxTableView } from '@mailstead/box'
 import { column, FLAG_ALT } from '../place.ts'
-import { ID_BYTES, UNNAMED } from './names.ts'
+import { ID_BYTES, leftoverName, UNNAMED } from './names.ts'
 
 export const COLUMNS: readonly BoxColumnSpec[] = [
   { name: 'length', bytes: 6 },
@@ -115,8 +115,12 @@ export class RowTable {
 /** Where the message may be, below the box's directory, the likeliest first. */
 export function primariesOf({ mailbox, uid, id }: Row): readonly string[] {
   const unnamed = `${UNNAMED}/${id}`
+  // Whose writer did not know that its frame had come to be.
+  const leftover = `${UNNAMED}/${leftoverName(id)}`
   // Between two looks it may have been given its name.
-  return uid === 0 ? [unnamed] : [`${mailbox}/u.${uid}`, unnamed, `${mailbox}/x.${uid}`, `${mailbox}/u.${uid}`]
+  return uid === 0
+    ? [unnamed, leftover]
+    : [`${mailbox}/u.${uid}`, unnamed, `${mailbox}/x.${uid}`, leftover, `${mailbox}/u.${uid}`]
 }
 
 /** In the second tier. */

@@ -8,7 +8,8 @@ import { FLAG_ALT, flagsOfRecord } from '../place.ts'
 import { type Walked, walkFile } from '../walk.ts'
 import { Window } from '../window.ts'
 import { identityOf, listMailbox, listMailboxes, listUnnamed } from './directory.ts'
-import { ID_BYTES, readOrigin, UNNAMED } from './names.ts'
+import { listLeftovers } from './leftovers.ts'
+import { ID_BYTES, leftoverName, readOrigin, UNNAMED } from './names.ts'
 import { hex, type Rows } from './row.ts'
 import { fileIn, type Root } from './tiers.ts'
 
@@ -75,6 +76,8 @@ async function* everyName(near: Root, far: Root | undefined): AsyncGenerator<Nam
   for (const root of roots)
     for (const id of [...(await listUnnamed(root.fs, root.directory))].sort())
       yield { file: `${UNNAMED}/${id}`, id, origin: undefined, name: undefined, expunged: false, root }
+  for (const id of [...(await listLeftovers(fs, directory))].sort())
+    yield { file: `${UNNAMED}/${leftoverName(id)}`, id, origin: undefined, name: undefined, expunged: true, root: near }
   const guids = new Set<string>()
   for (const root of roots) for (const guid of await listMailboxes(root.fs, root.directory)) guids.add(guid)
   for (const guid of [...guids].sort()) {

@@ -2,12 +2,14 @@
  * Messages on their way to disk: each in a file of its own, `unnamed/<id>`, until its row has a UID.
  *
  * INVARIANTS
- *   1. What `settle` resolved for is durable: bytes (sync of each file), and names (one flush of the directory for all who
+ *   1. What `settle` resolved for is durable: bytes (sync of each file), and names (one flush of the directory for
+ *   all who
  *      ask at the same time).
  *   2. A file that could not be written, or flushed, is removed, and its message was not kept.
  *
- * A crash leaves files that no row names. They are never read. One that was flushed stays until somebody decides: with a lost
- * or older index it may be the only copy. `check` notes it.
+ * A crash leaves files that no row names. They are never read. Whoever has the slot next sees to them (leftovers.ts);
+ * one of which nobody can say why it is there stays: with a lost or older index it may be the only copy. `check`
+ * notes it.
  */
 import { type Fs, FsError, type FsFile } from '@mailstead/fs'
 import { close } from '../files.ts'
@@ -83,7 +85,10 @@ export class WrittenFile {
     await this.#sync()
   }
 
-  /** For a message whose size is not known yet: a header of zeros, so that a crash leaves what nobody takes for a message. */
+  /**
+   * For a message whose size is not known yet: a header of zeros, so that a crash leaves what nobody takes for a
+   * message.
+   */
   async begin(): Promise<void> {
     await this.#file.append([this.#line, new Uint8Array(HEADER_BYTES)])
   }
