@@ -40,7 +40,7 @@ import type { StoreSession } from '@mailstead/store'
 import { Exit } from './exit.ts'
 import { isThere, mustFindUser, readUsers, type Where, type WhereFlags, whereOf } from './find-user.ts'
 
-interface AclFlags extends WhereFlags {
+export interface AclFlags extends WhereFlags {
   readonly user?: string
   readonly namespace?: string
   readonly for?: string
@@ -142,7 +142,7 @@ function withWhere(command: Command): Command {
     .option('--json', 'one JSON value')
 }
 
-function withFlags(command: Command): Command {
+export function withFlags(command: Command): Command {
   return withWhere(command)
     .option('--user <name>', 'whose mailbox it is')
     .option('--namespace <prefix>', 'of which public namespace it is')
@@ -152,12 +152,12 @@ function withFor(command: Command): Command {
   return withFlags(command).requiredOption('--for <name>', 'whose rights are asked for')
 }
 
-function print(flags: AclFlags, value: unknown, text: () => string): void {
+export function print(flags: AclFlags, value: unknown, text: () => string): void {
   const shown = flags.json === true ? JSON.stringify(value) : text()
   process.stdout.write(shown === '' ? '' : `${shown}\n`)
 }
 
-async function inStore(
+export async function inStore(
   flags: AclFlags,
   { write }: { readonly write: boolean },
   work: (subject: Subject) => Promise<void> | void,

@@ -13,6 +13,7 @@ import { importCommand } from './import.ts'
 import { initCommand } from './init.ts'
 import { mailboxCommand } from './mailbox.ts'
 import { mountCommand } from './mount.ts'
+import { privateCommand } from './private-flags.ts'
 import { rebuildCommand } from './rebuild.ts'
 import { repairCommand } from './repair.ts'
 import { userCommand } from './user.ts'
@@ -36,6 +37,7 @@ export async function run(argv: readonly string[]): Promise<number> {
     .addCommand(mountCommand())
     .addCommand(aclCommand())
     .addCommand(shareCommand())
+    .addCommand(privateCommand())
     .addCommand(attachmentsCommand())
     .addCommand(checkCommand())
     .addCommand(repairCommand())
