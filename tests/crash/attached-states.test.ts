@@ -181,6 +181,24 @@ describe.each(['mdbox', 'sdbox'])('whatever a power cut leaves of a store in %s 
   })
 })
 
+test('whatever a power cut leaves of a store that gets attachments later is one with or without them, and every message', async () => {
+  const { box } = boxOf('mdbox')
+  const later: Workload = async (work) => {
+    useBox({ box })
+    await work.step('create the store', () => work.open({ create: true }))
+    await work.step('deliver', () => deliver(work, [mail('1', a), 'INBOX']))
+    await work.step('close', () => work.close())
+    useBox(boxOf('mdbox'))
+    await work.step('open with attachments', () => work.open())
+    await work.step('deliver with attachments', () => deliver(work, [mail('2', a, b), 'INBOX']))
+    await work.step('close again', () => work.close())
+  }
+  const run = await worked({ profile: 'posix-minimum', workload: later })
+  const found = await judged(run, { seed: SEED, enough: 5, maxStates: 4 })
+  tell('attachments later', found)
+  expect(found.wrong).toEqual([])
+})
+
 /** Attachments that break a promise. */
 function breaking(change: (store: Awaited<ReturnType<AttachmentFormat['open']>>) => object) {
   return (fs: Fs): AttachmentFormat => {

@@ -2,6 +2,7 @@
 import { Readable } from 'node:stream'
 import type { Fs } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
+import { openIndex } from '@mailstead/index'
 import { mdbox } from '@mailstead/mdbox'
 import { rebuildStore } from '@mailstead/store'
 import { UidSet } from '@mailstead/uidset'
@@ -181,6 +182,55 @@ describe.each(['mdbox', 'sdbox'] as const)('a store in %s with attachments', (bo
     expect((await bytesOf(store, 'INBOX', uid!)).equals(late)).toBe(true)
     expect(await damageIn(store)).toEqual([])
     expect(inbox.view.count).toBe(3)
+  })
+
+  test('is told by a check what is missing, damaged, orphaned or miscounted, and whose it is', async () => {
+    const place = newPlace(box)
+    const { fs } = place
+    {
+      await using store = await openAttached(place)
+      await deliver(store, 'INBOX', mail('one', noise('one', 90_000)), mail('two', noise('two', 30_000)), mail('three'))
+      await store.as(ANNA).create('Copies')
+      await using inbox = await store.as(ANNA).open('INBOX')
+      await inbox.copy(UidSet.of(1), 'Copies')
+      await deliver(store, 'INBOX', mail('four', noise('four', 5000)))
+    }
+    const { files } = await blobsIn(fs)
+    const sizes = await Promise.all(files.map(async (file) => (await fs.stat(file))!.size))
+    const bySize = (rank: number): string => files[sizes.indexOf([...sizes].sort((a, b) => b - a)[rank]!)]!
+    const damaged = await fs.readFile(bySize(0))
+    damaged[damaged.length - 1000]! ^= 1
+    await fs.writeFile(bySize(0), damaged)
+    await fs.remove(bySize(1))
+    await fs.writeFile(bySize(2).replace(/-[0-9a-f]{16}$/, '-0000000000001234'), await fs.readFile(bySize(2)))
+    {
+      await using index = await openIndex(fs, 'index')
+      const blobs = (await index.open('blobs'))!
+      await using tx = index.begin()
+      tx.increment('blobs', 'uses', blobs.view.uid(2), 5)
+      await tx.commit()
+    }
+    await using store = await openAttached(place)
+    for (let i = 0; i < 3; i++) {
+      place.clock.ms += GRACE_MS
+      // The orphan is older than any save that is under way.
+      if (i < 2) await store.sweepAttachments()
+    }
+    await fs.writeFile(bySize(2).replace(/-[0-9a-f]{16}$/, '-0000000000001234'), await fs.readFile(bySize(2)))
+    const found = (await Array.fromAsync(store.check())).flat()
+    const lines = found.map(({ severity, kind, mailbox, uid }) =>
+      `${severity} ${kind} ${mailbox ?? ''} ${uid ?? ''}`.trim(),
+    )
+    expect(lines.filter((line) => !line.startsWith('note file')).sort()).toEqual(
+      [
+        'damage blob-damaged',
+        'damage blob-missing',
+        'damage unreadable INBOX 1',
+        'damage unreadable INBOX 2',
+        'damage uses-miscounted',
+        'note blob-orphaned',
+      ].sort(),
+    )
   })
 
   test('that is to take nothing out any more keeps what comes whole, large or streamed, and reads what is there', async () => {
