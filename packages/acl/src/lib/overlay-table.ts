@@ -104,7 +104,7 @@ export class OverlayTable implements Table {
       await this.#host.index.refresh()
       await this.#openOwn()
       const own = this.#newestOwn()
-      if (own?.flags === this.#ownView?.flags && own?.order === this.#ownView?.order) return
+      if (this.#isShown(own)) return
       const view = overlay(table.view, own, this.#rules, this.#view)
       // News of the user's own alone are shown as they are, unless what they looked at is not known here yet.
       if (table.view === sharedView(this.#view) && orderOf(view).last <= table.view.highestModSeq) {
@@ -289,6 +289,7 @@ export class OverlayTable implements Table {
     await this.#openOwn()
     const { table, index } = this.#shared
     let own = this.#newestOwn()
+    if (this.#isShown(own)) return
     let view = overlay(table.view, own, this.#rules, this.#view)
     // A change made by another process looked at what this one has not read yet.
     if (orderOf(view).last > table.view.highestModSeq) {
@@ -300,15 +301,18 @@ export class OverlayTable implements Table {
   }
 
   #show(view: TableView, own: PrivateView | undefined): void {
-    const before = this.#view
-    const isNew =
-      sharedView(view) !== sharedView(before) ||
-      own?.flags !== this.#ownView?.flags ||
-      own?.order !== this.#ownView?.order
     this.#ownView = own
-    if (!isNew) return
     this.#view = view
     for (const watcher of this.#watchers) queueMicrotask(watcher)
+  }
+
+  /** Whether the view is of the newest shared one and of this. */
+  #isShown(own: PrivateView | undefined): boolean {
+    return (
+      this.#shared.table.view === sharedView(this.#view) &&
+      own?.flags === this.#ownView?.flags &&
+      own?.order === this.#ownView?.order
+    )
   }
 
   #newestOwn(): PrivateView | undefined {
