@@ -36,6 +36,7 @@ export function imapBackend(
         return imapSession({
           store: lease.store.as(subject),
           recent: lease.recent,
+          moves: lease.store.moves,
           appendLimit: messageMax,
           release: () => lease[Symbol.dispose](),
           onEvent: (event) => onEvent({ user: user.name, ...event }),

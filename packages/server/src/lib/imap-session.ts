@@ -21,6 +21,7 @@ import {
   RIGHT_READ,
   type SaveBatch,
   StoreError,
+  type StoreMoves,
   type StoreSession,
 } from '@mailstead/store'
 import { UidSet } from '@mailstead/uidset'
@@ -43,6 +44,8 @@ export interface StoreSessionOptions {
   /** Lets go of the store. */
   readonly release?: () => void
   readonly onEvent?: OnServerEvent
+  /** Of the store: what it needs where messages are moved from it to others. (default: they cannot be) */
+  readonly moves?: StoreMoves
   /** What there is beside the user's own store. (default: nothing) */
   readonly beside?: Beside
 }
@@ -58,6 +61,13 @@ export interface Beside {
 /** An `ImapSession` over a session of a store. */
 export function imapSession(options: StoreSessionOptions): ImapSession {
   return new SessionOverStore(options)
+}
+
+const noMoves: StoreMoves = {
+  pending: () => [],
+  hasArrived: () => Promise.resolve(false),
+  settle: () => Promise.reject(new TypeError('a session that was given no moves')),
+  forget: () => Promise.resolve(),
 }
 
 class SessionOverStore implements ImapSession {
@@ -77,7 +87,16 @@ class SessionOverStore implements ImapSession {
   constructor(options: StoreSessionOptions) {
     const { store, recent, beside } = options
     // Held as long as the session is.
-    this.#home = { prefix: '', owner: store.subject.name, store, recent, [Symbol.dispose]: () => undefined }
+    const { name } = store.subject
+    this.#home = {
+      prefix: '',
+      owner: name,
+      store,
+      recent,
+      key: name,
+      moves: options.moves ?? noMoves,
+      [Symbol.dispose]: () => undefined,
+    }
     this.#beside = beside
     this.#release = options.release
     this.#onEvent = options.onEvent ?? ignoreEvents

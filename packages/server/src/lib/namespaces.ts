@@ -11,7 +11,7 @@
  *   2. Whether another user exists is nobody's to learn here: a name of somebody unknown is answered as one of somebody who shares nothing.
  *   3. Nobody meets himself among the others.
  */
-import type { StoreSession } from '@mailstead/store'
+import type { StoreMoves, StoreSession } from '@mailstead/store'
 import type { RecentMarks } from './recent.ts'
 import type { StorePool } from './store-pool.ts'
 import type { User, Users } from './users.ts'
@@ -35,6 +35,9 @@ export interface Place extends Disposable {
   readonly owner: string | undefined
   readonly store: StoreSession
   readonly recent: RecentMarks
+  /** What the pool calls it. */
+  readonly key: string
+  readonly moves: StoreMoves
 }
 
 /** The store of a public namespace, as a pool knows it: no user has such a name. */
@@ -175,6 +178,8 @@ export class Namespaces {
       owner,
       store: lease.store.as(user),
       recent: lease.recent,
+      key: principal.name,
+      moves: lease.store.moves,
       [Symbol.dispose]: () => lease[Symbol.dispose](),
     }
   }

@@ -23,6 +23,7 @@ import {
   type StoreAltmoveOptions,
   StoreError,
   type StoreFinding,
+  type StoreMoves,
   type StoreSession,
   type Subject,
 } from '@mailstead/store'
@@ -99,6 +100,10 @@ class RenewedStore implements Store {
   }
   get hasAttachments(): boolean {
     return this.store.hasAttachments
+  }
+
+  get moves(): StoreMoves {
+    return this.store.moves
   }
 
   as(subject: Subject): StoreSession {
@@ -417,8 +422,8 @@ class RenewedBatch implements SaveBatch {
   add(...args: Parameters<SaveBatch['add']>): Promise<void> {
     return this.#run((session) => this.#in(session).add(...args))
   }
-  commit(): ReturnType<SaveBatch['commit']> {
-    return this.#run((session) => this.#in(session).commit())
+  commit(options?: Parameters<SaveBatch['commit']>[0]): ReturnType<SaveBatch['commit']> {
+    return this.#run((session) => this.#in(session).commit(options))
   }
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#batch?.[Symbol.asyncDispose]()
@@ -491,6 +496,10 @@ class RenewedMailbox implements Mailbox {
     return this.#run((inner) => inner.move(uids, to, options))
   }
 
+  beginMove(uids: UidSet, to: string): Promise<string> {
+    return this.#run((inner) => inner.beginMove(uids, to))
+  }
+
   async body(view: TableView, row: number): Promise<MessageBody> {
     return this.#run((inner) => {
       const now = this.#place(view, row)
@@ -553,6 +562,7 @@ function removed(last: Mailbox): Mailbox {
     expunge: gone,
     copy: gone,
     move: gone,
+    beginMove: gone,
     body: gone,
     bodySync: () => undefined,
     recompute: gone,

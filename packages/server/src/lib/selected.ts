@@ -51,7 +51,7 @@ import type { RecentMarks } from './recent.ts'
 import { searchRows } from './search.ts'
 import { sortRows } from './sort.ts'
 import { imapError, isDamage, type NoMailboxMeans, storeCodeOf } from './store-errors.ts'
-import { copyToOther } from './copy-to-other.ts'
+import { copyToOther, moveToOther } from './copy-to-other.ts'
 import type { Place } from './namespaces.ts'
 import { sequencesOf, uidsNamed } from './targets.ts'
 import { threadRows } from './thread-rows.ts'
@@ -430,7 +430,7 @@ export class Selected implements SelectedMailbox {
       const name = mailbox.slice(to.prefix.length)
       return to.prefix === this.#place.prefix
         ? await this.#mailbox.copy(uids, name, options)
-        : await copyToOther(this.#mailbox, uids, to.store, name, options)
+        : await copyToOther(this.#mailbox, uids, { store: to.store, mailbox: name }, options)
     }, 'TRYCREATE')
     return { copied: outcome.source.isEmpty ? undefined : outcome }
   }
@@ -449,10 +449,10 @@ export class Selected implements SelectedMailbox {
       const options = { mustExist: !isByUid(target) }
       const outcome = await this.#renamed(async () => {
         using to = await this.#placeOf(mailbox)
-        // It would take a frame in each of two logs, and a crash between them would leave the messages in both.
-        if (to.prefix !== this.#place.prefix)
-          throw new ImapError('CANNOT', 'Between namespaces messages are copied and then deleted, not moved')
-        return await this.#mailbox.move(uids, mailbox.slice(to.prefix.length), options)
+        const name = mailbox.slice(to.prefix.length)
+        return to.prefix === this.#place.prefix
+          ? await this.#mailbox.move(uids, name, options)
+          : await moveToOther(this.#mailbox, uids, { from: this.#place, to }, name, options)
       }, 'TRYCREATE')
       copied({ copied: outcome.source.isEmpty ? undefined : outcome })
     } else copied({ copied: undefined })

@@ -24,6 +24,7 @@ import { keptFields } from './kept-fields.ts'
 import { type LmtpServer, lmtpServer } from './lmtp.ts'
 import { type OpenedStore, openRenewed } from './renewed-store.ts'
 import { type PurgeBudget, PurgeSchedule } from './purge-schedule.ts'
+import { settleMoves } from './move-recovery.ts'
 import { Namespaces, publicPrincipal, publicStoreName } from './namespaces.ts'
 import { Sharing } from './sharing.ts'
 import { SharingScan, tellSharing } from './sharing-scan.ts'
@@ -154,8 +155,14 @@ export async function startServer(options: ServerOptions): Promise<MailServer> {
   let purges: PurgeSchedule | undefined
   const stores = new StorePool({
     onUse: (name) => purges?.used(name),
-    open: (user) =>
-      openRenewed({ owner: user.name, open: () => openPooled(options, messageMax, onEvent, user, sharing), onEvent }),
+    open: async (user) => {
+      const open = (): Promise<OpenedStore> => openPooled(options, messageMax, onEvent, user, sharing)
+      const store = await openRenewed({ owner: user.name, open, onEvent })
+      // Those that a crash interrupted: nobody can have begun one here yet. The other store may wait for this one.
+      if (options.shared !== undefined)
+        void settleMoves(user.name, store, { pool: stores, principal: (name) => principal(options, name), onEvent })
+      return store
+    },
     onEvent,
     ...(options.storeIdleMs === undefined ? {} : { idleMs: options.storeIdleMs }),
     ...(options.storesOpenMax === undefined ? {} : { openMax: options.storesOpenMax }),

@@ -161,8 +161,11 @@ export interface Saved {
 export interface SaveBatch extends AsyncDisposable {
   /** Reads and keeps the bytes once, whatever the number of targets. STORE_NO_MAILBOX is raised here already. */
   add(source: Uint8Array | AsyncIterable<Uint8Array>, into: readonly SaveTarget[], options?: SaveOptions): Promise<void>
-  /** Durable when resolved. In the order of `add` and its targets. */
-  commit(): Promise<readonly Saved[]>
+  /**
+   * Durable when resolved. In the order of `add` and its targets. `arrival`: the move of this id (`Mailbox.beginMove`) has arrived, in the
+   * same frame.
+   */
+  commit(options?: { readonly arrival?: string }): Promise<readonly Saved[]>
 }
 
 /** A message's bytes in canonical form (every LF with a CR before it), verified by checksum on the way. */
@@ -213,6 +216,12 @@ export interface Mailbox extends AsyncDisposable {
   copy(uids: UidSet, to: string, options?: CopyOptions): Promise<CopyOutcome>
   /** The same, and expunged here, in one frame. */
   move(uids: UidSet, to: string, options?: CopyOptions): Promise<CopyOutcome>
+  /**
+   * The first step of a move into another store, which whoever opens stores knows as `to`: nothing else is to be done with these messages
+   * until it is settled. Then they are saved there, with this id as `arrival`, and `Store.moves` of this store settles it. STORE_EXPUNGED if
+   * one of them is gone.
+   */
+  beginMove(uids: UidSet, to: string): Promise<string>
   /**
    * STORE_EXPUNGED if the row is gone from the newest state and its bytes too; STORE_DAMAGED if its bytes are. Where attachments are kept
    * once, only the ranges of those that are missing or damaged (STORE_DAMAGED) or away (STORE_UNAVAILABLE) reject.
@@ -287,7 +296,32 @@ export interface StoreFinding {
   readonly message: string
 }
 
+/** A move into another store that has begun. */
+export interface PendingMove {
+  readonly id: string
+  /** Milliseconds since the epoch. */
+  readonly createdMs: number
+  /** GUID of the mailbox that the messages are in. */
+  readonly mailbox: string
+  /** Where they go, as `beginMove` was told. */
+  readonly to: string
+  readonly uids: UidSet
+}
+
+/** What whoever opens several stores needs to finish moves between them (docs/formats/tree.md). */
+export interface StoreMoves {
+  /** Those that began here and were not settled. */
+  pending(): readonly PendingMove[]
+  /** Whether the messages of a move came here. */
+  hasArrived(id: string): Promise<boolean>
+  /** Expunges what has arrived elsewhere, or, `arrived` being false, lets the messages stay. Nothing, if it was settled before. */
+  settle(id: string, arrived: boolean): Promise<UidSet>
+  /** The move is settled where it began: nobody asks any more. */
+  forget(id: string): Promise<void>
+}
+
 export interface Store extends AsyncDisposable {
+  readonly moves: StoreMoves
   readonly owner: string
   readonly uuid: Uint8Array
   /** A session is a light object; many share one open store. */

@@ -24,6 +24,7 @@ import { type CopyOptions, type CopyOutcome, FORM_CANONICAL, type Mailbox, type 
 import type { Core } from './core.ts'
 import { StoreError } from './error.ts'
 import { storeError } from './failure.ts'
+import { beginMove } from './moves.ts'
 import { beginNames, settleNames, tellCopies } from './names.ts'
 import type { Privacy } from './privacy.ts'
 import { computeFields } from './save.ts'
@@ -232,6 +233,13 @@ export class OpenMailbox implements Mailbox {
         throw this.#gone()
       throw error
     }
+  }
+
+  async beginMove(uids: UidSet, to: string): Promise<string> {
+    const core = this.#writable()
+    this.#must(RIGHT_READ)
+    this.#must(RIGHT_EXPUNGE)
+    return this.#work(() => beginMove(core, this.#entry, uids, to))
   }
 
   async body(view: TableView, row: number): Promise<MessageBody> {

@@ -27,7 +27,7 @@ import { StoreError } from './error.ts'
 import { storeError } from './failure.ts'
 import { beginNames, originOf, settleNames } from './names.ts'
 import type { Privacy } from './privacy.ts'
-import { type Entry, mailboxTable } from './tree.ts'
+import { arrivalKey, type Entry, mailboxTable, TREE_TABLE } from './tree.ts'
 
 /**
  * Derived fields that a batch keeps until it is committed, in bytes. The caches are not told those of what comes beyond:
@@ -217,7 +217,7 @@ export class Batch implements SaveBatch {
     if (this.#fieldBytes <= BATCH_FIELDS_MAX) last.fields = fields
   }
 
-  async commit(): Promise<readonly Saved[]> {
+  async commit({ arrival }: { readonly arrival?: string } = {}): Promise<readonly Saved[]> {
     if (this.#state !== 'open') throw new TypeError('commit() after commit() or disposal')
     this.#core.mustBeOpen()
     this.#state = 'committing'
@@ -226,14 +226,14 @@ export class Batch implements SaveBatch {
       if (this.#access !== undefined)
         for (const { targets } of this.#pending)
           for (const { entry, target } of targets) this.#access.must(entry, this.#right, target.mailbox)
-      return this.#pending.length === 0 ? [] : await this.#core.work(() => this.#commit())
+      return this.#pending.length === 0 ? [] : await this.#core.work(() => this.#commit(arrival))
     } finally {
       this.#state = 'done'
       await this.#box[Symbol.asyncDispose]()
     }
   }
 
-  async #commit(): Promise<readonly Saved[]> {
+  async #commit(arrival: string | undefined): Promise<readonly Saved[]> {
     const flushing = this.#box.flush()
     // Once this turn is over, the group is with the kernel.
     const computing = new Promise<void>((resolve) => {
@@ -245,10 +245,10 @@ export class Batch implements SaveBatch {
     await flushing
     await computing
     // A sweep of attachments may have changed meanwhile what the transaction relies upon: it is made again, and the save wins.
-    return this.#core.retrying(() => this.#append())
+    return this.#core.retrying(() => this.#append(arrival))
   }
 
-  async #append(): Promise<readonly Saved[]> {
+  async #append(arrival: string | undefined): Promise<readonly Saved[]> {
     const { index, settings } = this.#core
     const rows: AppendedRow[] = []
     const placed: AppendedRow[] = []
@@ -277,6 +277,7 @@ export class Batch implements SaveBatch {
           rows.push(row)
         }
       }
+      if (arrival !== undefined) tx.setValue(TREE_TABLE, arrivalKey(arrival), new Uint8Array(0))
       try {
         await tx.commit()
       } catch (error) {

@@ -22,13 +22,14 @@ import { type Index, IndexError, type IndexOptions, openIndex, type Table } from
 import { altmoveStore, type StoreAltmoveOptions } from './altmove.ts'
 import { attachmentsError, createAttachments, StoreAttachments, transactLent } from './attachments.ts'
 import { checkStore } from './check.ts'
-import type { Store, StoreFinding, StoreOptions, StoreSession, Subject } from './contract.ts'
+import type { Store, StoreFinding, StoreMoves, StoreOptions, StoreSession, Subject } from './contract.ts'
 import { ATTEMPTS_MAX, Core, type Settings, withDefaults } from './core.ts'
 import { StoreError } from './error.ts'
 import { storeError } from './failure.ts'
 import { isIncomplete } from './incomplete.ts'
 import { INDEX_PATH } from './path.ts'
 import { INBOX } from './name.ts'
+import { storeMoves } from './moves.ts'
 import { boxMailboxes } from './names.ts'
 import { addMailbox, Session } from './session.ts'
 import { checkRoots, INDEX_ROOT_FILE, type IndexPlace, indexPlace, recordedRoots } from './roots.ts'
@@ -189,6 +190,10 @@ class OpenedStore implements Store {
   }
   get uuid(): Uint8Array {
     return this.#core.index.uuid
+  }
+
+  get moves(): StoreMoves {
+    return storeMoves(this.#core)
   }
 
   as(subject: Subject): StoreSession {

@@ -9,6 +9,7 @@
  *          a/<GUID>     the access control list of a mailbox, as whoever reads it wrote it; a/ alone: of those that have none
  *          p/<GUID>     which flags of a mailbox are private (`encodePrivacyPolicy`); p/ alone: of those that inherit none
  *          since/<GUID> u48, modseq that the mailbox was raised to when another such policy began to count for it
+ *          v/<id>       a move into another store that is under way; w/<id> one from another store that has arrived: see moves.ts
  *          version      u48, one more with each change of mailboxes
  *          validity     u32, the last UIDVALIDITY given
  *          box          name of the box's format, UTF-8
@@ -46,6 +47,8 @@ const MAILBOX = 'm/'
 const IMPORT = 'i/'
 const SUBSCRIPTION = 's/'
 const ACL = 'a/'
+const MOVE = 'v/'
+const ARRIVAL = 'w/'
 const PRIVACY = 'p/'
 const PRIVACY_SINCE = 'since/'
 const TABLE = 'mailbox-'
@@ -81,6 +84,13 @@ export function privacyKey(guid: string): string {
 }
 export function privacySinceKey(guid: string): string {
   return PRIVACY_SINCE + guid
+}
+/** The intent of a move into another store, and that one from another store has arrived (moves.ts). */
+export function moveKey(id: string): string {
+  return MOVE + id
+}
+export function arrivalKey(id: string): string {
+  return ARRIVAL + id
 }
 export function mailboxTable(guid: string): string {
   return TABLE + guid
