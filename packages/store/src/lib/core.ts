@@ -299,8 +299,8 @@ export class Core {
     // From the last to the first, each of them also if another fails: storage may be away.
     await using closing = new AsyncDisposableStack()
     const privateFlags = await this.#privateFlags?.catch(() => undefined)
-    for (const one of [this.index, this.attachments, this.box, this.tables]) closing.use(one)
-    closing.use(privateFlags)
+    for (const one of [this.index, this.attachments, this.box, this.tables, privateFlags])
+      if (one !== undefined) closing.defer(async () => one[Symbol.asyncDispose]())
     await this.journal()
   }
 }
