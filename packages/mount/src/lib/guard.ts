@@ -4,7 +4,7 @@ import { type Fs, FsError, type FsStat, readRoot, ROOT_FILE } from '@mailstead/f
 import type { Guard, GuardCheckOptions, MountRegistry } from './contract.ts'
 import { isWithin } from './kinds.ts'
 import { checkExpected, damagedMarker, type GuardRoot, whyNot } from './marker.ts'
-import { Place, unavailable } from './place.ts'
+import { Place, PROOFS_MAX, unavailable } from './place.ts'
 import type { MountProbe } from './probe.ts'
 import { systemProbe } from './system-probe.ts'
 
@@ -152,18 +152,26 @@ export function markerGuard(fs: Fs, root: GuardRoot): Guard {
   return {
     name: `marker of ${at}`,
     async check() {
-      const stat = await marker(fs, at)
-      if (known !== undefined && stat !== undefined && isSame(stat, known)) return
-      known = undefined
-      const read = await readRoot(fs).catch((error: unknown) => {
-        throw error instanceof FsError && error.code === 'FS_UNAVAILABLE' ? error : damagedMarker(error, at)
-      })
-      const why = whyNot(read, { ...root, ...(uuid && { uuid }) }, at)
-      if (why !== undefined) throw unavailable(why)
-      uuid ??= read!.uuid
-      const after = await marker(fs, at)
-      if (after === undefined) throw unavailable(`${at} is being mounted and unmounted`)
-      if (stat !== undefined && isSame(stat, after)) known = after
+      let before: FsStat | undefined
+      for (let proofs = 0; proofs < PROOFS_MAX; proofs++) {
+        const stat = await marker(fs, at)
+        if (stat !== undefined && known !== undefined && isSame(stat, known)) return
+        if (stat !== undefined && before !== undefined && isSame(stat, before)) {
+          known = stat
+          return
+        }
+        const read = await readRoot(fs).catch((error: unknown) => {
+          throw error instanceof FsError && error.code === 'FS_UNAVAILABLE' ? error : damagedMarker(error, at)
+        })
+        const why = whyNot(read, { ...root, ...(uuid && { uuid }) }, at)
+        if (why !== undefined) throw unavailable(why)
+        uuid ??= read!.uuid
+        // A driver without tags is read each time.
+        if (stat?.tag === '') return
+        // What was read is that of a look if the next look is the same.
+        before = stat
+      }
+      throw unavailable(`${at} is being mounted and unmounted`)
     },
     async [Symbol.asyncDispose]() {},
   }

@@ -145,10 +145,12 @@ describe.each(proofs)('guarded by %s', (proof) => {
   })
   test('what goes away in the middle of an operation is an outage or not known, never an absence nor a success', async () => {
     let outages = 0
-    for (const [name, run] of operations)
+    // Known to be there, or asked for the first time.
+    const cases = operations.flatMap(([name, run]) => [[name, run, true] as const, [name, run, false] as const])
+    for (const [name, run, isProved] of cases)
       for (let moment = 1; ; moment++) {
         const { world, a, fs } = await guarded(proof)
-        await fs.stat('')
+        if (isProved) await fs.stat('')
         world.at(moment, () => world.unmount())
         let failure: unknown
         const result = await run(fs).catch((error: unknown) => {
@@ -167,6 +169,18 @@ describe.each(proofs)('guarded by %s', (proof) => {
         expect(await isEmpty(world.bare.fs), `${name}, ${moment}`).toBe(true)
       }
     expect(outages).toBeGreaterThan(operations.length)
+  })
+  test('a proof during which the storage goes away, or another comes, proves nothing', async () => {
+    for (const happens of ['goes', 'changes'] as const)
+      for (let moment = 1; ; moment++) {
+        const { world, guard } = await guarded(proof)
+        const other = await world.volume('b')
+        world.at(moment, () => (happens === 'goes' ? world.unmount() : world.mount(other)))
+        // Whoever asks while it is proved shares the proof.
+        const answers = await Promise.allSettled([guard.check(''), guard.check('x')])
+        if (!world.end()) break
+        expect(answers.at(-1), `${happens}, ${moment}`).toMatchObject({ status: 'rejected', reason: unavailable })
+      }
   })
   test('what comes in the middle of an operation is never taken for empty', async () => {
     for (const [name, run] of operations)

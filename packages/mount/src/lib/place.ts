@@ -24,7 +24,7 @@ export interface PlaceOptions {
 }
 
 /** How often a proof is begun again because something was mounted or unmounted meanwhile. */
-const PROOFS_MAX = 5
+export const PROOFS_MAX = 5
 
 export class Place {
   /** What the list says of it; `online` without a list. */
