@@ -31,8 +31,6 @@ export class World implements AsyncDisposable {
   readonly directory: string
   readonly namespace: Namespace
   readonly #volumes: Volumes
-  readonly #loops: string[] = []
-  readonly #devices = new Map<string, string>()
   #server: { readonly child: ChildProcess; readonly ended: Promise<number | null>; log: string } | undefined
   imap = 0
   lmtp = 0
@@ -106,15 +104,13 @@ export class World implements AsyncDisposable {
     }
     this.namespace.run('truncate', '-s', '24M', volume)
     this.namespace.run('mkfs.ext4', '-q', '-m', '0', volume)
-    const device = this.namespace.run('losetup', '--find', '--show', volume).trim()
-    this.#loops.push(device)
-    this.#devices.set(name, device)
   }
 
   mount(role: Role, volume: string = role): void {
     if (this.#volumes === 'tmpfs')
       this.namespace.run('mount', '--bind', join(this.directory, 'volumes', volume), this.at(role))
-    else this.namespace.run('mount', this.#devices.get(volume)!, this.at(role))
+    // The loop device ends with the mount, whatever becomes of the test.
+    else this.namespace.run('mount', '-o', 'loop', join(this.directory, 'volumes', volume), this.at(role))
   }
 
   /** `lazy`: whoever has files open keeps them; otherwise it fails while somebody has. */
@@ -185,7 +181,6 @@ export class World implements AsyncDisposable {
       } catch {
         // It is not mounted now.
       }
-    for (const device of this.#loops) this.namespace.run('losetup', '--detach', device)
     await this.namespace[Symbol.asyncDispose]()
     rmSync(this.directory, { recursive: true, force: true })
   }
