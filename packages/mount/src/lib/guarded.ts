@@ -1,7 +1,7 @@
 /**
  * A file system whose storage may be away: what is not found, or would be given a name, while it is away is FS_UNAVAILABLE.
  *
- * INVARIANTS
+ * INVARIANTS (I-22)
  *   1. Nothing is looked up, listed, created, renamed or removed before the guard has said, just now, that the storage is there.
  *   2. An absence is told only if the guard says so before and after: storage that went in between is an outage. What is listed
  *      is looked at after its directory was opened, since what a list leaves out is told to be absent.
