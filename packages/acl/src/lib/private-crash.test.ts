@@ -26,7 +26,7 @@ import { parsePrivacyPolicy, type PrivacyPolicy } from './private-policy.ts'
 // Absence is an answer that file systems give as an error: nobody reads where those came from.
 Error.stackTraceLimit = 4
 
-const STATES = depth() === 'soak' ? 1e9 : depth() === 'ci' ? 6_000 : 400
+const STATES = depth() === 'soak' ? 1e9 : depth() === 'ci' ? 4_000 : 400
 const STEPS = 14
 const POLICY = parsePrivacyPolicy('shared \\Seen $p*') as PrivacyPolicy
 
