@@ -9,6 +9,7 @@ import { basename, dirname, join } from 'node:path'
 import type { AclLayer } from '@mailstead/acl'
 import { type GlobalAclFile, openGlobalAcl } from '@mailstead/acl/file'
 import type { Fs } from '@mailstead/fs'
+import { ROOT_FILE } from '@mailstead/index'
 import { posixFs } from '@mailstead/fs/posix'
 import {
   type AccessControlOptions,
@@ -131,7 +132,18 @@ export async function sharedMail(
   }
   const shares = namespaces.some(({ kind }) => kind === 'shared')
   const registry = shares ? held.use(await registryFs(data, mounts)) : undefined
+  const hasStore = (user: StoredUser): boolean => {
+    try {
+      const isThere = (path: string): boolean => statSync(join(data, path), { throwIfNoEntry: false }) !== undefined
+      // Where the root is not mounted nothing is known, and opening says so.
+      return isThere(userDirectory(user)) || !isThere(ROOT_FILE)
+    } catch {
+      // Whoever opens it says why it cannot be.
+      return true
+    }
+  }
   const options: SharedMailOptions = {
+    hasStore,
     anyone: acl.anyone,
     defaultsFromInbox: acl.defaultsFromInbox,
     namespaces: namespaces.map((space) =>
@@ -146,8 +158,7 @@ export async function sharedMail(
           },
     ),
     owners: function* () {
-      for (const user of users())
-        if (statSync(join(data, userDirectory(user)), { throwIfNoEntry: false }) !== undefined) yield user.name
+      for (const user of users()) if (hasStore(user)) yield user.name
     },
     ...(registry === undefined ? {} : { registry }),
     ...(global === undefined

@@ -60,6 +60,8 @@ export interface NamespacesOptions {
   readonly pool: StorePool
   /** Names of users who may share something with somebody of this name and these groups. */
   readonly sharers: (user: User) => Promise<readonly string[]>
+  /** Whether a user has a store: whoever only names one makes none. (default: all have one) */
+  readonly hasStore?: ((user: User) => boolean) | undefined
 }
 
 /** What is wrong with a prefix, as a sentence; undefined: nothing. */
@@ -151,6 +153,7 @@ export class Namespaces {
     const owner = this.#options.users.lookup(of)
     // One user has one name here, not several in different case.
     if (owner === undefined || owner.name !== of || owner.name === user.name) return undefined
+    if (this.#options.hasStore?.(owner) === false) return undefined
     return this.#open(user, owner, prefix, owner.name)
   }
 

@@ -132,6 +132,29 @@ describe('namespaces', () => {
     const append = async (name: string): Promise<string> => (await bob.command(`APPEND ${name} {3+}\r\nabc`)).text
     expect(await append('shared/alice/Secret')).toBe(await append('shared/nobody/Secret'))
   })
+  test('make no store of whoever is only named', async () => {
+    const made: string[] = []
+    const storages = new Map<string, ReturnType<typeof testStorage>>()
+    await using other = await testServer({
+      users: passwords,
+      storage: ({ name }) => {
+        made.push(name)
+        storages.set(name, storages.get(name) ?? testStorage(name))
+        return storages.get(name)!()
+      },
+      shared: {
+        namespaces: [{ kind: 'shared', prefix: 'shared/%user/' }],
+        hasStore: ({ name }) => made.includes(name),
+      },
+    })
+    const client = new ImapTestClient(connect(other.imap.port))
+    await client.line()
+    await client.ok('LOGIN bob b')
+    for (const name of ['shared/alice/INBOX', 'shared/nobody/INBOX'])
+      expect((await client.command(`SELECT ${name}`)).text).toMatch(/^NO \[NONEXISTENT\]/)
+    expect(made).toEqual(['bob'])
+    await client[Symbol.asyncDispose]()
+  })
   test('have names that no mailbox can take, and their mailboxes no other namespace’s', async () => {
     await publicly('Team', { 'user=bob': 'lrkx' })
     const bob = await as('bob', 'CREATE Mine')
@@ -469,6 +492,8 @@ describe('messages', () => {
     while (after.events.every(({ kind }) => kind !== 'move-settled')) await setImmediate()
     await using inbox = await own.store.as({ name: 'bob' }).open('INBOX')
     expect(Array.from({ length: inbox.view.count }, (_, row) => inbox.view.uid(row))).toEqual([2, 3])
+    const notes = (await Array.fromAsync(own.store.check())).flat()
+    expect(notes).toMatchObject([{ severity: 'note', kind: 'move-pending', mailbox: 'INBOX' }])
     // It may be under way in another process still; later it is taken back.
     expect(own.store.moves.pending().map(({ id }) => id)).toEqual([ids[1]])
     await settleMoves('bob', own.store, {

@@ -73,6 +73,8 @@ export interface SharedMailOptions {
   readonly registry?: Fs
   /** Names of all users who have a store: those that the registry does not know are asked when the server starts. (default: none) */
   readonly owners?: () => Iterable<string> | AsyncIterable<string>
+  /** Whether a user has a store, so that whoever only names his mailboxes makes none. (default: all have one) */
+  readonly hasStore?: (user: User) => boolean
   /** Rights may be given to everybody. (default false) */
   readonly anyone?: boolean
   /** Mailboxes of users without an entry for somebody ask INBOX's list. (default false) */
@@ -178,6 +180,7 @@ export async function startServer(options: ServerOptions): Promise<MailServer> {
           list: shared.namespaces ?? [],
           users: options.users,
           pool: stores,
+          hasStore: shared.hasStore,
           sharers: async (user) => (await sharing?.sharers(user)) ?? [],
         })
   const mail = namespaces === undefined ? undefined : { namespaces, anyone: shared?.anyone ?? false }

@@ -16,6 +16,7 @@ import { storeError } from './failure.ts'
 import { INBOX } from './name.ts'
 import { INDEX_ROOT_FILE } from './roots.ts'
 import type { TableLease } from './tables.ts'
+import { storeMoves } from './moves.ts'
 import { BLOBS_TABLE, BOX_TABLE, type Entry, guidOfTable, mailboxTable, TREE_TABLE } from './tree.ts'
 
 /** Bytes read at once of a message that is compared with its row. */
@@ -114,6 +115,11 @@ function* checkTree(core: Core): Generator<readonly StoreFinding[], void, undefi
     const count = index.info(mailboxTable(guid))?.count ?? 0
     const message = `an import of ${name} is not finished (${count} messages): the same import goes on with it`
     found.push(finding('import-unfinished', message, { severity: 'note', mailbox: name }))
+  }
+  for (const { mailbox, to, uids } of storeMoves(core).pending()) {
+    const name = byGuid.get(mailbox)?.name
+    const message = `a move of ${uids.size} messages to ${to} is not settled: that is done when a server opens the store`
+    found.push(finding('move-pending', message, { severity: 'note', ...(name === undefined ? {} : { mailbox: name }) }))
   }
   for (const { id } of index.tables) {
     const guid = guidOfTable(id)
