@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { setImmediate } from 'node:timers/promises'
 import { aclList, encodeAcl, parseRights, parseIdentifier } from '@mailstead/acl'
-import { parsePrivacyPolicy } from '@mailstead/acl/private-flags'
+import { parsePrivacyPolicy, type PrivacyPolicy } from '@mailstead/acl/private-flags'
 import { memoryFs } from '@mailstead/fs/memory'
 import { ImapTestClient } from '@mailstead/imap/testing'
 import fc from 'fast-check'
@@ -580,6 +580,43 @@ describe('flags of one’s own', () => {
       /\(FLAGS \((\\Recent )?\\Seen \$mine( \\Recent)?\)\)/,
     )
   })
+})
+
+test('who comes back with QRESYNC is told of his own changes and of shared ones, in one order', async () => {
+  await publicly('Team', { 'user=alice': 'lrswtie', 'user=bob': 'lrswtie' })
+  using lease = await server.server.stores.acquire(publicPrincipal('Public/'))
+  const policy = parsePrivacyPolicy('shared \\Seen') as PrivacyPolicy
+  await lease.store.as({ name: 'root', unrestricted: true }).changePrivacy('Team', policy)
+  const first = await as('alice')
+  for (let n = 0; n < 5; n++) await first.append('Public/Team', message(String(n)))
+  await first.ok('ENABLE QRESYNC')
+  const selected = (await first.ok('SELECT Public/Team')).join()
+  const [, validity] = /UIDVALIDITY (\d+)/.exec(selected)!
+  const highest = (lines: readonly string[]): string => /HIGHESTMODSEQ (\d+)/.exec(lines.join())![1]!
+  const there = await as('alice', 'SELECT Public/Team')
+  const bob = await as('bob', 'SELECT Public/Team')
+  await there.ok('STORE 1 +FLAGS (\\Seen)')
+  const between = highest(await first.ok('STATUS Public/Team (HIGHESTMODSEQ)'))
+  await bob.ok('STORE 2 +FLAGS (\\Flagged)')
+  await bob.ok('STORE 3 +FLAGS (\\Seen)')
+  await bob.ok('STORE 4 +FLAGS (\\Deleted)')
+  await bob.ok('EXPUNGE')
+  await there.ok('STORE 2 +FLAGS (\\Seen)')
+  const back = async (modSeq: string): Promise<string[]> => {
+    const client = await as('alice', 'ENABLE QRESYNC')
+    const lines = await client.ok(`SELECT Public/Team (QRESYNC (${validity} ${modSeq}))`)
+    return lines.filter((line) => / FETCH |VANISHED/.test(line)).map((line) => line.replace(/ MODSEQ \(\d+\)/, ''))
+  }
+  const since = await back(between)
+  expect(since[0]).toBe('* VANISHED (EARLIER) 4')
+  expect(since.slice(1).map((line) => line.replace(' \\Recent', ''))).toEqual([
+    '* 2 FETCH (UID 2 FLAGS (\\Flagged \\Seen))',
+  ])
+  const all = await back(highest([selected]))
+  expect(all.slice(1).map((line) => line.replace(' \\Recent', ''))).toEqual([
+    '* 1 FETCH (UID 1 FLAGS (\\Seen))',
+    '* 2 FETCH (UID 2 FLAGS (\\Flagged \\Seen))',
+  ])
 })
 
 describe('the registry of what is shared', () => {
