@@ -43,7 +43,7 @@ export class World implements AsyncDisposable {
 
   /** With every root mounted and marked, and no server. */
   static async make(volumes: Volumes): Promise<World> {
-    const directory = mkdtempSync(join(tmpdir(), 'mailstead-mount-'))
+    const directory = mkdtempSync(join(tmpdir(), 'mailstead-outage-'))
     const world = new World(directory, await Namespace.open(), volumes)
     for (const name of ['volumes', 'state', ...ROLES]) mkdirSync(join(directory, name))
     world.namespace.run('mount', '-t', 'tmpfs', 'volumes', join(directory, 'volumes'))

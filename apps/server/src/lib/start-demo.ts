@@ -49,8 +49,7 @@ export async function startDemo(argv: readonly string[]): Promise<void> {
   const demo = await demoUser(settings)
   await serveUntilStopped(settings, async (server) => {
     // Looked at only now: a first start that was cut short, or found its ports taken, is made up for by the next one.
-    if (demo !== undefined && server.lmtp !== undefined && !(await hadMail(settings.data, demo)))
-      await deliverDemo(server)
+    if (demo !== undefined && server.lmtp !== undefined && !(await hadMail(settings, demo))) await deliverDemo(server)
     process.stdout.write(`${greeting(settings, server, demo)}\n${readyLine(server)}\n`)
   })
 }
@@ -90,10 +89,10 @@ async function demoUser({ data, users }: Settings): Promise<DemoUser | undefined
 }
 
 /** Whether a message was ever in the user's INBOX. */
-async function hadMail(data: string, user: DemoUser): Promise<boolean> {
+async function hadMail({ data, config }: Settings, user: DemoUser): Promise<boolean> {
   if (statSync(join(data, userDirectory(user)), { throwIfNoEntry: false }) === undefined) return false
   try {
-    await using opened = await openUserStore(data, user, { readOnly: true })
+    await using opened = await openUserStore(data, user, { readOnly: true, settings: config })
     const inbox = opened.store
       .as({ name: user.name })
       .mailboxes()
