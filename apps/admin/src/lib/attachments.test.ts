@@ -218,8 +218,10 @@ describe('attachments are kept once', () => {
     await serve(async ({ imap, lmtp }) => {
       expect(await deliver(lmtp, USERS.slice(0, 1), mail('first'))).toBe('ok')
       const [blob] = blobs()
-      flip(blob!, 200_000)
       await using client = await session(imap, USERS[0]!)
+      // How it is built is known from now on, whether or not the delivery has written that into the cache yet.
+      await client.ok('FETCH 1 (BODYSTRUCTURE BODY.PEEK[1])')
+      flip(blob!, 200_000)
       expect(await client.command('FETCH 1 BODY.PEEK[]')).toMatchObject({ status: 'NO' })
       expect(await client.command('FETCH 1 BODY.PEEK[2]')).toMatchObject({ status: 'NO' })
       expect((await client.ok('FETCH 1 BODY.PEEK[1]')).join('')).toContain('This is first.')
