@@ -8,8 +8,7 @@ import { statSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import type { AclLayer } from '@mailstead/acl'
 import { type GlobalAclFile, openGlobalAcl } from '@mailstead/acl/file'
-import type { Fs } from '@mailstead/fs'
-import { ROOT_FILE } from '@mailstead/index'
+import { type Fs, ROOT_FILE } from '@mailstead/fs'
 import { posixFs } from '@mailstead/fs/posix'
 import {
   type AccessControlOptions,
