@@ -194,7 +194,7 @@ test('whatever a power cut leaves of a store that gets attachments later is one 
     await work.step('close again', () => work.close())
   }
   const run = await worked({ profile: 'posix-minimum', workload: later })
-  const found = await judged(run, { seed: SEED, enough: 5, maxStates: 4 })
+  const found = await judged(run, { seed: SEED, enough: 5, maxStates: STATES_MAX })
   tell('attachments later', found)
   expect(found.wrong).toEqual([])
 })
@@ -250,7 +250,8 @@ describe('of a store with attachments, the judge notices', () => {
     const run = await worked({ profile: 'posix-minimum', workload: attachmentWork, ...options }).catch(
       (error: unknown) => error as Error,
     )
-    const wrong = run instanceof Error ? [String(run)] : (await judged(run, { seed: SEED, enough: 1 })).wrong
+    const wrong =
+      run instanceof Error ? [String(run)] : (await judged(run, { seed: SEED, enough: 1, maxStates: 2 })).wrong
     say(`attachments, planted: noticed: ${wrong[0]?.slice(0, 200)}`)
     expect(wrong).not.toEqual([])
   })
