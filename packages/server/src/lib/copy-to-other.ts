@@ -4,6 +4,7 @@
  */
 import type { FixedColumn } from '@mailstead/index'
 import {
+  type ArrivedMove,
   type CopyOptions,
   type CopyOutcome,
   type Mailbox,
@@ -27,7 +28,7 @@ export async function copyToOther(
   from: Mailbox,
   uids: UidSet,
   to: Destination,
-  options: CopyOptions & { readonly arrival?: string } = {},
+  options: CopyOptions & { readonly arrival?: ArrivedMove } = {},
 ): Promise<CopyOutcome> {
   const { store, mailbox: name } = to
   const { view } = from
@@ -66,7 +67,7 @@ export async function copyToOther(
 export async function moveToOther(
   from: Mailbox,
   uids: UidSet,
-  places: { readonly from: Pick<Place, 'moves'>; readonly to: Place },
+  places: { readonly from: Pick<Place, 'moves' | 'key'>; readonly to: Place },
   name: string,
   options: CopyOptions,
 ): Promise<CopyOutcome> {
@@ -77,17 +78,18 @@ export async function moveToOther(
   if (there.isEmpty) return { uidValidity: 0, source: there, destination: there }
   const { moves } = places.from
   await mayInsert(places.to.store, name)
-  const arrival = await from.beginMove(there, places.to.key)
+  const id = await from.beginMove(there, places.to.key)
+  const arrival = { id, from: places.from.key }
   let outcome: CopyOutcome
   try {
     outcome = await copyToOther(from, there, { store: places.to.store, mailbox: name }, { mustExist: true, arrival })
   } catch (error) {
     // Where it cannot be told whether they came, the intent stays, and recovery finds out.
-    if (!(error instanceof StoreError && error.code === 'STORE_UNCERTAIN')) await moves.settle(arrival, false)
+    if (!(error instanceof StoreError && error.code === 'STORE_UNCERTAIN')) await moves.settle(id, false)
     throw error
   }
-  await moves.settle(arrival, true)
-  await places.to.moves.forget(arrival)
+  await moves.settle(id, true)
+  await places.to.moves.forget(id)
   return outcome
 }
 

@@ -65,6 +65,7 @@ export function imapSession(options: StoreSessionOptions): ImapSession {
 
 const noMoves: StoreMoves = {
   pending: () => [],
+  arrived: () => [],
   hasArrived: () => Promise.resolve(false),
   settle: () => Promise.reject(new TypeError('a session that was given no moves')),
   forget: () => Promise.resolve(),

@@ -50,4 +50,21 @@ export async function settleMoves(
       })
     }
   }
+  for (const { id, from } of moves.arrived()) {
+    try {
+      const other = principal(from)
+      using lease = other === undefined ? undefined : await pool.acquire(other, { background: true })
+      // One that is not settled there is, now that its store is open; then this one is asked again.
+      if (lease?.store.moves.pending().some((move) => move.id === id) !== true) await moves.forget(id)
+    } catch (error) {
+      if (error instanceof ServerError && error.code === 'SERVER_CLOSED') return
+      onEvent({
+        level: 'warn',
+        kind: 'move',
+        message: `a move from ${from} to ${name} is not forgotten`,
+        user: name,
+        error,
+      })
+    }
+  }
 }

@@ -485,7 +485,9 @@ describe('messages', () => {
       for (const uid of [1, 2]) ids.push(await inbox.beginMove(UidSet.of(uid), '/Public'))
       await expect(inbox.beginMove(UidSet.of(2, 3), '/Public')).rejects.toMatchObject({ code: 'STORE_EXPUNGED' })
       const to = { store: all, mailbox: 'Team' }
-      await copyToOther(inbox, UidSet.of(1), to, { arrival: ids[0]! })
+      await copyToOther(inbox, UidSet.of(1), to, { arrival: { id: ids[0]!, from: 'bob' } })
+      // Settled where it began, and not forgotten where it went.
+      await copyToOther(inbox, UidSet.of(3), to, { arrival: { id: 'f'.repeat(32), from: 'bob' } })
     }
     await using after = await open()
     using own = await after.server.stores.acquire(after.users.lookup('bob')!)
@@ -505,7 +507,8 @@ describe('messages', () => {
     expect(own.store.moves.pending()).toEqual([])
     expect(inbox.view.count).toBe(2)
     using other = await after.server.stores.acquire(publicPrincipal('Public/'))
-    expect(other.store.as({ name: 'root', unrestricted: true }).mailbox('Team')?.count).toBe(1)
+    expect(other.store.as({ name: 'root', unrestricted: true }).mailbox('Team')?.count).toBe(2)
+    while (other.store.moves.arrived().length > 0) await setImmediate()
     for (const id of ids) expect(await other.store.moves.hasArrived(id)).toBe(false)
     // Who comes second changes nothing.
     expect((await own.store.moves.settle(ids[0]!, true)).isEmpty).toBe(true)

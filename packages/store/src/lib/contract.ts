@@ -157,6 +157,13 @@ export interface Saved {
   readonly guid: Uint8Array
 }
 
+/** A move from another store. */
+export interface ArrivedMove {
+  readonly id: string
+  /** Where it began, as whoever opens stores knows that. */
+  readonly from: string
+}
+
 /** Messages on their way in: all of them in one frame, or none. Disposed without commit: none. */
 export interface SaveBatch extends AsyncDisposable {
   /** Reads and keeps the bytes once, whatever the number of targets. STORE_NO_MAILBOX is raised here already. */
@@ -165,7 +172,7 @@ export interface SaveBatch extends AsyncDisposable {
    * Durable when resolved. In the order of `add` and its targets. `arrival`: the move of this id (`Mailbox.beginMove`) has arrived, in the
    * same frame.
    */
-  commit(options?: { readonly arrival?: string }): Promise<readonly Saved[]>
+  commit(options?: { readonly arrival?: ArrivedMove }): Promise<readonly Saved[]>
 }
 
 /** A message's bytes in canonical form (every LF with a CR before it), verified by checksum on the way. */
@@ -312,6 +319,8 @@ export interface PendingMove {
 export interface StoreMoves {
   /** Those that began here and were not settled. */
   pending(): readonly PendingMove[]
+  /** Those that came here, and are not forgotten. */
+  arrived(): readonly ArrivedMove[]
   /** Whether the messages of a move came here. */
   hasArrived(id: string): Promise<boolean>
   /** Expunges what has arrived elsewhere, or, `arrived` being false, lets the messages stay. Nothing, if it was settled before. */

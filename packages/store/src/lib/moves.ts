@@ -10,14 +10,14 @@
  * again. After 3, A without I, which is forgotten.
  *
  * FORMAT   values of the tree: `v/<id>` the intent: version u8 (0), created u48 (milliseconds since the epoch), GUID of the mailbox (text), where
- *          the messages go (text, whoever opens stores knows it), UIDs (text, as IMAP writes sets); `w/<id>` the arrival: no bytes. An
+ *          the messages go (text, whoever opens stores knows it), UIDs (text, as IMAP writes sets); `w/<id>` the arrival: where it began (UTF-8). An
  *          id is 32 hex digits. Must not change: on disk.
  *
  * INVARIANT   A message is expunged here only by a frame that expects its intent: whoever settled it before makes that frame fail.
  */
 import { ByteReader, ByteWriter } from '@mailstead/bytes'
 import { UidSet } from '@mailstead/uidset'
-import type { PendingMove, StoreMoves } from './contract.ts'
+import type { ArrivedMove, PendingMove, StoreMoves } from './contract.ts'
 import type { Core } from './core.ts'
 import { StoreError } from './error.ts'
 import { beginNames, settleNames } from './names.ts'
@@ -120,6 +120,14 @@ export function storeMoves(core: Core): StoreMoves {
         const intent = decodeIntent(value)
         if (intent !== undefined) moves.push({ id: key.slice(moveKey('').length), ...intent })
       }
+      return moves
+    },
+    arrived(): readonly ArrivedMove[] {
+      core.mustBeOpen()
+      const moves: ArrivedMove[] = []
+      for (const [key, value] of core.tree.state.values)
+        if (key.startsWith(arrivalKey('')))
+          moves.push({ id: key.slice(arrivalKey('').length), from: Buffer.from(value).toString() })
       return moves
     },
     async hasArrived(id) {

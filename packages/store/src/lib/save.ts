@@ -14,6 +14,7 @@ import type { AppendedRow, CacheEntry, NewRow } from '@mailstead/index'
 import { MessageScanner, type MessageStructure, scanMessage } from '@mailstead/message'
 import { UidSet } from '@mailstead/uidset'
 import {
+  type ArrivedMove,
   type CacheField,
   FORM_CANONICAL,
   type SaveBatch,
@@ -217,7 +218,7 @@ export class Batch implements SaveBatch {
     if (this.#fieldBytes <= BATCH_FIELDS_MAX) last.fields = fields
   }
 
-  async commit({ arrival }: { readonly arrival?: string } = {}): Promise<readonly Saved[]> {
+  async commit({ arrival }: { readonly arrival?: ArrivedMove } = {}): Promise<readonly Saved[]> {
     if (this.#state !== 'open') throw new TypeError('commit() after commit() or disposal')
     this.#core.mustBeOpen()
     this.#state = 'committing'
@@ -233,7 +234,7 @@ export class Batch implements SaveBatch {
     }
   }
 
-  async #commit(arrival: string | undefined): Promise<readonly Saved[]> {
+  async #commit(arrival: ArrivedMove | undefined): Promise<readonly Saved[]> {
     const flushing = this.#box.flush()
     // Once this turn is over, the group is with the kernel.
     const computing = new Promise<void>((resolve) => {
@@ -248,7 +249,7 @@ export class Batch implements SaveBatch {
     return this.#core.retrying(() => this.#append(arrival))
   }
 
-  async #append(arrival: string | undefined): Promise<readonly Saved[]> {
+  async #append(arrival: ArrivedMove | undefined): Promise<readonly Saved[]> {
     const { index, settings } = this.#core
     const rows: AppendedRow[] = []
     const placed: AppendedRow[] = []
@@ -277,7 +278,7 @@ export class Batch implements SaveBatch {
           rows.push(row)
         }
       }
-      if (arrival !== undefined) tx.setValue(TREE_TABLE, arrivalKey(arrival), new Uint8Array(0))
+      if (arrival !== undefined) tx.setValue(TREE_TABLE, arrivalKey(arrival.id), Buffer.from(arrival.from))
       try {
         await tx.commit()
       } catch (error) {
