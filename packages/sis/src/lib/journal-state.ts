@@ -43,6 +43,7 @@ export function rowBytes(columns: Readonly<Record<string, Uint8Array | number>>)
 export class JournalState implements ReferenceView {
   readonly values: Map<string, Uint8Array> = new Map()
   #count = 0
+  #rereads = 0
   #uids: Uint32Array = new Uint32Array(64)
   #rows: Buffer = Buffer.alloc(64 * ROW_BYTES)
   readonly #columns: ReadonlyMap<string, ReferenceColumn>
@@ -65,7 +66,13 @@ export class JournalState implements ReferenceView {
     return this.#count
   }
 
+  get rereads(): number {
+    return this.#rereads
+  }
+
+  /** All rows are read anew: those that were not written after all are gone, and others may have their UIDs. */
   clear(): void {
+    this.#rereads++
     this.#count = 0
     this.values.clear()
   }

@@ -70,6 +70,9 @@ type Change =
   | { readonly kind: 'expect'; readonly name: string; readonly value: Uint8Array | undefined }
   | { readonly kind: 'drop'; readonly uids: readonly number[] }
 
+/** Of rows that are being written. Nobody is told before they are: another process may be first, and take the UID. */
+type Uids = Map<{ uid: number }, number>
+
 const USES = columnNumber('uses')
 
 export class Journal implements ReferenceHost, AsyncDisposable {
@@ -337,21 +340,21 @@ export class Journal implements ReferenceHost, AsyncDisposable {
       await this.#load()
       const refused = new Map<Waiting, unknown>()
       const changes: JournalChange[] = []
+      const uids: Uids = new Map()
       for (const one of group) {
         const conflict = this.#conflict(one.changes)
-        if (conflict === undefined) this.#decide(one.changes, changes)
+        if (conflict === undefined) this.#decide(one.changes, changes, uids)
         else refused.set(one, conflict)
       }
       if (changes.length === 0) return refused
       try {
         await this.#write(payloadOf(changes))
         this.#wrote = true
+        for (const [pending, uid] of uids) pending.uid = uid
         return refused
       } catch (error) {
         // What was applied is not so: the file is read anew.
         this.#read = undefined
-        for (const { changes: undone } of group)
-          for (const change of undone) if (change.kind === 'append') change.pending.uid = 0
         if (!(error instanceof FsError && error.code === 'FS_CONFLICT' && !this.#appends)) throw error
       }
     }
@@ -385,7 +388,7 @@ export class Journal implements ReferenceHost, AsyncDisposable {
     return this.#state.extension('uses')!.number(row)
   }
 
-  #decide(changes: readonly Change[], out: JournalChange[]): void {
+  #decide(changes: readonly Change[], out: JournalChange[], uids: Uids): void {
     const set = (uid: number, column: number, value: Uint8Array): void => {
       this.#state.set(uid, column, value)
       out.push({ kind: 'set', uid, column, value })
@@ -395,13 +398,13 @@ export class Journal implements ReferenceHost, AsyncDisposable {
         case 'append': {
           const uid = this.#state.nextUid
           if (uid >= 2 ** 32 - 1) throw new SisError('SIS_LIMIT', 'the journal has no UIDs left')
-          change.pending.uid = uid
+          uids.set(change.pending, uid)
           this.#state.append(uid, change.columns)
           out.push({ kind: 'row', uid, columns: change.columns })
           break
         }
         case 'set':
-          set(typeof change.uid === 'number' ? change.uid : change.uid.uid, change.column, change.value)
+          set(typeof change.uid === 'number' ? change.uid : uids.get(change.uid)!, change.column, change.value)
           break
         case 'increment':
           set(change.uid, USES, columnBytes(USES, this.#usesOf(this.#state.rowOf(change.uid)) + change.by))

@@ -50,6 +50,8 @@ export interface ReferenceColumn {
 }
 export interface ReferenceView {
   readonly count: number
+  /** Changes when a UID may be another row's than before; absent where that never happens. */
+  readonly rereads?: number
   uid(row: number): number
   rowOf(uid: number): number
   extension(name: string): ReferenceColumn | undefined
@@ -195,6 +197,7 @@ export function refOf({ key, instance }: Pick<BlobRow, 'key' | 'instance'>): Uin
 export class KeyIndex {
   readonly #host: ReferenceHost
   #highest = 0
+  #rereads = 0
   #count = 0
   #uids: Uint32Array = new Uint32Array(64)
   #tags: Uint32Array = new Uint32Array(128)
@@ -209,7 +212,7 @@ export class KeyIndex {
   async update(): Promise<void> {
     while (this.#updating !== undefined) await this.#updating
     const { view } = this.#host.table
-    if (view.count === 0 || view.uid(view.count - 1) <= this.#highest) return
+    if (!this.#isBehind(view)) return
     this.#updating = this.#takeIn(view)
     try {
       await this.#updating
@@ -218,11 +221,21 @@ export class KeyIndex {
     }
   }
 
+  #isBehind(view: ReferenceView): boolean {
+    return (
+      this.#updating !== undefined ||
+      (view.rereads ?? 0) !== this.#rereads ||
+      (view.count > 0 && view.uid(view.count - 1) > this.#highest)
+    )
+  }
+
   async #takeIn(view: ReferenceView): Promise<void> {
+    const rereads = view.rereads ?? 0
     // Rows that are gone stay here until they are the greater part.
-    if (this.#count > 1024 && this.#count > 2 * view.count) {
+    if (rereads !== this.#rereads || (this.#count > 1024 && this.#count > 2 * view.count)) {
       this.#count = 0
       this.#highest = 0
+      this.#rereads = rereads
       this.#slots.fill(-1)
     }
     let first = view.count
@@ -237,15 +250,22 @@ export class KeyIndex {
 
   /** Rows with this key, by UID. With an instance: of that file only. */
   async find(key: Uint8Array, instance?: Uint8Array): Promise<BlobRow[]> {
-    await this.update()
-    const { view } = this.#host.table
-    const found: BlobRow[] = []
+    let { view } = this.#host.table
+    // Whoever hears that no row has it may remove a file: nothing may come between this look and the next.
+    while (this.#isBehind(view)) {
+      await this.update()
+      view = this.#host.table.view
+    }
+    const uids: number[] = []
     const [low, high] = tagOf(key)
     const mask = this.#slots.length - 1
     for (let slot = low & mask; this.#slots[slot]! >= 0; slot = (slot + 1) & mask) {
       const at = this.#slots[slot]!
-      if (this.#tags[2 * at] !== low || this.#tags[2 * at + 1] !== high) continue
-      const row = await rowOfUid(view, this.#uids[at]!)
+      if (this.#tags[2 * at] === low && this.#tags[2 * at + 1] === high) uids.push(this.#uids[at]!)
+    }
+    const found: BlobRow[] = []
+    for (const uid of uids) {
+      const row = await rowOfUid(view, uid)
       if (row === undefined || compareBytes(row.key, key) !== 0) continue
       if (instance === undefined || compareBytes(row.instance, instance) === 0) found.push(row)
     }
