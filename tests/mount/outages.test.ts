@@ -38,7 +38,8 @@ function outages(volumes: Volumes): readonly Outage[] {
 
 /** Mail in both mailboxes and both tiers, with and without attachments, with flags and a keyword. */
 async function populate(world: World): Promise<void> {
-  expect(await world.start()).toBe('ready')
+  const started = await world.start()
+  expect(started, world.log).toBe('ready')
   for (const [n, large] of [true, false, true, false, false, true].entries())
     expect(await deliver(world, [message(`first ${n + 1}`, large)])).toEqual([250])
   {
@@ -271,7 +272,8 @@ async function outageBeforeStart(world: World, role: Role, instead: Instead): Pr
   await giveBack(world, role, instead, bare)
   const check = await world.command('check')
   expect(check, check.output).toMatchObject({ code: 0 })
-  expect(await world.start()).toBe('ready')
+  const again = await world.start()
+  expect(again, world.log).toBe('ready')
   await using client = await world.logIn()
   same(before, await known(client), new Map([['INBOX', inbox]]))
   return `${role} ${instead}: the server ${started === 'ready' ? 'started' : 'refused to start'}, ${codes.join(', ')}`
