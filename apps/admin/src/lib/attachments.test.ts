@@ -335,6 +335,8 @@ describe('attachments are kept once', () => {
       expect(await deliver(lmtp, USERS.slice(0, 1), mail('first'))).toBe('ok')
     })
     const key = readFileSync(join(ann, 'domain'))
+    writeFileSync(join(ann, 'domain'), 'not a key')
+    expect(await mailstead('check', '--config', config)).toMatch(/^1 .*damage: domain-damaged.*\n1 stores, 1 findings/)
     rmSync(join(ann, 'domain'))
     expect(await mailstead('check', '--config', config)).toMatch(/^1 .*damage: domain-missing.*\n1 stores, 1 findings/)
     await serve(async ({ imap, lmtp }) => {

@@ -98,8 +98,8 @@ export function userAttachments(
 interface Opened {
   readonly store: SisAttachmentStore
   readonly place: Uint8Array
-  /** Without the key of its domain, which is lost or was never made: nothing can be saved, nor names checked. */
-  readonly bare: boolean
+  /** Without the key of its domain: nothing can be saved, nor names checked. `lost`: or was never made. */
+  readonly bare: 'lost' | 'damaged' | undefined
 }
 
 class UserAttachments implements SisAttachmentStore {
@@ -170,9 +170,14 @@ class UserAttachments implements SisAttachmentStore {
       return
     }
     // Told once, with the blobs: uses are compared in another pass.
-    if (opened.bare && isUsed && options?.blobs !== false) {
-      const message = `the key of its domain is lost: names of blobs cannot be checked, and what comes is kept anew`
-      yield [{ severity: 'damage', kind: 'domain-missing', file: placeText(opened.place), ref: undefined, message }]
+    if (opened.bare !== undefined && isUsed && options?.blobs !== false) {
+      const isLost = opened.bare === 'lost'
+      const kind = isLost ? 'domain-missing' : 'domain-damaged'
+      const then = isLost
+        ? 'what comes is kept anew'
+        : 'nothing more can be kept here until that file is restored, or removed'
+      const message = `the key of its domain is ${opened.bare}: names of blobs cannot be checked, and ${then}`
+      yield [{ severity: 'damage', kind, file: placeText(opened.place), ref: undefined, message }]
     }
     yield* opened.store.check(messages, options)
   }
@@ -202,7 +207,7 @@ class UserAttachments implements SisAttachmentStore {
   /** FS_UNAVAILABLE while the root is away. What was opened once stays; one attempt at a time. */
   #open(create: boolean): Promise<Opened> {
     const usable = (opened: Opened | undefined): opened is Opened =>
-      opened !== undefined && !(create && opened.bare) && isPlace(this.#host, opened.place)
+      opened !== undefined && !(create && opened.bare !== undefined) && isPlace(this.#host, opened.place)
     if (usable(this.#opened)) return Promise.resolve(this.#opened)
     const attempt = this.#opening
       .catch(() => undefined)
@@ -231,7 +236,7 @@ class UserAttachments implements SisAttachmentStore {
       opened = {
         store: await attachments(fs, directory, { ...options, create, mayBeAway: false }).open(this.#host),
         place,
-        bare: false,
+        bare: undefined,
       }
     } catch (error) {
       if (create || !(error instanceof SisError && (error.code === 'SIS_NO_STORE' || error.code === 'SIS_CORRUPT')))
@@ -239,7 +244,7 @@ class UserAttachments implements SisAttachmentStore {
       opened = {
         store: await attachments(fs, directory, { ...options, key: NO_KEY, mayBeAway: false }).open(this.#host),
         place,
-        bare: true,
+        bare: error.code === 'SIS_NO_STORE' ? 'lost' : 'damaged',
       }
     }
     this.#held.use(opened.store)

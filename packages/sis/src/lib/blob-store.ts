@@ -32,6 +32,8 @@ export const GRACE_MS: number = 24 * 60 * 60 * 1000
 export const MEMORY_BYTES: number = 64 * 1024 * 1024
 /** Files known to be damaged that are remembered, so that the same bytes are written again instead of being found there. */
 const DAMAGED_MAX = 4096
+/** Files found whole that are remembered, so that a blob that comes often is read once. */
+const VERIFIED_MAX = 4096
 
 export interface BlobStoreOptions {
   /** Make what is not there. (default false: SIS_NO_STORE) */
@@ -88,6 +90,7 @@ export class BlobStore implements BlobSource, AsyncDisposable {
   readonly settings: BlobStoreSettings
   /** Names of files that are damaged, as far as was seen. */
   readonly damaged: Set<string> = new Set()
+  readonly #verified = new Set<string>()
   readonly #budget: SpoolBudget
   readonly #openDomain: () => Promise<Domain>
   readonly #hasKey: boolean
@@ -207,6 +210,7 @@ export class BlobStore implements BlobSource, AsyncDisposable {
   noteDamage(blob: string): void {
     if (this.damaged.size >= DAMAGED_MAX) this.damaged.clear()
     this.damaged.add(blob)
+    this.#verified.delete(blob)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -370,8 +374,7 @@ export class BlobStore implements BlobSource, AsyncDisposable {
       if (row.uses === 0 && row.since !== 0 && row.since * 1000 + graceMs / 2 < now()) continue
       const blob = nameOfRef(refOf(row))
       if (row.size !== size || this.damaged.has(blob)) continue
-      // New mail must not come to depend on what is lost already.
-      if ((await this.directory.probe(blob, key)) !== undefined) return row
+      if ((await this.#whole(blob, key)) !== undefined) return row
     }
     return undefined
   }
@@ -384,12 +387,32 @@ export class BlobStore implements BlobSource, AsyncDisposable {
       if (!present || this.damaged.has(blob) || (dead && settings.planted !== 'the mark is not looked for')) continue
       const hold = idOf(epoch, settings.random)
       await directory.hold(blob, toHex(hold))
-      const stored = await directory.probe(blob, key)
+      const stored = await this.#whole(blob, key)
       if (stored !== undefined && (await directory.mayUse(blob)))
         return { instance: Buffer.from(blob.slice(2 * BLOB_KEY_BYTES + 1), 'hex'), hold, stored }
       await directory.release(blob, toHex(hold))
     }
     return undefined
+  }
+
+  /**
+   * Bytes of the file, if all of it can be read: new mail must not come to depend on what is lost already. Every byte is read when
+   * it is found first; from then on, only its ends.
+   */
+  async #whole(blob: string, key: Uint8Array): Promise<number | undefined> {
+    try {
+      if (this.#verified.has(blob)) return await this.directory.probe(blob, key)
+      const stored = await this.directory.verify(blob, key)
+      if (stored === undefined) return undefined
+      if (this.#verified.size >= VERIFIED_MAX) this.#verified.clear()
+      this.#verified.add(blob)
+      return stored
+    } catch (error) {
+      if (error instanceof SisError) this.noteDamage(blob)
+      // A device that cannot read the file may still take another.
+      else if (!(error instanceof FsError && error.code === 'FS_IO')) throw error
+      return undefined
+    }
   }
 
   #open(): void {

@@ -184,6 +184,13 @@ export class BlobDirectory {
     }
   }
 
+  /** Bytes of the file, every one of which was read; undefined if it is not there. SIS_CORRUPT if it is damaged. */
+  async verify(blob: string, key: Uint8Array): Promise<number | undefined> {
+    await using file = await BlobFile.open(this.fs, this.pathOf(blob), key)
+    await file?.verify(undefined)
+    return file?.stored
+  }
+
   /** Temporary files that nobody has written since `beforeMs`. */
   async sweepTemporary(beforeMs: number): Promise<number> {
     let removed = 0

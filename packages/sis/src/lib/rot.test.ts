@@ -1,4 +1,5 @@
 /** The bytes on disk: as the page about them shows, and every flipped bit of them is noticed before anybody is served. */
+import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { parseHex } from '@mailstead/bytes'
 import type { Fs } from '@mailstead/fs'
@@ -102,4 +103,29 @@ test('a bit that flips in any byte, and a cut anywhere, is noticed and never ser
   }
   say(`sis rot: ${flips} flips and cuts, ${missed.length} missed`)
   expect(missed).toEqual([])
+})
+
+test('what is put again is kept anew where its file is damaged, and whoever used that reads it again', async () => {
+  const fs = memoryFs()
+  const bytes = randomBytes(300_000)
+  const refs: Uint8Array[] = []
+  {
+    await using sis = await openSis(fs, 'a', { create: true })
+    refs.push((await sis.put(bytes)).ref)
+  }
+  const [file] = (await files(fs, 'a')).filter((path) => path.includes('-'))
+  const image = (await fs.readFile(file!)).slice()
+  image[150_000]! ^= 1
+  await fs.writeFile(file!, image)
+  // Nobody has read it since.
+  await using sis = await openSis(fs, 'a')
+  const again = await sis.put(bytes)
+  expect(again.shared).toBe(false)
+  refs.push(again.ref, (await sis.put(bytes)).ref)
+  for (const ref of refs) {
+    await using reader = await sis.open(ref)
+    const into = Buffer.alloc(reader.size)
+    await reader.read(into, 0)
+    expect(into.equals(bytes)).toBe(true)
+  }
 })
