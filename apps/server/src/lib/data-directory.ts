@@ -45,8 +45,8 @@ export async function initDataDirectory(path: string): Promise<'made' | 'already
 }
 
 /** The root's UUID. Fails with SERVER_NO_ROOT unless the directory carries the marker of a data directory. */
-export function checkDataDirectory(path: string): Promise<Uint8Array> {
-  return checkRootDirectory(path, 'data')
+export function checkDataDirectory(path: string, mounts?: Mounts): Promise<Uint8Array> {
+  return checkRootDirectory(path, 'data', mounts)
 }
 
 interface StoredUser {
@@ -88,10 +88,10 @@ export async function userStorage(
   if (mounts !== undefined)
     for (const each of index === undefined ? [data] : [data, index]) await mustBeMounted(each, mounts)
   const kept = settings?.attachments ?? emptyConfig.attachments
-  const alternate = await alternateRoot(settings)
+  const alternate = await alternateRoot(settings, mounts)
   const roots: StoreRoots = {
-    data: await checkRootDirectory(data, 'data'),
-    ...(index === undefined ? {} : { index: await checkRootDirectory(index, 'index') }),
+    data: await checkRootDirectory(data, 'data', mounts),
+    ...(index === undefined ? {} : { index: await checkRootDirectory(index, 'index', mounts) }),
     ...(alternate === undefined ? {} : { alternate }),
   }
   const hasIndex = index !== undefined && isThere(join(index, home))
@@ -116,7 +116,7 @@ export async function userStorage(
     opened.push({ path: settings.alternate.path, root: { path: settings.alternate.path, role: 'alternate' } })
   const blobs = attachmentsRoot({ data, path: kept.path })
   opened.push({ path: blobs, root: { path: blobs, role: 'attachments' } })
-  const same = held.use(whileSame(opened, mounts))
+  const same = held.use(await whileSame(opened, mounts))
   held.move()
   return {
     // What is asked of it ends with it.

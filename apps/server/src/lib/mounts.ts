@@ -11,6 +11,7 @@ import { resolve } from 'node:path'
 import { type Fs, FsError, type RootRole } from '@mailstead/fs'
 import { posixFs } from '@mailstead/fs/posix'
 import {
+  answers,
   type Guard,
   guardedFs,
   mountGuard,
@@ -135,18 +136,29 @@ export async function mustBeMounted(path: string, { registry, probe }: Mounts): 
   await guard.check('')
 }
 
+/** FS_UNAVAILABLE if what the directory is on does not answer: a look at it might never end, and everybody would wait. */
+export async function mustAnswer(path: string, mounts: Mounts | undefined): Promise<void> {
+  await using own = mounts === undefined ? systemProbe() : undefined
+  await answers(mounts?.probe ?? own!, resolve(path))
+}
+
 /**
  * For `UserStorage.isCurrent`: whether each of the directories is still the one that it is now, or is away. Disposed with what was opened.
  */
-export function whileSame(
+export async function whileSame(
   directories: readonly { readonly path: string; readonly root: InRoot }[],
   mounts: Mounts | undefined,
-): { readonly isCurrent: () => Promise<boolean> } & AsyncDisposable {
-  const all = directories.map(({ path, root }) => ({
-    path,
-    guard: guardOf(path, { root, mounts }),
-    identity: identityOf(path),
-  }))
+): Promise<{ readonly isCurrent: () => Promise<boolean> } & AsyncDisposable> {
+  const all = await Promise.all(
+    directories.map(async ({ path, root }) => ({
+      path,
+      guard: guardOf(path, { root, mounts }),
+      identity: await mustAnswer(path, mounts).then(
+        () => identityOf(path),
+        () => AWAY,
+      ),
+    })),
+  )
   return {
     async isCurrent() {
       for (const { path, guard, identity } of all) {
@@ -166,12 +178,14 @@ export function whileSame(
   }
 }
 
+const AWAY = 'away'
+
 function identityOf(path: string): string {
   let stats: Stats | undefined
   try {
     stats = statSync(path, { throwIfNoEntry: false })
   } catch {
-    return 'away'
+    return AWAY
   }
-  return stats === undefined ? 'away' : `${stats.dev}:${stats.ino}`
+  return stats === undefined ? AWAY : `${stats.dev}:${stats.ino}`
 }

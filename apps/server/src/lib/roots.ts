@@ -10,7 +10,7 @@ import { resolve } from 'node:path'
 import { type Fs, FsError, initRoot, readRoot, ROOT_FILE, type RootRole } from '@mailstead/fs'
 import { posixFs } from '@mailstead/fs/posix'
 import { ServerError } from '@mailstead/server'
-import { guardedDirectory, type Mounts } from './mounts.ts'
+import { guardedDirectory, type Mounts, mustAnswer } from './mounts.ts'
 
 export const USERS_DIRECTORY = 'users'
 
@@ -44,8 +44,9 @@ export async function initRootDirectory(path: string, role: RootRole): Promise<'
 }
 
 /** The root's UUID. Fails with SERVER_NO_ROOT unless the directory carries the marker of this role. */
-export async function checkRootDirectory(path: string, role: RootRole): Promise<Uint8Array> {
+export async function checkRootDirectory(path: string, role: RootRole, mounts?: Mounts): Promise<Uint8Array> {
   const absolute = resolve(path)
+  await mustAnswer(absolute, mounts)
   try {
     await using fs = await posixFs(absolute)
     const root = await readRoot(fs)
@@ -74,7 +75,7 @@ export async function rootFs(
   recorded: Uint8Array | undefined,
   mounts: Mounts | undefined,
 ): Promise<Fs> {
-  const uuid = await rootUuid(path, role)
+  const uuid = await rootUuid(path, role, mounts)
   if (uuid === undefined)
     throw new FsError(
       'FS_UNAVAILABLE',
@@ -89,7 +90,12 @@ export async function rootFs(
 }
 
 /** The UUID of what is there, if it carries the marker. FS_UNAVAILABLE if it cannot be reached. */
-export async function rootUuid(path: string, role: RootRole): Promise<Uint8Array | undefined> {
+export async function rootUuid(
+  path: string,
+  role: RootRole,
+  mounts: Mounts | undefined,
+): Promise<Uint8Array | undefined> {
+  await mustAnswer(path, mounts)
   await using fs = await posixFs(path)
   const root = await readRoot(fs)
   return root?.role === role ? root.uuid : undefined

@@ -35,10 +35,10 @@ export async function startFromSettings(settings: Settings): Promise<MailServer>
     await mustBeMounted(data, mounts)
     await initDataDirectory(data)
   }
-  await checkDataDirectory(data)
+  await checkDataDirectory(data, mounts)
   // A data directory of before there were attachments gets the directory for them now.
   if (config.attachments.path === undefined) await makeAttachmentsBelow({ data, mounts })
-  if (config.index !== undefined) await checkRootDirectory(config.index.path, 'index')
+  if (config.index !== undefined) await checkRootDirectory(config.index.path, 'index', mounts)
   if (settings.init && !existsSync(settings.users)) writeFileSync(settings.users, '', { flag: 'wx', mode: 0o600 })
   const users = usersFile(settings.users, { onEvent })
   const { imapSettings, lmtpSettings, store } = config

@@ -40,7 +40,7 @@ export function publicConfig(config: Config, { box, compression }: PublicNamespa
 
 /** The file system of the registry. */
 export async function registryFs(data: string, mounts?: Mounts): Promise<Fs> {
-  const root = { path: data, role: 'data', uuid: await checkRootDirectory(data, 'data') } as const
+  const root = { path: data, role: 'data', uuid: await checkRootDirectory(data, 'data', mounts) } as const
   return guardedDirectory(data, { root, mounts })
 }
 

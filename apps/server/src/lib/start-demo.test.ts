@@ -7,10 +7,12 @@ import { join } from 'node:path'
 import { ImapTestClient } from '@mailstead/imap/testing'
 import { expect, test } from 'vitest'
 import { formatUserLine, hashSecret } from '@mailstead/server'
+import { openMounts } from './mounts.ts'
 import { startDemo } from './start-demo.ts'
 
 const SOURCE = join(import.meta.dirname, '../index.ts')
-const PROGRAM = `import { startDemo } from ${JSON.stringify(SOURCE)}; await startDemo(process.argv.slice(1)); process.exit(0)`
+const PROGRAM = `import { openMounts } from './mounts.ts'
+import { startDemo } from ${JSON.stringify(SOURCE)}; await startDemo(process.argv.slice(1)); process.exit(0)`
 
 /** What `npm start` runs, as a process of its own, until it is ready. */
 async function start(data: string): Promise<{ text: string; port: number; stop: () => Promise<number | null> }> {
@@ -114,5 +116,25 @@ test('a directory that holds something else is not marked unless --init asks for
     expect(readFileSync(join(data, 'thesis.txt'), 'utf8')).toBe('x')
   } finally {
     rmSync(data, { recursive: true })
+  }
+})
+
+test('nothing is made where something must be mounted and is not', async () => {
+  const base = mkdtempSync(join(tmpdir(), 'mailstead-demo-'))
+  try {
+    const [mount, state] = [join(base, 'mount'), join(base, 'state')]
+    mkdirSync(mount)
+    {
+      await using mounts = await openMounts(state)
+      await mounts.registry!.add(mount)
+    }
+    for (const data of [mount, join(mount, 'mail')])
+      for (const init of [[], ['--init']])
+        await expect(startDemo(['--data', data, '--state', state, ...init])).rejects.toMatchObject({
+          code: 'FS_UNAVAILABLE',
+        })
+    expect(readdirSync(mount)).toEqual([])
+  } finally {
+    rmSync(base, { recursive: true })
   }
 })

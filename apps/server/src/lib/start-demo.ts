@@ -16,6 +16,7 @@ import {
 import { INBOX, StoreError } from '@mailstead/store'
 import { checkDataDirectory, initDataDirectory, openUserStore } from './data-directory.ts'
 import { demoMessages } from './demo-messages.ts'
+import { mustAnswer, mustBeMounted, openMounts } from './mounts.ts'
 import { readyLine, serveUntilStopped } from './serve.ts'
 import { withServeFlags } from './serve-command.ts'
 import { type ServeFlags, type Settings, settingsOf } from './settings.ts'
@@ -43,6 +44,11 @@ export async function startDemo(argv: readonly string[]): Promise<void> {
     .parse([...argv], { from: 'user' })
     .opts<ServeFlags>()
   const settings = settingsOf(flags, DEFAULTS)
+  {
+    await using mounts = await openMounts(settings.state)
+    await mustBeMounted(settings.data, mounts)
+    await mustAnswer(settings.data, mounts)
+  }
   if (flags.init !== true) await mustBeOursOrEmpty(settings.data)
   await initDataDirectory(settings.data)
   await checkDataDirectory(settings.data)

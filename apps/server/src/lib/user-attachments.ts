@@ -224,7 +224,7 @@ class UserAttachments implements SisAttachmentStore {
       if (create && path === undefined) await makeAttachmentsBelow(this.#where)
       const where = attachmentsRoot(this.#where)
       // It says which root it is, so that a store which has none yet knows what to record.
-      const uuid = wanted ?? (await rootUuid(where, 'attachments'))
+      const uuid = wanted ?? (await rootUuid(where, 'attachments', this.#where.mounts))
       this.#root = { fs: this.#held.use(await rootFs(where, 'attachments', uuid, this.#where.mounts)), uuid: uuid! }
     }
     const { fs, uuid } = this.#root

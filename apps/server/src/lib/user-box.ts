@@ -58,11 +58,14 @@ export async function boxOnDisk(fs: Fs): Promise<BoxName | undefined> {
 }
 
 /** The UUID of the second tier's root; undefined if there is none, or it is away. */
-export async function alternateRoot(settings: BoxSettings | undefined): Promise<Uint8Array | undefined> {
+export async function alternateRoot(
+  settings: BoxSettings | undefined,
+  mounts: Mounts | undefined,
+): Promise<Uint8Array | undefined> {
   const path = settings?.alternate?.path
   if (path === undefined) return undefined
   try {
-    return await rootUuid(path, 'alternate')
+    return await rootUuid(path, 'alternate', mounts)
   } catch {
     // Whoever needs it says why it cannot be used.
     return undefined
