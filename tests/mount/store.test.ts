@@ -195,7 +195,9 @@ class Run {
     try {
       this.store = await openStore({ owner: 'ann', ...this.options(), create })
     } catch (error) {
-      this.refused(error)
+      // What is made whole after a power cut may be so, or not, if storage goes at that moment.
+      if (error instanceof StoreError && error.code === 'STORE_UNCERTAIN') counts.uncertain++
+      else this.refused(error)
     }
     return this.store
   }
