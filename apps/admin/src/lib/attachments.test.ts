@@ -328,6 +328,17 @@ describe('attachments are kept once', () => {
     expect(blobs()).toEqual(before)
   })
 
+  test('of a store whose index is lost it is said that its attachments could not be looked at', async () => {
+    const { config, data, serve } = await place()
+    await serve(async ({ lmtp }) => {
+      expect(await deliver(lmtp, USERS, mail('first'))).toBe('ok')
+    })
+    rmSync(join(data, 'users', USERS[0]!, 'index'), { recursive: true })
+    expect(await mailstead('attachments', 'check', '--config', config)).toMatch(/^1 .*damage: index-missing/)
+    for (const command of ['sweep', 'stats'])
+      expect(await mailstead('attachments', command, '--config', config)).toMatch(/^2 [^]*ann.*index.*is lost/)
+  })
+
   test('without the key of their domain they are read, and what comes is kept with a new one', async () => {
     const { config, data, serve, blobs } = await place()
     const ann = join(data, 'attachments/users', USERS[0]!)

@@ -10,7 +10,7 @@ import { Command } from 'commander'
 import { attachmentsRoot, hasUserIndex, openUserStore } from '@mailstead/app-server'
 import { posixFs } from '@mailstead/fs/posix'
 import { readAttachments } from '@mailstead/mdbox/dovecot'
-import type { Store } from '@mailstead/store'
+import { type Store, StoreError } from '@mailstead/store'
 import { checkStores, reportFindings } from './check.ts'
 import { homeOf } from './dovecot-source.ts'
 import { Exit } from './exit.ts'
@@ -30,8 +30,9 @@ interface RepairFlags extends AttachmentsFlags {
 }
 
 const HOUR_MS = 3_600_000
-/** What of a check is about attachments. */
-const KINDS = /^(?:blob-|hold-|row-missing$|uses-(?:mis|un)counted$|name-unknown$|domain-)/
+/** What of a check is about attachments, or keeps them from being looked at. */
+const KINDS =
+  /^(?:blob-|hold-|row-missing$|uses-(?:mis|un)counted$|name-unknown$|domain-|index-missing$|store-unopenable$|unreadable$)/
 
 export function attachmentsCommand(): Command {
   return new Command('attachments')
@@ -90,11 +91,13 @@ async function eachStore(
   const where = await lookAt(flags)
   const failures: Failure[] = []
   for (const user of subjects(where, flags.user, [])) {
-    if (!hasUserIndex(where.data, user, where.config)) continue
     try {
       await using opened = await open(where, user, readOnly)
       if (opened.store.hasAttachments) await body(user.name, opened.store)
     } catch (error) {
+      // A user who never had mail; an index that is lost is another matter.
+      const isUnmade = error instanceof StoreError && error.code === 'STORE_NOT_FOUND'
+      if (isUnmade && !hasUserIndex(where.data, user, where.config)) continue
       failures.push({ user: user.name, message: (error as Error).message })
     }
   }
