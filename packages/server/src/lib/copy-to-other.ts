@@ -31,6 +31,8 @@ export async function copyToOther(
   options: CopyOptions & { readonly arrival?: ArrivedMove } = {},
 ): Promise<CopyOutcome> {
   const { store, mailbox: name } = to
+  // Before a message is looked at: by one that is gone nobody learns whether there is such a place.
+  await mayInsert(store, name)
   const { view } = from
   await view.load(['received', 'box', 'size', 'form', 'guid'])
   const received: FixedColumn = view.extension('received')!
@@ -71,13 +73,14 @@ export async function moveToOther(
   name: string,
   options: CopyOptions,
 ): Promise<CopyOutcome> {
+  // Also before anything is written for a move that cannot be.
+  await mayInsert(places.to.store, name)
   const { view } = from
   const there = UidSet.fromSorted(Uint32Array.from(uids).filter((uid) => view.rowOf(uid) >= 0))
   if (options.mustExist === true && there.size !== uids.size)
     throw new StoreError('STORE_EXPUNGED', 'some of the messages were expunged', { mailbox: from.name })
   if (there.isEmpty) return { uidValidity: 0, source: there, destination: there }
   const { moves } = places.from
-  await mayInsert(places.to.store, name)
   const id = await from.beginMove(there, places.to.key)
   const arrival = { id, from: places.from.key }
   let outcome: CopyOutcome
@@ -93,11 +96,11 @@ export async function moveToOther(
   return outcome
 }
 
-/** Before anything is written for a move that cannot be. STORE_DENIED, STORE_NO_MAILBOX. */
+/** STORE_DENIED, STORE_NO_MAILBOX. */
 async function mayInsert(store: StoreSession, name: string): Promise<void> {
   if (store.mailbox(name) === undefined) await store.refresh()
   const rights = store.mailbox(name)?.rights ?? 0
   if ((rights & RIGHT_INSERT) !== 0) return
   const code = (rights & RIGHT_LOOKUP) === 0 ? 'STORE_NO_MAILBOX' : 'STORE_DENIED'
-  throw new StoreError(code, 'messages cannot be moved there', { mailbox: name })
+  throw new StoreError(code, 'messages cannot be put there', { mailbox: name })
 }

@@ -32,7 +32,7 @@ import { isInbox, type NamespaceKind, type Namespaces, type Place } from './name
 import type { RecentMarks } from './recent.ts'
 import { Selected } from './selected.ts'
 import { ImapAcl } from './imap-acl.ts'
-import { imapError, type NoMailboxMeans } from './store-errors.ts'
+import { imapError, type NoMailboxMeans, storeCodeOf } from './store-errors.ts'
 import type { User } from './users.ts'
 
 const DELIMITER = '/'
@@ -208,9 +208,16 @@ class SessionOverStore implements ImapSession {
     const own = all.filter(({ name }) => !namespaces.isBeside(name))
     all.length = 0
     all.push(...own)
-    for await (const place of namespaces.places(user, patterns)) {
-      using _held = place
-      await add(place)
+    for await (const there of namespaces.places(user, patterns)) {
+      try {
+        using place = await there.open()
+        await add(place)
+      } catch (error) {
+        // One store's trouble hides what is in it, and nothing else. What is no trouble of a store is a bug, or the server's end.
+        if (storeCodeOf(error) === undefined) throw error
+        tellDamage(this.#onEvent, error)
+        this.#onEvent({ level: 'warn', kind: 'namespace', message: `${there.prefix} cannot be listed`, error })
+      }
     }
     return all
   }

@@ -299,10 +299,11 @@ async function deliverTo(
   }
 }
 
-/** A folder that does not exist means INBOX. */
+/** A folder that does not exist, or that the user closed to deliveries, means INBOX: waiting would not help. */
 function folderOf(mailboxes: StoreSession, detail: string): string {
   if (detail === '' || detail.toUpperCase() === INBOX) return INBOX
-  return findFolder(mailboxes, detail)?.name ?? INBOX
+  const folder = findFolder(mailboxes, detail)
+  return folder === undefined || (folder.rights & RIGHT_POST) === 0 ? INBOX : folder.name
 }
 
 function findFolder(mailboxes: StoreSession, detail: string): MailboxInfo | undefined {

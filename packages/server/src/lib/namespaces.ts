@@ -10,8 +10,10 @@
  *      longer one decides.
  *   2. Whether another user exists is nobody's to learn here: a name of somebody unknown is answered as one of somebody who shares nothing.
  *   3. Nobody meets himself among the others.
+ *   4. That another's store cannot be opened is told to those with whom he shares something; for the rest there is none.
  */
 import type { StoreMoves, StoreSession } from '@mailstead/store'
+import { ServerError } from './error.ts'
 import type { RecentMarks } from './recent.ts'
 import type { StorePool } from './store-pool.ts'
 import type { User, Users } from './users.ts'
@@ -38,6 +40,12 @@ export interface Place extends Disposable {
   /** What the pool calls it. */
   readonly key: string
   readonly moves: StoreMoves
+}
+
+export interface PlaceToOpen {
+  readonly prefix: string
+  /** Fails as opening the store does. */
+  open(): Promise<Place>
 }
 
 /** The store of a public namespace, as a pool knows it: no user has such a name. */
@@ -154,22 +162,30 @@ export class Namespaces {
     // One user has one name here, not several in different case.
     if (owner === undefined || owner.name !== of || owner.name === user.name) return undefined
     if (this.#options.hasStore?.(owner) === false) return undefined
-    return this.#open(user, owner, prefix, owner.name)
+    try {
+      return await this.#open(user, owner, prefix, owner.name)
+    } catch (error) {
+      if (error instanceof ServerError && error.code === 'SERVER_CLOSED') throw error
+      if ((await this.#options.sharers(user)).includes(owner.name)) throw error
+      return undefined
+    }
   }
 
-  /** Every place that may have something to show to the user under one of these patterns; the caller lets go of each. */
-  async *places(user: User, patterns: readonly string[]): AsyncGenerator<Place> {
+  /** Every place that may have something to show to the user under one of these patterns; the caller opens them, and lets go of each. */
+  async *places(user: User, patterns: readonly string[]): AsyncGenerator<PlaceToOpen> {
     for (const space of this.#list.toReversed()) {
       if (!patterns.some((pattern) => mayMatchBelow(pattern, space.head))) continue
       if (space.kind === 'public') {
-        yield await this.#open(user, publicPrincipal(space.prefix), space.prefix, undefined)
+        const { prefix } = space
+        yield { prefix, open: () => this.#open(user, publicPrincipal(prefix), prefix, undefined) }
         continue
       }
       for (const name of await this.#options.sharers(user)) {
         const prefix = `${space.head}${name}${space.tail}`
         if (!patterns.some((pattern) => mayMatchBelow(pattern, prefix))) continue
         const owner = this.#options.users.lookup(name)
-        if (owner !== undefined && owner.name !== user.name) yield await this.#open(user, owner, prefix, owner.name)
+        if (owner === undefined || owner.name === user.name) continue
+        yield { prefix, open: () => this.#open(user, owner, prefix, owner.name) }
       }
     }
   }

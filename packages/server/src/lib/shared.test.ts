@@ -4,6 +4,7 @@ import { connect } from 'node:net'
 import { setImmediate } from 'node:timers/promises'
 import { aclList, encodeAcl, parseRights, parseIdentifier } from '@mailstead/acl'
 import { parsePrivacyPolicy, type PrivacyPolicy } from '@mailstead/acl/private-flags'
+import { FsError } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
 import { ImapTestClient } from '@mailstead/imap/testing'
 import fc from 'fast-check'
@@ -154,6 +155,75 @@ describe('namespaces', () => {
       expect((await client.command(`SELECT ${name}`)).text).toMatch(/^NO \[NONEXISTENT\]/)
     expect(made).toEqual(['bob'])
     await client[Symbol.asyncDispose]()
+  })
+  test('do not tell it by messages that are gone, which are copied nowhere', async () => {
+    await publicly('Hidden', { 'user=carol': 'lr' })
+    for (const command of ['UID COPY', 'UID MOVE'])
+      for (const name of ['shared/nobody/Secret', 'shared/alice/INBOX', 'Public/None', 'Public/Hidden']) {
+        // A MOVE would tell what is gone: each has a session that does not know it yet.
+        await server.deliver('bob', message('gone'))
+        const one = await as('bob', 'SELECT INBOX')
+        await as('bob', 'SELECT INBOX', 'STORE 1:* +FLAGS (\\Deleted)', 'EXPUNGE')
+        expect([command, name, (await one.command(`${command} 1:* ${name}`)).text]).toEqual([
+          command,
+          name,
+          expect.stringMatching(/^NO \[TRYCREATE\]/),
+        ])
+      }
+  })
+  test('are there as far as their stores can be opened, and trouble is told to those who share only', async () => {
+    const disks = new Map(Object.keys(passwords).map((name) => [name, testStorage(name)]))
+    const registry = memoryFs()
+    const broken = new Set<string>()
+    const storage = (name: string): ReturnType<ReturnType<typeof testStorage>> => {
+      if (broken.has(name)) throw new FsError('FS_IO', 'the disk is away')
+      return disks.get(name)!()
+    }
+    const options = {
+      users: passwords,
+      storage: async ({ name }: { readonly name: string }) => storage(name),
+      shared: {
+        registry,
+        namespaces: [
+          { kind: 'shared', prefix: 'shared/%user/' },
+          {
+            kind: 'public',
+            prefix: 'Public/',
+            storage: () => Promise.reject(new FsError('FS_IO', 'the disk is away')),
+          },
+        ] as const,
+      },
+    }
+    const login = async (of: TestServer, user: keyof typeof passwords): Promise<ImapTestClient> => {
+      const client = new ImapTestClient(connect(of.imap.port))
+      clients.push(client)
+      await client.line()
+      await client.ok(`LOGIN ${user} ${passwords[user]}`)
+      return client
+    }
+    {
+      await using one = await testServer(options)
+      for (const user of ['alice', 'carol'] as const) await (await login(one, user)).ok('SETACL INBOX bob lr')
+      for (const client of clients.splice(0)) await client[Symbol.asyncDispose]()
+    }
+    broken.add('alice').add('dave@example.org')
+    await using two = await testServer(options)
+    const bob = await login(two, 'bob')
+    expect(listed(await bob.ok('LIST "" *'))).toEqual([
+      '(\\HasNoChildren) "/" INBOX',
+      '(\\HasNoChildren) "/" shared/carol/INBOX',
+      '(\\Noselect \\HasChildren) "/" shared',
+      '(\\Noselect \\HasChildren) "/" shared/carol',
+    ])
+    expect(two.events.filter(({ kind }) => kind === 'namespace').map(({ message }) => message)).toEqual([
+      'Public/ cannot be listed',
+      'shared/alice/ cannot be listed',
+    ])
+    expect((await bob.command('STATUS shared/alice/INBOX (MESSAGES)')).text).toMatch(/^NO \[UNAVAILABLE\]/)
+    // Whether there is a Dave, whose disk is away too, is none of Bob's business.
+    for (const name of ['shared/dave@example.org/INBOX', 'shared/nobody/INBOX'])
+      expect((await bob.command(`STATUS ${name} (MESSAGES)`)).text).toMatch(/^NO \[NONEXISTENT\]/)
+    for (const client of clients.splice(0)) await client[Symbol.asyncDispose]()
   })
   test('have names that no mailbox can take, and their mailboxes no other namespace’s', async () => {
     await publicly('Team', { 'user=bob': 'lrkx' })
@@ -515,6 +585,7 @@ describe('messages', () => {
   })
   test('are delivered to shared folders by those who may post there, else to INBOX', async () => {
     await publicly('Team', { 'user=bob': 'lp' })
+    await as('carol', 'CREATE Closed', 'SETACL Closed carol lra')
     const client = new ImapTestClient(connect(server.lmtp.port))
     clients.push(client)
     await client.line()
@@ -531,11 +602,14 @@ describe('messages', () => {
     await say('RCPT TO:<carol+Public/Team@example.org>', /^250 /)
     await say('RCPT TO:<bob@example.org>', /^250 /)
     await say('RCPT TO:<bob+shared/alice/INBOX@example.org>', /^250 /)
+    await say('RCPT TO:<carol+Closed@example.org>', /^250 /)
     await say('DATA', /^354 /)
     client.send(`${message('posted')}.\r\n`)
-    const replies = [await client.line(), await client.line(), await client.line(), await client.line()]
+    const replies: string[] = []
+    while (replies.length < 5) replies.push(await client.line())
     expect(replies.map((line) => line.replace(/^250 2\.1\.5 Saved \d+ in /, ''))).toEqual([
       'Public/Team',
+      'INBOX',
       'INBOX',
       'INBOX',
       'INBOX',
