@@ -215,3 +215,19 @@ async function filesOf(fs: Fs, path: string): Promise<string[]> {
       else found.push(name)
   return found
 }
+
+test('a repair lowers no uses while it cannot read what some message holds', async () => {
+  const world = await open(memoryFs(), 'index')
+  const [one, two] = await save(world, mailWith(randomBytes(5000)), mailWith(randomBytes(5000)))
+  // As a version to come writes it.
+  const unknown = { ...two!, segments: Uint8Array.of(9, ...two!.segments!.subarray(1)) }
+  await world.store.repair(segmentsOf([one!, unknown]))
+  expect((await world.store.stats()).references).toBe(2)
+  for (let times = 0; times < 4; times++) {
+    world.clock.ms += 2 * DAY
+    await world.store.sweep()
+  }
+  expect(await read(world, two!)).toBe(true)
+  await world.store.repair(segmentsOf([one!]))
+  expect((await world.store.stats()).references).toBe(1)
+})

@@ -108,7 +108,7 @@ class Attachments implements SisAttachmentStore {
   }
 
   drop(messages: readonly Uint8Array[]): Promise<{ record(tx: ReferenceTransaction): void }> {
-    return this.#blobs.drop(messages.flatMap(refsOf))
+    return this.#blobs.drop(messages.flatMap((segments) => refsOf(segments)))
   }
 
   async sweep(options?: SweepOptions): Promise<SweepReport> {
@@ -125,7 +125,10 @@ class Attachments implements SisAttachmentStore {
 
   async repair(messages: Messages, options?: RepairOptions): Promise<readonly SisFinding[]> {
     await this.#blobs.mustBeHere()
-    return repair(this.#blobs, referencesOf(messages), options)
+    // What they hold that cannot be read, of a newer version perhaps, must not be taken for nothing.
+    let unread = 0
+    const references = referencesOf(messages, () => unread++)
+    return repair(this.#blobs, references, { incomplete: () => options?.incomplete === true || unread > 0 })
   }
 
   stats(): Promise<SisStats> {
@@ -183,15 +186,16 @@ class Batch implements SisBatch {
 }
 
 /** What segments that cannot be read hold is not known: nothing. */
-function refsOf(segments: Uint8Array): readonly Uint8Array[] {
+function refsOf(segments: Uint8Array, onUnread?: () => void): readonly Uint8Array[] {
   try {
     return segmentRefs(segments)
   } catch (error) {
-    if (error instanceof SisError && error.code === 'SIS_CORRUPT') return []
-    throw error
+    if (!(error instanceof SisError && error.code === 'SIS_CORRUPT')) throw error
+    onUnread?.()
+    return []
   }
 }
 
-async function* referencesOf(messages: Messages): AsyncGenerator<readonly Uint8Array[]> {
-  for await (const page of messages) yield page.flatMap(refsOf)
+async function* referencesOf(messages: Messages, onUnread?: () => void): AsyncGenerator<readonly Uint8Array[]> {
+  for await (const page of messages) yield page.flatMap((segments) => refsOf(segments, onUnread))
 }

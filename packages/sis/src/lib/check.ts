@@ -202,13 +202,15 @@ export interface RepairOptions {
 export async function repair(
   store: BlobStore,
   references: References,
-  { incomplete = false }: RepairOptions = {},
+  options: { readonly incomplete?: boolean | (() => boolean) } = {},
 ): Promise<readonly SisFinding[]> {
   const { host, directory } = store
   const { table } = host
   const findings: SisFinding[] = []
   await host.refresh()
   const { by, without } = await count(store, references)
+  // Asked once all were told.
+  const incomplete = typeof options.incomplete === 'function' ? options.incomplete() : options.incomplete === true
   for await (const rows of rowsOf(table)) {
     const changed: { readonly uid: number; readonly columns: Readonly<Record<string, Uint8Array | number>> }[] = []
     for (const row of rows) {
