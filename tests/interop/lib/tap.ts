@@ -3,7 +3,7 @@
  * of it (fetchmail): what it was given is read here, from the wire, and hashed.
  */
 import { connect, createServer, type Server as TcpServer, type Socket } from 'node:net'
-import { bytesOf } from './values.ts'
+import { bytesOf, type Value } from './values.ts'
 import { fetched, splitResponses } from './imap.ts'
 
 export class Tap {
@@ -40,22 +40,31 @@ export class Tap {
     const whole = new Map<number, Buffer>()
     const headers = new Map<number, Buffer>()
     const texts = new Map<number, Buffer>()
-    for (const chunks of this.#streams) {
-      for (const response of splitResponses(Buffer.concat(chunks))) {
-        if (response.type !== 'FETCH') continue
-        for (const [name, value] of fetched(response)) {
-          const number = response.number ?? 0
-          if (name === 'BODY[]' || name === 'RFC822') whole.set(number, bytesOf(value))
-          if (name === 'BODY[HEADER]' || name === 'RFC822.HEADER') headers.set(number, bytesOf(value))
-          if (name === 'BODY[TEXT]' || name === 'RFC822.TEXT') texts.set(number, bytesOf(value))
-        }
-      }
+    for (const { number, name, value } of this.#fetched()) {
+      if (name === 'BODY[]' || name === 'RFC822') whole.set(number, bytesOf(value))
+      if (name === 'BODY[HEADER]' || name === 'RFC822.HEADER') headers.set(number, bytesOf(value))
+      if (name === 'BODY[TEXT]' || name === 'RFC822.TEXT') texts.set(number, bytesOf(value))
     }
     for (const [number, header] of headers) {
       const text = texts.get(number)
       if (text !== undefined && !whole.has(number)) whole.set(number, Buffer.concat([header, text]))
     }
     return whole
+  }
+
+  /** How often a whole message was sent. */
+  bodies(): number {
+    let count = 0
+    for (const { name } of this.#fetched()) if (name === 'BODY[]' || name === 'RFC822') count++
+    return count
+  }
+
+  *#fetched(): Generator<{ readonly number: number; readonly name: string; readonly value: Value }> {
+    for (const chunks of this.#streams)
+      for (const response of splitResponses(Buffer.concat(chunks))) {
+        if (response.type !== 'FETCH') continue
+        for (const [name, value] of fetched(response)) yield { number: response.number ?? 0, name, value }
+      }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
