@@ -1,5 +1,6 @@
 /** Access control lists as IMAP shows and changes them (RFC 4314), over the lists that stores keep. */
 import {
+  Acl,
   AclError,
   type AclList,
   ADMIN,
@@ -14,6 +15,7 @@ import {
   parseImapIdentifier,
   parseRights,
   RIGHT_LETTERS,
+  subjectOf,
 } from '@mailstead/acl'
 import { type AclEntry, type AclRights, type AclSession, ImapError, type RightsChange } from '@mailstead/imap'
 import { ALL_RIGHTS } from '@mailstead/store'
@@ -29,6 +31,7 @@ export interface ImapAclOptions {
   readonly in: <T>(name: string, work: (place: Place, local: string) => Promise<T>) => Promise<T>
   /** Rights may be given to everybody. */
   readonly anyone: boolean
+  readonly groupsOf: (user: string) => readonly string[]
 }
 
 export class ImapAcl implements AclSession {
@@ -108,13 +111,23 @@ export class ImapAcl implements AclSession {
         if (!this.#options.anyone && !whom.negative && (whom.kind === 'anyone' || whom.kind === 'authenticated'))
           throw new ImapError('NOPERM', 'Rights for everybody are not given here')
         try {
-          const list = change(value === undefined ? EMPTY_ACL : readAcl(value), whom)
+          const before = value === undefined ? EMPTY_ACL : readAcl(value)
+          const list = change(before, whom)
+          if (whom.kind === 'group-override' && this.#ownerHas(before, owner) && !this.#ownerHas(list, owner))
+            throw new ImapError('CANNOT', 'The owner is in this group, and always has the rights l and a')
           return list.entries.length === 0 && list.broken.length === 0 ? undefined : encodeAcl(list)
         } catch (error) {
           throw aclProblem(error)
         }
       })
     })
+  }
+
+  /** Entries of groups that come before those of users are the only ones that could take it from him. */
+  #ownerHas(local: AclList, owner: string | undefined): boolean {
+    if (owner === undefined) return true
+    const rights = new Acl({ owner, local }).rightsFor(subjectOf(owner, this.#options.groupsOf(owner)))
+    return (rights & OWNER_HAS) === OWNER_HAS
   }
 }
 

@@ -106,6 +106,7 @@ class SessionOverStore implements ImapSession {
     if (beside !== undefined)
       this.acl = new ImapAcl({
         anyone: beside.anyone,
+        groupsOf: (user) => beside.namespaces.groupsOf(user),
         in: (name, work) =>
           this.#renamed(async () => {
             using place = await this.#placeOf(name)

@@ -147,6 +147,11 @@ export class Namespaces {
     return this.#list.find(({ head }) => name.startsWith(head))
   }
 
+  /** Groups of a user, as they are now. */
+  groupsOf(user: string): readonly string[] {
+    return this.#options.users.lookup(user)?.groups ?? []
+  }
+
   /** Where a name is that `isBeside`; undefined: nowhere. Fails as opening the store does. */
   async place(user: User, name: string): Promise<Place | undefined> {
     const space = this.#of(name)

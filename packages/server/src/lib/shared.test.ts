@@ -366,6 +366,16 @@ describe('rights', () => {
     expect((await bob.command('SETACL shared/alice/Mine $ l')).text).toMatch(/^(?:NO \[CANNOT\]|OK)/)
     await bob.ok('SETACL shared/alice/Mine -$team r')
     expect(await alice.ok('GETACL Mine')).toEqual([expect.stringContaining(' -$team r')])
+    // An override comes before what is the owner's: of a group that he is in it may not take these two.
+    groups['alice'] = ['crew']
+    for (const entry of ['!$crew lr', '!$crew ""', '-!$crew a'])
+      expect((await bob.command(`SETACL shared/alice/Mine ${entry}`)).text).toMatch(/^NO \[CANNOT\]/)
+    await bob.ok('SETACL shared/alice/Mine !$team ""')
+    await bob.ok('SETACL shared/alice/Mine !$crew lra')
+    expect((await bob.command('SETACL shared/alice/Mine !$crew -a')).text).toMatch(/^NO \[CANNOT\]/)
+    expect(await alice.ok('MYRIGHTS Mine')).toEqual(['* MYRIGHTS Mine lra'])
+    await alice.ok('DELETEACL Mine !$crew')
+    expect(await alice.ok('MYRIGHTS Mine')).toEqual(['* MYRIGHTS Mine lrwstipekxacd'])
   })
 })
 
