@@ -264,54 +264,91 @@ describe('namespaces', () => {
   })
 })
 
-test('LIST with rights and counters of many shared mailboxes opens none of them', async () => {
-  const storage = testStorage('many')
+test('LIST with rights and counters of many shared mailboxes opens none of them, also where \\Seen is each user’s own', async () => {
   const opened: string[] = []
-  await using many = await testServer({
-    users: passwords,
-    shared: {
-      namespaces: [
-        {
-          kind: 'public',
-          prefix: 'Many/',
-          storage: async () => {
-            const { fs, box } = await storage()
-            const counted = new Proxy(fs, {
-              get(target, key) {
-                const value: unknown = Reflect.get(target, key, target)
-                if (key !== 'open') return value
-                return (...args: Parameters<typeof fs.open>) => {
-                  opened.push(args[0])
-                  return target.open(...args)
-                }
-              },
-            })
-            return { fs: counted, box }
-          },
+  const counting = (name: string): ReturnType<typeof testStorage> => {
+    const storage = testStorage(name)
+    return async () => {
+      const { fs, box } = await storage()
+      const counted = new Proxy(fs, {
+        get(target, key) {
+          const value: unknown = Reflect.get(target, key, target)
+          if (key !== 'open') return value
+          return (...args: Parameters<typeof fs.open>) => {
+            opened.push(args[0])
+            return target.open(...args)
+          }
         },
-      ],
-    },
-  })
+      })
+      return { fs: counted, box }
+    }
+  }
+  // As many users as mailboxes: every second one by name, the others by a group.
+  const names = Array.from({ length: COUNT }, (_, n) => `user${n}`)
+  const [byGroup, byName, unmarked] = ['user0', 'user1', 'user2']
+  const disks = new Map(names.map((name) => [name, counting(name)]))
+  const options = {
+    users: Object.fromEntries(names.map((name) => [name, 'p'])),
+    groups: (name: string) => ['everybody', `group${name.slice(4)}`],
+    storage: ({ name }: { readonly name: string }) => disks.get(name)!(),
+    shared: { namespaces: [{ kind: 'public', prefix: 'Many/', storage: counting('many') }] as const },
+  }
+  const logIn = async (to: TestServer, user: string): Promise<ImapTestClient> => {
+    const client = new ImapTestClient(connect(to.imap.port))
+    await client.line()
+    await client.ok(`LOGIN ${user} p`)
+    return client
+  }
   {
+    await using many = await testServer(options)
     using lease = await many.server.stores.acquire(publicPrincipal('Many/'))
     const session = lease.store.as({ name: 'root', unrestricted: true })
-    const list = encodeAcl(aclList([{ kind: 'user', name: 'bob', rights: parseRights('lr') }]))
-    await session.changeAcl('', () => list)
-    for (let n = 0; n < COUNT; n++) await session.create(`Box ${n}`)
+    const all = names.map((_, n) => {
+      const rights = parseRights('lrs')
+      return n % 2 === 1
+        ? { kind: 'user' as const, name: `user${n}`, rights }
+        : { kind: 'group' as const, name: `group${n}`, rights }
+    })
+    await session.changeAcl('', () => encodeAcl(aclList(all)))
+    await session.changePrivacy('', parsePrivacyPolicy('shared \\Seen') as PrivacyPolicy)
+    for (let n = 0; n < COUNT; n++) {
+      await session.create(`Box ${n}`)
+      // A list of its own, which says nothing of most.
+      const one = { kind: 'user' as const, name: `user${n}`, rights: parseRights('lrswit') }
+      if (n > 2) await session.changeAcl(`Box ${n}`, () => encodeAcl(aclList([one])))
+    }
     await using batch = session.save()
     for (let n = 0; n < COUNT; n++) await batch.add(Buffer.from(message('x')), [{ mailbox: `Box ${n}` }])
     await batch.commit()
+    for (const user of [byGroup, byName]) {
+      const client = await logIn(many, user!)
+      for (let n = user === byGroup ? 0 : 1; n < COUNT; n += user === byGroup ? 4 : 5)
+        for (const command of [`SELECT "Many/Box ${n}"`, 'STORE 1 +FLAGS (\\Seen)']) await client.ok(command)
+      await client[Symbol.asyncDispose]()
+    }
   }
-  const client = new ImapTestClient(connect(many.imap.port))
-  await client.line()
-  await client.ok('LOGIN bob b')
-  opened.length = 0
-  const lines = await client.ok('LIST "" Many/* RETURN (MYRIGHTS STATUS (MESSAGES UNSEEN))')
-  expect(lines.filter((line) => line.endsWith(' (MESSAGES 1 UNSEEN 1)'))).toHaveLength(COUNT)
-  expect(lines.filter((line) => /^\* MYRIGHTS .* lr$/.test(line))).toHaveLength(COUNT)
-  expect(opened.filter((path) => path.includes('mailbox'))).toEqual([])
-  expect(opened.length).toBeLessThan(10)
-  await client[Symbol.asyncDispose]()
+  // Started anew: nothing is open yet, or known.
+  await using many = await testServer(options)
+  for (const [user, seen] of [
+    [byGroup, COUNT / 4],
+    [byName, COUNT / 5],
+    [unmarked, 0],
+  ] as const) {
+    const client = await logIn(many, user!)
+    opened.length = 0
+    const lines = await client.ok('LIST "" Many/* RETURN (MYRIGHTS STATUS (MESSAGES UNSEEN))')
+    const told = (status: string): number => lines.filter((line) => line.endsWith(` (${status})`)).length
+    expect([user, told('MESSAGES 1 UNSEEN 0'), told('MESSAGES 1 UNSEEN 1')]).toEqual([user, seen, COUNT - seen])
+    expect(lines.filter((line) => /^\* MYRIGHTS .* lrs$/.test(line))).toHaveLength(COUNT)
+    for (let n = 0; n < COUNT; n += COUNT / 10) await client.ok(`STATUS "Many/Box ${n}" (UNSEEN)`)
+    expect(opened.filter((path) => /mailbox|private|order/.test(path))).toEqual([])
+    expect(opened.length).toBeLessThan(10)
+    // What is counted is what SELECT opens: the mailbox, and what the user has of his own in it.
+    await client.ok('SELECT "Many/Box 0"')
+    for (const name of user === byGroup ? ['mailbox-', 'private-', 'order-'] : [])
+      expect([name, opened.some((path) => path.includes(name))]).toEqual([name, true])
+    await client[Symbol.asyncDispose]()
+  }
 })
 
 describe('rights', () => {
