@@ -7,7 +7,7 @@
  * missing marker alone.
  */
 import { type Stats, statSync } from 'node:fs'
-import { resolve } from 'node:path'
+import { dirname, resolve, sep } from 'node:path'
 import { type Fs, FsError, type RootRole } from '@mailstead/fs'
 import { posixFs } from '@mailstead/fs/posix'
 import {
@@ -134,6 +134,15 @@ export async function mustBeMounted(path: string, { registry, probe }: Mounts): 
   if (registry === undefined) return
   await using guard = mountGuard({ path: resolve(path), registry, probe })
   await guard.check('')
+}
+
+/** Of a file that may be in a root: then that root must be there, too. */
+export function guardOfFile(file: string, root: InRoot, mounts: Mounts & { readonly registry: MountRegistry }): Guard {
+  const path = dirname(resolve(file))
+  const isInRoot = `${path}${sep}`.startsWith(`${resolve(root.path)}${sep}`)
+  return isInRoot
+    ? guardOf(path, { root, mounts })
+    : mountGuard({ path, registry: mounts.registry, probe: mounts.probe })
 }
 
 /** FS_UNAVAILABLE if what the directory is on does not answer: a look at it might never end, and everybody would wait. */

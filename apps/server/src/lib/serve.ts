@@ -13,7 +13,7 @@ import { makeAttachmentsBelow } from './attachments-root.ts'
 import { formatListen, type Listen } from './config.ts'
 import { checkDataDirectory, initDataDirectory, userStorage } from './data-directory.ts'
 import { eventLog, serverLog } from './log.ts'
-import { mustBeMounted, startMounts } from './mounts.ts'
+import { guardOfFile, mustBeMounted, startMounts } from './mounts.ts'
 import { checkRootDirectory } from './roots.ts'
 import type { Settings } from './settings.ts'
 import { sharedMail } from './shared-mail.ts'
@@ -35,12 +35,14 @@ export async function startFromSettings(settings: Settings): Promise<MailServer>
     await mustBeMounted(data, mounts)
     await initDataDirectory(data)
   }
-  await checkDataDirectory(data, mounts)
+  const uuid = await checkDataDirectory(data, mounts)
   // A data directory of before there were attachments gets the directory for them now.
   if (config.attachments.path === undefined) await makeAttachmentsBelow({ data, mounts })
   if (config.index !== undefined) await checkRootDirectory(config.index.path, 'index', mounts)
+  const guard = held.use(guardOfFile(settings.users, { path: data, role: 'data', uuid }, mounts))
+  await guard.check('')
   if (settings.init && !existsSync(settings.users)) writeFileSync(settings.users, '', { flag: 'wx', mode: 0o600 })
-  const users = usersFile(settings.users, { onEvent })
+  const users = usersFile(settings.users, { onEvent, storage: () => guard.check('') })
   const { imapSettings, lmtpSettings, store } = config
   const stored = (): Iterable<UserEntry> => parseUsers(readFileSync(settings.users, 'utf8')).users.values()
   const shared = held.use(await sharedMail(data, config, { users: stored, mounts, onEvent }))

@@ -11,8 +11,7 @@ import { openMounts } from './mounts.ts'
 import { startDemo } from './start-demo.ts'
 
 const SOURCE = join(import.meta.dirname, '../index.ts')
-const PROGRAM = `import { openMounts } from './mounts.ts'
-import { startDemo } from ${JSON.stringify(SOURCE)}; await startDemo(process.argv.slice(1)); process.exit(0)`
+const PROGRAM = `import { startDemo } from ${JSON.stringify(SOURCE)}; await startDemo(process.argv.slice(1)); process.exit(0)`
 
 /** What `npm start` runs, as a process of its own, until it is ready. */
 async function start(data: string): Promise<{ text: string; port: number; stop: () => Promise<number | null> }> {

@@ -14,7 +14,7 @@
 import type { AddressInfo } from 'node:net'
 import { type MailboxInfo, RIGHT_POST, type SaveTarget, type StoreSession } from '@mailstead/store'
 import type { SMTPServerDataStream, SMTPServerOptions, SMTPServerSession } from 'smtp-server'
-import { recipientOf } from './address.ts'
+import { type Recipient, recipientOf } from './address.ts'
 import { broadcast } from './broadcast.ts'
 import { ServerError } from './error.ts'
 import type { OnServerEvent } from './events.ts'
@@ -111,18 +111,24 @@ export function lmtpServer(options: LmtpOptions): LmtpServer {
         callback(replyError(555, '5.5.4', 'Parameter is not known'))
         return
       }
-      const recipient = recipientOf(address.address, users, options.separator)
-      const list = accepted.get(session)
-      if (recipient === undefined || list === undefined) {
-        callback(replyError(550, '5.1.1', `No such user: ${printable(address.address)}`))
+      const find = (): Recipient | undefined => recipientOf(address.address, users, options.separator)
+      const answer = (recipient: Recipient | undefined): void => {
+        const list = accepted.get(session)
+        if (recipient === undefined || list === undefined)
+          callback(replyError(550, '5.1.1', `No such user: ${printable(address.address)}`))
+        else if (list.length >= options.recipientsMax) callback(replyError(452, '4.5.3', 'Too many recipients'))
+        else {
+          list.push({ ...recipient, address: address.address })
+          callback()
+        }
+      }
+      const known = find()
+      if (known !== undefined || users.renew === undefined) {
+        answer(known)
         return
       }
-      if (list.length >= options.recipientsMax) {
-        callback(replyError(452, '4.5.3', 'Too many recipients'))
-        return
-      }
-      list.push({ ...recipient, address: address.address })
-      callback()
+      const later = (): void => callback(replyError(451, '4.3.0', 'Who is known cannot be told now; try again later'))
+      users.renew().then((certain) => (certain ? answer(find()) : later()), later)
     },
     onData(stream, session, callback) {
       const list = accepted.get(session) ?? []

@@ -3,7 +3,8 @@
  *
  * INVARIANTS
  *   1. An unknown user costs as much as a wrong password.
- *   2. The file is read again when it changed; while it cannot be read, the last good content counts.
+ *   2. The file is read again when it changed; while it cannot be read, or its storage is away, the last good content counts, and
+ *      whoever is not in it is not known to be unknown.
  *   3. At most HASHES_AT_ONCE passwords are hashed at a time: a flood of logins cannot take all memory and all threads.
  */
 import type { PrivateFlags } from '@mailstead/acl/private-flags'
@@ -28,6 +29,8 @@ export interface Users {
   authenticate(name: string, password: string): Promise<User | undefined>
   /** Undefined: unknown. */
   lookup(name: string): User | undefined
+  /** Looks again for what changed. False: it cannot be told now who is unknown. (default: it always can) */
+  renew?(): Promise<boolean>
 }
 
 const HASHES_AT_ONCE = 2
@@ -40,6 +43,8 @@ const REMEMBERED_MAX = 10_000
 
 export interface UsersFileOptions {
   readonly onEvent?: OnServerEvent
+  /** Asked before each reading but the first: throws, or rejects, while the storage of the file is away, or another than it was. */
+  readonly storage?: () => Promise<void> | undefined
   /** Milliseconds, not going back. (default performance.now) */
   readonly clock?: () => number
 }
@@ -61,12 +66,28 @@ export function usersFile(path: string, options: UsersFileOptions = {}): Users {
       onEvent({ level: 'warn', kind: 'users-line', message: `${path}:${line}: ${message}; the line is disabled`, line })
     checker = new PasswordChecker(parsed.users)
   }
+  const tell = (error: unknown): false => {
+    onEvent({ level: 'error', kind: 'users-file', message: `${path} cannot be read; the last content counts`, error })
+    return false
+  }
   const recheck = (): void => {
     checkedAt = clock()
     try {
-      load()
+      const asked = options.storage?.()
+      if (asked === undefined) load()
+      else void asked.then(load).catch(tell)
     } catch (error) {
-      onEvent({ level: 'error', kind: 'users-file', message: `${path} cannot be read; the last content counts`, error })
+      tell(error)
+    }
+  }
+  const renew = async (): Promise<boolean> => {
+    checkedAt = clock()
+    try {
+      await options.storage?.()
+      load()
+      return true
+    } catch (error) {
+      return tell(error)
     }
   }
   try {
@@ -83,7 +104,7 @@ export function usersFile(path: string, options: UsersFileOptions = {}): Users {
       const user = await before.authenticate(name, password)
       if (user !== undefined) return user
       // Perhaps the file changed within the last second: a new user, a new password. Only then it is tried again.
-      recheck()
+      await renew()
       return checker === before ? undefined : checker.authenticate(name, password)
     },
     lookup(name) {
@@ -93,6 +114,7 @@ export function usersFile(path: string, options: UsersFileOptions = {}): Users {
       recheck()
       return checker.users.get(userKey(name))
     },
+    renew,
   }
 }
 
