@@ -36,6 +36,8 @@ export interface CacheInput {
 /** A value derived from a message, kept under its name. */
 export interface CacheField {
   readonly name: string
+  /** It depends on the header of the message alone, and on nothing that the bodies of parts decide. */
+  readonly headerOnly: boolean
   /** Never fails, whatever the message. */
   readonly compute: (message: CacheInput) => Uint8Array
 }
@@ -66,16 +68,19 @@ function isTruncated({ structure }: CacheInput): boolean {
 export const imapCacheFields: readonly CacheField[] = [
   {
     name: 'imap.envelope',
+    headerOnly: true,
     compute: ({ header }) => Buffer.from(envelopeText(readingOf(header).envelope), 'latin1'),
   },
-  { name: 'imap.bodystructure', compute: ({ structure }) => formatBodyStructure(structure) },
-  { name: 'imap.body', compute: ({ structure }) => formatBody(structure) },
+  { name: 'imap.bodystructure', headerOnly: false, compute: ({ structure }) => formatBodyStructure(structure) },
+  { name: 'imap.body', headerOnly: false, compute: ({ structure }) => formatBody(structure) },
   {
     name: 'hdr',
+    headerOnly: true,
     compute: (message) => (isTruncated(message) ? nothing : writeHeaderField(readingOf(message.header).fields)),
   },
   {
     name: 'search',
+    headerOnly: true,
     compute: (message) => {
       if (isTruncated(message)) return nothing
       const { fields } = readingOf(message.header)
@@ -90,15 +95,17 @@ export const imapCacheFields: readonly CacheField[] = [
   },
   {
     name: 'sort',
+    headerOnly: true,
     compute: ({ header }) => writeSortField(readingOf(header).envelope),
   },
   {
     name: 'thread',
+    headerOnly: true,
     compute: ({ header }) => {
       const { envelope, fields } = readingOf(header)
       const { messageId, inReplyTo } = envelope
       return writeThreadField({ messageId, inReplyTo, references: fields.all('references') })
     },
   },
-  { name: 'mime.parts', compute: ({ structure }) => encodeStructure(structure) },
+  { name: 'mime.parts', headerOnly: false, compute: ({ structure }) => encodeStructure(structure) },
 ]

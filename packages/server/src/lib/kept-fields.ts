@@ -13,8 +13,11 @@ const DECISIONS: Readonly<Record<string, CacheField['decision']>> = {
   thread: 'temp',
 }
 
-export const keptFields: NonNullable<StoreOptions['cacheFields']> = imapCacheFields.map(({ name, compute }) => ({
-  name,
-  decision: DECISIONS[name] ?? 'yes',
-  compute,
-}))
+export const keptFields: NonNullable<StoreOptions['cacheFields']> = imapCacheFields.map(
+  ({ name, headerOnly, compute }) => ({
+    name,
+    headerOnly,
+    decision: DECISIONS[name] ?? 'yes',
+    compute,
+  }),
+)

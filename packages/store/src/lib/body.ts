@@ -7,7 +7,7 @@
  *
  * MEMORY   the box's buffer of a message that it reads whole, and a chunk.
  */
-import type { BoxMessage } from '@mailstead/box'
+import type { AttachmentPart, BoxMessage } from '@mailstead/box'
 import { canonicalBytes } from '@mailstead/message'
 import type { MessageBody } from './contract.ts'
 import { StoreError } from './error.ts'
@@ -17,6 +17,7 @@ import { storeError } from './failure.ts'
 export const BODY_CHUNK: number = 64 * 1024
 /** Most that `sliceSync` reads of a message that is not in memory. */
 export const BODY_SLICE_MAX: number = 256 * 1024
+const NO_PARTS: readonly AttachmentPart[] = []
 const LF = 10
 const CR = 13
 
@@ -79,11 +80,13 @@ class LargeBody implements MessageBody {
   readonly #message: BoxMessage
   readonly #mailbox: string
   readonly size: number
+  readonly parts: readonly AttachmentPart[]
 
   constructor(message: BoxMessage, size: number, mailbox: string) {
     this.#message = message
     this.#mailbox = mailbox
     this.size = size
+    this.parts = message.parts ?? NO_PARTS
   }
 
   sliceSync(start: number, end: number): Uint8Array | undefined {

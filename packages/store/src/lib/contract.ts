@@ -7,6 +7,7 @@
 import type {
   AltmoveReport,
   AttachmentFormat,
+  AttachmentPart,
   AttachmentStats,
   AttachmentSweepOptions,
   AttachmentSweepReport,
@@ -48,6 +49,10 @@ export interface CacheField {
    * somebody asked for it. (default 'yes')
    */
   readonly decision?: CacheDecision
+  /**
+   * It depends on headers alone: it is kept also of a message that was read without attachments, since they are missing or away. (default false)
+   */
+  readonly headerOnly?: boolean
   compute(message: { readonly structure: MessageStructure; readonly header: Uint8Array }): Uint8Array
 }
 
@@ -179,6 +184,8 @@ export interface SaveBatch extends AsyncDisposable {
 export interface MessageBody extends AsyncDisposable, Disposable {
   /** Canonical bytes. */
   readonly size: number
+  /** Ranges that lie in a store of attachments, in order, not overlapping: each may fail alone. Absent where there are none, or they cannot be told. */
+  readonly parts?: readonly AttachmentPart[]
   /** Bytes `start` … `end` - 1 of the canonical form, without a turn of the event loop; undefined where that cannot be (large, or a file system without sync reads). Valid until disposed. */
   sliceSync(start: number, end: number): Uint8Array | undefined
   /** The same in chunks of bounded size. */
@@ -236,7 +243,11 @@ export interface Mailbox extends AsyncDisposable {
   body(view: TableView, row: number): Promise<MessageBody>
   /** Without a turn of the event loop; undefined where that cannot be. Throws as `body` rejects. */
   bodySync(view: TableView, row: number): MessageBody | undefined
-  /** Computes the cache fields of a message again (the cache is disposable), keeps them, and returns them by name. */
+  /**
+   * Computes the cache fields of a message again (the cache is disposable), keeps them, and returns them by name. Where attachments cannot
+   * be read they are computed without: sizes and offsets are right, but line counts of those parts, and of what encloses them, are what
+   * they most likely are. Then only what depends on headers alone is kept. Rejects as `body` and its `stream` do otherwise.
+   */
   recompute(view: TableView, row: number): Promise<ReadonlyMap<string, Uint8Array>>
   /** Called when the mailbox changed, by whatever process. What it throws makes nothing fail: it is an uncaught exception. */
   watch(onChange: () => void): Disposable

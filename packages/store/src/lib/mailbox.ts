@@ -2,7 +2,6 @@
 import type { OverlayTable } from '@mailstead/acl/private-flags'
 import { FLAG_DELETED, type FlagOutcome, type Table, type TableView } from '@mailstead/index'
 import { IndexError } from '@mailstead/index'
-import { MessageScanner, type MessageStructure, scanMessage } from '@mailstead/message'
 import type { FlagChange } from '@mailstead/index'
 import { UidSet } from '@mailstead/uidset'
 import { BoxError, type BoxMessage } from '@mailstead/box'
@@ -19,6 +18,7 @@ import {
   RIGHT_WRITE_SEEN,
 } from './access.ts'
 import { messageBody } from './body.ts'
+import { bodyStructure } from './body-structure.ts'
 import { appendCopies } from './copies.ts'
 import { type CopyOptions, type CopyOutcome, FORM_CANONICAL, type Mailbox, type MessageBody } from './contract.ts'
 import type { Core } from './core.ts'
@@ -302,10 +302,23 @@ export class OpenMailbox implements Mailbox {
 
   async recompute(view: TableView, row: number): Promise<ReadonlyMap<string, Uint8Array>> {
     await using body = await this.body(view, row)
-    const fields = computeFields(this.#core, await structureOf(body))
+    const { structure, unread } = await bodyStructure(body)
+    const fields = computeFields(this.#core, structure)
     const guid = Uint8Array.from(view.extension('guid')!.value(row))
-    if (!this.#core.settings.readOnly) this.table.cacheWrite([{ uid: view.uid(row), guid, fields }])
+    const kept = unread === undefined ? fields : this.#keptUnread(view, row, fields)
+    if (kept.length > 0 && !this.#core.settings.readOnly)
+      this.table.cacheWrite([{ uid: view.uid(row), guid, fields: kept }])
     return new Map(fields)
+  }
+
+  /**
+   * What is kept of a message that was not read whole: what its headers decide. Nothing if anything is kept: a record replaces the one before,
+   * which may have more, and this is asked again each time until the message can be read.
+   */
+  #keptUnread<T>(view: TableView, row: number, fields: readonly (readonly [name: string, value: T])[]): typeof fields {
+    const { cacheFields } = this.#core.settings
+    if (cacheFields.some(({ name }) => view.cache(name).value(row) !== undefined)) return []
+    return fields.filter(([name]) => cacheFields.find((field) => field.name === name)?.headerOnly === true)
   }
 
   watch(onChange: () => void): Disposable {
@@ -362,14 +375,6 @@ export class OpenMailbox implements Mailbox {
     await this.#overlay?.[Symbol.asyncDispose]()
     await this.#lease[Symbol.asyncDispose]()
   }
-}
-
-async function structureOf(body: MessageBody): Promise<MessageStructure> {
-  const whole = body.sliceSync(0, body.size)
-  if (whole !== undefined) return scanMessage(whole)
-  const scanner = new MessageScanner()
-  for await (const chunk of body.stream(0, body.size)) scanner.push(chunk)
-  return scanner.finish()
 }
 
 /** Rows of those of the UIDs that the view has, ascending. */
