@@ -126,6 +126,36 @@ describe('flags of one’s own in a shared store', () => {
     expect(await damage(world.shared)).toEqual([])
   })
 
+  test('go with a mailbox that is removed, when the user next looks, and those of others stay', async () => {
+    await using world = await World.make('shared \\Seen')
+    const [ann, bob] = [await world.as('ann'), await world.as('bob')]
+    for (const mailbox of ['News', 'News/old']) {
+      await deliver(ann, mailbox, 2)
+      for (const session of [ann, bob]) {
+        await using open = await session.open(mailbox)
+        await open.changeFlags(UidSet.of(1), { add: FLAG_SEEN })
+      }
+    }
+    const kept = ann.mailbox('News/old')!.guid
+    const [anns, bobs] = [await world.flagsOf('ann'), await world.flagsOf('bob')]
+    await using selected = await ann.open('News')
+    await bob.remove('News')
+    await ann.refresh('')
+    expect(anns.mailboxes.map(({ mailbox }) => mailbox)).toEqual([kept])
+    expect(anns.index.tables.filter(({ id }) => /^(?:private|order)-/.test(id))).toHaveLength(2)
+    expect(bobs.mailboxes).toHaveLength(2)
+    await bob.refresh('')
+    expect(bobs.mailboxes.map(({ mailbox }) => mailbox)).toEqual([kept])
+    // Another of the same name is another mailbox; what is selected can be looked at.
+    await bob.create('News')
+    await deliver(bob, 'News', 2)
+    await ann.refresh('')
+    expect(await shown(ann, 'News')).toBe('1:0 2:0')
+    expect(await shown(ann, 'News/old')).toBe('1:8 2:0')
+    expect(selected.view.count).toBe(2)
+    expect(await damage(world.shared)).toEqual([])
+  })
+
   test('are given with what is appended', async () => {
     await using world = await World.make('shared \\Seen $mine')
     const [ann, bob] = [await world.as('ann'), await world.as('bob')]

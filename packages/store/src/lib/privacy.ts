@@ -83,6 +83,8 @@ export function tellOfPolicies(
 class Policies {
   readonly #core: Core
   readonly #keys = new Map<string, SharedMailboxKey>()
+  /** The tree after which what users have in removed mailboxes was last looked for. */
+  readonly looked = new WeakMap<PrivateFlags, TreeState>()
   readonly #known = new Map<
     string,
     { readonly state: TreeState; readonly text: string; readonly rules: PrivacyRules }
@@ -208,6 +210,29 @@ export class Privacy {
       if (shared === undefined || (rules.mask & COUNTED) === 0) continue
       if (flags.status(this.#key(entry), shared, rules) === undefined)
         await this.#with(entry, (overlay) => overlay.sync())
+    }
+  }
+
+  /**
+   * Drops what the subject has in mailboxes that were removed, once after each change of the tree: their GUIDs never come again. Without
+   * it those tables stay in the subject's index, and nothing else: a failure is only told.
+   */
+  async forgetRemoved(): Promise<void> {
+    const { index, tree, settings } = this.#core
+    const { looked } = this.#policies
+    const flags = this.#flags
+    if (looked.get(flags) === tree.state) return
+    try {
+      await flags.index.refresh()
+      const own = flags.mailboxes.filter(({ store }) => Buffer.compare(store, index.uuid) === 0)
+      // The shared store after the subject's: what is in his and not in this was removed, and is not just being made.
+      await index.refresh()
+      const { state } = tree
+      const gone = own.filter(({ mailbox }) => !state.byGuid.has(mailbox))
+      if (gone.length > 0) await flags.remove(gone)
+      looked.set(flags, state)
+    } catch (error) {
+      settings.onEvent({ kind: 'private-flags-failed', message: String(error) })
     }
   }
 

@@ -72,6 +72,7 @@ export class Session implements StoreSession {
   async refresh(countersOf?: string): Promise<void> {
     await this.#core.work(async () => {
       await this.#core.index.refresh()
+      if (countersOf === undefined || countersOf === '') await this.#privacy?.forgetRemoved()
       if (countersOf !== '') await this.#privacy?.sync(countersOf)
     })
   }
