@@ -18,7 +18,7 @@ import { copiedStates } from './overlay-table.ts'
 import { overlay, overlayWork, sharedView } from './overlay-view.ts'
 import { parsePrivacyPolicy, type PrivacyPolicy } from './private-policy.ts'
 import { PrivateFlags } from './private-user.ts'
-import { flagsTable, keyOfTable, orderTable, privateColumns } from './private-tables.ts'
+import { flagsTable, keyOfTable, lostTable, orderTable, privateColumns } from './private-tables.ts'
 
 const SEEN = 8
 const FLAGGED = 2
@@ -276,6 +276,8 @@ test('names of tables are those of mailboxes, and no others', () => {
     expect(keyOfTable(id)).toBeUndefined()
   expect(privateColumns(flagsTable(key))).toEqual([])
   expect(privateColumns(orderTable(key))).toEqual([{ name: 'shared', bytes: 6 }])
+  expect([lostTable(key), privateColumns(lostTable(key))]).toEqual([orderTable(key).replace('order', 'lost'), []])
+  expect(keyOfTable(lostTable(key))).toBeUndefined()
   expect(privateColumns('order-x')).toBeUndefined()
   expect(() => flagsTable({ ...key, mailbox: 'X' })).toThrow(TypeError)
   expect(() => flagsTable({ ...key, store: new Uint8Array(3) })).toThrow(TypeError)

@@ -130,6 +130,30 @@ export class OverlayTable implements Table {
   }
 
   /**
+   * Clears all that the user has of his own. Numbers go on: a client that comes back when the mailbox is shared with him
+   * again is told of it, as of any other change.
+   */
+  async forget(): Promise<void> {
+    await this.#host.lock.run(async () => {
+      await this.#shared.index.refresh()
+      await this.#renew()
+      const own = this.#ownView
+      if (own === undefined) return
+      const uids = new UidSetBuilder()
+      const { flags } = own
+      for (let row = 0; row < flags.count; row++) {
+        const uid = flags.uid(row)
+        const isEmpty = flags.flags(row) === 0 && flags.keywordSets[flags.keywordSet(row)]!.length === 0
+        if (!isEmpty && this.#shared.table.view.rowOf(uid) >= 0) uids.add(uid)
+      }
+      const marked = uids.build()
+      if (marked.isEmpty && !needsIntake(this.#writing(), own)) return
+      await writePrivate(this.#writing(), marked.isEmpty ? [] : [{ uids: marked, change: { replace: true } }])
+      await this.#renew()
+    })
+  }
+
+  /**
    * UNCHANGEDSINCE is compared with the modseqs of this view. Where a shared part fails because another user was
    * faster, the private part of that message is taken back: with `unchangedSince`, a message is changed as a whole or
    * not.

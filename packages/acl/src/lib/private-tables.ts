@@ -16,6 +16,10 @@
  *     of private changes. UIDVALIDITY is the shared mailbox's.
  *       column `shared`  6 bytes, the modseq of the shared mailbox when the change was made
  *
+ *   table `lost-<K>`, of a mailbox that the user may not see any more
+ *     No rows: the table's highest modseq is since when that was noticed, in seconds since the epoch; UIDNEXT is 2 when
+ *     the user's flags were cleared because of it.
+ *
  * See docs/formats/private-flags.md.
  */
 import type { ColumnSpec, TableView } from '@mailstead/index'
@@ -41,6 +45,7 @@ export const ORDER_COLUMNS: readonly ColumnSpec[] = [{ name: ORDER_SHARED, bytes
 
 const FLAGS_PREFIX = 'private-'
 const ORDER_PREFIX = 'order-'
+const LOST_PREFIX = 'lost-'
 const DIGITS = 'abcdefghijklmnopqrstuvwxyz234567'
 const KEY_DIGITS = 52
 
@@ -49,6 +54,10 @@ export function flagsTable(key: SharedMailboxKey): string {
 }
 export function orderTable(key: SharedMailboxKey): string {
   return tablesOf(key).order
+}
+
+export function lostTable(key: SharedMailboxKey): string {
+  return LOST_PREFIX + tablesOf(key).flags.slice(FLAGS_PREFIX.length)
 }
 
 const known = new WeakMap<SharedMailboxKey, { readonly flags: string; readonly order: string }>()
@@ -66,9 +75,9 @@ function tablesOf(key: SharedMailboxKey): { readonly flags: string; readonly ord
 /** Columns of a table of private flags or of their order; undefined for any other table. */
 export function privateColumns(id: string): readonly ColumnSpec[] | undefined {
   if (keyOfTable(id) !== undefined) return []
-  return id.startsWith(ORDER_PREFIX) && keyOfTable(FLAGS_PREFIX + id.slice(ORDER_PREFIX.length)) !== undefined
-    ? ORDER_COLUMNS
-    : undefined
+  const isOf = (prefix: string): boolean =>
+    id.startsWith(prefix) && keyOfTable(FLAGS_PREFIX + id.slice(prefix.length)) !== undefined
+  return isOf(ORDER_PREFIX) ? ORDER_COLUMNS : isOf(LOST_PREFIX) ? [] : undefined
 }
 
 /** The mailbox whose private flags a table has; undefined for any other table. */

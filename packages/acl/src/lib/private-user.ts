@@ -7,7 +7,7 @@ import { OverlayTable, type SharedMailbox } from './overlay-table.ts'
 import { UserLock } from './private-lock.ts'
 import type { PrivacyPolicy, PrivacyRules } from './private-policy.ts'
 import { type PrivateStatus, privateStatus } from './private-status.ts'
-import { flagsTable, keyOfTable, orderTable, type SharedMailboxKey } from './private-tables.ts'
+import { flagsTable, keyOfTable, lostTable, orderTable, type SharedMailboxKey } from './private-tables.ts'
 
 export interface PrivateFlagsOptions {
   /** The user's own. Whoever opened it disposes it, after this. */
@@ -67,13 +67,55 @@ export class PrivateFlags implements AsyncDisposable {
     return keys
   }
 
-  /** Forgets what the user has in mailboxes that are gone, or no longer shared with him: in one frame. */
+  /**
+   * Notes which mailboxes the user may not see any more, and which again. Of the former those that he could not see for `keepMs`
+   * milliseconds and whose flags are still there: clear them (`OverlayTable.forget`), and say so here (`noteForgotten`).
+   */
+  async noteLost(
+    lost: readonly SharedMailboxKey[],
+    seen: readonly SharedMailboxKey[],
+    { nowMs, keepMs }: { readonly nowMs: number; readonly keepMs: number },
+  ): Promise<readonly SharedMailboxKey[]> {
+    const { index } = this
+    const noted = (key: SharedMailboxKey): TableInfo | undefined => index.info(lostTable(key))
+    if (lost.some((key) => noted(key) === undefined) || seen.some((key) => noted(key) !== undefined))
+      await this.#lock.run(async () => {
+        await index.refresh()
+        await using tx = index.begin()
+        for (const key of seen) if (noted(key) !== undefined) tx.dropTable(lostTable(key))
+        for (const key of lost) {
+          if (noted(key) !== undefined) continue
+          const id = lostTable(key)
+          tx.createTable({ id, columns: [], uidValidity: 1 })
+          tx.raise(id, { highestModSeq: Math.floor(nowMs / 1000) })
+        }
+        await tx.commit()
+      })
+    const before = (nowMs - keepMs) / 1000
+    return lost.filter((key) => {
+      const info = noted(key)
+      return info !== undefined && info.uidNext === 1 && info.highestModSeq <= before
+    })
+  }
+
+  async noteForgotten(key: SharedMailboxKey): Promise<void> {
+    await this.#lock.run(async () => {
+      await this.index.refresh()
+      if (this.index.info(lostTable(key)) === undefined) return
+      await using tx = this.index.begin()
+      tx.raise(lostTable(key), { uidNext: 2 })
+      await tx.commit()
+    })
+  }
+
+  /** Forgets what the user has in mailboxes that are gone for good, with the numbers he was shown: in one frame. */
   async remove(keys: readonly SharedMailboxKey[]): Promise<void> {
     await this.#lock.run(async () => {
       await this.index.refresh()
       await using tx = this.index.begin()
       for (const key of keys)
-        for (const id of [flagsTable(key), orderTable(key)]) if (this.index.info(id) !== undefined) tx.dropTable(id)
+        for (const id of [flagsTable(key), orderTable(key), lostTable(key)])
+          if (this.index.info(id) !== undefined) tx.dropTable(id)
       await tx.commit()
     })
   }

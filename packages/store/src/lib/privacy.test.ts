@@ -25,8 +25,11 @@ class World implements AsyncDisposable {
   private constructor(shared: Store) {
     this.shared = this.#close.use(shared)
   }
-  static async make(text: string): Promise<World> {
-    const shared = await open(memoryFs(), { owner: 'public', acl: everybody, ownerIsUser: false })
+  static async make(
+    text: string,
+    { acl = everybody, now = Date.now }: { readonly acl?: AccessControl; readonly now?: () => number } = {},
+  ): Promise<World> {
+    const shared = await open(memoryFs(), { owner: 'public', acl, ownerIsUser: false, now })
     const world = new World(shared)
     const admin = shared.as({ name: 'admin', unrestricted: true })
     await admin.changePrivacy('', policy(text))
@@ -153,6 +156,59 @@ describe('flags of one’s own in a shared store', () => {
     expect(await shown(ann, 'News')).toBe('1:0 2:0')
     expect(await shown(ann, 'News/old')).toBe('1:8 2:0')
     expect(selected.view.count).toBe(2)
+    expect(await damage(world.shared)).toEqual([])
+  })
+
+  test('are cleared where the user may not see the mailbox any more for long, and a client that comes back is told', async () => {
+    const DAY = 24 * 3_600_000
+    let now = Date.UTC(2026, 0, 1)
+    const denied = new Set<string>()
+    const acl: AccessControl = {
+      version: 1,
+      access: () => ({ rightsFor: ({ name }) => (denied.has(name) ? 0 : ALL_RIGHTS) }),
+    }
+    await using world = await World.make('shared \\Seen $mine', { acl, now: () => now })
+    const [ann, bob] = [await world.as('ann'), await world.as('bob')]
+    await deliver(bob, 'News', 3)
+    for (const session of [ann, bob]) {
+      await using news = await session.open('News')
+      await news.changeFlags(UidSet.of(1, 2), { add: FLAG_SEEN, addKeywords: ['$mine'] })
+    }
+    const days = async (count: number): Promise<void> => {
+      now += count * DAY
+      for (const session of [ann, bob]) await session.refresh('')
+    }
+    const known = ann.mailbox('News')!.highestModSeq
+    // For some days, twice: nothing is lost by it.
+    for (let n = 0; n < 2; n++) {
+      denied.add('ann')
+      await days(1)
+      await days(6)
+      denied.delete('ann')
+      await days(1)
+      expect(await shown(ann, 'News')).toBe('1:8,$mine 2:8,$mine 3:0')
+    }
+    expect(ann.mailbox('News')!.highestModSeq).toBe(known)
+    denied.add('ann')
+    await days(1)
+    await days(7)
+    const { index, mailboxes } = await world.flagsOf('ann')
+    {
+      await using own = await index.open(flagsTable(mailboxes[0]!))
+      expect(flagsOf(own!.view)).toBe('1:0 2:0 3:0')
+    }
+    // And then it is done.
+    const { highestModSeq } = index.info(flagsTable(mailboxes[0]!))!
+    await days(30)
+    expect(index.info(flagsTable(mailboxes[0]!))!.highestModSeq).toBe(highestModSeq)
+    expect(await shown(bob, 'News')).toBe('1:8,$mine 2:8,$mine 3:0')
+    denied.delete('ann')
+    await days(1)
+    await using news = await ann.open('News')
+    expect(flagsOf(news.view)).toBe('1:0 2:0 3:0')
+    expect([0, 1, 2].map((row) => news.view.modSeq(row) > known)).toEqual([true, true, false])
+    expect(ann.mailbox('News')).toMatchObject({ unseen: 3, highestModSeq: news.view.highestModSeq })
+    expect(index.tables.filter(({ id }) => id.startsWith('lost-'))).toEqual([])
     expect(await damage(world.shared)).toEqual([])
   })
 

@@ -44,6 +44,10 @@ const ALL_PRIVATE: PrivacyPolicy = { default: 'private', rules: [] }
 /** How far a new policy raises modseqs: more than others change the mailbox while it is decided. */
 const RAISE = 65_536
 
+/** How long flags of one's own stay in a mailbox that one may not see any more, in milliseconds: seven days. */
+const LOST_KEPT_MS = 7 * 24 * 3_600_000
+const LOOK_EVERY_MS = 3_600_000
+
 /** The policy that counts for a mailbox of this name. */
 export function policyOf({ byName, values }: Pick<TreeState, 'byName' | 'values'>, name: string): PrivacyPolicy {
   const stored = (guid: string): PrivacyPolicy | undefined => {
@@ -83,8 +87,8 @@ export function tellOfPolicies(
 class Policies {
   readonly #core: Core
   readonly #keys = new Map<string, SharedMailboxKey>()
-  /** The tree after which what users have in removed mailboxes was last looked for. */
-  readonly looked = new WeakMap<PrivateFlags, TreeState>()
+  /** After which tree, and when, it was last looked for what users have in mailboxes that they lost. */
+  readonly looked = new WeakMap<PrivateFlags, { readonly state: TreeState; readonly nowMs: number }>()
   readonly #known = new Map<
     string,
     { readonly state: TreeState; readonly text: string; readonly rules: PrivacyRules }
@@ -214,23 +218,37 @@ export class Privacy {
   }
 
   /**
-   * Drops what the subject has in mailboxes that were removed, once after each change of the tree: their GUIDs never come again. Without
-   * it those tables stay in the subject's index, and nothing else: a failure is only told.
+   * Drops what the subject has in mailboxes that were removed: their GUIDs never come again. In those that he may not see any more it is
+   * cleared, after a while: a group or a global list that cannot be read for a day must not cost anybody his marks. Looked for after each
+   * change of the tree, and each hour. A failure is only told: what should go is there a while longer.
    */
-  async forgetRemoved(): Promise<void> {
+  async forgetLost(isSeen: (entry: Entry) => boolean): Promise<void> {
     const { index, tree, settings } = this.#core
     const { looked } = this.#policies
     const flags = this.#flags
-    if (looked.get(flags) === tree.state) return
+    const last = looked.get(flags)
+    const nowMs = settings.now()
+    if (last?.state === tree.state && Math.abs(nowMs - last.nowMs) < LOOK_EVERY_MS) return
     try {
       await flags.index.refresh()
       const own = flags.mailboxes.filter(({ store }) => Buffer.compare(store, index.uuid) === 0)
       // The shared store after the subject's: what is in his and not in this was removed, and is not just being made.
       await index.refresh()
       const { state } = tree
-      const gone = own.filter(({ mailbox }) => !state.byGuid.has(mailbox))
+      const gone: SharedMailboxKey[] = []
+      const lost: SharedMailboxKey[] = []
+      const seen: SharedMailboxKey[] = []
+      for (const key of own) {
+        const entry = state.byGuid.get(key.mailbox)
+        const kind = entry === undefined ? gone : isSeen(entry) ? seen : lost
+        kind.push(key)
+      }
       if (gone.length > 0) await flags.remove(gone)
-      looked.set(flags, state)
+      for (const key of await flags.noteLost(lost, seen, { nowMs, keepMs: LOST_KEPT_MS })) {
+        await this.#with(state.byGuid.get(key.mailbox)!, (overlay) => overlay.forget())
+        await flags.noteForgotten(key)
+      }
+      looked.set(flags, { state, nowMs })
     } catch (error) {
       settings.onEvent({ kind: 'private-flags-failed', message: String(error) })
     }

@@ -72,7 +72,10 @@ export class Session implements StoreSession {
   async refresh(countersOf?: string): Promise<void> {
     await this.#core.work(async () => {
       await this.#core.index.refresh()
-      if (countersOf === undefined || countersOf === '') await this.#privacy?.forgetRemoved()
+      if (countersOf === undefined || countersOf === '')
+        await this.#privacy?.forgetLost(
+          (entry) => this.#access === undefined || (this.#access.rights(entry) & (RIGHT_LOOKUP | RIGHT_READ)) !== 0,
+        )
       if (countersOf !== '') await this.#privacy?.sync(countersOf)
     })
   }
