@@ -9,7 +9,10 @@
  *   1. A sequence number means the same message from one `sync` (or expunge, move) to the next.
  *   2. While expunges are withheld, so is every count, and every number of a message that came later.
  *   3. What this session changed and reported itself is not reported to it again.
+ *   4. Flags are changed by the policy by which the mailbox was opened, or not at all: where another says which are the user's own, it has to
+ *      be opened again.
  */
+import { formatPrivacyPolicy } from '@mailstead/acl/private-flags'
 import {
   type CopyResult,
   type FetchRequest,
@@ -83,6 +86,8 @@ export class Selected implements SelectedMailbox {
   readonly #placeOf: (name: string) => Promise<Place>
   /** The rights by which PERMANENTFLAGS was told. */
   #rightsTold: number
+  /** By which flags are the user's own. */
+  readonly #policy: string
   readonly #marks: RecentMarks
   readonly #onEvent: OnServerEvent
   readonly #lists = new FlagLists()
@@ -109,6 +114,7 @@ export class Selected implements SelectedMailbox {
     this.#onEvent = options.onEvent
     this.name = options.place.prefix + mailbox.name
     this.#rightsTold = mailbox.rights
+    this.#policy = this.#policyNow()
     this.readOnly = options.readOnly || (mailbox.rights & RIGHTS_TO_CHANGE) === 0
     this.mailboxId = mailbox.guid
     this.#shown = mailbox.view
@@ -185,6 +191,23 @@ export class Selected implements SelectedMailbox {
     throw (rights & RIGHT_LOOKUP) === 0
       ? new ImapError('NONEXISTENT', 'No such mailbox')
       : new ImapError('NOPERM', 'Permission denied')
+  }
+
+  #policyNow(): string {
+    const { store } = this.#place
+    if (!('privateFlags' in store.subject)) return ''
+    try {
+      return formatPrivacyPolicy(store.privacy(this.#mailbox.name))
+    } catch {
+      // It was removed, or may be read no more: that is told by what is done with it.
+      return this.#policy
+    }
+  }
+
+  /** INUSE: what is changed now would be kept where others see it, or where nobody looks for it. */
+  #mustHavePolicy(): void {
+    if (this.#policyNow() !== this.#policy)
+      throw new ImapError('INUSE', 'Other flags are private now, the mailbox must be opened again')
   }
 
   /** NOPERM, also where the mailbox may not be known of: who has it selected knows it. */
@@ -289,6 +312,7 @@ export class Selected implements SelectedMailbox {
     const before = this.#mailbox.view
     const unseen = withoutSeen(clientRows(this.#shown, before), sequences, changedSince)
     if (unseen.isEmpty) return unseen
+    this.#mustHavePolicy()
     try {
       const { changed, modSeq } = await this.#mailbox.changeFlags(unseen, { add: SEEN })
       if (!this.#modSeqs || withModSeq) this.#remember(changed, modSeq, before)
@@ -330,6 +354,7 @@ export class Selected implements SelectedMailbox {
     const sequences = sequencesOf(target, this.#shown, this.#saved)
     if (sequences.isEmpty) return { modified: UidSet.empty }
     const uids = uidsOfSequences(this.#shown.chunks, sequences)
+    this.#mustHavePolicy()
     const { unchangedSince } = request
     const before = this.#mailbox.view
     const { changed, failed, modSeq } = await this.#renamed(() =>
@@ -462,6 +487,7 @@ export class Selected implements SelectedMailbox {
   async expunge(among: Target | undefined, writer: UpdateWriter): Promise<void> {
     if (this.readOnly) throw new ImapError('READ-ONLY', 'The mailbox is selected read-only')
     this.#mayExpunge()
+    this.#mustHavePolicy()
     const uids = this.#deleted(among)
     if (!uids.isEmpty) await this.#renamed(() => this.#mailbox.expunge(uids))
     await this.sync({ expunges: true }, writer)
@@ -478,6 +504,7 @@ export class Selected implements SelectedMailbox {
   async close(): Promise<void> {
     // RFC 4314 §4: without the right nothing is expunged, and the mailbox is closed all the same.
     if (this.readOnly || (this.#mailbox.rights & RIGHT_EXPUNGE) === 0) return
+    this.#mustHavePolicy()
     const uids = this.#deleted(undefined)
     if (!uids.isEmpty) await this.#renamed(() => this.#mailbox.expunge(uids))
   }
@@ -490,6 +517,7 @@ export class Selected implements SelectedMailbox {
   async #sync(options: { readonly expunges: boolean }, writer: UpdateWriter): Promise<void> {
     if (options.expunges) await this.#refresh()
     this.#mayRead()
+    this.#mustHavePolicy()
     const latest = this.#mailbox.view
     this.#modSeqs = writer.wantsModSeq
     this.#tellKeywords(writer.fetch)

@@ -674,6 +674,27 @@ describe('flags of one’s own', () => {
   const fetched = (lines: readonly string[]): string[] =>
     lines.map((line) => line.replace(/^\* \d+ FETCH /, '').replace(' \\Recent', ''))
 
+  test('are not changed by whoever opened the mailbox before another policy said which they are', async () => {
+    await publicly('Team', { 'user=alice': 'lrswtie', 'user=bob': 'lrswtie' })
+    const alice = await as('alice')
+    await alice.append('Public/Team', message('one'), '')
+    const sessions = new Map<string, ImapTestClient>()
+    for (const command of ['STORE 1 +FLAGS (\\Seen)', 'FETCH 1 BODY[]', 'EXPUNGE', 'CLOSE'])
+      sessions.set(command, await as('bob', 'SELECT Public/Team'))
+    const [idling, looking] = [await as('bob', 'SELECT Public/Team'), await as('bob', 'SELECT Public/Team')]
+    idling.send('i IDLE\r\n')
+    await idling.line()
+    await privately('shared \\Seen')
+    for (const [command, client] of sessions)
+      expect([command, (await client.command(command)).text]).toEqual([command, expect.stringMatching(/^NO \[INUSE\]/)])
+    for (const client of [idling, looking]) {
+      if (client === looking) client.send('n NOOP\r\n')
+      expect(await client.line()).toMatch(/^(\* BYE|n OK|n NO \[INUSE\])/)
+    }
+    // Nothing of it is in the mailbox.
+    await privately('shared')
+    expect(fetched(await (await as('alice', 'SELECT Public/Team')).ok('FETCH 1 FLAGS'))).toEqual(['(FLAGS ())'])
+  })
   test('are each user’s in a public mailbox, and nobody else hears of them', async () => {
     await publicly('Team', { 'user=alice': 'lrswtie', 'user=bob': 'lrswtie' })
     await privately('shared \\Seen $mine')
