@@ -45,7 +45,7 @@ function policyOf(text: string): PrivacyPolicy {
 }
 
 test('each user sees what the model says, and a client that comes back misses nothing and is told of nothing else', async () => {
-  const counts = { steps: 0, resyncs: 0, told: 0, conditional: 0, statuses: 0, unknown: 0, synced: 0 }
+  const counts = { steps: 0, resyncs: 0, told: 0, conditional: 0, statuses: 0, unknown: 0, synced: 0, forgotten: 0 }
   const first = runSeed()
   for (let seed = first; seed < first + RUNS; seed++) {
     try {
@@ -126,6 +126,21 @@ async function run(seed: number, counts: Record<string, number>): Promise<void> 
           addKeywords: own,
           removeKeywords: others,
         })
+      }
+    } else if (kind === 6 && random(3) === 0) {
+      await handle.overlay.forget()
+      const own = model.own.get(handle.user)
+      if (own !== undefined) {
+        const marked = [...own].filter(([, { flags, keywords }]) => flags !== 0 || keywords.size > 0)
+        const cleared = KEYWORDS.filter((name) => model.rules.isPrivate(name))
+        model.takeIn(handle.user)
+        for (const uid of model.change(
+          handle.user,
+          marked.map(([uid]) => uid),
+          { remove: model.rules.mask, removeKeywords: cleared },
+        ))
+          expect(own.get(uid)).toEqual({ flags: 0, keywords: new Map() })
+        counts['forgotten']! += marked.length
       }
     } else {
       const given = randomUids(random, uids)
