@@ -189,7 +189,7 @@ export class Namespaces {
         const prefix = `${space.head}${name}${space.tail}`
         if (!patterns.some((pattern) => mayMatchBelow(pattern, prefix))) continue
         const owner = this.#options.users.lookup(name)
-        if (owner === undefined || owner.name === user.name) continue
+        if (owner === undefined || owner.name === user.name || this.#options.hasStore?.(owner) === false) continue
         yield { prefix, open: () => this.#open(user, owner, prefix, owner.name) }
       }
     }

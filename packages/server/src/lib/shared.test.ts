@@ -136,6 +136,13 @@ describe('namespaces', () => {
   test('make no store of whoever is only named', async () => {
     const made: string[] = []
     const storages = new Map<string, ReturnType<typeof testStorage>>()
+    // Carol's is gone, and what she shared is still noted.
+    const registry = memoryFs()
+    {
+      await using sharing = await Sharing.open(registry)
+      const list = aclList([{ ...parseIdentifier('user=bob')!, rights: parseRights('lr') }])
+      await sharing.learn('carol', [encodeAcl(list)])
+    }
     await using other = await testServer({
       users: passwords,
       storage: ({ name }) => {
@@ -144,6 +151,7 @@ describe('namespaces', () => {
         return storages.get(name)!()
       },
       shared: {
+        registry,
         namespaces: [{ kind: 'shared', prefix: 'shared/%user/' }],
         hasStore: ({ name }) => made.includes(name),
       },
@@ -153,6 +161,7 @@ describe('namespaces', () => {
     await client.ok('LOGIN bob b')
     for (const name of ['shared/alice/INBOX', 'shared/nobody/INBOX'])
       expect((await client.command(`SELECT ${name}`)).text).toMatch(/^NO \[NONEXISTENT\]/)
+    expect(await client.ok('LIST "" shared/*')).toEqual([])
     expect(made).toEqual(['bob'])
     await client[Symbol.asyncDispose]()
   })
