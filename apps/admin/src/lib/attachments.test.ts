@@ -228,6 +228,16 @@ describe('attachments are kept once', () => {
       expect((await client.ok('FETCH 1 (BODYSTRUCTURE ENVELOPE RFC822.SIZE)')).join('')).toContain('a.pdf')
       expect(await mailstead('attachments', 'check', '--config', config)).toMatch(/^1 .*damage: blob-damaged/)
       expect(await mailstead('check', '--config', config)).toMatch(/^1 .*blob-damaged/)
+    })
+    for (const how of [
+      ['attachments', 'repair', '--dry-run'],
+      ['attachments', 'repair'],
+      ['rebuild', '--user', USERS[0]!],
+    ])
+      expect(await mailstead(...how, '--config', config)).toMatch(/^1 .*blob-damaged/)
+    await serve(async ({ imap, lmtp }) => {
+      const [blob] = blobs()
+      await using client = await session(imap, USERS[0]!)
       // The next one with these bytes brings them back for both.
       expect(await deliver(lmtp, USERS.slice(0, 1), mail('second'))).toBe('ok')
       await client.ok('NOOP')
@@ -295,6 +305,18 @@ describe('attachments are kept once', () => {
       renameSync(`${volume}.elsewhere`, volume)
     }
     expect(await mailstead('check', '--config', config)).toMatch(/^0 /)
+  })
+
+  test('a grace period that is no number is refused, and what is saved is never less than nothing by a hair', async () => {
+    const { config, serve } = await place()
+    for (const hours of ['', ' ', 'x', '-1'])
+      expect(await mailstead('attachments', 'sweep', '--config', config, `--grace-hours=${hours}`)).toMatch(
+        /^2 .*--grace-hours ".*"/,
+      )
+    await serve(async ({ lmtp }) => {
+      expect(await deliver(lmtp, USERS.slice(0, 1), mail('first'))).toBe('ok')
+    })
+    expect(await mailstead('attachments', 'stats', '--config', config)).toMatch(/^0 ann.* saved=0\.0%\n/)
   })
 
   test('the first ones of a store may come at the same time, and several in one message', async () => {
@@ -375,6 +397,10 @@ describe('attachments are kept once', () => {
       expect(await deliver(lmtp, USERS.slice(0, 1), mail('second'))).toBe('451')
     })
     expect(existsSync(join(data, 'attachments'))).toBe(false)
+    for (const command of ['sweep', 'repair', 'check'])
+      expect(await mailstead('attachments', command, '--config', config)).toMatch(
+        /^2 [^`]*not there.* mount it; .* mailstead init --attachments [^`]*$/,
+      )
     renameSync(join(data, 'lost'), join(data, 'attachments'))
     expect(await mailstead('check', '--config', config)).toMatch(/^0 /)
   })

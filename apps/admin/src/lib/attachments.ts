@@ -109,8 +109,11 @@ async function open(where: Where, user: FoundUser, readOnly: boolean): ReturnTyp
 }
 
 async function sweep(flags: SweepFlags): Promise<void> {
-  const hours = flags.graceHours === undefined ? undefined : Number(flags.graceHours)
-  if (hours !== undefined && !(hours >= 0)) throw new Exit(2, `--grace-hours ${flags.graceHours}: must be a number`)
+  const { graceHours } = flags
+  const hours = graceHours === undefined ? undefined : Number(graceHours)
+  // An empty word is no 0: it may be a variable of a script that was never set.
+  if (hours !== undefined && (graceHours!.trim() === '' || !(hours >= 0)))
+    throw new Exit(2, `--grace-hours ${JSON.stringify(graceHours)}: must be a number that is not below 0`)
   const swept: unknown[] = []
   const { failures } = await eachStore(flags, false, async (user, store) => {
     const report = await store.sweepAttachments(hours === undefined ? {} : { graceMs: hours * HOUR_MS })
@@ -164,7 +167,8 @@ async function stats(flags: AttachmentsFlags): Promise<void> {
 }
 
 function percent(share: number): string {
-  return `${(share * 100).toFixed(1)}%`
+  const rounded = (share * 100).toFixed(1)
+  return `${rounded === '-0.0' ? '0.0' : rounded}%`
 }
 
 /** Of all files there, whoever uses them; undefined if they are away or were never made. */

@@ -53,11 +53,7 @@ export async function checkRootDirectory(path: string, role: RootRole, mounts?: 
     if (root?.role === role) return root.uuid
   } catch (error) {
     if (!(error instanceof FsError) || error.code !== 'FS_UNAVAILABLE') throw error
-    throw new ServerError(
-      'SERVER_NO_ROOT',
-      `the ${names[role]} ${absolute} is not there. If it is on a file system of its own, mount it; to make a new one, run: ${initLine(path, role)}`,
-      { cause: error },
-    )
+    throw new ServerError('SERVER_NO_ROOT', gone(absolute, role), { cause: error })
   }
   throw new ServerError(
     'SERVER_NO_ROOT',
@@ -96,9 +92,21 @@ export async function rootUuid(
   mounts: Mounts | undefined,
 ): Promise<Uint8Array | undefined> {
   await mustAnswer(path, mounts)
-  await using fs = await posixFs(path)
-  const root = await readRoot(fs)
-  return root?.role === role ? root.uuid : undefined
+  try {
+    await using fs = await posixFs(path)
+    const root = await readRoot(fs)
+    return root?.role === role ? root.uuid : undefined
+  } catch (error) {
+    throw isGone(error) ? new FsError('FS_UNAVAILABLE', gone(path, role), { cause: error }) : error
+  }
+}
+
+function isGone(error: unknown): boolean {
+  return error instanceof FsError && (error.cause as { readonly code?: unknown } | undefined)?.code === 'ENOENT'
+}
+
+function gone(path: string, role: RootRole): string {
+  return `the ${names[role]} ${path} is not there. If it is on a file system of its own, mount it; to make a new one, run: ${initLine(path, role)}`
 }
 
 function hex(uuid: Uint8Array): string {

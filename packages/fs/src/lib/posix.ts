@@ -90,7 +90,7 @@ export async function posixFs(root: string, options: PosixFsOptions = {}): Promi
     if (error instanceof FsError) throw error
     const errno = errnoOf(error)
     const code = errno === 'EACCES' || errno === 'EPERM' || errno === 'ELOOP' ? 'FS_DENIED' : 'FS_UNAVAILABLE'
-    const hint = errno === 'ENOENT' ? 'is not there, and `create` was not asked for' : 'cannot be opened'
+    const hint = errno === 'ENOENT' ? 'is not there' : 'cannot be opened'
     throw new FsError(code, `the root ${absolute} ${hint}`, { cause: error })
   }
   return new PosixFs(fs, tree, options.locks ?? kernelLocks(), { fileMode, maxOpenFiles })

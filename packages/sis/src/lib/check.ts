@@ -1,11 +1,12 @@
 /**
  * Asking whether everything is there, and making the table agree with those who use it.
  *
- * `check` reads: every byte of every blob, each row's file, each file's row, and, told all references, each count. `repair` writes: counts,
- * rows that are missing, rows whose file is lost while another has the same bytes. Counts are derived: whoever can tell all
+ * `check` reads: every byte of every blob, each row's file, each file's row, and, told all references, each count. `repair` reads the same, and
+ * writes: counts, rows that are missing, rows whose file is lost or damaged while another has the same bytes. Counts are derived: whoever can tell all
  * references can lose the table. Both in memory of some 60 bytes a row.
  */
 import { toHex } from '@mailstead/bytes'
+import { FsError } from '@mailstead/fs'
 import { BlobFile } from './blob-read.ts'
 import type { BlobStore } from './blob-store.ts'
 import { BLOB_KEY_BYTES } from './contract.ts'
@@ -19,7 +20,7 @@ export interface SisFinding {
   /**
    * `blob-missing`: a row, or a reference, whose bytes no file has. `blob-damaged`: a file that fails its checksums. `blob-orphaned`: a
    * file that nobody names, older than those of savers at work. `blob-unreferenced`: a row without uses that waits for its grace period.
-   * `blob-elsewhere`: a row whose file is lost while another has the same bytes. `hold-missing`: a file of a shared directory that this
+   * `blob-elsewhere`: a row whose file is lost or damaged while another has the same bytes. `hold-missing`: a file of a shared directory that this
    * store uses and does not hold. `hold-orphaned`: one that it holds and does not use. `blob-condemned`: nobody may begin to use the file.
    * `row-missing`, `uses-miscounted`: the table and the references disagree. `domain-damaged`: the key of the domain is damaged or missing.
    * `name-unknown`: a file that is none of ours.
@@ -83,10 +84,13 @@ async function* checkBlobs(
       const blob = nameOfRef(refOf(row))
       const say = finder(findings, directory.pathOf(blob), blob)
       if (row.uses === 0) say('note', 'blob-unreferenced', 'nobody uses it any more; a sweep removes it later')
-      if ((await directory.fs.stat(directory.pathOf(blob))) !== undefined) continue
-      const other = await elsewhere(store, row.key)
-      if (other !== undefined) say('damage', 'blob-elsewhere', `is lost; ${other} has the same bytes`)
-      else if (row.uses > 0) say('damage', 'blob-missing', `is lost, and ${row.uses} messages need it`)
+      const isThere = (await directory.fs.stat(directory.pathOf(blob))) !== undefined
+      // What is damaged was said of the file.
+      if (isThere && !(bytes && store.damaged.has(blob))) continue
+      const other = await elsewhere(store, row.key, { not: blob, bytes })
+      const how = isThere ? 'is damaged' : 'is lost'
+      if (other !== undefined) say('damage', 'blob-elsewhere', `${how}; ${other} has the same bytes`)
+      else if (!isThere && row.uses > 0) say('damage', 'blob-missing', `${how}, and ${row.uses} messages need it`)
     }
     if (findings.length > 0) yield findings
   }
@@ -97,7 +101,7 @@ async function* checkUses(store: BlobStore, references: References): AsyncGenera
   const counted = await count(store, references)
   const findings: SisFinding[] = []
   for (const [blob, uses] of counted.without)
-    finder(findings, directory.pathOf(blob), blob)('damage', 'row-missing', `${uses} references, and no row`)
+    finder(findings, directory.pathOf(blob), blob)('damage', 'row-missing', `has ${uses} references, and no row`)
   if (findings.length > 0) yield findings
   for await (const rows of rowsOf(host.table)) {
     const page: SisFinding[] = []
@@ -119,7 +123,7 @@ type Say = (severity: SisFinding['severity'], kind: string, message: string) => 
 
 function finder(findings: SisFinding[], file: string, blob: string | undefined): Say {
   const ref = blob === undefined ? undefined : toHex(refOfName(blob))
-  return (severity, kind, message) => findings.push({ severity, kind, file, ref, message: `${file} ${message}` })
+  return (severity, kind, message) => findings.push({ severity, kind, file, ref, message })
 }
 
 async function checkPrefix(store: BlobStore, prefix: string, bytes: boolean): Promise<SisFinding[]> {
@@ -146,24 +150,56 @@ async function checkPrefix(store: BlobStore, prefix: string, bytes: boolean): Pr
     // What only others use they check themselves: else each of many stores would read everything.
     if (!present || (directory.shared && rows.length === 0)) continue
     try {
-      const file = await BlobFile.open(directory.fs, directory.pathOf(blob), key)
-      if (file === undefined) continue
-      await using opened = file
-      if (bytes) await opened.verify(domain)
+      if (bytes) {
+        if ((await directory.verify(blob, key, domain)) !== undefined) store.damaged.delete(blob)
+      } else await (await BlobFile.open(directory.fs, directory.pathOf(blob), key))?.[Symbol.asyncDispose]()
     } catch (error) {
       if (!(error instanceof SisError)) throw error
       store.noteDamage(blob)
-      say('damage', 'blob-damaged', `cannot be read: ${error.message}`)
+      const isUsed = rows.some(({ uses }) => uses > 0)
+      say(isUsed ? 'damage' : 'note', 'blob-damaged', `cannot be read: ${reason(error, directory.pathOf(blob))}`)
     }
   }
   return findings
 }
 
-/** A file that is there, and whose ends are those of a blob with this key. */
-async function elsewhere({ directory }: BlobStore, key: Uint8Array): Promise<string | undefined> {
+/** What is said of the file, without its path, which stands beside it. */
+function reason({ message }: Error, path: string): string {
+  return message.startsWith(`${path} `) ? message.slice(path.length + 1) : message
+}
+
+interface Fault {
+  readonly kind: 'blob-missing' | 'blob-damaged'
+  readonly why: string
+}
+
+/** Why the file cannot be read; undefined: every byte of it can. */
+async function faultOf({ directory, domain }: BlobStore, blob: string, key: Uint8Array): Promise<Fault | undefined> {
+  try {
+    if ((await directory.verify(blob, key, domain)) !== undefined) return undefined
+    return { kind: 'blob-missing', why: 'is lost' }
+  } catch (error) {
+    // A device that cannot read the file may still read another.
+    if (!(error instanceof SisError || (error instanceof FsError && error.code === 'FS_IO'))) throw error
+    return { kind: 'blob-damaged', why: `cannot be read (${reason(error, directory.pathOf(blob))})` }
+  }
+}
+
+/** Another file with these bytes: all of it whole, or, without `bytes`, its ends. */
+async function elsewhere(
+  store: BlobStore,
+  key: Uint8Array,
+  { not, bytes }: { readonly not: string; readonly bytes: boolean },
+): Promise<string | undefined> {
+  const { directory } = store
   const hex = toHex(key)
-  for (const { blob, present } of (await directory.list(hex.slice(0, 2), `${hex}-`)).values())
-    if (present && (await directory.probe(blob, key)) !== undefined) return blob
+  for (const { blob, present } of (await directory.list(hex.slice(0, 2), `${hex}-`)).values()) {
+    if (!present || blob === not) continue
+    const isWhole = bytes
+      ? (await faultOf(store, blob, key)) === undefined
+      : (await directory.probe(blob, key)) !== undefined
+    if (isWhole) return blob
+  }
   return undefined
 }
 
@@ -197,7 +233,7 @@ export interface RepairOptions {
 
 /**
  * Makes the table agree with all references there are. Nobody else may save or drop meanwhile. Resolves to what was found and, where it
- * could be, set right; bytes that no file has are named (`blob-missing`) and stay lost.
+ * could be, set right; bytes that no file has (`blob-missing`), or only one that is damaged (`blob-damaged`), are named and stay so.
  */
 export async function repair(
   store: BlobStore,
@@ -207,6 +243,8 @@ export async function repair(
   const { host, directory } = store
   const { table } = host
   const findings: SisFinding[] = []
+  /** Files that were named: several rows may have the same. */
+  const named = new Set<string>()
   await host.refresh()
   const { by, without } = await count(store, references)
   // Asked once all were told.
@@ -224,7 +262,7 @@ export async function repair(
         columns['uses'] = uses
       }
       if (uses > 0 && row.since !== 0) columns['since'] = 0
-      await relink(store, row, uses, columns, say)
+      await relink(store, row, { uses, columns, say, named })
       if (Object.keys(columns).length > 0) changed.push({ uid: row.uid, columns })
     }
     if (changed.length === 0) continue
@@ -238,11 +276,12 @@ export async function repair(
   for (const [blob, uses] of without) {
     const key = refOfName(blob).subarray(0, BLOB_KEY_BYTES)
     const say = finder(findings, directory.pathOf(blob), blob)
-    const name = (await directory.probe(blob, key)) === undefined ? await elsewhere(store, key) : blob
-    if (name === undefined) {
-      say('damage', 'blob-missing', `is lost, and ${uses} messages need it`)
-      continue
-    }
+    const fault = await faultOf(store, blob, key)
+    const whole = fault === undefined ? blob : await elsewhere(store, key, { not: blob, bytes: true })
+    if (whole === undefined) say('damage', fault!.kind, `${fault!.why}, and ${uses} messages need it`)
+    // Of one that is damaged the rest can still be read.
+    const name = whole ?? ((await directory.probe(blob, key)) === undefined ? undefined : blob)
+    if (name === undefined) continue
     say('damage', 'row-missing', `had ${uses} references and no row`)
     missing.push({ ...(await rowFor(store, name, key)), since: 0, uses })
   }
@@ -276,31 +315,40 @@ async function rowFor(
   return { key: key.slice(), instance, hold, size: opened.size, stored: opened.stored }
 }
 
-/** Lets a row name a file that is there, and holds it. */
-async function relink(
-  store: BlobStore,
-  row: BlobRow,
-  uses: number,
-  columns: Record<string, Uint8Array | number>,
-  say: Say,
-): Promise<void> {
-  const { directory, host } = store
+interface Relinked {
+  readonly uses: number
+  /** What of the row is to be changed. */
+  readonly columns: Record<string, Uint8Array | number>
+  readonly say: Say
+  readonly named: Set<string>
+}
+
+/** Lets a row name a file that is whole, and holds it. */
+async function relink(store: BlobStore, row: BlobRow, { uses, columns, say, named }: Relinked): Promise<void> {
   const blob = nameOfRef(refOf(row))
-  if ((await directory.probe(blob, row.key)) !== undefined) {
-    if (!directory.shared) return
-    const own = toHex(host.storeId)
-    const holds = (await directory.list(blob.slice(0, 2), blob)).get(blob)?.holds ?? []
-    if (holds.some(({ store: holder, hold }) => holder === own && hold === toHex(row.hold))) return
-    say('damage', 'hold-missing', 'was used and not held')
-    await directory.hold(blob, toHex(row.hold))
+  const fault = await faultOf(store, blob, row.key)
+  if (fault?.kind === 'blob-damaged') store.noteDamage(blob)
+  const other = fault === undefined ? undefined : await elsewhere(store, row.key, { not: blob, bytes: true })
+  if (fault !== undefined && other !== undefined) {
+    say('damage', 'blob-elsewhere', `${fault.why}; ${other} has the same bytes`)
+    const { instance, hold, stored } = await rowFor(store, other, row.key)
+    Object.assign(columns, { instance, hold, stored })
     return
   }
-  const other = await elsewhere(store, row.key)
-  if (other === undefined) {
-    if (uses > 0) say('damage', 'blob-missing', `is lost, and ${uses} messages need it`)
-    return
+  if (fault !== undefined && uses > 0 && !named.has(blob)) {
+    say('damage', fault.kind, `${fault.why}, and ${uses} messages need it`)
+    named.add(blob)
   }
-  say('damage', 'blob-elsewhere', `was lost; ${other} has the same bytes`)
-  const { instance, hold, stored } = await rowFor(store, other, row.key)
-  Object.assign(columns, { instance, hold, stored })
+  if (fault?.kind !== 'blob-missing') await holdAgain(store, row, say)
+}
+
+/** Holds the file of a row, if it is not held. */
+async function holdAgain({ directory, host }: BlobStore, row: BlobRow, say: Say): Promise<void> {
+  if (!directory.shared) return
+  const blob = nameOfRef(refOf(row))
+  const own = toHex(host.storeId)
+  const holds = (await directory.list(blob.slice(0, 2), blob)).get(blob)?.holds ?? []
+  if (holds.some(({ store: holder, hold }) => holder === own && hold === toHex(row.hold))) return
+  say('damage', 'hold-missing', 'was used and not held')
+  await directory.hold(blob, toHex(row.hold))
 }

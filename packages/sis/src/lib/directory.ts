@@ -29,6 +29,7 @@
 import { type Fs, FsError } from '@mailstead/fs'
 import { BlobFile } from './blob-read.ts'
 import { BLOB_KEY_BYTES } from './contract.ts'
+import type { Domain } from './domain.ts'
 import { SisError } from './error.ts'
 import { DEAD, isPrefix, type ParsedName, parseName, TMP } from './names.ts'
 
@@ -184,10 +185,13 @@ export class BlobDirectory {
     }
   }
 
-  /** Bytes of the file, every one of which was read; undefined if it is not there. SIS_CORRUPT if it is damaged. */
-  async verify(blob: string, key: Uint8Array): Promise<number | undefined> {
+  /**
+   * Bytes of the file, every one of which was read; undefined if it is not there. SIS_CORRUPT if it is damaged; of a domain that is given, also
+   * if the key names other bytes.
+   */
+  async verify(blob: string, key: Uint8Array, domain?: Domain): Promise<number | undefined> {
     await using file = await BlobFile.open(this.fs, this.pathOf(blob), key)
-    await file?.verify(undefined)
+    await file?.verify(domain)
     return file?.stored
   }
 

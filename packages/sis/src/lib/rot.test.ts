@@ -7,6 +7,7 @@ import { memoryFs } from '@mailstead/fs/memory'
 import { expect, test } from 'vitest'
 import { deep, say } from '../../../../tests/support/depth.ts'
 import { SisError } from './error.ts'
+import { nameOfRef } from './names.ts'
 import { openSis } from './sis.ts'
 
 function counter(): (bytes: Uint8Array) => void {
@@ -128,4 +129,41 @@ test('what is put again is kept anew where its file is damaged, and whoever used
     await reader.read(into, 0)
     expect(into.equals(bytes)).toBe(true)
   }
+})
+
+test('a repair names what is damaged anywhere, and a row goes over to a whole file with the same bytes', async () => {
+  const fs = memoryFs()
+  const bytes = randomBytes(300_000)
+  const refs: Uint8Array[] = []
+  async function* all(): AsyncGenerator<readonly Uint8Array[]> {
+    yield refs
+  }
+  const damage = async (path: string): Promise<void> => {
+    const image = (await fs.readFile(path)).slice()
+    image[150_000]! ^= 1
+    await fs.writeFile(path, image)
+  }
+  const path = (ref: Uint8Array): string => `a/${nameOfRef(ref).slice(0, 2)}/${nameOfRef(ref)}`
+  {
+    await using sis = await openSis(fs, 'a', { create: true })
+    refs.push((await sis.put(bytes)).ref)
+  }
+  await damage(path(refs[0]!))
+  {
+    await using sis = await openSis(fs, 'a')
+    const found = await sis.repair(all())
+    expect(found).toMatchObject([{ severity: 'damage', kind: 'blob-damaged', file: path(refs[0]!) }])
+    // The file is named beside it, and not again.
+    expect(found[0]!.message).not.toContain(nameOfRef(refs[0]!))
+    refs.push((await sis.put(bytes)).ref)
+  }
+  await using sis = await openSis(fs, 'a')
+  expect((await sis.repair(all())).map(({ kind }) => kind)).toEqual(['blob-elsewhere'])
+  expect(await sis.repair(all())).toEqual([])
+  // What nobody uses may be as it is.
+  const findings = (await Array.fromAsync(sis.check({ references: all() }))).flat()
+  expect(findings).toMatchObject([{ severity: 'note', kind: 'blob-damaged', file: path(refs[0]!) }])
+  // A damaged twin is no other file with the same bytes.
+  await damage(path(refs[1]!))
+  expect((await sis.repair(all())).map(({ kind }) => kind)).toEqual(['blob-damaged'])
 })

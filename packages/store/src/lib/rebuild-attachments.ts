@@ -4,7 +4,7 @@
  * ORDER    1. Messages are found. A store that has attachments, and none were given, is left as it is.
  *          2. In the frame that makes rows and messages fit, the table of blobs says that its uses may be too low: from then on nothing
  *             is swept.
- *          3. Uses are counted again, and that is taken back. Killed before, the rebuild is made again, with the same end.
+ *          3. Uses are counted again, every blob is read, and that is taken back. Killed before, the rebuild is made again, with the same end.
  *
  * Of a row whose message is missing or damaged nobody knows what it holds: then no count is lowered, and where rows of blobs were lost as
  * well, nothing is swept until a rebuild has found all messages.
@@ -109,7 +109,7 @@ export class AttachmentsRebuild {
   ): Promise<readonly AttachmentFinding[]> {
     try {
       if (!isDryRun) return await store.repair(this.#messages(plan), { incomplete })
-      const checked = (await Array.fromAsync(store.check(this.#messages(plan), { bytes: false }))).flat()
+      const checked = (await Array.fromAsync(store.check(this.#messages(plan)))).flat()
       return checked.filter(({ severity }) => severity === 'damage')
     } catch (error) {
       throw attachmentsError(error)
