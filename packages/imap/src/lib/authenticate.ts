@@ -87,16 +87,13 @@ export async function login(
   try {
     session = await connection.options.backend.login({ ...credentials, remoteAddress })
   } catch (error) {
-    connection.tagged(tag, connection.failure(error))
+    // Who guesses passwords in an outage waits as ever.
+    await refuse(connection, tag, connection.failure(error))
     return
   }
   if (session === undefined) {
     connection.emit({ type: 'login-failed', user: credentials.name, mechanism, remoteAddress })
-    const delayMs = connection.limits.loginDelayMs * 2 ** connection.loginFailures++
-    if (delayMs > 0) await setTimeout(delayMs)
-    connection.tagged(tag, 'NO [AUTHENTICATIONFAILED] Wrong name or password.')
-    if (connection.loginFailures >= connection.limits.loginFailures)
-      connection.bye('Too many failed logins.', 'login-failures')
+    await refuse(connection, tag, 'NO [AUTHENTICATIONFAILED] Wrong name or password.')
     return
   }
   if (connection.isOver) {
@@ -106,4 +103,12 @@ export async function login(
   connection.loggedIn(session)
   connection.emit({ type: 'login', user: session.user, mechanism, remoteAddress, secure: connection.secure })
   connection.tagged(tag, `OK [CAPABILITY ${capabilities(connection)}] Logged in.`)
+}
+
+async function refuse(connection: Connection, tag: string, answer: string): Promise<void> {
+  const delayMs = connection.limits.loginDelayMs * 2 ** connection.loginFailures++
+  if (delayMs > 0) await setTimeout(delayMs)
+  connection.tagged(tag, answer)
+  if (connection.loginFailures >= connection.limits.loginFailures)
+    connection.bye('Too many failed logins.', 'login-failures')
 }

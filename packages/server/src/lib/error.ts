@@ -4,7 +4,7 @@ export type ServerErrorCode =
   | 'SERVER_LISTEN'
   /** The data directory holds no root marker: it may be an unmounted one. Nothing was created. */
   | 'SERVER_NO_ROOT'
-  /** The users file cannot be read. */
+  /** The users file cannot be read, or could not just now, so that who is unknown cannot be told. */
   | 'SERVER_USERS'
   /** Certificate or key cannot be read or do not belong together. */
   | 'SERVER_TLS'

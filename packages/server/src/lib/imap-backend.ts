@@ -28,7 +28,9 @@ export function imapBackend(
       const { name, password, authorizeAs } = credentials
       // Nobody may act for somebody else.
       if (authorizeAs !== undefined && authorizeAs !== '' && authorizeAs !== name) return undefined
-      const user = await users.authenticate(name, password)
+      const user = await users.authenticate(name, password).catch((error: unknown) => {
+        throw imapError(error)
+      })
       if (user === undefined) return undefined
       try {
         const lease = await stores.acquire(user)

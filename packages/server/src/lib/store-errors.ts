@@ -75,6 +75,8 @@ export function isDamage(error: unknown): boolean {
 export function imapError(error: unknown, noMailbox: NoMailboxMeans = 'NONEXISTENT'): unknown {
   if (error instanceof ServerError && error.code === 'SERVER_CLOSED')
     return new ImapError('UNAVAILABLE', 'The server is stopping', { cause: error })
+  if (error instanceof ServerError && error.code === 'SERVER_USERS')
+    return new ImapError('UNAVAILABLE', 'Who may log in cannot be told now', { cause: error })
   const code = storeCodeOf(error)
   if (code === undefined) return error
   switch (code) {

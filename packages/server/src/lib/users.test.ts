@@ -1,10 +1,15 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import fc from 'fast-check'
+import { memoryFs } from '@mailstead/fs/memory'
+import { ImapTestClient } from '@mailstead/imap/testing'
+import { mdbox } from '@mailstead/mdbox'
 import { afterEach, describe, expect, test } from 'vitest'
 import type { ServerEvent } from './events.ts'
 import { hashSecret, parseSecret, SECRET_SCHEMES, verifySecret } from './secret.ts'
+import { startServer } from './start.ts'
 import { staticUsers, usersFile } from './users.ts'
 import { badUserName, formatUserLine, parseUserLine, parseUsers, userDirectory } from './users-file.ts'
 
@@ -164,6 +169,33 @@ describe('users', () => {
     expect(users.lookup('nobody')).toBeUndefined()
     expect(await users.authenticate('a', '1')).toBeDefined()
     expect(events.map(({ kind }) => kind)).toContain('users-file')
+  })
+  test('while the file is away no login fails for good, and names that are known answer as those that are not', async () => {
+    const path = file('a:{PLAIN}1\n')
+    const users = usersFile(path)
+    await using server = await startServer({
+      imap: { host: '127.0.0.1', port: 0 },
+      users,
+      storage: () => Promise.resolve({ fs: memoryFs(), box: (fs) => mdbox(fs, 'storage') }),
+      imapLimits: { loginDelayMs: 0 },
+    })
+    const answers = async (): Promise<string[]> => {
+      const got: string[] = []
+      for (const line of ['LOGIN b 2', 'LOGIN a wrong']) {
+        await using client = new ImapTestClient(connect(server.imap!.port))
+        await client.line()
+        got.push((await client.command(line)).text)
+      }
+      return got
+    }
+    expect(await answers()).toEqual(Array(2).fill(expect.stringMatching(/^NO \[AUTHENTICATIONFAILED\]/)))
+    renameSync(path, `${path}.away`)
+    const [unknown, wrong] = await answers()
+    expect(unknown).toMatch(/^NO \[UNAVAILABLE\]/)
+    expect(wrong).toBe(unknown)
+    expect(await users.authenticate('a', '1')).toBeDefined()
+    renameSync(`${path}.away`, path)
+    expect(await answers()).toEqual(Array(2).fill(expect.stringMatching(/^NO \[AUTHENTICATIONFAILED\]/)))
   })
   test('broken lines are told with their number', () => {
     const events: ServerEvent[] = []

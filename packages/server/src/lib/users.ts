@@ -4,7 +4,8 @@
  * INVARIANTS
  *   1. An unknown user costs as much as a wrong password.
  *   2. The file is read again when it changed; while it cannot be read, or its storage is away, the last good content counts, and
- *      whoever is not in it is not known to be unknown.
+ *      whoever is not in it is not known to be unknown: a login that fails then is told apart neither from a wrong password, nor
+ *      from an unknown name.
  *   3. At most HASHES_AT_ONCE passwords are hashed at a time: a flood of logins cannot take all memory and all threads.
  */
 import type { PrivateFlags } from '@mailstead/acl/private-flags'
@@ -25,7 +26,7 @@ export interface User {
 }
 
 export interface Users {
-  /** Undefined: unknown user, or wrong password. */
+  /** Undefined: unknown user, or wrong password. SERVER_USERS if that cannot be told now: neither of the two is then. */
   authenticate(name: string, password: string): Promise<User | undefined>
   /** Undefined: unknown. */
   lookup(name: string): User | undefined
@@ -104,8 +105,14 @@ export function usersFile(path: string, options: UsersFileOptions = {}): Users {
       const user = await before.authenticate(name, password)
       if (user !== undefined) return user
       // Perhaps the file changed within the last second: a new user, a new password. Only then it is tried again.
-      await renew()
-      return checker === before ? undefined : checker.authenticate(name, password)
+      const certain = await renew()
+      const again = checker === before ? undefined : await checker.authenticate(name, password)
+      if (again === undefined && !certain)
+        throw new ServerError(
+          'SERVER_USERS',
+          `the users file ${path} cannot be read now: nobody is known to be unknown`,
+        )
+      return again
     },
     lookup(name) {
       if (clock() - checkedAt > RECHECK_MS) recheck()
