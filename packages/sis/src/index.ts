@@ -1,5 +1,6 @@
 export {
   type AttachmentsOptions,
+  type AttachmentsSweepOptions,
   attachments,
   type Messages,
   type SisAttachmentStore,

@@ -319,6 +319,28 @@ describe('attachments are kept once', () => {
     expect(await mailstead('attachments', 'stats', '--config', config)).toMatch(/^0 ann.* saved=0\.0%\n/)
   })
 
+  test('a volume that is lost for good is marked anew, and a rebuild without the index names what is missing', async () => {
+    const { config, data, serve } = await place('[attachments]\npath = "volume"\n')
+    const volume = join(data, '../volume')
+    expect(await mailstead('init', '--attachments', volume)).toMatch(/^0 /)
+    await serve(async ({ lmtp }) => {
+      expect(await deliver(lmtp, USERS.slice(0, 1), mail('first'))).toBe('ok')
+    })
+    rmSync(volume, { recursive: true })
+    const rebuild = async (): Promise<string> => mailstead('rebuild', '--user', USERS[0]!, '--config', config)
+    expect(await rebuild()).toMatch(/^2 .*mailstead init --attachments/)
+    expect(await mailstead('init', '--attachments', volume)).toMatch(/^0 /)
+    // The index says which directory they were in.
+    expect(await rebuild()).toMatch(/^2 .*something else is mounted there/)
+    rmSync(join(data, 'users', USERS[0]!, 'index'), { recursive: true })
+    expect(await rebuild()).toMatch(/^1 [^]*damaged: .*blob-missing/)
+    await serve(async ({ imap, lmtp }) => {
+      await using client = await session(imap, USERS[0]!)
+      expect((await client.ok('FETCH 1 BODY.PEEK[1]')).join('')).toContain('This is first.')
+      expect(await deliver(lmtp, USERS.slice(0, 1), mail('second'))).toBe('ok')
+    })
+  })
+
   test('the first ones of a store may come at the same time, and several in one message', async () => {
     const { config, serve, blobs } = await place()
     const many = Array.from({ length: 6 }, (_, i) => mail(`mail ${i}`, noise(150_000, 100 + i).toString('base64')))

@@ -118,12 +118,16 @@ async function sweep(flags: SweepFlags): Promise<void> {
   const { failures } = await eachStore(flags, false, async (user, store) => {
     const report = await store.sweepAttachments(hours === undefined ? {} : { graceMs: hours * HOUR_MS })
     if (report === undefined) return
-    const { blobs, bytes, left } = report
+    const { blobs, bytes, left, unexplained } = report
     const { unusedBlobs = 0, unusedBytes = 0 } = (await store.attachmentStats()) ?? {}
-    swept.push({ user, blobs, bytes, left, waitingBlobs: unusedBlobs, waitingBytes: unusedBytes })
+    swept.push({ user, blobs, bytes, left, unexplained, waitingBlobs: unusedBlobs, waitingBytes: unusedBytes })
     if (flags.json === true) return
     const waiting = unusedBlobs === 0 ? '' : `, ${unusedBlobs} (${unusedBytes} bytes) wait for their grace period`
     process.stdout.write(`${user}: ${blobs} attachments removed (${bytes} bytes)${waiting}\n`)
+    if (unexplained > 0)
+      process.stdout.write(
+        `${user}: ${unexplained} attachments that the index does not know are in messages that it does not know either, and stay. If the index alone was restored, move it away and run: mailstead rebuild --user ${user}\n`,
+      )
   })
   if (flags.json === true) process.stdout.write(`${JSON.stringify({ swept, failures })}\n`)
   tell(failures)

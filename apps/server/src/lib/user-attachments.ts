@@ -15,6 +15,7 @@ import { userDirectory, userKey } from '@mailstead/server'
 import {
   attachments,
   type AttachmentsOptions,
+  type AttachmentsSweepOptions,
   BLOB_COLUMNS,
   type BlobBudget,
   blobBudget,
@@ -31,7 +32,6 @@ import {
   type SisFinding,
   type SisMessage,
   type SisStats,
-  type SweepOptions,
   type SweepReport,
   weave,
   type Woven,
@@ -148,12 +148,12 @@ class UserAttachments implements SisAttachmentStore {
     return (await this.#open(false)).store.drop(messages)
   }
 
-  async sweep(options?: SweepOptions): Promise<SweepReport> {
+  async sweep(options?: AttachmentsSweepOptions): Promise<SweepReport> {
     await this.#host.refresh()
     const { view } = this.#host.table
     // Nothing was ever saved: not even the directory is there.
     if (view.count === 0 && view.values?.has(VALUE_PLACE) !== true)
-      return { rows: 0, blobs: 0, bytes: 0, left: 0, temporary: 0 }
+      return { rows: 0, blobs: 0, bytes: 0, left: 0, unexplained: 0, temporary: 0 }
     return (await this.#open(false)).store.sweep(options)
   }
 

@@ -157,6 +157,11 @@ export interface AttachmentSweepOptions {
   readonly signal?: AbortSignal
   /** Blobs that nobody uses are kept at least this long, in milliseconds. (default: as the store of attachments was opened with) */
   readonly graceMs?: number
+  /**
+   * The segments of all messages on disk that nobody is known to have given up, whatever the index says. Asked only where a file is in no row and
+   * this sweep did not free it, which is so after a crash, and where the index is older than the messages: what they hold stays. (default: none)
+   */
+  readonly messages?: () => AsyncIterable<readonly Uint8Array[]>
 }
 
 export interface AttachmentSweepReport {
@@ -167,6 +172,8 @@ export interface AttachmentSweepReport {
   readonly bytes: number
   /** Files that something prevented: of another store that still holds the blob, or that could not be read. */
   readonly left: number
+  /** Files that no row names and a message on disk holds. Rebuild the store: its index may be older than its messages. */
+  readonly unexplained: number
 }
 
 export interface AttachmentFinding {

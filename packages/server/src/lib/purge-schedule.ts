@@ -126,12 +126,12 @@ export class PurgeSchedule implements AsyncDisposable {
     try {
       const swept = await store.sweepAttachments({ signal: this.#stop.signal })
       if (swept === undefined) return
-      const { rows, blobs, bytes, left } = swept
+      const { rows, blobs, bytes, left, unexplained } = swept
       // What waits for its grace period is looked at again, whether or not somebody comes.
       const { unusedBlobs } = (await store.attachmentStats()) ?? { unusedBlobs: 0 }
       if (unusedBlobs > 0) this.used(user.name)
       onEvent({
-        level: blobs > 0 ? 'info' : 'debug',
+        level: unexplained > 0 ? 'warn' : blobs > 0 ? 'info' : 'debug',
         kind: 'swept',
         message: `swept the attachments of ${user.name}`,
         user: user.name,
@@ -139,6 +139,7 @@ export class PurgeSchedule implements AsyncDisposable {
         blobs,
         bytes,
         left,
+        unexplained,
         waiting: unusedBlobs,
         ms: Math.round(performance.now() - since),
       })

@@ -41,6 +41,12 @@ export interface SisAttachments {
 /** Segments of messages, in pages. */
 export type Messages = AsyncIterable<readonly Uint8Array[]>
 
+/** Satisfies `AttachmentSweepOptions`. */
+export interface AttachmentsSweepOptions extends Omit<SweepOptions, 'references'> {
+  /** Of all messages on disk, whatever the table says: `SweepOptions.references`. */
+  readonly messages?: () => Messages
+}
+
 /** Satisfies `AttachmentMessage`. */
 export interface SisMessage {
   write(bytes: Uint8Array): void | Promise<void>
@@ -59,7 +65,7 @@ export interface SisAttachmentStore extends AsyncDisposable {
   begin(): SisBatch
   open(segments: Uint8Array, inline: WovenInline): Promise<Woven>
   drop(messages: readonly Uint8Array[]): Promise<{ record(tx: ReferenceTransaction): void }>
-  sweep(options?: SweepOptions): Promise<SweepReport>
+  sweep(options?: AttachmentsSweepOptions): Promise<SweepReport>
   check(messages?: Messages, options?: Omit<CheckOptions, 'references'>): AsyncIterable<readonly SisFinding[]>
   repair(messages: Messages, options?: RepairOptions): Promise<readonly SisFinding[]>
   stats(): Promise<SisStats>
@@ -111,12 +117,13 @@ class Attachments implements SisAttachmentStore {
     return this.#blobs.drop(messages.flatMap((segments) => refsOf(segments)))
   }
 
-  async sweep(options?: SweepOptions): Promise<SweepReport> {
+  async sweep({ messages, ...options }: AttachmentsSweepOptions = {}): Promise<SweepReport> {
     await this.#blobs.host.refresh()
     if (this.#blobs.host.table.view.values?.has(VALUE_SALVAGED) === true)
       throw new SisError('SIS_CORRUPT', 'rows were lost: nothing is swept before a repair')
     await this.#blobs.mustBeHere()
-    return sweep(this.#blobs, options)
+    if (messages === undefined) return sweep(this.#blobs, options)
+    return sweep(this.#blobs, { ...options, references: () => referencesOf(messages()) })
   }
 
   check(messages?: Messages, options: Omit<CheckOptions, 'references'> = {}): AsyncIterable<readonly SisFinding[]> {

@@ -90,6 +90,8 @@ export class BlobStore implements BlobSource, AsyncDisposable {
   readonly settings: BlobStoreSettings
   /** Names of files that are damaged, as far as was seen. */
   readonly damaged: Set<string> = new Set()
+  /** Names of files that no row names and messages do, as the last sweep found (sweep.ts). */
+  readonly beyond: Set<string> = new Set()
   readonly #verified = new Set<string>()
   readonly #budget: SpoolBudget
   readonly #openDomain: () => Promise<Domain>

@@ -12,6 +12,7 @@ import {
   type AttachmentFormat,
   type AttachmentStore,
   type AttachmentSweepTransaction,
+  type Box,
   BOX_USES_COLUMN,
   type BoxPurgeTransaction,
 } from '@mailstead/box'
@@ -152,6 +153,16 @@ export async function openAttachments(
     })
   } catch (error) {
     throw attachmentsError(error)
+  }
+}
+
+/** What messages hold that nobody is known to have given up. Reads all of them. */
+export async function* segmentsOnDisk(box: Box): AsyncGenerator<readonly Uint8Array[], void, undefined> {
+  for await (const page of box.scan()) {
+    const found = page.flatMap(({ segments, expunged }) =>
+      segments === undefined || expunged === true ? [] : [segments],
+    )
+    if (found.length > 0) yield found
   }
 }
 

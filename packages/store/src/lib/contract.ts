@@ -367,7 +367,7 @@ export interface Store extends AsyncDisposable {
    * bounded memory, beside everything else; a save at the same time wins. Undefined where there are none. STORE_UNAVAILABLE while they are away;
    * STORE_INCOMPLETE, with nothing removed, after a repair of the index that no rebuild followed.
    */
-  sweepAttachments(options?: AttachmentSweepOptions): Promise<AttachmentSweepReport | undefined>
+  sweepAttachments(options?: Omit<AttachmentSweepOptions, 'messages'>): Promise<AttachmentSweepReport | undefined>
   /** What keeping equal attachments once saves this store. Undefined where there are none. STORE_UNAVAILABLE while they are away. */
   attachmentStats(): Promise<AttachmentStats | undefined>
   /** Whether its box knows a second tier: `altmove` is a TypeError otherwise. */

@@ -20,7 +20,7 @@ import {
 } from '@mailstead/box'
 import { type Index, IndexError, type IndexOptions, openIndex, type Table } from '@mailstead/index'
 import { altmoveStore, type StoreAltmoveOptions } from './altmove.ts'
-import { attachmentsError, createAttachments, StoreAttachments, transactLent } from './attachments.ts'
+import { attachmentsError, createAttachments, segmentsOnDisk, StoreAttachments, transactLent } from './attachments.ts'
 import { checkStore } from './check.ts'
 import type { Store, StoreFinding, StoreMoves, StoreOptions, StoreSession, Subject } from './contract.ts'
 import { ATTEMPTS_MAX, Core, type Settings, withDefaults } from './core.ts'
@@ -222,7 +222,9 @@ class OpenedStore implements Store {
     return this.#core.attachments.store !== undefined
   }
 
-  async sweepAttachments(options?: AttachmentSweepOptions): Promise<AttachmentSweepReport | undefined> {
+  async sweepAttachments(
+    options?: Omit<AttachmentSweepOptions, 'messages'>,
+  ): Promise<AttachmentSweepReport | undefined> {
     this.#core.mustBeWritable()
     return this.#withAttachments(async (store) => {
       await this.#core.index.refresh()
@@ -231,7 +233,7 @@ class OpenedStore implements Store {
           'STORE_INCOMPLETE',
           'a repair of the index may have lost uses of attachments: nothing is swept before a rebuild',
         )
-      return store.sweep(options)
+      return store.sweep({ ...options, messages: () => segmentsOnDisk(this.#core.box) })
     })
   }
 
