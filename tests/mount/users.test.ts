@@ -15,8 +15,6 @@ testUnless(
     writeFileSync(world.config, readFileSync(world.config, 'utf8').replace('users = "users"\n', ''))
     const file = world.namespace.path(join(world.at('data'), 'users.passwd'))
     writeFileSync(file, `${USER}:{PLAIN}${PASSWORD}\n`)
-    // What is on a tmpfs is not guarded unless somebody says so.
-    expect((await world.command('mount', 'add', world.at('data'))).code).toBe(0)
     expect(await world.start()).toBe('ready')
     expect(await deliver(world, [message('first', false)])).toEqual([250])
     for (const instead of ['wrong-data', 'empty-data', undefined]) {
@@ -37,7 +35,18 @@ testUnless(
       if (instead !== undefined) world.unmount('data', 'lazy')
       world.mount('data')
     }
-    await using client = await world.logIn()
-    await client.ok('SELECT INBOX')
+    {
+      await using client = await world.logIn()
+      await client.ok('SELECT INBOX')
+    }
+    // Nor is it taken for the right one where the list of mounts does not know it.
+    expect(await world.stop()).toBe(0)
+    expect((await world.command('mount', 'remove', world.at('data'))).code).toBe(0)
+    world.unmount('data')
+    world.mount('data', 'wrong-data')
+    expect(await world.start()).toBe(1)
+    expect(world.log).toContain('mailstead mount accept')
+    expect((await world.command('mount', 'accept', world.at('data'))).code).toBe(0)
+    expect(await world.start()).toBe('ready')
   },
 )

@@ -37,11 +37,11 @@ export function initCommand(): Command {
       await mustBeMounted(dir, mounts)
       for (const role of ['index', 'alternate', 'attachments'] as const) {
         if (flags[role] !== true) continue
-        const done = await initRootDirectory(dir, role)
+        const done = await initRootDirectory(dir, role, mounts)
         process.stdout.write(`${dir} is ${OTHERS[role]} ${done === 'made' ? 'now' : 'already'}.\n`)
         return
       }
-      const outcome = await initDataDirectory(dir)
+      const outcome = await initDataDirectory(dir, mounts)
       const users = join(dir, USERS_FILE)
       if (!existsSync(users)) writeFileSync(users, '', { flag: 'wx', mode: 0o600 })
       process.stdout.write(

@@ -5,8 +5,8 @@
  */
 import { resolve } from 'node:path'
 import { Argument, Command } from 'commander'
-import { emptyConfig, openMounts, readConfig, stateDirectory } from '@mailstead/app-server'
-import type { MountNotice, MountRegistry, MountState, MountStatus } from '@mailstead/mount'
+import { emptyConfig, type Mounts, openMounts, readConfig, stateDirectory } from '@mailstead/app-server'
+import { MountError, type MountNotice, type MountRegistry, type MountState, type MountStatus } from '@mailstead/mount'
 import { Exit } from './exit.ts'
 
 interface MountFlags {
@@ -32,8 +32,15 @@ export function mountCommand(): Command {
       }),
     )
     .addCommand(
-      one('accept', 'what is mounted there now is what is to be there', async (list, path) => {
-        say(await list.accept(path))
+      one('accept', 'what is mounted there now is what is to be there', async (list, path, roots) => {
+        const status = await list.accept(path).catch((error: unknown) => {
+          if (error instanceof MountError && error.code === 'MOUNT_UNKNOWN') return error
+          throw error
+        })
+        const accepted = await roots.accept(path)
+        if (!(status instanceof MountError)) say(status)
+        else if (accepted.length === 0) throw status
+        for (const root of accepted) process.stdout.write(`${root.path}: what is there now is its ${root.role} root.\n`)
       }),
     )
     .addCommand(
@@ -65,19 +72,27 @@ function withFlags(command: Command): Command {
     .option('--config <file>', 'configuration file, which names it')
 }
 
-function one(name: string, description: string, run: (list: MountRegistry, path: string) => Promise<void>): Command {
+function one(
+  name: string,
+  description: string,
+  run: (list: MountRegistry, path: string, roots: NonNullable<Mounts['roots']>) => Promise<void>,
+): Command {
   return withFlags(new Command(name))
     .description(description)
     .argument('<path>')
     .action(async (path: string, flags: MountFlags) => {
-      await withList(flags, (list) => run(list, resolve(path)))
+      await withList(flags, (list, _notices, roots) => run(list, resolve(path), roots))
     })
 }
 
 /** All mounts of the list were looked at. */
 async function withList(
   flags: MountFlags,
-  run: (list: MountRegistry, notices: readonly MountNotice[]) => Promise<void> | void,
+  run: (
+    list: MountRegistry,
+    notices: readonly MountNotice[],
+    roots: NonNullable<Mounts['roots']>,
+  ) => Promise<void> | void,
 ): Promise<void> {
   const config = flags.config === undefined ? emptyConfig : readConfig(flags.config)
   const state = stateDirectory(flags.state, config)
@@ -87,7 +102,7 @@ async function withList(
   const list = mounts.registry!
   const notices = await list.refresh()
   for (const { kind, message } of notices) if (kind === 'damaged') process.stderr.write(`mailstead: ${message}\n`)
-  await run(list, notices)
+  await run(list, notices, mounts.roots!)
 }
 
 function say({ path, state, observed, why }: MountStatus): void {

@@ -38,8 +38,8 @@ import { alternateRoot, type BoxSettings, boxOnDisk, userBox } from './user-box.
 export const USERS_FILE = 'users.passwd'
 
 /** Marks a directory, making it if it is not there. `already` if it is marked. */
-export async function initDataDirectory(path: string): Promise<'made' | 'already'> {
-  const done = await initRootDirectory(path, 'data')
+export async function initDataDirectory(path: string, mounts?: Mounts): Promise<'made' | 'already'> {
+  const done = await initRootDirectory(path, 'data', mounts)
   await makeAttachmentsBelow({ data: path })
   return done
 }

@@ -2,9 +2,10 @@
  * Whether storage is there: the list of mounts (@mailstead/mount), and guards of directories of roots.
  *
  *   STATE/mounts …             the list (docs/formats/mounts.md); STATE must not be on what it is about
+ *   STATE/roots                which roots were served (known-roots.ts)
  *
  * A server without state directory makes its list anew at each start: then what was away before the start is known by its
- * missing marker alone.
+ * missing marker alone, and another volume that is marked is taken for what was there.
  */
 import { type Stats, statSync } from 'node:fs'
 import { dirname, resolve, sep } from 'node:path'
@@ -22,6 +23,7 @@ import {
   systemProbe,
 } from '@mailstead/mount'
 import type { OnServerEvent } from '@mailstead/server'
+import { KnownRoots } from './known-roots.ts'
 
 /** How often all mounts of the list are looked at, in milliseconds. */
 const LOOK_EVERY_MS = 10_000
@@ -31,6 +33,8 @@ export interface Mounts extends AsyncDisposable {
   /** Undefined: nobody keeps a list. */
   readonly registry: MountRegistry | undefined
   readonly probe: MountProbe
+  /** Undefined: nobody keeps them. */
+  readonly roots: KnownRoots | undefined
 }
 
 /** The root that a directory lies in. */
@@ -45,9 +49,9 @@ export interface InRoot {
 export async function openMounts(state: string | undefined): Promise<Mounts> {
   await using held = new AsyncDisposableStack()
   const probe = held.use(systemProbe())
-  const registry = state === undefined ? undefined : held.use(await openList(held, state, probe, []))
+  const { registry, roots } = state === undefined ? {} : await openList(held, state, probe, [])
   const all = held.move()
-  return { registry, probe, [Symbol.asyncDispose]: () => all.disposeAsync() }
+  return { registry, roots, probe, [Symbol.asyncDispose]: () => all.disposeAsync() }
 }
 
 /**
@@ -62,9 +66,10 @@ export async function startMounts(
   await using held = new AsyncDisposableStack()
   const probe = held.use(systemProbe())
   const absolute = roots.map((root) => resolve(root))
-  const registry = held.use(
-    state === undefined ? await openRegistry({ probe, roots: absolute }) : await openList(held, state, probe, absolute),
-  )
+  const { registry, roots: known }: { registry: MountRegistry; roots?: KnownRoots } =
+    state === undefined
+      ? { registry: held.use(await openRegistry({ probe, roots: absolute })) }
+      : await openList(held, state, probe, absolute)
   const tell = (notices: readonly MountNotice[]): void => {
     for (const { kind, path, message } of notices)
       onEvent({ level: kind === 'new' || kind === 'back' ? 'info' : 'warn', kind: 'mount', message, what: kind, path })
@@ -86,7 +91,7 @@ export async function startMounts(
     await looking
   })
   const all = held.move()
-  return { registry, probe, [Symbol.asyncDispose]: () => all.disposeAsync() }
+  return { registry, roots: known, probe, [Symbol.asyncDispose]: () => all.disposeAsync() }
 }
 
 async function openList(
@@ -94,9 +99,9 @@ async function openList(
   state: string,
   probe: MountProbe,
   roots: readonly string[],
-): Promise<MountRegistry> {
+): Promise<{ readonly registry: MountRegistry; readonly roots: KnownRoots }> {
   const fs = held.use(await posixFs(state, { create: true }))
-  return openRegistry({ fs, probe, roots })
+  return { registry: held.use(await openRegistry({ fs, probe, roots })), roots: new KnownRoots(fs, probe) }
 }
 
 export interface DirectoryOptions {

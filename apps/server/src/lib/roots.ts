@@ -26,8 +26,16 @@ function initLine(path: string, role: RootRole): string {
   return `mailstead init ${role === 'data' ? '' : `--${role} `}${path}`
 }
 
-/** Marks a directory, making it if it is not there. `already` if it is marked. SERVER_NO_ROOT if it is something else. */
-export async function initRootDirectory(path: string, role: RootRole): Promise<'made' | 'already'> {
+/**
+ * Marks a directory, making it if it is not there. `already` if it is marked. SERVER_NO_ROOT if it is something else, or was marked
+ * before as `mounts` knows.
+ */
+export async function initRootDirectory(path: string, role: RootRole, mounts?: Mounts): Promise<'made' | 'already'> {
+  const known = await mounts?.roots?.find(path, role)
+  if (known !== undefined) {
+    await checkRootDirectory(path, role, mounts)
+    return 'already'
+  }
   await using fs = await posixFs(path, { create: true })
   const root = await readRoot(fs)
   if (root?.role === role) return 'already'
@@ -50,7 +58,10 @@ export async function checkRootDirectory(path: string, role: RootRole, mounts?: 
   try {
     await using fs = await posixFs(absolute)
     const root = await readRoot(fs)
-    if (root?.role === role) return root.uuid
+    if (root?.role === role) {
+      await mounts?.roots?.check(absolute, role, root.uuid)
+      return root.uuid
+    }
   } catch (error) {
     if (!(error instanceof FsError) || error.code !== 'FS_UNAVAILABLE') throw error
     throw new ServerError('SERVER_NO_ROOT', gone(absolute, role), { cause: error })

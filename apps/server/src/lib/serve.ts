@@ -33,12 +33,16 @@ export async function startFromSettings(settings: Settings): Promise<MailServer>
   )
   if (settings.init) {
     await mustBeMounted(data, mounts)
-    await initDataDirectory(data)
+    await initDataDirectory(data, mounts)
   }
   const uuid = await checkDataDirectory(data, mounts)
   // A data directory of before there were attachments gets the directory for them now.
   if (config.attachments.path === undefined) await makeAttachmentsBelow({ data, mounts })
-  if (config.index !== undefined) await checkRootDirectory(config.index.path, 'index', mounts)
+  await mounts.roots?.learn(data, 'data', uuid)
+  if (config.index !== undefined) {
+    const index = await checkRootDirectory(config.index.path, 'index', mounts)
+    await mounts.roots?.learn(config.index.path, 'index', index)
+  }
   const guard = held.use(guardOfFile(settings.users, { path: data, role: 'data', uuid }, mounts))
   await guard.check('')
   if (settings.init && !existsSync(settings.users)) writeFileSync(settings.users, '', { flag: 'wx', mode: 0o600 })

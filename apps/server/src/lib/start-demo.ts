@@ -48,9 +48,9 @@ export async function startDemo(argv: readonly string[]): Promise<void> {
     await using mounts = await openMounts(settings.state)
     await mustBeMounted(settings.data, mounts)
     await mustAnswer(settings.data, mounts)
+    if (flags.init !== true) await mustBeOursOrEmpty(settings.data)
+    await initDataDirectory(settings.data, mounts)
   }
-  if (flags.init !== true) await mustBeOursOrEmpty(settings.data)
-  await initDataDirectory(settings.data)
   await checkDataDirectory(settings.data)
   const demo = await demoUser(settings)
   await serveUntilStopped(settings, async (server) => {

@@ -2,7 +2,7 @@
  * What is mounted and not listed: each is added, and is worth a word only if it holds mail.
  *
  * A mount holds mail if a root is on it or it is below a root, or if a root marker is in it. What is not for mail, by its
- * type or its path, is `ignore`; a root on it outranks the path, and only `add` outranks the type.
+ * type or its path, is `ignore`, unless a root is on it.
  */
 import { join } from 'node:path'
 import { ROOT_FILE } from '@mailstead/fs'
@@ -23,14 +23,19 @@ export async function discover(
   if (rows === undefined) return new Map(listed)
   const table = new MountTable(rows)
   const real = await Promise.all(roots.map((root) => realOr(probe, root)))
+  // Below a root there may be anything; and what `autofs` stands for is a row of its own once it is mounted.
   const holdsRoot = (row: MountRow): boolean =>
-    real.some((root) => table.covering(root) === row || isWithin(row.path, root))
+    real.some((root) =>
+      isOtherType(row.type)
+        ? row.type !== 'autofs' && table.covering(root) === row
+        : table.covering(root) === row || isWithin(row.path, root),
+    )
 
   const mounts = new Map<string, Mount>()
   for (const mount of listed.values()) {
     const row = table.at(mount.path)
     if (mount.origin === 'found' && row === undefined && !mount.mail) continue
-    const mail = mount.mail || (row !== undefined && !isOtherType(row.type) && holdsRoot(row))
+    const mail = mount.mail || (row !== undefined && holdsRoot(row))
     const wanted = mount.origin === 'found' && mount.state === 'ignore' && mail
     mounts.set(mount.path, { ...mount, mail, state: wanted ? 'online' : mount.state })
   }
@@ -42,7 +47,7 @@ export async function discover(
     if (table.at(path) !== row || listed.has(path) || Buffer.byteLength(path) > MOUNT_PATH_MAX_BYTES) continue
     const root = holdsRoot(row)
     const mount: Mount = { path, origin: 'found', state: 'ignore', mail: false, volume: undefined }
-    if (isOtherType(row.type) || (isOtherPath(path) && !root)) {
+    if ((isOtherType(row.type) || isOtherPath(path)) && !root) {
       others.push(mount)
       continue
     }

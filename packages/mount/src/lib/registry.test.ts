@@ -318,6 +318,19 @@ describe('what cannot be a mount point', () => {
   })
 })
 
+test('what holds a root is guarded whatever its type, but not what is only below one', async () => {
+  const world = new World()
+  world.mount(await world.volume('a'))
+  world.type = 'tmpfs'
+  world.rows = [{ id: 3, parent: 1, root: '/', path: '/srv/cache', type: 'tmpfs', source: 'tmpfs' }]
+  await using below = await openRegistry({ probe: world.probe, roots: ['/srv'] })
+  expect(await below.start()).toEqual([])
+  await using registry = await openRegistry({ probe: world.probe, roots: [`${AT}/data`] })
+  expect(kinds(await registry.start())).toEqual([`new ${AT}`])
+  world.unmount()
+  expect(kinds(await registry.refresh())).toEqual([`missing ${AT}`])
+})
+
 describe('a host with two hundred odd mounts', () => {
   const mail = ['/srv/mail', '/srv/alternate']
   /** Every path of the table is a directory, but those that containers have as files. */
