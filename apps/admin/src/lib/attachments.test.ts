@@ -19,7 +19,7 @@ import { createHash } from 'node:crypto'
 import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { openUserStore, readConfig, settingsOf, startFromSettings } from '@mailstead/app-server'
+import { readConfig, settingsOf, startFromSettings } from '@mailstead/app-server'
 import { ImapTestClient } from '@mailstead/imap/testing'
 import { createTransport } from 'nodemailer'
 import { afterAll, describe, expect, test, vi } from 'vitest'
@@ -195,10 +195,17 @@ describe('attachments are kept once', () => {
         }
       })
       expect(blobs()).toEqual(found)
-      for (const name of USERS) {
-        await using opened = await openUserStore(data, { name }, { settings: readConfig(config) })
-        await opened.store.purge()
-      }
+      // No server has used them since: nobody purges them by himself.
+      expect(await mailstead('attachments', 'sweep', '--config', config)).toMatch(
+        /^0 .*\nann@one\.example: 2 messages wait for a purge.*mailstead purge --user ann@one\.example\n/,
+      )
+      expect(await mailstead('purge', '--config', config, '--user', USERS[0]!)).toMatch(
+        /^0 ann@one\.example: 2 messages \(\d{4,} bytes\), 0 attachments \(0 bytes\) given back\n$/,
+      )
+      expect(JSON.parse((await mailstead('purge', '--config', config, '--json')).slice(2))).toMatchObject({
+        purged: USERS.map((user) => ({ user, messages: user === USERS[0] ? 0 : 3, waiting: 0 })),
+        failures: [],
+      })
       const sweep = async (): Promise<string> =>
         mailstead('attachments', 'sweep', '--config', config, '--grace-hours', '0')
       // The first looks, the second removes: a save that is under way has time to be seen.
@@ -310,9 +317,11 @@ describe('attachments are kept once', () => {
   test('a grace period that is no number is refused, and what is saved is never less than nothing by a hair', async () => {
     const { config, serve } = await place()
     for (const hours of ['', ' ', 'x', '-1'])
-      expect(await mailstead('attachments', 'sweep', '--config', config, `--grace-hours=${hours}`)).toMatch(
-        /^2 .*--grace-hours ".*"/,
-      )
+      for (const command of [['attachments', 'sweep'], ['purge']])
+        expect(await mailstead(...command, '--config', config, `--grace-hours=${hours}`)).toMatch(
+          /^2 .*--grace-hours ".*"/,
+        )
+    expect(await mailstead('purge', '--config', config, '--rate', '0')).toMatch(/^2 .*--rate 0/)
     await serve(async ({ lmtp }) => {
       expect(await deliver(lmtp, USERS.slice(0, 1), mail('first'))).toBe('ok')
     })

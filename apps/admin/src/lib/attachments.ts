@@ -7,29 +7,23 @@
 import { statSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { Command } from 'commander'
-import { attachmentsRoot, hasUserIndex, openUserStore } from '@mailstead/app-server'
+import { attachmentsRoot } from '@mailstead/app-server'
 import { posixFs } from '@mailstead/fs/posix'
 import { readAttachments } from '@mailstead/mdbox/dovecot'
-import { type Store, StoreError } from '@mailstead/store'
 import { checkStores, reportFindings } from './check.ts'
 import { homeOf } from './dovecot-source.ts'
+import { eachStore, graceOf, type StoresFlags, tell } from './each-store.ts'
 import { Exit } from './exit.ts'
-import type { FoundUser, Where, WhereFlags } from './find-user.ts'
+import type { Where } from './find-user.ts'
 import { repairStores, reportRecords } from './repair.ts'
-import { lookAt, subjects } from './subjects.ts'
 
-interface AttachmentsFlags extends WhereFlags {
-  readonly user?: string
-  readonly json?: boolean
-}
-interface SweepFlags extends AttachmentsFlags {
+interface SweepFlags extends StoresFlags {
   readonly graceHours?: string
 }
-interface RepairFlags extends AttachmentsFlags {
+interface RepairFlags extends StoresFlags {
   readonly dryRun?: boolean
 }
 
-const HOUR_MS = 3_600_000
 /** What of a check is about attachments, or keeps them from being looked at. */
 const KINDS =
   /^(?:blob-|hold-|row-missing$|uses-(?:mis|un)counted$|name-unknown$|domain-|index-missing$|store-unopenable$|unreadable$)/
@@ -40,7 +34,7 @@ export function attachmentsCommand(): Command {
     .addCommand(
       withFlags(new Command('check'))
         .description('look for damage, and for what is missing or counted wrong; nothing is changed')
-        .action(async (flags: AttachmentsFlags) => {
+        .action(async (flags: StoresFlags) => {
           const all = await checkStores(flags)
           reportFindings(flags, { ...all, findings: all.findings.filter(({ kind }) => KINDS.test(kind)) })
         }),
@@ -77,53 +71,32 @@ function withFlags(command: Command): Command {
     .option('--json', 'one JSON value')
 }
 
-interface Failure {
-  readonly user: string
-  readonly message: string
-}
-
-/** Calls `body` with each store that has attachments. What it cannot open is told, and the others are gone through. */
-async function eachStore(
-  flags: AttachmentsFlags,
-  readOnly: boolean,
-  body: (user: string, store: Store) => Promise<void>,
-): Promise<{ readonly where: Where; readonly failures: readonly Failure[] }> {
-  const where = await lookAt(flags)
-  const failures: Failure[] = []
-  for (const user of subjects(where, flags.user, [])) {
-    try {
-      await using opened = await open(where, user, readOnly)
-      if (opened.store.hasAttachments) await body(user.name, opened.store)
-    } catch (error) {
-      // A user who never had mail; an index that is lost is another matter.
-      const isUnmade = error instanceof StoreError && error.code === 'STORE_NOT_FOUND'
-      if (isUnmade && !hasUserIndex(where.data, user, where.config)) continue
-      failures.push({ user: user.name, message: (error as Error).message })
-    }
-  }
-  return { where, failures }
-}
-
-async function open(where: Where, user: FoundUser, readOnly: boolean): ReturnType<typeof openUserStore> {
-  return openUserStore(where.data, user, { readOnly, settings: where.config })
-}
-
 async function sweep(flags: SweepFlags): Promise<void> {
-  const { graceHours } = flags
-  const hours = graceHours === undefined ? undefined : Number(graceHours)
-  // An empty word is no 0: it may be a variable of a script that was never set.
-  if (hours !== undefined && (graceHours!.trim() === '' || !(hours >= 0)))
-    throw new Exit(2, `--grace-hours ${JSON.stringify(graceHours)}: must be a number that is not below 0`)
+  const grace = graceOf(flags.graceHours)
   const swept: unknown[] = []
-  const { failures } = await eachStore(flags, false, async (user, store) => {
-    const report = await store.sweepAttachments(hours === undefined ? {} : { graceMs: hours * HOUR_MS })
+  const { failures } = await eachStore(flags, { readOnly: false }, async (user, store) => {
+    const report = await store.sweepAttachments(grace)
     if (report === undefined) return
     const { blobs, bytes, left, unexplained } = report
     const { unusedBlobs = 0, unusedBytes = 0 } = (await store.attachmentStats()) ?? {}
-    swept.push({ user, blobs, bytes, left, unexplained, waitingBlobs: unusedBlobs, waitingBytes: unusedBytes })
+    const unpurged = await store.unpurged()
+    swept.push({
+      user,
+      blobs,
+      bytes,
+      left,
+      unexplained,
+      unpurged,
+      waitingBlobs: unusedBlobs,
+      waitingBytes: unusedBytes,
+    })
     if (flags.json === true) return
     const waiting = unusedBlobs === 0 ? '' : `, ${unusedBlobs} (${unusedBytes} bytes) wait for their grace period`
     process.stdout.write(`${user}: ${blobs} attachments removed (${bytes} bytes)${waiting}\n`)
+    if (unpurged > 0)
+      process.stdout.write(
+        `${user}: ${unpurged} messages wait for a purge, and theirs with them: mailstead purge --user ${user}\n`,
+      )
     if (unexplained > 0)
       process.stdout.write(
         `${user}: ${unexplained} attachments that the index does not know are in messages that it does not know either, and stay. If the index alone was restored, move it away and run: mailstead rebuild --user ${user}\n`,
@@ -142,9 +115,9 @@ interface UserStats {
   readonly savings: number
 }
 
-async function stats(flags: AttachmentsFlags): Promise<void> {
+async function stats(flags: StoresFlags): Promise<void> {
   const users: UserStats[] = []
-  const { where, failures } = await eachStore(flags, true, async (user, store) => {
+  const { where, failures } = await eachStore(flags, { readOnly: true }, async (user, store) => {
     const found = await store.attachmentStats()
     if (found !== undefined) users.push({ user, ...found })
   })
@@ -191,11 +164,6 @@ async function bytesBelow({ data, config }: Where): Promise<number | undefined> 
   }
   await add('')
   return bytes
-}
-
-function tell(failures: readonly Failure[]): void {
-  for (const { user, message } of failures) process.stderr.write(`mailstead: ${user}: ${message}\n`)
-  if (failures.length > 0) throw new Exit(2)
 }
 
 async function verify(source: string, flags: { readonly json?: boolean }): Promise<void> {

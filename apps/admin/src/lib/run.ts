@@ -14,6 +14,7 @@ import { initCommand } from './init.ts'
 import { mailboxCommand } from './mailbox.ts'
 import { mountCommand } from './mount.ts'
 import { privateCommand } from './private-flags.ts'
+import { purgeCommand } from './purge.ts'
 import { rebuildCommand } from './rebuild.ts'
 import { repairCommand } from './repair.ts'
 import { userCommand } from './user.ts'
@@ -34,6 +35,7 @@ export async function run(argv: readonly string[]): Promise<number> {
     .addCommand(mailboxCommand())
     .addCommand(importCommand())
     .addCommand(altmoveCommand())
+    .addCommand(purgeCommand())
     .addCommand(mountCommand())
     .addCommand(aclCommand())
     .addCommand(shareCommand())

@@ -119,6 +119,10 @@ class RenewedStore implements Store {
   altmove(options: StoreAltmoveOptions): ReturnType<Store['altmove']> {
     return this.run((store) => store.altmove(options))
   }
+  unpurged(): Promise<number> {
+    return this.run((store) => store.unpurged())
+  }
+
   sweepAttachments(options?: Parameters<Store['sweepAttachments']>[0]): ReturnType<Store['sweepAttachments']> {
     return this.run((store) => store.sweepAttachments(options))
   }

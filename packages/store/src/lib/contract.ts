@@ -355,6 +355,8 @@ export interface Store extends AsyncDisposable {
   check(): AsyncIterable<readonly StoreFinding[]>
   /** Reclaims the bytes of messages that no row names any more, within a budget. */
   purge(budget?: BoxBudget): Promise<PurgeReport>
+  /** Messages that nobody has any more and a purge has not given back yet: what they have of attachments counts as used. Reads no message. */
+  unpurged(): Promise<number>
   /**
    * Moves messages to the box's second tier, or back: see `StoreAltmoveOptions.where`. STORE_UNAVAILABLE while that tier is away. A
    * TypeError where the format has none.

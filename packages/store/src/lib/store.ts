@@ -218,6 +218,18 @@ class OpenedStore implements Store {
     })
   }
 
+  async unpurged(): Promise<number> {
+    return this.#core.work(async () => {
+      await this.#core.index.refresh()
+      const { view } = this.#boxTable
+      await view.load?.([BOX_USES_COLUMN])
+      const uses = view.extension(BOX_USES_COLUMN)
+      let count = 0
+      for (let row = 0; row < view.count; row++) if (uses?.number(row) === 0) count++
+      return count
+    })
+  }
+
   get hasAttachments(): boolean {
     return this.#core.attachments.store !== undefined
   }
