@@ -164,7 +164,7 @@ describe('commands', () => {
       request: { patterns: ['a', 'b*'], subscribed: true, recursiveMatch: true, specialUse: false },
       rootOnly: false,
       extended: true,
-      returns: { subscribed: true, children: true, specialUse: false, status: ['MESSAGES', 'UNSEEN'] },
+      returns: { subscribed: true, children: true, specialUse: false, myRights: false, status: ['MESSAGES', 'UNSEEN'] },
     })
     expect(parse('LIST (SPECIAL-USE) "" "*" RETURN (SPECIAL-USE)')).toMatchObject({
       request: { specialUse: true },
