@@ -75,38 +75,44 @@ async function readable(place: Place, mailbox = 'INBOX'): Promise<void> {
 }
 
 describe.each(['mdbox', 'sdbox'] as const)('a store in %s with attachments', (box) => {
-  test('whose index is older than its messages keeps what they hold from a sweep, and a rebuild without it takes them back', async () => {
-    const place = newPlace(box)
-    {
-      await using store = await openAttached(place)
-      await deliver(store, 'INBOX', ...bodies.slice(0, 1))
-    }
-    const before = memoryFs()
-    await copyTree(place.fs, before)
-    {
-      await using store = await openAttached(place)
-      await deliver(store, 'INBOX', ...bodies.slice(1))
-    }
-    const all = (await blobsIn(place.fs)).files
-    await removeTree(place.fs, 'index')
-    await copyTree(before, place.fs, 'index')
-    {
-      await using store = await openAttached(place)
-      let unexplained = 0
-      for (let time = 0; time < 4; time++) unexplained = (await store.sweepAttachments({ graceMs: 0 }))!.unexplained
-      expect(unexplained).toBe(2)
-    }
-    expect((await blobsIn(place.fs)).files).toEqual(all)
-    // What a whole index does not know was perhaps never acknowledged: without any, all is taken.
-    await removeTree(place.fs, 'index')
-    await rebuildAttached(place)
-    await readable(place)
-    {
-      await using store = await openAttached(place)
-      await sweepAll(store, place.clock)
-    }
-    expect((await blobsIn(place.fs)).files).toEqual(all)
-  })
+  test.each([
+    ['its own', false],
+    ['shared', true],
+  ])(
+    '(%s), whose index is older than its messages, keeps what they hold from a sweep, and a rebuild without it takes them back',
+    async (_, shared) => {
+      const place: Place & { readonly clock: Clock } = { ...newPlace(box), attachments: { shared } }
+      {
+        await using store = await openAttached(place)
+        await deliver(store, 'INBOX', ...bodies.slice(0, 1))
+      }
+      const before = memoryFs()
+      await copyTree(place.fs, before)
+      {
+        await using store = await openAttached(place)
+        await deliver(store, 'INBOX', ...bodies.slice(1))
+      }
+      const all = (await blobsIn(place.fs)).files
+      await removeTree(place.fs, 'index')
+      await copyTree(before, place.fs, 'index')
+      {
+        await using store = await openAttached(place)
+        let unexplained = 0
+        for (let time = 0; time < 4; time++) unexplained = (await store.sweepAttachments({ graceMs: 0 }))!.unexplained
+        expect(unexplained).toBe(2)
+      }
+      expect((await blobsIn(place.fs)).files).toEqual(all)
+      // What a whole index does not know was perhaps never acknowledged: without any, all is taken.
+      await removeTree(place.fs, 'index')
+      await rebuildAttached(place)
+      await readable(place)
+      {
+        await using store = await openAttached(place)
+        await sweepAll(store, place.clock)
+      }
+      expect((await blobsIn(place.fs)).files).toEqual(all)
+    },
+  )
 
   test('whose index is lost is rebuilt with the uses that its messages say; a sweep then takes nothing that is used', async () => {
     const place = newPlace(box)
