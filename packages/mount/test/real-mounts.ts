@@ -4,11 +4,11 @@
  */
 import assert from 'node:assert/strict'
 import { execFileSync, spawn } from 'node:child_process'
-import { closeSync, mkdirSync, openSync, readdirSync, statSync, writeFileSync } from 'node:fs'
+import { closeSync, mkdirSync, openSync, readdirSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { type Fs, initRoot, readRoot } from '@mailstead/fs'
 import { posixFs } from '@mailstead/fs/posix'
-import { type Guard, guardedFs, markerGuard, mountGuard, openRegistry, systemProbe } from '../src/index.ts'
+import { answers, type Guard, guardedFs, markerGuard, mountGuard, openRegistry, systemProbe } from '../src/index.ts'
 
 const [scenario = '', base = ''] = process.argv.slice(2)
 const AT = join(base, 'mail')
@@ -201,6 +201,17 @@ const scenarios: Readonly<Record<string, () => Promise<void>>> = {
       await assert.rejects(registry.add(join(AT, 'below')), /does not answer/)
       const notices = await registry.start()
       assert.ok(notices.every(({ kind }) => kind !== 'damaged'))
+      // Nor by a link that leads there.
+      const link = join(base, 'link')
+      symlinkSync(join(AT, 'below'), link)
+      await assert.rejects(answers(probe, join(link, 'mail')), unavailable)
+      await assert.rejects(registry.add(join(link, 'mail')), /does not answer/)
+      await using linked = await openRegistry({ probe, roots: [join(link, 'mail')] })
+      await linked.start()
+      await using listed = mountGuard({ path: join(link, 'mail'), registry: linked, probe })
+      await assert.rejects(async () => listed.check(''), unavailable)
+      await using marked = mountGuard({ path: link, root: { role: 'data' }, probe })
+      await assert.rejects(async () => marked.check(''), unavailable)
       // Known to hang: at once.
       for (let i = 0; i < 1000; i++) await assert.rejects(async () => guard.check('x'), unavailable)
       await assert.rejects(fs.stat('file'), unavailable)

@@ -10,8 +10,8 @@ import type { Mount } from './contract.ts'
 import { isOtherPath, isOtherType, isWithin, mayHang } from './kinds.ts'
 import { MOUNT_PATH_MAX_BYTES, MOUNTS_MAX } from './list-format.ts'
 import { MountTable } from './mount-table.ts'
-import { answers } from './observe.ts'
 import type { MountProbe, MountRow } from './probe.ts'
+import { reach } from './reach.ts'
 
 /** The list as it is to be at a start: with what is new, without what is not for mail and gone. */
 export async function discover(
@@ -22,7 +22,7 @@ export async function discover(
   const rows = await probe.table()
   if (rows === undefined) return new Map(listed)
   const table = new MountTable(rows)
-  const real = await Promise.all(roots.map((root) => realOr(probe, root)))
+  const real = await Promise.all(roots.map((root) => realOr(probe, root, table)))
   // Below a root there may be anything; and what `autofs` stands for is a row of its own once it is mounted.
   const holdsRoot = (row: MountRow): boolean =>
     real.some((root) =>
@@ -77,11 +77,15 @@ async function lookInto(
   }
 }
 
-async function realOr(probe: MountProbe, path: string): Promise<string> {
+/** What does not answer holds the root all the same: its path, as far as it can be told without looking there. */
+async function realOr(probe: MountProbe, path: string, table: MountTable): Promise<string> {
   try {
-    await answers(probe, path)
-    return probe.realPath(path)
+    return await reach(probe, path)
   } catch {
-    return path
+    try {
+      return probe.realPath(path, (at) => mayHang(table.covering(at)?.type ?? ''))
+    } catch {
+      return path
+    }
   }
 }

@@ -1,8 +1,8 @@
 /** Guards: of a directory, by the list of mounts and by its marker; and of any driver, by its marker. */
 import { isAbsolute, resolve } from 'node:path'
 import { type Fs, FsError, type FsStat, readRoot, ROOT_FILE } from '@mailstead/fs'
-import type { Guard, GuardCheckOptions, MountRegistry } from './contract.ts'
-import { isWithin } from './kinds.ts'
+import type { Guard, GuardCheckOptions, MountRegistry, MountStatus } from './contract.ts'
+import { isWithin, mayHang } from './kinds.ts'
 import { checkExpected, damagedMarker, type GuardRoot, whyNot } from './marker.ts'
 import { Place, PROOFS_MAX, unavailable } from './place.ts'
 import type { MountProbe } from './probe.ts'
@@ -104,7 +104,7 @@ class MountGuard implements Guard {
 
   /**
    * What is guarded by its real path, and the entry that governs it. Links are resolved only where no nearer entry than that of
-   * `/` is found without: what is mounted there might hang.
+   * `/` is found without, and none on what might hang.
    */
   #where(): { readonly base: string; readonly nearest: string | undefined } {
     const { registry, path } = this.#options
@@ -112,7 +112,7 @@ class MountGuard implements Guard {
     let nearest = registry?.find(base)?.path
     if (registry !== undefined && (nearest === undefined || nearest === '/')) {
       try {
-        base = this.#probe.realPath(path)
+        base = this.#probe.realPath(path, (at) => mayBeFar(registry.find(at)))
         nearest = registry.find(base)?.path
       } catch {
         // A loop of links is nowhere; the driver says so.
@@ -120,6 +120,12 @@ class MountGuard implements Guard {
     }
     return { base, nearest }
   }
+}
+
+function mayBeFar(mount: MountStatus | undefined): boolean {
+  if (mount === undefined) return false
+  // Never seen: perhaps because it never answered.
+  return mount.volume === undefined ? mount.state !== 'ignore' : mayHang(mount.volume.type)
 }
 
 function checkAll(places: ReadonlySet<Place>): Promise<void> | undefined {

@@ -30,11 +30,6 @@ export async function observe(probe: MountProbe, mount: Pick<Mount, 'path' | 'vo
   }
 }
 
-/** Resolves when `path` may be looked at: what it is on has answered, if it is something that may hang. FS_UNAVAILABLE. */
-export async function answers(probe: MountProbe, path: string): Promise<void> {
-  await rowAt(probe, path)
-}
-
 /** What is mounted at exactly `path`, or why nothing is. */
 export async function volumeAt(probe: MountProbe, path: string): Promise<MountVolume | string> {
   let row = await rowAt(probe, path)

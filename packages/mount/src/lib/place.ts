@@ -13,6 +13,7 @@ import { isWithin, mayHang } from './kinds.ts'
 import { type GuardRoot, MARKER_READ_BYTES, rootOf, whyNot } from './marker.ts'
 import { MountTable } from './mount-table.ts'
 import type { Look, MountProbe } from './probe.ts'
+import { reach } from './reach.ts'
 
 export interface PlaceOptions {
   readonly probe: MountProbe
@@ -102,7 +103,7 @@ export class Place {
   async #proveOnce(): Promise<void> {
     this.forget()
     const probe = this.#probe
-    const at = this.mount ?? this.#root!.path
+    const at = this.mount ?? (await reach(probe, this.#root!.path))
     const rows = await probe.table()
     const on = rows && new MountTable(rows).covering(at)
     this.#far = on !== undefined && mayHang(on.type) ? at : undefined

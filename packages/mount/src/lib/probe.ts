@@ -41,8 +41,11 @@ export interface MountProbe {
   table(): Promise<readonly MountRow[] | undefined>
   /** Follows links. Undefined if there is nothing; throws what the system says of anything else. One system call. */
   look(path: string): Look | undefined
-  /** All links resolved; what is not there is taken as it is written. Throws on a loop of links. */
-  realPath(path: string): string
+  /**
+   * All links resolved; what is not there is taken as it is written. Throws on a loop of links. Where `isFar` says so of what is to
+   * be looked at next, nothing is, and the rest is taken as it is written, too. (default: never)
+   */
+  realPath(path: string, isFar?: (at: string) => boolean): string
   /** At most `maxBytes` of a file that is no link; undefined if there is none. */
   read(path: string, maxBytes: number): Uint8Array | undefined
   /** About what is mounted at `path`. Fails never: what cannot be found out is empty. */

@@ -7,7 +7,8 @@ import { MountError } from './error.ts'
 import { isWithin } from './kinds.ts'
 import { ListFiles } from './list-files.ts'
 import { MOUNT_PATH_MAX_BYTES, MOUNTS_MAX } from './list-format.ts'
-import { answers, observe, type Seen, volumeAt } from './observe.ts'
+import { reach } from './reach.ts'
+import { observe, type Seen, volumeAt } from './observe.ts'
 import type { MountProbe } from './probe.ts'
 import { systemProbe } from './system-probe.ts'
 import { knowsMore } from './volume.ts'
@@ -147,7 +148,7 @@ class Registry implements MountRegistry {
     this.#check()
     await this.#change(async (mounts) => {
       const without = new Map(mounts)
-      without.delete(this.#listed(mounts, path).path)
+      without.delete((await this.#listed(mounts, path)).path)
       return without
     })
   }
@@ -157,7 +158,7 @@ class Registry implements MountRegistry {
     if (!states.has(state)) throw new TypeError(`${JSON.stringify(state)} is no state of a mount`)
     let real = path
     await this.#change(async (mounts) => {
-      const mount = this.#listed(mounts, path)
+      const mount = await this.#listed(mounts, path)
       real = mount.path
       // Who is named is not forgotten.
       const mail = mount.mail || state === 'online'
@@ -170,7 +171,7 @@ class Registry implements MountRegistry {
     this.#check()
     let real = path
     await this.#change(async (mounts) => {
-      const mount = this.#listed(mounts, path)
+      const mount = await this.#listed(mounts, path)
       real = mount.path
       const volume = await volumeAt(this.#probe, real).catch((cause: unknown) => {
         throw new MountError('MOUNT_ABSENT', `${real} cannot be reached`, { path: real, cause })
@@ -200,8 +201,7 @@ class Registry implements MountRegistry {
     if (typeof path !== 'string' || !isAbsolute(path) || path.includes('\0') || !path.isWellFormed())
       throw new MountError('MOUNT_PATH', `${JSON.stringify(path)} is no absolute path`, { path })
     try {
-      await answers(this.#probe, resolve(path))
-      const real = this.#probe.realPath(path)
+      const real = await reach(this.#probe, path)
       if (Buffer.byteLength(real) > MOUNT_PATH_MAX_BYTES)
         throw new MountError('MOUNT_LIMIT', `a path of more than ${MOUNT_PATH_MAX_BYTES} bytes`, { path })
       const look = this.#probe.look(real)
@@ -215,15 +215,15 @@ class Registry implements MountRegistry {
   }
 
   /** By the path as it is listed, or as it is given. */
-  #listed(mounts: ReadonlyMap<string, Mount>, path: string): Mount {
+  async #listed(mounts: ReadonlyMap<string, Mount>, path: string): Promise<Mount> {
     if (typeof path !== 'string' || !isAbsolute(path) || path.includes('\0'))
       throw new MountError('MOUNT_PATH', `${JSON.stringify(path)} is no absolute path`, { path })
     let mount = mounts.get(resolve(path))
     if (mount !== undefined) return mount
     try {
-      mount = mounts.get(this.#probe.realPath(path))
+      mount = mounts.get(await reach(this.#probe, path))
     } catch {
-      // A loop of links is not listed.
+      // A loop of links is not listed, nor what is below something that does not answer.
     }
     if (mount === undefined) throw unknown(path)
     return mount
@@ -294,7 +294,7 @@ class Registry implements MountRegistry {
     const probe: MountProbe = {
       table: () => (table ??= asked.table()),
       look: (path) => asked.look(path),
-      realPath: (path) => asked.realPath(path),
+      realPath: (path, isFar) => asked.realPath(path, isFar),
       read: (path, maxBytes) => asked.read(path, maxBytes),
       facts: (path, source) => asked.facts(path, source),
       alive: (path) => asked.alive(path),

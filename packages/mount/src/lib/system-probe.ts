@@ -96,7 +96,7 @@ function look(path: string): Look | undefined {
 }
 
 /** As realpath(3), but what is not there stays as it is: the directory that a link leads to may not be mounted. */
-function realPath(path: string): string {
+function realPath(path: string, isFar: (at: string) => boolean = () => false): string {
   let links = 0
   let real = '/'
   const parts = resolve(path).split('/').filter(Boolean).reverse()
@@ -106,6 +106,7 @@ function realPath(path: string): string {
       continue
     }
     const at = join(real, part)
+    if (isFar(at)) return resolve(at, ...parts.reverse())
     const stats = lstat(at)
     if (stats?.isSymbolicLink() !== true) {
       real = at
