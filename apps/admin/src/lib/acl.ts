@@ -26,10 +26,11 @@ import {
 } from '@mailstead/acl'
 import {
   accessOptions,
-  checkDataDirectory,
   type Config,
   globalAcl,
+  type Mounts,
   type NamespaceConfig,
+  openMounts,
   openUserStore,
   publicConfig,
   publicUser,
@@ -39,6 +40,7 @@ import { mailboxAcl, readAcl, Sharing, userDirectory, userKey } from '@mailstead
 import type { StoreSession } from '@mailstead/store'
 import { Exit } from './exit.ts'
 import { isThere, mustFindUser, readUsers, type Where, type WhereFlags, whereOf } from './find-user.ts'
+import { mustBeThere } from './subjects.ts'
 
 export interface AclFlags extends WhereFlags {
   readonly user?: string
@@ -52,6 +54,7 @@ type PublicNamespace = Extract<NamespaceConfig, { readonly kind: 'public' }>
 /** The store that a command is about. */
 interface Subject {
   readonly where: Where
+  readonly mounts: Mounts
   readonly session: StoreSession
   readonly config: Config
   /** Whose lists they are; undefined: a public namespace's. */
@@ -124,8 +127,9 @@ export function shareCommand(): Command {
   const list = withWhere(new Command('list').description('who lets whom see something')).action(
     async (flags: AclFlags) => {
       const where = whereOf(flags)
-      await checkDataDirectory(where.data)
-      await using fs = await registryFs(where.data)
+      await using mounts = await openMounts(where.config.state)
+      await mustBeThere(where, mounts)
+      await using fs = await registryFs(where.data, mounts)
       await using sharing = await Sharing.open(fs, { readOnly: true })
       const entries = (await sharing?.entries()) ?? []
       print(flags, entries, () => entries.flatMap((one) => one.with.map((name) => `${one.owner} ${name}`)).join('\n'))
@@ -165,7 +169,8 @@ export async function inStore(
   if ((flags.user === undefined) === (flags.namespace === undefined))
     throw new Exit(2, 'say whose mailbox it is: --user NAME, or --namespace PREFIX')
   const where = whereOf(flags)
-  await checkDataDirectory(where.data)
+  await using mounts = await openMounts(where.config.state)
+  await mustBeThere(where, mounts)
   const namespace = flags.namespace === undefined ? undefined : publicNamespace(where.config, flags.namespace)
   const user = namespace === undefined ? mustFindUser(where, flags.user!) : publicUser(namespace)
   const config = namespace === undefined ? where.config : publicConfig(where.config, namespace)
@@ -178,7 +183,7 @@ export async function inStore(
   const session = opened.store.as({ name: 'mailstead', unrestricted: true })
   const owner = namespace === undefined ? user.name : undefined
   try {
-    await work({ where, session, config, owner, namespace })
+    await work({ where, mounts, session, config, owner, namespace })
   } catch (error) {
     if (error instanceof AclError) throw new Exit(2, error.message)
     throw error
@@ -230,7 +235,7 @@ async function change(
   mode: 'replace' | 'add' | 'remove' | 'clear',
   rights: number,
 ): Promise<void> {
-  const { session, where, owner } = subject
+  const { session, where, mounts, owner } = subject
   const negative = text.startsWith('-')
   const identifier = identifierOf(negative ? text.slice(1) : text)
   await session.changeAcl(mailbox, (value) => {
@@ -239,7 +244,7 @@ async function change(
   })
   if (owner === undefined || !where.config.namespaces.some(({ kind }) => kind === 'shared')) return
   // A server that has this store closed hears of it by the registry.
-  await using fs = await registryFs(where.data)
+  await using fs = await registryFs(where.data, mounts)
   await using sharing = await Sharing.open(fs)
   await sharing.learn(owner, session.acls().values())
 }
@@ -297,7 +302,7 @@ function explanationText({ rights, owner, byDefault, steps, decisions }: AclExpl
 }
 
 async function debug(subject: Subject, mailbox: string, flags: AclFlags): Promise<void> {
-  const { session, owner, namespace, where } = subject
+  const { session, owner, namespace, where, mounts } = subject
   const { explanation, groups } = await explained(subject, mailbox, flags)
   const name = userKey(flags.for!)
   const shared = where.config.namespaces.find(({ kind }) => kind === 'shared')
@@ -310,7 +315,7 @@ async function debug(subject: Subject, mailbox: string, flags: AclFlags): Promis
       : `${name} knows it as ${prefix}${mailbox}`,
   ]
   if (owner !== undefined && shared !== undefined && name !== owner) {
-    await using fs = await registryFs(where.data)
+    await using fs = await registryFs(where.data, mounts)
     await using sharing = await Sharing.open(fs, { readOnly: true })
     const found = (await sharing?.sharers({ name, home: undefined, groups }))?.includes(owner) === true
     lines.push(`the registry ${found ? 'says' : 'does not say'} that ${owner} shares something with ${name}`)

@@ -1,10 +1,11 @@
 import { join } from 'node:path'
 import { Command } from 'commander'
 import { INBOX, type MailboxInfo, StoreError } from '@mailstead/store'
-import { checkDataDirectory, openUserStore } from '@mailstead/app-server'
+import { openMounts, openUserStore } from '@mailstead/app-server'
 import { userDirectory } from '@mailstead/server'
 import { Exit } from './exit.ts'
 import { isThere, mustFindUser, whereOf, type WhereFlags } from './find-user.ts'
+import { mustBeThere } from './subjects.ts'
 
 interface MailboxFlags extends WhereFlags {
   readonly user: string
@@ -49,8 +50,9 @@ function withFlags(command: Command): Command {
 
 async function mailboxes(flags: MailboxFlags): Promise<readonly MailboxInfo[]> {
   const where = whereOf(flags)
+  await using mounts = await openMounts(where.config.state)
+  await mustBeThere(where, mounts)
   const user = mustFindUser(where, flags.user)
-  await checkDataDirectory(where.data)
   const none = new Exit(1, `${flags.user} has no store yet`)
   if (!isThere(join(where.data, userDirectory(user)))) throw none
   await using opened = await openUserStore(where.data, user, { readOnly: true, settings: where.config }).catch(

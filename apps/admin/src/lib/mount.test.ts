@@ -41,6 +41,10 @@ test('the list of mounts is kept by the command, and what it says is minded by t
 
   // Nothing is made under it.
   expect(await mailstead('init', data, '--config', config)).toMatch(/^1 mailstead: /)
+  expect(await mailstead('user', 'add', 'ann', '--users', join(mnt, 'users'), '--state', state)).toMatch(/^1 .*mounted/)
+  expect(await mailstead('user', 'add', 'ann', '--users', join(mnt, 'users'), '--config', config)).toMatch(
+    /^1 .*mounted/,
+  )
   expect(readdirSync(mnt)).toEqual([])
 
   expect(await mailstead('mount', 'state', mnt, 'ignore', '--config', config)).toBe(`0 ${mnt}: ignore, unguarded\n`)
@@ -55,6 +59,15 @@ test('the list of mounts is kept by the command, and what it says is minded by t
   expect(await mailstead('mount', 'state', mnt, 'offline', '--config', config)).toMatch(/^0 .*: offline, /)
   for (const command of [['check'], ['repair'], ['rebuild', '--user', 'ann']])
     expect(await mailstead(...command, '--config', config), command[0]).toMatch(/^2 .*offline/)
+  const ofAnn = ['--user', 'ann', '--config', config]
+  for (const command of [
+    ['mailbox', 'list'],
+    ['acl', 'get', 'INBOX'],
+    ['acl', 'set', 'INBOX', 'anyone', 'l'],
+  ])
+    expect(await mailstead(...command, ...ofAnn), command[0]).toMatch(/^1 .*offline/)
+  expect(await mailstead('share', 'list', '--config', config)).toMatch(/^1 .*offline/)
+  expect(await mailstead('user', 'add', 'bob', '--config', config)).toMatch(/^1 .*offline/)
   expect(readdirSync(join(data, 'users/ann'))).toEqual([])
   expect(await mailstead('mount', 'remove', mnt, '--config', config)).toMatch(/^0 /)
   expect(await mailstead('mount', 'remove', mnt, '--config', config)).toMatch(/^1 mailstead: /)

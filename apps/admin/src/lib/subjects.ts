@@ -5,6 +5,7 @@ import {
   checkDataDirectory,
   checkRootDirectory,
   hasUserIndex,
+  type Mounts,
   mustBeMounted,
   openMounts,
   publicUser,
@@ -24,15 +25,20 @@ export interface UserFinding extends StoreFinding {
 export async function lookAt(flags: WhereFlags): Promise<Where> {
   const where = whereOf(flags)
   try {
-    const index = where.config.index?.path
     await using mounts = await openMounts(where.config.state)
-    for (const root of index === undefined ? [where.data] : [where.data, index]) await mustBeMounted(root, mounts)
-    await checkDataDirectory(where.data)
-    if (index !== undefined) await checkRootDirectory(index, 'index')
+    await mustBeThere(where, mounts)
   } catch (error) {
     throw new Exit(2, (error as Error).message)
   }
   return where
+}
+
+/** FS_UNAVAILABLE or SERVER_NO_ROOT unless the data directory and the index root are there, as the list of mounts and the markers say. */
+export async function mustBeThere({ data, config }: Where, mounts: Mounts): Promise<void> {
+  const index = config.index?.path
+  for (const root of index === undefined ? [data] : [data, index]) await mustBeMounted(root, mounts)
+  await checkDataDirectory(data, mounts)
+  if (index !== undefined) await checkRootDirectory(index, 'index', mounts)
 }
 
 /** Users of the file who have a directory, and directories that nobody in the file has. */

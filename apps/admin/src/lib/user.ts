@@ -25,7 +25,15 @@ import {
   type UserEntry,
   userKey,
 } from '@mailstead/server'
-import { checkDataDirectory, lockBeside } from '@mailstead/app-server'
+import {
+  checkDataDirectory,
+  emptyConfig,
+  lockBeside,
+  mustAnswer,
+  mustBeMounted,
+  openMounts,
+  stateDirectory,
+} from '@mailstead/app-server'
 import { Exit } from './exit.ts'
 import { readIfThere, whereOf, type WhereFlags } from './find-user.ts'
 import { secretLine } from './input.ts'
@@ -35,6 +43,7 @@ const LOCK_WAIT_MS = 10_000
 
 interface AddFlags extends WhereFlags {
   readonly scheme: SecretScheme
+  readonly state?: string
   readonly home?: string
   readonly groups?: string
 }
@@ -47,6 +56,7 @@ export function userCommand(): Command {
     .option('--users <file>', 'users file (default: users.passwd in the data directory)')
     .option('--data <dir>', 'data directory')
     .option('--config <file>', 'configuration file')
+    .option('--state <dir>', 'directory of what is known of mounts: nothing is made where something must be mounted')
     .addOption(
       new Option('--scheme <scheme>', 'how the password is kept').choices([...SECRET_SCHEMES]).default('ARGON2ID'),
     )
@@ -73,11 +83,16 @@ export function userCommand(): Command {
   return new Command('user').description('the users file').addCommand(add)
 }
 
-/** The file to write. Nothing is made in a data directory without marker: its file system may not be mounted. */
+/** The file to write. Nothing is made in a data directory without marker, or where something must be mounted. */
 async function usersFileOf(flags: AddFlags): Promise<string> {
-  if (flags.users !== undefined && flags.data === undefined && flags.config === undefined) return flags.users
-  const { data, users } = whereOf(flags)
-  if (resolve(users).startsWith(`${resolve(data)}${sep}`)) await checkDataDirectory(data)
+  const alone = flags.users !== undefined && flags.data === undefined && flags.config === undefined
+  const { data, users, config } = alone ? { data: undefined, users: flags.users!, config: emptyConfig } : whereOf(flags)
+  await using mounts = await openMounts(stateDirectory(flags.state, config))
+  await mustBeMounted(dirname(resolve(users)), mounts)
+  await mustAnswer(dirname(resolve(users)), mounts)
+  // What it leads to, if it is a link.
+  if (existsSync(users)) await mustBeMounted(dirname(realpathSync(users)), mounts)
+  if (data !== undefined && resolve(users).startsWith(`${resolve(data)}${sep}`)) await checkDataDirectory(data, mounts)
   return users
 }
 

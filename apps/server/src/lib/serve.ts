@@ -1,14 +1,6 @@
 /** `mailstead serve`: settings, then a server over posix and mdbox, until a signal. */
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
-import {
-  type MailServer,
-  type PurgeBudget,
-  parseUsers,
-  ServerError,
-  startServer,
-  type UserEntry,
-  usersFile,
-} from '@mailstead/server'
+import { type MailServer, type PurgeBudget, ServerError, startServer, usersFile } from '@mailstead/server'
 import { makeAttachmentsBelow } from './attachments-root.ts'
 import { formatListen, type Listen } from './config.ts'
 import { checkDataDirectory, initDataDirectory, userStorage } from './data-directory.ts'
@@ -48,8 +40,7 @@ export async function startFromSettings(settings: Settings): Promise<MailServer>
   if (settings.init && !existsSync(settings.users)) writeFileSync(settings.users, '', { flag: 'wx', mode: 0o600 })
   const users = usersFile(settings.users, { onEvent, storage: () => guard.check('') })
   const { imapSettings, lmtpSettings, store } = config
-  const stored = (): Iterable<UserEntry> => parseUsers(readFileSync(settings.users, 'utf8')).users.values()
-  const shared = held.use(await sharedMail(data, config, { users: stored, mounts, onEvent }))
+  const shared = held.use(await sharedMail(data, config, { users: () => users.all(), mounts, onEvent }))
   const server = await startServer({
     users,
     storage: (user) => userStorage(data, user, { settings: config, create: true, mounts }),

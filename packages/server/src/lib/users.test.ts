@@ -168,6 +168,7 @@ describe('users', () => {
     rmSync(path)
     expect(users.lookup('nobody')).toBeUndefined()
     expect(await users.authenticate('a', '1')).toBeDefined()
+    expect(Array.from(users.all(), ({ name }) => name)).toEqual(['a'])
     expect(events.map(({ kind }) => kind)).toContain('users-file')
   })
   test('while the file is away no login fails for good, and names that are known answer as those that are not', async () => {

@@ -51,7 +51,13 @@ export interface UsersFileOptions {
 }
 
 /** A users file, read now and again whenever it changed. SERVER_USERS if it cannot be read now. */
-export function usersFile(path: string, options: UsersFileOptions = {}): Users {
+export function usersFile(
+  path: string,
+  options: UsersFileOptions = {},
+): Users & {
+  /** Everybody in the file, as it was read last. */
+  all(): Iterable<User>
+} {
   const onEvent = options.onEvent ?? ignoreEvents
   const clock = options.clock ?? (() => performance.now())
   let stamp = ''
@@ -122,6 +128,10 @@ export function usersFile(path: string, options: UsersFileOptions = {}): Users {
       return checker.users.get(userKey(name))
     },
     renew,
+    all() {
+      if (clock() - checkedAt > RECHECK_MS) recheck()
+      return checker.users.values()
+    },
   }
 }
 
