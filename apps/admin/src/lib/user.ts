@@ -29,7 +29,7 @@ import {
   checkDataDirectory,
   emptyConfig,
   lockBeside,
-  mustAnswer,
+  mayBeMade,
   mustBeMounted,
   openMounts,
   stateDirectory,
@@ -89,7 +89,7 @@ async function usersFileOf(flags: AddFlags): Promise<string> {
   const { data, users, config } = alone ? { data: undefined, users: flags.users!, config: emptyConfig } : whereOf(flags)
   await using mounts = await openMounts(stateDirectory(flags.state, config))
   await mustBeMounted(dirname(resolve(users)), mounts)
-  await mustAnswer(dirname(resolve(users)), mounts)
+  await mayBeMade(dirname(resolve(users)), mounts)
   // What it leads to, if it is a link.
   if (existsSync(users)) await mustBeMounted(dirname(realpathSync(users)), mounts)
   if (data !== undefined && resolve(users).startsWith(`${resolve(data)}${sep}`)) await checkDataDirectory(data, mounts)

@@ -7,7 +7,7 @@
  * A server without state directory makes its list anew at each start: then what was away before the start is known by its
  * missing marker alone, and another volume that is marked is taken for what was there.
  */
-import { type Stats, statSync } from 'node:fs'
+import { existsSync, readdirSync, type Stats, statSync } from 'node:fs'
 import { dirname, resolve, sep } from 'node:path'
 import { type Fs, FsError, type RootRole } from '@mailstead/fs'
 import { posixFs } from '@mailstead/fs/posix'
@@ -22,7 +22,8 @@ import {
   openRegistry,
   systemProbe,
 } from '@mailstead/mount'
-import type { OnServerEvent } from '@mailstead/server'
+import { type OnServerEvent, ServerError } from '@mailstead/server'
+import { fstabMountPoint, readFstab } from './fstab.ts'
 import { KnownRoots } from './known-roots.ts'
 
 /** How often all mounts of the list are looked at, in milliseconds. */
@@ -35,6 +36,8 @@ export interface Mounts extends AsyncDisposable {
   readonly probe: MountProbe
   /** Undefined: nobody keeps them. */
   readonly roots: KnownRoots | undefined
+  /** The text of /etc/fstab, as it is now. */
+  readonly fstab: () => string
 }
 
 /** The root that a directory lies in. */
@@ -51,7 +54,7 @@ export async function openMounts(state: string | undefined): Promise<Mounts> {
   const probe = held.use(systemProbe())
   const { registry, roots } = state === undefined ? {} : await openList(held, state, probe, [])
   const all = held.move()
-  return { registry, roots, probe, [Symbol.asyncDispose]: () => all.disposeAsync() }
+  return { registry, roots, probe, fstab: readFstab, [Symbol.asyncDispose]: () => all.disposeAsync() }
 }
 
 /**
@@ -91,7 +94,7 @@ export async function startMounts(
     await looking
   })
   const all = held.move()
-  return { registry, roots: known, probe, [Symbol.asyncDispose]: () => all.disposeAsync() }
+  return { registry, roots: known, probe, fstab: readFstab, [Symbol.asyncDispose]: () => all.disposeAsync() }
 }
 
 async function openList(
@@ -139,6 +142,23 @@ export async function mustBeMounted(path: string, { registry, probe }: Mounts): 
   if (registry === undefined) return
   await using guard = mountGuard({ path: resolve(path), registry, probe })
   await guard.check('')
+}
+
+/**
+ * SERVER_NO_ROOT if fstab has a mount at or above the directory that is not mounted: its mount point is empty, or not there. FS_UNAVAILABLE
+ * if what is on the way does not answer.
+ */
+export async function mayBeMade(path: string, { probe, fstab }: Mounts): Promise<void> {
+  await answers(probe, resolve(path))
+  const real = probe.realPath(resolve(path))
+  const point = fstabMountPoint(fstab(), real)
+  const rows = point === undefined ? undefined : await probe.table()
+  if (point === undefined || rows === undefined || rows.some((row) => row.path === point)) return
+  if (existsSync(point) && readdirSync(point).length > 0) return
+  throw new ServerError(
+    'SERVER_NO_ROOT',
+    `/etc/fstab says that something is mounted on ${point}, and nothing is. Nothing was changed. Run: mount ${point}`,
+  )
 }
 
 /** Of a file that may be in a root: then that root must be there, too. */

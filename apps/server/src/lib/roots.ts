@@ -10,7 +10,7 @@ import { resolve } from 'node:path'
 import { type Fs, FsError, initRoot, readRoot, ROOT_FILE, type RootRole } from '@mailstead/fs'
 import { posixFs } from '@mailstead/fs/posix'
 import { ServerError } from '@mailstead/server'
-import { guardedDirectory, type Mounts, mustAnswer } from './mounts.ts'
+import { guardedDirectory, mayBeMade, type Mounts, mustAnswer } from './mounts.ts'
 
 export const USERS_DIRECTORY = 'users'
 
@@ -28,7 +28,7 @@ function initLine(path: string, role: RootRole): string {
 
 /**
  * Marks a directory, making it if it is not there. `already` if it is marked. SERVER_NO_ROOT if it is something else, or was marked
- * before as `mounts` knows.
+ * before as `mounts` knows, or its file system is not mounted as fstab tells.
  */
 export async function initRootDirectory(path: string, role: RootRole, mounts?: Mounts): Promise<'made' | 'already'> {
   const known = await mounts?.roots?.find(path, role)
@@ -36,6 +36,7 @@ export async function initRootDirectory(path: string, role: RootRole, mounts?: M
     await checkRootDirectory(path, role, mounts)
     return 'already'
   }
+  if (mounts !== undefined) await mayBeMade(path, mounts)
   await using fs = await posixFs(path, { create: true })
   const root = await readRoot(fs)
   if (root?.role === role) return 'already'
