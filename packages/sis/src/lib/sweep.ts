@@ -18,16 +18,7 @@ import type { References } from './check.ts'
 import { BLOB_KEY_BYTES } from './contract.ts'
 import type { Found } from './directory.ts'
 import { epochOf, nameOfRef, refOfName } from './names.ts'
-import {
-  type BlobRow,
-  bumpedIn,
-  bumpedValue,
-  epochIn,
-  epochValue,
-  rowsOf,
-  VALUE_BUMPED,
-  VALUE_EPOCH,
-} from './references.ts'
+import { bumpedIn, bumpedValue, epochIn, epochValue, rowsOf, VALUE_BUMPED, VALUE_EPOCH } from './references.ts'
 
 export interface SweepOptions {
   /** When it is aborted, what is under way is finished, and the rest left for another time. */
@@ -99,25 +90,39 @@ const DROPPED_AT_ONCE = 16_384
 
 type Report = { rows: number; blobs: number; bytes: number; left: number; unexplained: number }
 
-/** Keys whose rows were dropped, 8 bytes each. Two that begin equally are taken for one, which keys do not by chance. */
-class Freed {
-  readonly #keys: number[] = []
-  #sorted: Float64Array | undefined
+/** The first 6 bytes of a key: two that begin equally are taken for one, which keys do not by chance. */
+function beginOf(key: Uint8Array): number {
+  return ((key[0]! << 16) | (key[1]! << 8) | key[2]!) * 2 ** 24 + ((key[3]! << 16) | (key[4]! << 8) | key[5]!)
+}
 
-  add(key: Uint8Array): void {
-    this.#keys.push(Buffer.from(key.buffer, key.byteOffset, key.length).readUIntBE(0, 6))
+/** Keys whose rows were dropped, 8 bytes each. */
+class Freed {
+  #begins: Float64Array = new Float64Array(1024)
+  #count = 0
+  #sorted = true
+
+  add(begin: number): void {
+    if (this.#count === this.#begins.length) {
+      const more = new Float64Array(2 * this.#count)
+      more.set(this.#begins)
+      this.#begins = more
+    }
+    this.#begins[this.#count++] = begin
+    this.#sorted = false
   }
 
   has(key: Uint8Array): boolean {
-    const sorted = (this.#sorted ??= Float64Array.from(this.#keys).sort())
-    const wanted = Buffer.from(key.buffer, key.byteOffset, key.length).readUIntBE(0, 6)
-    let [from, to] = [0, sorted.length]
+    const begins = this.#begins.subarray(0, this.#count)
+    if (!this.#sorted) begins.sort()
+    this.#sorted = true
+    const wanted = beginOf(key)
+    let [from, to] = [0, begins.length]
     while (from < to) {
       const middle = (from + to) >>> 1
-      if (sorted[middle]! < wanted) from = middle + 1
+      if (begins[middle]! < wanted) from = middle + 1
       else to = middle
     }
-    return sorted[from] === wanted
+    return begins[from] === wanted
   }
 }
 
@@ -138,22 +143,20 @@ async function sweepRows(store: BlobStore, { graceMs, signal, report, freed }: R
   const { host, settings } = store
   const { table } = host
   const now = Math.floor(settings.now() / 1000)
-  let ripe: BlobRow[] = []
+  // Numbers, not rows: there are many, and they wait.
+  let uids: number[] = []
+  let begins: number[] = []
   const dropRipe = async (): Promise<void> => {
-    if (ripe.length === 0) return
-    const dropped = ripe
-    ripe = []
-    await host.transact((tx) =>
-      tx.dropUnused(
-        table.id,
-        dropped.map(({ uid }) => uid),
-      ),
-    )
+    if (uids.length === 0) return
+    const [dropped, keys] = [uids, begins]
+    uids = []
+    begins = []
+    await host.transact((tx) => tx.dropUnused(table.id, dropped))
     await host.refresh()
-    for (const { uid, key } of dropped) {
-      if (table.view.rowOf(uid) >= 0) continue
+    for (let i = 0; i < dropped.length; i++) {
+      if (table.view.rowOf(dropped[i]!) >= 0) continue
       report.rows++
-      freed.add(key)
+      freed.add(keys[i]!)
     }
   }
   for await (const rows of rowsOf(table)) {
@@ -164,9 +167,10 @@ async function sweepRows(store: BlobStore, { graceMs, signal, report, freed }: R
       if (row.uses > 0 || row.since === 0 || row.since * 1000 + graceMs > now * 1000) continue
       if (settings.planted === 'the file goes before the frame')
         await store.directory.removeOwn(`${toHex(row.key)}-${toHex(row.instance)}`)
-      ripe.push(row)
+      uids.push(row.uid)
+      begins.push(beginOf(row.key))
     }
-    if (ripe.length >= DROPPED_AT_ONCE) await dropRipe()
+    if (uids.length >= DROPPED_AT_ONCE) await dropRipe()
     if (idle.length + again.length === 0) continue
     try {
       await host.transact((tx) => {
