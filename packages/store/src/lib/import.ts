@@ -48,6 +48,8 @@ import {
   MAILBOXES_MAX,
   mailboxKey,
   mailboxTable,
+  privacyKey,
+  settingKeys,
   TREE_TABLE,
 } from './tree.ts'
 
@@ -328,7 +330,10 @@ export class Importer implements StoreImport {
         tx.append(mailboxTable(other.guid), { uid: 1 })
         tx.dropTable(mailboxTable(other.guid))
         tx.setValue(TREE_TABLE, mailboxKey(other.guid), undefined)
-        if (state.values.has(aclKey(other.guid))) tx.setValue(TREE_TABLE, aclKey(other.guid), undefined)
+        for (const key of settingKeys(other.guid)) if (state.values.has(key)) tx.setValue(TREE_TABLE, key, undefined)
+        // What was private there stays so, here and in what lies below it.
+        const policy = state.values.get(privacyKey(other.guid))
+        if (policy !== undefined) tx.setValue(TREE_TABLE, privacyKey(entry.guid), policy)
       }
       // Who might see the mailbox that was there may see the one that takes its name.
       const list = other === undefined ? inheritedList(entry.name, state) : state.values.get(aclKey(other.guid))

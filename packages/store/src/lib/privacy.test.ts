@@ -1,6 +1,6 @@
 import { flagsTable, parsePrivacyPolicy, type PrivacyPolicy, type PrivateFlags } from '@mailstead/acl/private-flags'
 import { memoryFs } from '@mailstead/fs/memory'
-import { FLAG_DELETED, FLAG_FLAGGED, FLAG_SEEN, type TableView } from '@mailstead/index'
+import { FLAG_DELETED, FLAG_FLAGGED, FLAG_SEEN, openIndex, type TableView } from '@mailstead/index'
 import { UidSet } from '@mailstead/uidset'
 import { describe, expect, test } from 'vitest'
 import type { AccessControl } from './access.ts'
@@ -267,6 +267,30 @@ describe('flags of one’s own in a shared store', () => {
     expect(ann.privacy('News/old')).toEqual(policy('shared'))
     await ann.remove('News/old')
     expect(await damage(world.shared)).toEqual([])
+  })
+
+  test('are as private in a mailbox that is imported into the place of another as they were there', async () => {
+    const fs = memoryFs()
+    const guid = Buffer.alloc(16, 1)
+    {
+      await using store = await open(fs, { owner: 'public', acl: everybody, ownerIsUser: false })
+      const admin = store.as({ name: 'admin', unrestricted: true })
+      await admin.create('News/old')
+      await admin.changePrivacy('News', policy('shared \\Seen'))
+      async function* none(): AsyncGenerator<never> {}
+      const news = { guid, name: 'News', uidValidity: 10, uidNext: undefined, highestModSeq: undefined }
+      expect(await admin.importer().mailbox(news, none)).toMatchObject({ outcome: 'imported' })
+      expect(admin.mailbox('News')?.uidValidity).toBe(10)
+      for (const name of ['News', 'News/old']) expect(admin.privacy(name)).toEqual(policy('shared \\Seen'))
+      expect(await damage(store)).toEqual([])
+    }
+    // And nothing is left of the one that was there.
+    await using index = await openIndex(fs, 'index', { readOnly: true })
+    await using tree = await index.open('tree')
+    const mailboxes = [...tree!.view.values.keys()].filter((key) => key.startsWith('m/')).map((key) => key.slice(2))
+    expect(mailboxes).toContain(guid.toString('hex'))
+    for (const key of tree!.view.values.keys())
+      if (/^(a|p|since)\//.test(key)) expect(mailboxes).toContain(key.slice(key.indexOf('/') + 1))
   })
 
   test('need the owner for what is the owner’s to allow', async () => {

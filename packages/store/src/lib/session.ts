@@ -23,7 +23,7 @@ import {
   mailboxKey,
   mailboxTable,
   privacyKey,
-  privacySinceKey,
+  settingKeys,
   SUBSCRIPTIONS_MAX,
   subscriptionKey,
   TREE_TABLE,
@@ -106,8 +106,7 @@ export class Session implements StoreSession {
       // The uses of its messages end in the same frame.
       tx.dropTable(table)
       tx.setValue(TREE_TABLE, mailboxKey(entry.guid), undefined)
-      for (const key of [aclKey(entry.guid), privacyKey(entry.guid), privacySinceKey(entry.guid)])
-        if (state.values.has(key)) tx.setValue(TREE_TABLE, key, undefined)
+      for (const key of settingKeys(entry.guid)) if (state.values.has(key)) tx.setValue(TREE_TABLE, key, undefined)
       return { entry, names }
     })
     names?.removed(entry)

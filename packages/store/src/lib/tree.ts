@@ -85,6 +85,10 @@ export function privacyKey(guid: string): string {
 export function privacySinceKey(guid: string): string {
   return PRIVACY_SINCE + guid
 }
+/** Everything the tree says of a mailbox but its entry: it goes with it. */
+export function settingKeys(guid: string): readonly string[] {
+  return [aclKey(guid), privacyKey(guid), privacySinceKey(guid)]
+}
 /** The intent of a move into another store, and that one from another store has arrived (moves.ts). */
 export function moveKey(id: string): string {
   return MOVE + id
