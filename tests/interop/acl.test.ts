@@ -2,7 +2,9 @@
  * What each right is for: one after another is taken away, every command that needs rights is tried, and the answers are those of a real
  * Dovecot with the same lists, or the difference is listed here with its reason.
  */
+import { writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
+import { GlobalAcl } from '@mailstead/acl/file'
 import { ImapTestClient } from '@mailstead/imap/testing'
 import { testServer } from '@mailstead/server/testing'
 import { describe, expect } from 'vitest'
@@ -19,23 +21,30 @@ interface Served extends AsyncDisposable {
   logIn(user: string): Promise<ImapTestClient>
 }
 
-async function mailstead(): Promise<Served> {
+/** `global` is the text of a global file. */
+async function mailstead(global = ''): Promise<Served> {
+  const file = new GlobalAcl(Buffer.from(global))
   const server = await testServer({
     users: { alice: PASSWORD, bob: PASSWORD, carol: PASSWORD },
-    shared: { namespaces: [{ kind: 'shared', prefix: 'shared/%user/' }] },
+    shared: {
+      namespaces: [{ kind: 'shared', prefix: 'shared/%user/' }],
+      globalFor: (names) => file.layersFor(...names),
+    },
   })
   return { logIn: (user) => logIn(server.imap.port, user), [Symbol.asyncDispose]: () => server[Symbol.asyncDispose]() }
 }
 
-async function dovecot(): Promise<Served> {
+async function dovecot(global = ''): Promise<Served> {
   const server = await startDovecot({
-    dovecotConfig: (directory) => `
+    dovecotConfig: (directory) => {
+      writeFileSync(`${directory}/global`, global, { mode: 0o644 })
+      return `
 mail_plugins = acl
 protocol imap {
   mail_plugins = acl imap_acl
 }
 plugin {
-  acl = vfile
+  acl = vfile:${directory}/global
   acl_shared_dict = file:${directory}/home/shared.db
 }
 namespace shared {
@@ -46,7 +55,8 @@ namespace shared {
   subscriptions = no
   list = children
 }
-`,
+`
+    },
   })
   return { logIn: (user) => logIn(server.imap, user), [Symbol.asyncDispose]: () => server[Symbol.asyncDispose]() }
 }
@@ -234,6 +244,46 @@ describe('rights, beside Dovecot', () => {
       say(`${compared} answers compared, ${used.size} kinds of differences`)
       expect(unexplained).toEqual([])
       if (deep()) expect(DIFFERENCES.filter(({ why }) => !used.has(why))).toEqual([])
+    },
+  )
+  testUnless(
+    dovecotLack(),
+    'a global file is asked for the names of those who look, and no mailbox is renamed into another store',
+    async () => {
+      const global = 'shared/alice/Box* user=bob lr\nshared/* user=alice lr\nWork user=bob lr\nWork user=alice lrka\n'
+      const told: string[][] = []
+      for (const start of [mailstead, dovecot]) {
+        await using server = await start(global)
+        const alice = await server.logIn('alice')
+        for (const name of ['Box', 'Work']) await alice.ok(`CREATE ${name}`)
+        const bob = await server.logIn('bob')
+        await bob.ok('CREATE Mine')
+        const rights = async (client: ImapTestClient, name: string): Promise<string> => {
+          const { status, untagged } = await client.command(`MYRIGHTS ${name}`)
+          return `${name} ${status === 'OK' ? sorted(untagged.join().split(' ').at(-1)!).replace(/[cd]/g, '') : status}`
+        }
+        told.push([
+          await rights(bob, 'shared/alice/Box'),
+          await rights(bob, 'shared/alice/INBOX'),
+          await rights(alice, 'Box'),
+          await rights(alice, 'Work'),
+          (await bob.command('RENAME Mine shared/alice/Mine')).status,
+          // Here what is said of the owner's name counts for others too, as they may see the mailbox.
+          await rights(bob, 'shared/alice/Work'),
+        ])
+        for (const client of [alice, bob]) await client[Symbol.asyncDispose]()
+      }
+      const same = [
+        'shared/alice/Box lr',
+        'shared/alice/INBOX NO',
+        `Box ${sorted(ALL)}`,
+        `Work ${sorted('lrka')}`,
+        'NO',
+      ]
+      expect(told).toEqual([
+        [...same, 'shared/alice/Work lr'],
+        [...same, 'shared/alice/Work NO'],
+      ])
     },
   )
 })

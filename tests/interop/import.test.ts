@@ -29,6 +29,7 @@ import { deep, depth, runSeed, say, seeded } from '../support/depth.ts'
 import { testUnless } from '../support/test-unless.ts'
 import { fixtureLack, guidHex, type TrueMailbox, type Truth } from './lib/dovecot-fixture.ts'
 import { ImapClient, quote, sectionOf } from './lib/imap.ts'
+import { mbsyncConfiguration } from './lib/mbsync.ts'
 import { dovecotLack, PASSWORD, type Server, startDovecot } from './lib/servers.ts'
 import { runOk, toolLack } from './lib/tools.ts'
 import { listOf } from './lib/values.ts'
@@ -570,7 +571,8 @@ describe("Debian's Dovecot", () => {
     const home = newDirectory()
     mkdirSync(join(home, 'mail'))
     const sync = async (port: number): Promise<void> => {
-      writeFileSync(join(home, 'mbsyncrc'), mbsyncConfiguration(port, home), { mode: 0o600 })
+      const account = { user: USER, password: PASSWORD, port, home }
+      writeFileSync(join(home, 'mbsyncrc'), mbsyncConfiguration(account, { keepDates: true }), { mode: 0o600 })
       await runOk('mbsync', ['-c', join(home, 'mbsyncrc'), 'all'], { env: { HOME: home } })
     }
     await sync(server.imap)
@@ -647,33 +649,4 @@ function filesBelow(directory: string): readonly string[] {
     .filter((entry) => entry.isFile() && !entry.name.startsWith('.'))
     .map(({ parentPath, name }) => `${join(parentPath, name)} ${statSync(join(parentPath, name)).mtimeMs}`)
     .sort()
-}
-
-function mbsyncConfiguration(port: number, home: string): string {
-  return `
-IMAPAccount server
-Host 127.0.0.1
-Port ${port}
-User ${USER}
-Pass ${PASSWORD}
-SSLType None
-AuthMechs LOGIN
-
-IMAPStore far
-Account server
-
-MaildirStore near
-Path ${home}/mail/
-Inbox ${home}/mail/INBOX
-SubFolders Verbatim
-
-Channel all
-Far :far:
-Near :near:
-Patterns *
-Create Both
-Expunge Both
-CopyArrivalDate yes
-SyncState *
-`
 }

@@ -11,6 +11,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { anyMail, hasBareCr, hasHeaderEnd, hasNul, lineEndsRestored, sha256 } from '../support/corpus.ts'
 import { below, deep, runSeed, sample, say, seeded } from '../support/depth.ts'
 import { ImapClient, quote } from './lib/imap.ts'
+import { mbsyncConfiguration } from './lib/mbsync.ts'
 import { halves, populate, servedBytes } from './lib/populate.ts'
 import { PASSWORD, type Server, serverLack, startServer } from './lib/servers.ts'
 import { testUnless } from '../support/test-unless.ts'
@@ -48,7 +49,8 @@ describe('mbsync', () => {
     home = mkdtempSync(join(tmpdir(), 'mailstead-mbsync-'))
     mkdirSync(join(home, 'mail'))
     config = join(home, 'mbsyncrc')
-    writeFileSync(config, mbsyncConfiguration(server.imap, home), { mode: 0o600 })
+    const account = { user: USER, password: PASSWORD, port: server.imap, home }
+    writeFileSync(config, mbsyncConfiguration(account, { keepDates: true }), { mode: 0o600 })
     const all = anyMail()
     // mbsync drops every CR, reads NUL as the end of a header line, and passes over messages whose header does not end
     // ("incomplete header"); those thirty or so are for the other clients.
@@ -146,35 +148,6 @@ function unique(name: string): string {
 
 function withFlags(name: string, letters: string): string {
   return `${name.split(':2,')[0]}:2,${letters}`
-}
-
-function mbsyncConfiguration(port: number, home: string): string {
-  return `
-IMAPAccount server
-Host 127.0.0.1
-Port ${port}
-User ${USER}
-Pass ${PASSWORD}
-SSLType None
-AuthMechs LOGIN
-
-IMAPStore far
-Account server
-
-MaildirStore near
-Path ${home}/mail/
-Inbox ${home}/mail/INBOX
-SubFolders Verbatim
-
-Channel all
-Far :far:
-Near :near:
-Patterns *
-Create Both
-Expunge Both
-CopyArrivalDate yes
-SyncState *
-`
 }
 
 /** The line that mbsync may add to what it uploads; with it the bytes are no longer those of the maildir. */

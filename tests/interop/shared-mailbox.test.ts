@@ -12,6 +12,7 @@ import { afterAll, beforeAll, describe, expect } from 'vitest'
 import { deep, runSeed, say, seeded } from '../support/depth.ts'
 import { plainMessage } from '../support/made-mail.ts'
 import { testUnless } from '../support/test-unless.ts'
+import { mbsyncConfiguration } from './lib/mbsync.ts'
 import { MAILSTEAD_COMMAND, PASSWORD, type Server, serverLack, startMailstead } from './lib/servers.ts'
 import { Tap } from './lib/tap.ts'
 import { runOk, toolLack } from './lib/tools.ts'
@@ -218,9 +219,8 @@ class Party implements AsyncDisposable {
     this.#home = join(scratch, user)
     this.near = join(this.#home, 'Team')
     for (const part of ['cur', 'new', 'tmp']) mkdirSync(join(this.near, part), { recursive: true })
-    writeFileSync(join(this.#home, 'mbsyncrc'), mbsyncConfiguration(user, taps.mbsync.port, this.#home), {
-      mode: 0o600,
-    })
+    const account = { user, password: PASSWORD, port: taps.mbsync.port, home: this.#home }
+    writeFileSync(join(this.#home, 'mbsyncrc'), mbsyncConfiguration(account, { only: MAILBOX }), { mode: 0o600 })
   }
 
   /** Opens the mailbox in the session, and follows it from then on. */
@@ -326,29 +326,4 @@ function lettersOf(flags: ReadonlySet<string>): string {
 
 function numberOf(bytes: Buffer): number {
   return Number(/^Message-ID: <(\d+)\./m.exec(bytes.toString('latin1'))![1])
-}
-
-function mbsyncConfiguration(user: string, port: number, home: string): string {
-  return `
-IMAPAccount server
-Host 127.0.0.1
-Port ${port}
-User ${user}
-Pass ${PASSWORD}
-SSLType None
-AuthMechs LOGIN
-
-IMAPStore far
-Account server
-
-MaildirStore near
-Path ${home}/
-
-Channel team
-Far :far:${MAILBOX}
-Near :near:Team
-Create Near
-Expunge Both
-SyncState ${home}/state-
-`
 }

@@ -7,10 +7,11 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect } from 'vitest'
 import { ImapClient, type Reply } from '../interop/lib/imap.ts'
+import { mbsyncConfiguration } from '../interop/lib/mbsync.ts'
 import { toolLack } from '../interop/lib/tools.ts'
 import { deep, depth, say } from '../support/depth.ts'
 import { testUnless } from '../support/test-unless.ts'
-import { deliver, type Known, known, maildir, mbsync, mbsyncConfiguration, message } from './lib/mail.ts'
+import { deliver, type Known, known, maildir, mbsync, message } from './lib/mail.ts'
 import { loopLack, namespaceLack } from './lib/namespace.ts'
 import { PASSWORD, type Role, ROLES, USER, type Volumes, World } from './lib/world.ts'
 
@@ -113,7 +114,9 @@ async function outageUnderSessions(world: World, role: Role, instead: Instead, h
   await using idle = await world.logIn()
   await using other = await world.logIn()
   const config = join(home, 'mbsyncrc')
-  writeFileSync(config, mbsyncConfiguration(world, home), { mode: 0o600 })
+  writeFileSync(config, mbsyncConfiguration({ user: USER, password: PASSWORD, port: world.imap, home }), {
+    mode: 0o600,
+  })
   const withMbsync = toolLack('mbsync') === undefined
   if (withMbsync) expect(await mbsync(config, home)).toMatchObject({ code: 0 })
   const files = withMbsync ? maildir(home) : new Map<string, string>()

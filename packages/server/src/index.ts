@@ -1,13 +1,27 @@
-export { accessControl, type AccessControlOptions, mailboxAcl, readAcl } from './lib/access-control.ts'
+export {
+  accessControl,
+  type AccessControlOptions,
+  mailboxAcl,
+  type MailboxLists,
+  readAcl,
+} from './lib/access-control.ts'
 export { type Recipient, recipientOf } from './lib/address.ts'
 export { ServerError, type ServerErrorCode } from './lib/error.ts'
 export type { OnServerEvent, ServerEvent, ServerEventLevel } from './lib/events.ts'
 export { imapSession, type StoreSessionOptions } from './lib/imap-session.ts'
-export { badNamespace, type NamespaceKind, type NamespaceSettings, publicStoreName } from './lib/namespaces.ts'
+export {
+  badNamespace,
+  fullNames,
+  type MailboxOf,
+  type NamespaceKind,
+  type NamespaceSettings,
+  publicStoreName,
+} from './lib/namespaces.ts'
 export type { PurgeBudget } from './lib/purge-schedule.ts'
 export { RecentMarks } from './lib/recent.ts'
 export { hashSecret, parseSecret, type Secret, SECRET_SCHEMES, type SecretScheme, verifySecret } from './lib/secret.ts'
-export { Sharing, type SharingOptions, sharedWith } from './lib/sharing.ts'
+export { type KeptMailbox, type Shared, whatIsShared } from './lib/shared-mailboxes.ts'
+export { Sharing, type SharingOptions } from './lib/sharing.ts'
 export {
   type ListenAt,
   type MailServer,

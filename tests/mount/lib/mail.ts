@@ -6,7 +6,7 @@ import { type ImapClient, quote, sectionOf } from '../../interop/lib/imap.ts'
 import { dotStuffed, LmtpClient } from '../../interop/lib/lmtp.ts'
 import { run } from '../../interop/lib/tools.ts'
 import { listOf } from '../../interop/lib/values.ts'
-import { PASSWORD, USER, type World } from './world.ts'
+import { USER, type World } from './world.ts'
 
 /** Large ones have a part that is kept once. */
 export function message(subject: string, large = false): Buffer {
@@ -81,34 +81,6 @@ export async function known(client: ImapClient): Promise<Map<string, Known>> {
   }
   await client.ok('UNSELECT')
   return all
-}
-
-export function mbsyncConfiguration(world: World, home: string): string {
-  return `
-IMAPAccount server
-Host 127.0.0.1
-Port ${world.imap}
-User ${USER}
-Pass ${PASSWORD}
-SSLType None
-AuthMechs LOGIN
-
-IMAPStore far
-Account server
-
-MaildirStore near
-Path ${home}/mail/
-Inbox ${home}/mail/INBOX
-SubFolders Verbatim
-
-Channel all
-Far :far:
-Near :near:
-Patterns *
-Create Both
-Expunge Both
-SyncState *
-`
 }
 
 export async function mbsync(

@@ -152,6 +152,12 @@ test('the global file counts, with the prefix of the namespace, and again when i
   writeFileSync(global, 'Public/Rules anyone l\nPublic/Rules nonsense\n')
   expect(await bob.line()).toMatch(/^\* BYE /)
   expect(await done('acl', 'explain', '--namespace', 'Public', 'Rules', '--for', 'bob')).toMatch(/acl\.global:1/)
+  writeFileSync(global, 'shared/alice/INBOX anyone l\n')
+  const asOther = await done('acl', 'explain', '--user', 'alice', 'INBOX', '--for', 'bob')
+  expect(asOther).toMatch(/the global file is asked for "INBOX" and "shared\/alice\/INBOX"\n.*acl\.global:1/)
+  const asOwner = await done('acl', 'explain', '--user', 'alice', 'INBOX', '--for', 'alice')
+  expect(asOwner).toMatch(/as the owner\n {2}the global file is asked for "INBOX"\n/)
+  expect(asOwner).not.toMatch(/acl\.global/)
   writeFileSync(global, '')
 })
 

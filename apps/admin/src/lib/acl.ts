@@ -36,7 +36,7 @@ import {
   publicUser,
   registryFs,
 } from '@mailstead/app-server'
-import { mailboxAcl, readAcl, Sharing, userDirectory, userKey } from '@mailstead/server'
+import { fullNames, mailboxAcl, readAcl, Sharing, userDirectory, userKey, whatIsShared } from '@mailstead/server'
 import type { StoreSession } from '@mailstead/store'
 import { Exit } from './exit.ts'
 import { isThere, mustFindUser, readUsers, type Where, type WhereFlags, whereOf } from './find-user.ts'
@@ -108,8 +108,8 @@ export function aclCommand(): Command {
       new Command('explain').description('which entry gives or denies each right to a user').argument('<mailbox>'),
     ).action((mailbox: string, flags: AclFlags) =>
       inStore(flags, { write: false }, async (subject) => {
-        const { explanation } = await explained(subject, mailbox, flags)
-        print(flags, explanation, () => explanationText(explanation))
+        const { explanation, names } = await explained(subject, mailbox, flags)
+        print(flags, { ...explanation, names }, () => explanationText(explanation, names))
       }),
     ),
   )
@@ -235,18 +235,24 @@ async function change(
   mode: 'replace' | 'add' | 'remove' | 'clear',
   rights: number,
 ): Promise<void> {
-  const { session, where, mounts, owner } = subject
+  const { session, where, mounts, owner, namespace, config } = subject
   const negative = text.startsWith('-')
   const identifier = identifierOf(negative ? text.slice(1) : text)
   await session.changeAcl(mailbox, (value) => {
     const list = changeAcl(value === undefined ? EMPTY_ACL : readAcl(value), { identifier, negative, mode, rights })
     return list.entries.length === 0 && list.broken.length === 0 ? undefined : encodeAcl(list)
   })
-  if (owner === undefined || !where.config.namespaces.some(({ kind }) => kind === 'shared')) return
+  if (where.config.namespaces.length === 0) return
   // A server that has this store closed hears of it by the registry.
   await using fs = await registryFs(where.data, mounts)
   await using sharing = await Sharing.open(fs)
-  await sharing.learn(owner, session.acls().values())
+  const global = await globalAcl(config)
+  try {
+    const options = accessOptions(config, namespace ?? { owner: owner! }, global?.file)
+    await sharing.learn(namespace === undefined ? owner! : publicUser(namespace).name, whatIsShared(session, options))
+  } finally {
+    await global?.fs[Symbol.asyncDispose]()
+  }
 }
 
 function identifierOf(text: string): Identifier {
@@ -263,6 +269,8 @@ interface Explained {
   readonly acl: Acl
   readonly explanation: AclExplanation
   readonly groups: readonly string[]
+  /** By which the global file was asked; none: there is no such file. */
+  readonly names: readonly string[]
 }
 
 async function explained(subject: Subject, mailbox: string, flags: AclFlags): Promise<Explained> {
@@ -274,17 +282,25 @@ async function explained(subject: Subject, mailbox: string, flags: AclFlags): Pr
   try {
     const options = accessOptions(config, namespace ?? { owner: owner! }, global?.file)
     const inbox = options.defaultsFromInbox === true ? session.acl('INBOX') : undefined
-    const acl = mailboxAcl(options, mailbox, own, inbox ?? session.acl(''))
-    return { acl, explanation: explainAcl(acl, subjectOf(name, groups)), groups }
+    const toOwner = name === owner
+    const acl = mailboxAcl(options, { name: mailbox, own, fallback: inbox ?? session.acl('') }, toOwner)
+    const of = namespace ?? { owner: owner! }
+    const names = global === undefined ? [] : fullNames(config.namespaces, of, { name: mailbox, toOwner })
+    return { acl, explanation: explainAcl(acl, subjectOf(name, groups)), groups, names }
   } finally {
     await global?.fs[Symbol.asyncDispose]()
   }
 }
 
-function explanationText({ rights, owner, byDefault, steps, decisions }: AclExplanation): string {
+function explanationText(
+  { rights, owner, byDefault, steps, decisions }: AclExplanation,
+  names: readonly string[],
+): string {
   const lines = [
     `rights ${formatRights(rights) || '(none)'}${owner ? ', as the owner' : ''}${byDefault ? ', by default' : ''}`,
   ]
+  if (names.length > 0)
+    lines.push(`  the global file is asked for ${names.map((name) => JSON.stringify(name)).join(' and ')}`)
   for (const { list, text, origin, problem, effect } of steps)
     lines.push(
       `  ${effect}: ${list}${origin === undefined ? '' : ` (${origin})`}: ${text.replaceAll('\n', ' / ')}${problem === undefined ? '' : `  # ${problem}`}`,
@@ -303,7 +319,7 @@ function explanationText({ rights, owner, byDefault, steps, decisions }: AclExpl
 
 async function debug(subject: Subject, mailbox: string, flags: AclFlags): Promise<void> {
   const { session, owner, namespace, where, mounts } = subject
-  const { explanation, groups } = await explained(subject, mailbox, flags)
+  const { explanation, groups, names } = await explained(subject, mailbox, flags)
   const name = userKey(flags.for!)
   const shared = where.config.namespaces.find(({ kind }) => kind === 'shared')
   const prefix = namespace?.prefix ?? (name === owner ? '' : shared?.prefix.replace('%user', owner!))
@@ -322,7 +338,7 @@ async function debug(subject: Subject, mailbox: string, flags: AclFlags): Promis
   }
   lines.push(
     (explanation.rights & LOOKUP) === 0 ? `without l it does not exist for ${name}` : `${name} sees it in LIST`,
-    explanationText(explanation),
+    explanationText(explanation, names),
   )
   print(flags, { lines, explanation }, () => lines.join('\n'))
 }

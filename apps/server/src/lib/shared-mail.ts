@@ -2,7 +2,7 @@
  * What the configuration says of access control and namespaces, as the server is given it.
  *
  *   DATA/public/<name>/        the store of a public namespace, unless the configuration names another place below the data directory
- *   DATA/sharing/              the registry of who shares with whom (docs/formats/sharing.md)
+ *   DATA/sharing/              the registry of who shares what with whom (docs/formats/sharing.md)
  */
 import { statSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
@@ -12,6 +12,7 @@ import { type Fs, ROOT_FILE } from '@mailstead/fs'
 import { posixFs } from '@mailstead/fs/posix'
 import {
   type AccessControlOptions,
+  fullNames,
   type OnServerEvent,
   publicStoreName,
   type SharedMailOptions,
@@ -66,13 +67,15 @@ export function accessOptions(
   global?: GlobalAclFile,
 ): AccessControlOptions {
   const isUser = 'owner' in of
-  const prefix = isUser ? '' : of.prefix
   return {
     owner: isUser ? of.owner : undefined,
     defaults: isUser ? undefined : of.defaults,
     defaultsFromInbox: isUser && config.acl?.defaultsFromInbox === true,
     globalFor:
-      global === undefined ? undefined : (name): readonly AclLayer[] => global.current.layersFor(prefix + name),
+      global === undefined
+        ? undefined
+        : (name, toOwner): readonly AclLayer[] =>
+            global.current.layersFor(...fullNames(config.namespaces, of, { name, toOwner })),
   }
 }
 
@@ -129,8 +132,7 @@ export async function sharedMail(
       await looking
     })
   }
-  const shares = namespaces.some(({ kind }) => kind === 'shared')
-  const registry = shares ? held.use(await registryFs(data, mounts)) : undefined
+  const registry = namespaces.length > 0 ? held.use(await registryFs(data, mounts)) : undefined
   const hasStore = (user: StoredUser): boolean => {
     try {
       const isThere = (path: string): boolean => statSync(join(data, path), { throwIfNoEntry: false }) !== undefined
@@ -163,8 +165,9 @@ export async function sharedMail(
     ...(global === undefined
       ? {}
       : {
-          globalFor: (name) => global.file.current.layersFor(name),
+          globalFor: (names) => global.file.current.layersFor(...names),
           globalVersion: () => version,
+          globalDigest: () => global.file.current.digest,
           watchGlobal: (onChange) => {
             watchers.add(onChange)
             return { [Symbol.dispose]: () => void watchers.delete(onChange) }

@@ -71,6 +71,22 @@ describe('a pattern', () => {
 })
 
 describe('the global file', () => {
+  test('applies to a mailbox by all its names, each line once', () => {
+    const file = globalAcl(
+      'Work user=bob r\nshared/alice/* user=bob l\n* user=bob w\nshared/%u/* user=%u-aide i\n%u/* user=%u-aide s\n',
+    )
+    const layers = file.layersFor('Work', 'shared/alice/Work', 'people/alice/Work')
+    const acl = new Acl({ global: layers })
+    const of = (user: string): string => formatRights(acl.rightsFor(subjectOf(user, [])))
+    expect([of('bob'), of('alice-aide'), of('shared-aide'), of('people-aide')]).toEqual(['lrw', 'i', 's', 's'])
+    expect(layers.length).toBe(1)
+    expect(layers[0]!.list.entries.length).toBe(4)
+    // Whatever the order, and whether or not a name comes twice.
+    const again = new Acl({ global: file.layersFor('people/alice/Work', 'Work', 'shared/alice/Work', 'Work') })
+    for (const user of ['bob', 'alice-aide', 'shared-aide'])
+      expect(again.rightsFor(subjectOf(user, []))).toBe(acl.rightsFor(subjectOf(user, [])))
+    expect(new Set(['a\n', 'a\n', 'b\n'].map((text) => globalAcl(text).digest)).size).toBe(2)
+  })
   test('applies all lines whose pattern matches, and beats what mailboxes say', () => {
     const file =
       '# who may what\nPublic/* anyone lr\n"Public/Our News*" user=bob ws\nPublic/? user=bob i\n* -user=eve r\n'

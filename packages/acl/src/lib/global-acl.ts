@@ -1,12 +1,13 @@
 /**
  * The global file: lists for mailboxes by patterns of their names, which beat what mailboxes say themselves.
  *
- * All lines whose pattern matches apply. Those of one precedence make one list; 0 and more come after the mailbox's own list, and bind the
+ * A mailbox may have several names, by whom it is reached. All lines whose pattern matches one of them apply. Those of one precedence make one list; 0 and more come after the mailbox's own list, and bind the
  * owner too (0 is Dovecot's global file), negative ones before it: what mailboxes have that say nothing else.
  *
  * Lines with a plain name are found by it, others by the text before their first wildcard. So a name costs what lines may match it
  * cost, however many others there are. Any bytes are a file; broken lines are reported, and deny (global-line.ts).
  */
+import { createHash } from 'node:crypto'
 import { type AclFinding, Findings, keepBroken, linesOf, oddity } from './acl-file.ts'
 import {
   bindEntry,
@@ -35,6 +36,8 @@ export class GlobalAcl {
   readonly findings: readonly AclFinding[]
   /** Lines that say something, broken ones included. */
   readonly size: number
+  /** The same for files that say the same, also after a restart. */
+  readonly digest: string
   readonly #exact = new Map<string, NumberedLine[]>()
   readonly #byPrefix = new Map<string, NumberedLine[]>()
   /** Lengths of the keys of #byPrefix, ascending. */
@@ -43,6 +46,7 @@ export class GlobalAcl {
 
   /** Reads a file's bytes. Never fails. `name` is what entries say they come from. (default `global-acl`) */
   constructor(bytes: Uint8Array, name = 'global-acl') {
+    this.digest = createHash('sha256').update(bytes).digest('hex').slice(0, 32)
     const report = new Findings(name)
     let size = 0
     for (const { line: number, text } of linesOf(bytes, report)) {
@@ -74,11 +78,13 @@ export class GlobalAcl {
   }
 
   /**
-   * What the file says of a mailbox, for `AclOptions.global`: lists by precedence, none that says nothing. `name` is whole and as
-   * clients see it, the prefix of the namespace included. Mailboxes to which the same lines apply get the same lists.
+   * What the file says of a mailbox, for `AclOptions.global`: lists by precedence, none that says nothing. The names are whole and as
+   * clients see them, the prefix of the namespace included; of a mailbox that clients know by several names all of them. A line that
+   * matches more than one applies once (with variables: once for each of what they stand for). Mailboxes to which the same lines apply get
+   * the same lists.
    */
-  layersFor(name: string): readonly AclLayer[] {
-    const lines = this.#matching(name)
+  layersFor(...names: readonly string[]): readonly AclLayer[] {
+    const lines = this.#matching(names)
     if (lines.length === 0) return []
     const plain = lines.length <= KEPT_LINES_MAX && lines.every(({ line }) => line.pattern.levels.length === 0)
     const key = plain ? lines.map(({ line }) => line.number).join() : ''
@@ -92,9 +98,15 @@ export class GlobalAcl {
     return layers
   }
 
-  #matching(name: string): Match[] {
-    const none: ReadonlyMap<string, string> = new Map()
-    const found: Match[] = (this.#exact.get(name) ?? []).map((line) => ({ line, values: none }))
+  #matching(names: readonly string[]): Match[] {
+    const found: Match[] = []
+    for (const name of names) this.#addMatching(name, found)
+    if (names.length > 1) dropSame(found)
+    return found.sort((a, b) => a.line.number - b.line.number)
+  }
+
+  #addMatching(name: string, found: Match[]): void {
+    for (const line of this.#exact.get(name) ?? []) found.push({ line, values: NONE })
     let matched: MatchedName | undefined
     for (const length of this.#lengths) {
       if (length > name.length) break
@@ -102,7 +114,7 @@ export class GlobalAcl {
         const { pattern } = line
         if (pattern.levels.length === 0) {
           matched ??= new MatchedName(name)
-          if (matched.matches(pattern.whole)) found.push({ line, values: none })
+          if (matched.matches(pattern.whole)) found.push({ line, values: NONE })
           continue
         }
         const captured = captureLevels(pattern, name)
@@ -110,8 +122,23 @@ export class GlobalAcl {
         found.push({ line, values: captured.values })
       }
     }
-    return found.sort((a, b) => a.line.number - b.line.number)
   }
+}
+
+const NONE: ReadonlyMap<string, string> = new Map()
+
+/** Leaves one of each line for what its variables stand for. */
+function dropSame(matches: Match[]): void {
+  const seen = new Set<string>()
+  let kept = 0
+  for (const match of matches) {
+    const { line, values } = match
+    const key = values.size === 0 ? `${line.number}` : `${line.number} ${JSON.stringify([...values])}`
+    if (seen.has(key)) continue
+    seen.add(key)
+    matches[kept++] = match
+  }
+  matches.length = kept
 }
 
 interface Match {

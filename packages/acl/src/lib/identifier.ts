@@ -7,11 +7,14 @@
  *   domain           domain=X            @X          users of X: the part of the name after the last @, in any case. Not in Dovecot
  *   group            group=X             $X          members
  *   owner            owner               owner       whose mailbox it is
- *   user             user=X              X           one user, exactly as logged in
+ *   user             user=X              X, user=X   one user, exactly as logged in
  *   group-override   group-override=X    !$X         members, before entries of users
  *
  * The kinds stand in the order of precedence, lowest first. In files and in IMAP a `-` in front makes the entry negative; in
  * replies of IMAP, `#` after that says that it comes from the global file, and cannot be changed.
+ *
+ * RFC 4314 §2: in IMAP a leading `-` and the name `anyone` are taken, and each server may take more. So a user whose plain name would
+ * mean something else is `user=X` there, and only such a one is shown so. What begins with `user=` is always a user.
  */
 import { AclError, shown } from './error.ts'
 
@@ -83,10 +86,14 @@ function imapIdentifier(text: string): Identifier | undefined {
   if (text.startsWith('!$')) return named('group-override', text.slice(2))
   if (text.startsWith('$')) return named('group', text.slice(1))
   if (text.startsWith('@')) return named('domain', text.slice(1))
-  return named('user', text)
+  return named('user', text.startsWith(USER) ? text.slice(USER.length) : text)
 }
 
-/** What GETACL shows: the identifier with `-` if it is negative and `#` if it is global. */
+/** What stands before the name of a user that would mean something else. */
+const USER = 'user='
+const meansElse = /^(?:$|[-#$@]|!\$|user=|(?:anyone|authenticated|owner)$)/
+
+/** What GETACL shows, and SETACL takes again: the identifier with `-` if it is negative and `#` if it is global. */
 export function formatImapIdentifier(
   { kind, name }: Identifier,
   { negative = false, global = false }: { readonly negative?: boolean; readonly global?: boolean } = {},
@@ -95,7 +102,8 @@ export function formatImapIdentifier(
   if (kind === 'group-override') return `${sign}!$${name}`
   if (kind === 'group') return `${sign}$${name}`
   if (kind === 'domain') return `${sign}@${name}`
-  return sign + (kind === 'user' ? name : kind)
+  if (kind === 'user') return sign + (meansElse.test(name) ? USER : '') + name
+  return sign + kind
 }
 
 function named(kind: IdentifierKind, name: string): Identifier {

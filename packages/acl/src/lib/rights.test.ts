@@ -4,6 +4,8 @@ import {
   compareNames,
   formatIdentifier,
   formatImapIdentifier,
+  IDENTIFIER_KINDS,
+  isNamed,
   parseIdentifier,
   parseImapIdentifier,
 } from './identifier.ts'
@@ -77,7 +79,15 @@ describe('an identifier', () => {
       ['!$g', 'group-override', 'g'],
       // Without the `$` they are users, as in Dovecot.
       ['!g', 'user', '!g'],
-      ['user=bob', 'user', 'user=bob'],
+      // What would mean somebody else is said to be a user.
+      ['user=anyone', 'user', 'anyone'],
+      ['user=owner', 'user', 'owner'],
+      ['user=-x', 'user', '-x'],
+      ['user=#x', 'user', '#x'],
+      ['user=@x', 'user', '@x'],
+      ['user=$x', 'user', '$x'],
+      ['user=!$x', 'user', '!$x'],
+      ['user=user=bob', 'user', 'user=bob'],
     ] as const
     for (const [text, kind, name] of forms)
       for (const negative of [false, true])
@@ -86,18 +96,43 @@ describe('an identifier', () => {
           expect(formatImapIdentifier({ kind, name }, { negative, global })).toBe(written)
           expect(parseImapIdentifier(written)).toEqual({ kind, name, negative, global })
         }
+    expect(parseImapIdentifier('user=bob')).toMatchObject({ kind: 'user', name: 'bob' })
     for (const wrong of ['', '-', '#', '-#', 'a\r\nb'])
       expect(() => parseImapIdentifier(wrong)).toThrow(expect.objectContaining({ code: 'ACL_BAD_IDENTIFIER' }))
   })
 
-  test('of any name that no sign begins is read as it was written', () => {
+  test('of any kind and name is read as it was written', () => {
+    const words = fc.constantFrom(
+      'anyone',
+      'owner',
+      'authenticated',
+      'user=',
+      'group=',
+      '-',
+      '#',
+      '$',
+      '@',
+      '!',
+      ' ',
+      '"',
+    )
+    const name = fc.array(fc.oneof(words, fc.string({ unit: 'grapheme', maxLength: 3 })), { maxLength: 3 })
     fc.assert(
-      fc.property(fc.string({ unit: 'grapheme', minLength: 1 }), (name) => {
-        const user = { kind: 'user', name } as const
-        if (!/[\0\r\n\ufffd]/.test(name)) expect(parseIdentifier(formatIdentifier(user))).toEqual(user)
-        if (!/[\0\r\n\ufffd]|^[-#$@]|^!\$|^(anyone|authenticated|owner)$/.test(name))
-          expect(parseImapIdentifier(formatImapIdentifier(user))).toEqual({ ...user, negative: false, global: false })
-      }),
+      fc.property(
+        fc.constantFrom(...IDENTIFIER_KINDS),
+        name,
+        fc.boolean(),
+        fc.boolean(),
+        (kind, parts, negative, global) => {
+          const text = parts.join('')
+          if (/[\0\r\n\ufffd]/.test(text)) return
+          const identifier = { kind, name: isNamed(kind) ? (kind === 'domain' ? text.toLowerCase() : text) : '' }
+          expect(parseIdentifier(formatIdentifier(identifier))).toEqual(identifier)
+          const written = formatImapIdentifier(identifier, { negative, global })
+          expect(parseImapIdentifier(written)).toEqual({ ...identifier, negative, global })
+        },
+      ),
+      { numRuns: 500 },
     )
   })
 

@@ -9,8 +9,11 @@ export interface AccessControlOptions {
   readonly defaultsFromInbox?: boolean | undefined
   /** For whom a mailbox's list says nothing, where the store has no list for that. (default: nothing) */
   readonly defaults?: AclList | undefined
-  /** What the global file says of a mailbox of this name in the store. (default: nothing) */
-  readonly globalFor?: ((name: string) => readonly AclLayer[]) | undefined
+  /**
+   * What the global file says of a mailbox of this name in the store: to the owner, by the name that he knows it by, or to others, by
+   * that and theirs. (default: nothing)
+   */
+  readonly globalFor?: ((name: string, toOwner: boolean) => readonly AclLayer[]) | undefined
   /** Another whenever `globalFor` says something else. (default: it never does) */
   readonly globalVersion?: (() => number) | undefined
   /** Calls when the version changed. */
@@ -30,17 +33,23 @@ export function readAcl(value: Uint8Array): AclList {
   }
 }
 
-/** The engine for one mailbox. */
+/** The lists that count for a mailbox: its own, and the one for whom that says nothing. */
+export interface MailboxLists {
+  readonly name: string
+  readonly own: Uint8Array | undefined
+  readonly fallback: Uint8Array | undefined
+}
+
+/** The engine for one mailbox, as it counts for the owner, or for others. */
 export function mailboxAcl(
   options: AccessControlOptions,
-  name: string,
-  own: Uint8Array | undefined,
-  fallback: Uint8Array | undefined,
+  { name, own, fallback }: MailboxLists,
+  toOwner: boolean,
 ): Acl {
   return new Acl({
     owner: options.owner,
     local: own === undefined ? undefined : readAcl(own),
-    global: options.globalFor?.(name),
+    global: options.globalFor?.(name, toOwner),
     defaults: defaultsOf(options, fallback),
   })
 }
@@ -73,8 +82,17 @@ export function accessControl(options: AccessControlOptions = {}): AccessControl
     },
     defaultsFromInbox: options.defaultsFromInbox ?? false,
     access(name, own, fallback): MailboxAccess {
-      const acl = mailboxAcl(options, name, own, fallback)
-      return { rightsFor: (who) => acl.rightsFor(subjectFor(who)) }
+      const lists = { name, own, fallback }
+      let forOwner: Acl | undefined
+      let forOthers: Acl | undefined
+      return {
+        rightsFor(who) {
+          const acl = who.owner
+            ? (forOwner ??= mailboxAcl(options, lists, true))
+            : (forOthers ??= mailboxAcl(options, lists, false))
+          return acl.rightsFor(subjectFor(who))
+        },
+      }
     },
     ...(watchGlobal === undefined ? {} : { watch: watchGlobal }),
   }

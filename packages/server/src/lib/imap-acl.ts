@@ -50,7 +50,10 @@ export class ImapAcl implements AclSession {
       // Like Dovecot: the owner by name, also where no entry says what he has.
       const ownerEntry = list.entries.find(({ kind, rights }) => kind === 'owner' && rights !== undefined)
       if (owner !== undefined && ownerEntry === undefined)
-        shown.push({ identifier: owner, rights: formatRights(ALL_RIGHTS) })
+        shown.push({
+          identifier: formatImapIdentifier({ kind: 'user', name: owner }),
+          rights: formatRights(ALL_RIGHTS),
+        })
       for (const { kind, name, rights, denied } of list.entries) {
         const identifier: Identifier =
           kind === 'owner' && owner !== undefined ? { kind: 'user', name: owner } : { kind, name }
@@ -64,7 +67,7 @@ export class ImapAcl implements AclSession {
   }
 
   async setAcl(mailbox: string, identifier: string, { mode, rights }: RightsChange): Promise<void> {
-    await this.#change(mailbox, identifier, (list, whom) => {
+    await this.#change(mailbox, { identifier, takes: mode === 'remove' }, (list, whom) => {
       let mask = parseRights(rights)
       if (whom.kind === 'owner' && whom.negative && mode !== 'remove' && (mask & OWNER_HAS) !== 0)
         throw new ImapError('CANNOT', 'The owner always has the rights l and a')
@@ -75,7 +78,7 @@ export class ImapAcl implements AclSession {
   }
 
   async deleteAcl(mailbox: string, identifier: string): Promise<void> {
-    await this.#change(mailbox, identifier, (list, whom) =>
+    await this.#change(mailbox, { identifier, takes: true }, (list, whom) =>
       changeAcl(list, { identifier: whom, negative: whom.negative, mode: 'clear' }),
     )
   }
@@ -101,17 +104,17 @@ export class ImapAcl implements AclSession {
 
   async #change(
     mailbox: string,
-    identifier: string,
+    { identifier, takes }: { readonly identifier: string; readonly takes: boolean },
     change: (list: AclList, whom: ImapIdentifier) => AclList,
   ): Promise<void> {
     await this.#options.in(mailbox, async ({ store, owner }, local) => {
       await store.changeAcl(local, (value) => {
-        const whom = identifierOf(identifier, owner)
+        const before = value === undefined ? EMPTY_ACL : readAcl(value)
+        const whom = (takes ? entryOf(before, identifier) : undefined) ?? identifierOf(identifier, owner)
         if (whom.global) throw new ImapError('CANNOT', 'This entry is not of the mailbox alone')
         if (!this.#options.anyone && !whom.negative && (whom.kind === 'anyone' || whom.kind === 'authenticated'))
           throw new ImapError('NOPERM', 'Rights for everybody are not given here')
         try {
-          const before = value === undefined ? EMPTY_ACL : readAcl(value)
           const list = change(before, whom)
           if (whom.kind === 'group-override' && this.#ownerHas(before, owner) && !this.#ownerHas(list, owner))
             throw new ImapError('CANNOT', 'The owner is in this group, and always has the rights l and a')
@@ -131,17 +134,27 @@ export class ImapAcl implements AclSession {
   }
 }
 
+/** Of a list from elsewhere, a user who cannot log in as he is written there: such an entry can be taken away as it is shown. */
+function entryOf({ entries }: AclList, text: string): ImapIdentifier | undefined {
+  const whom = parsed(text)
+  const isThere = whom.kind === 'user' && entries.some(({ kind, name }) => kind === 'user' && name === whom.name)
+  return isThere && userKey(whom.name) !== whom.name ? whom : undefined
+}
+
 /** Whom a client means. The owner by name is the owner; users are compared as they are when they log in. */
 function identifierOf(text: string, owner: string | undefined): ImapIdentifier {
-  let whom: ImapIdentifier
-  try {
-    whom = parseImapIdentifier(text)
-  } catch (error) {
-    throw aclProblem(error)
-  }
+  const whom = parsed(text)
   if (whom.kind !== 'user') return whom
   const name = userKey(whom.name)
   return name === owner ? { ...whom, kind: 'owner', name: '' } : { ...whom, name }
+}
+
+function parsed(text: string): ImapIdentifier {
+  try {
+    return parseImapIdentifier(text)
+  } catch (error) {
+    throw aclProblem(error)
+  }
 }
 
 function aclProblem(error: unknown): unknown {

@@ -28,7 +28,14 @@ import { UidSet } from '@mailstead/uidset'
 import { tellDamage } from './damage.ts'
 import { ignoreEvents, type OnServerEvent } from './events.ts'
 import { patternMatcher } from './mailbox-pattern.ts'
-import { isInbox, type NamespaceKind, type Namespaces, type Place } from './namespaces.ts'
+import {
+  isInbox,
+  type NamedMailbox,
+  type NamespaceKind,
+  type Namespaces,
+  type Place,
+  type PlaceToOpen,
+} from './namespaces.ts'
 import type { RecentMarks } from './recent.ts'
 import { Selected } from './selected.ts'
 import { ImapAcl } from './imap-acl.ts'
@@ -36,6 +43,13 @@ import { imapError, type NoMailboxMeans, storeCodeOf } from './store-errors.ts'
 import type { User } from './users.ts'
 
 const DELIMITER = '/'
+/** Stores of others that one LIST opens because nobody has them open. Of more, the names are those they had when they were. */
+const OPENED_MAX = 16
+
+interface Everything {
+  readonly mailboxes: ReadonlyMap<string, NamedMailbox>
+  readonly trouble: unknown
+}
 
 export interface StoreSessionOptions {
   readonly store: StoreSession
@@ -148,10 +162,8 @@ class SessionOverStore implements ImapSession {
   }
 
   async list(request: ListRequest, entry: (entry: ListEntry) => void): Promise<void> {
-    const mailboxes = await this.#renamed(() => this.#everything(request.patterns))
+    const { mailboxes: infos, trouble } = await this.#renamed(() => this.#everything(request.patterns))
     const subscriptions = new Set(this.#home.store.subscriptions())
-    const infos = new Map<string, MailboxInfo>()
-    for (const { name, info } of mailboxes) infos.set(name, info)
     // Every name there is to speak of: mailboxes, subscriptions, and the parents of either.
     const names = new Set<string>()
     const parents = new Set<string>()
@@ -164,7 +176,7 @@ class SessionOverStore implements ImapSession {
         intoParents.add(parent)
       }
     }
-    for (const { name } of mailboxes) add(name, parents)
+    for (const name of infos.keys()) add(name, parents)
     const childOf = new Set(parents)
     for (const name of subscriptions) add(name, subscribedParents)
     for (const name of parents) names.add(name)
@@ -188,6 +200,8 @@ class SessionOverStore implements ImapSession {
         specialUse: info?.specialUse as SpecialUse | undefined,
       })
     }
+    // What was listed is there. That it is all cannot be said: clients remove what a list that is OK lacks.
+    if (trouble !== undefined) throw imapError(trouble)
     // A descendant that the patterns themselves list needs no mention at its parent (RFC 5258 §3.5).
     function hidesSubscribed(parent: string): boolean {
       for (const name of subscriptions) if (name.startsWith(`${parent}${DELIMITER}`) && !matches(name)) return true
@@ -195,32 +209,79 @@ class SessionOverStore implements ImapSession {
     }
   }
 
-  /** All mailboxes that may be known of, by their full names: of stores beside one's own those whose names may match. */
-  async #everything(patterns: readonly string[]): Promise<{ readonly name: string; readonly info: MailboxInfo }[]> {
-    const all: { readonly name: string; readonly info: MailboxInfo }[] = []
-    const add = async ({ prefix, owner, store }: Place): Promise<void> => {
-      await store.refresh('')
-      for (const info of store.mailboxes())
-        if (owner !== undefined || !isInbox(info.name)) all.push({ name: prefix + info.name, info })
-    }
-    await add(this.#home)
-    if (this.#beside === undefined) return all
-    const { namespaces, user } = this.#beside
-    const own = all.filter(({ name }) => !namespaces.isBeside(name))
-    all.length = 0
-    all.push(...own)
-    for await (const there of namespaces.places(user, patterns)) {
-      try {
-        using place = await there.open()
-        await add(place)
-      } catch (error) {
-        // One store's trouble hides what is in it, and nothing else. What is no trouble of a store is a bug, or the server's end.
-        if (storeCodeOf(error) === undefined) throw error
-        tellDamage(this.#onEvent, error)
-        this.#onEvent({ level: 'warn', kind: 'namespace', message: `${there.prefix} cannot be listed`, error })
+  /**
+   * All mailboxes that may be known of, by their full names: of stores beside one's own those whose names may match. `trouble`: why some may be
+   * missing.
+   */
+  async #everything(patterns: readonly string[]): Promise<Everything> {
+    const mailboxes = new Map<string, NamedMailbox>()
+    const home = this.#home.store
+    await home.refresh('')
+    const { namespaces, user } = this.#beside ?? {}
+    for (const info of home.mailboxes()) if (namespaces?.isBeside(info.name) !== true) mailboxes.set(info.name, info)
+    if (namespaces === undefined || user === undefined) return { mailboxes, trouble: undefined }
+    let trouble: unknown
+    let opened = 0
+    try {
+      for await (const there of namespaces.places(user, patterns)) {
+        const mayOpen = there.isOpen || opened < OPENED_MAX
+        if (mayOpen && !there.isOpen) opened++
+        try {
+          for (const info of await this.#mailboxesAt(there, mayOpen)) mailboxes.set(there.prefix + info.name, info)
+        } catch (error) {
+          if (storeCodeOf(error) === undefined) throw error
+          trouble ??= error
+        }
       }
+    } catch (error) {
+      // Who shares is not known now.
+      if (storeCodeOf(error) === undefined) throw error
+      trouble ??= error
     }
-    return all
+    return { mailboxes, trouble }
+  }
+
+  /**
+   * The mailboxes of a place: of its store, or as they were when that was last open, if it may not be opened for this, or cannot be.
+   * Fails if it cannot be, and they are not known. What is no trouble of a store is a bug, or the server's end.
+   */
+  async #mailboxesAt(there: PlaceToOpen, mayOpen: boolean): Promise<readonly NamedMailbox[]> {
+    if (!mayOpen) {
+      const known = await there.known()
+      if (known !== undefined) return known
+    }
+    let failed: unknown
+    try {
+      using place = await there.open()
+      const { store, owner } = place
+      try {
+        await store.refresh('')
+      } catch (error) {
+        if (storeCodeOf(error) === undefined) throw error
+        failed = error
+      }
+      const all = store.mailboxes().filter(({ name }) => owner !== undefined || !isInbox(name))
+      // What other processes did meanwhile cannot be seen; what was there is still known.
+      if (failed !== undefined) this.#tellPlace(there, failed)
+      return all
+    } catch (error) {
+      if (storeCodeOf(error) === undefined) throw error
+      failed ??= error
+    }
+    this.#tellPlace(there, failed)
+    const known = await there.known()
+    if (known === undefined) throw failed
+    return known
+  }
+
+  #tellPlace({ prefix }: PlaceToOpen, error: unknown): void {
+    tellDamage(this.#onEvent, error)
+    this.#onEvent({
+      level: 'warn',
+      kind: 'namespace',
+      message: `${prefix} cannot be opened: its mailboxes are listed as they were`,
+      error,
+    })
   }
 
   async status(name: string, items: readonly StatusItem[]): Promise<StatusData> {
@@ -275,11 +336,16 @@ class SessionOverStore implements ImapSession {
     await this.#renamed(async () => {
       using source = await this.#placeOf(from)
       const local = from.slice(source.prefix.length)
-      if ((source.store.mailbox(local)?.rights ?? 0) === 0) throw new ImapError('NONEXISTENT', 'No such mailbox')
+      // It may be another process's, made since.
+      if (source.store.mailbox(local) === undefined) await source.store.refresh('')
+      if (source.store.mailbox(local) === undefined) throw new ImapError('NONEXISTENT', 'No such mailbox')
       // Without a look at the other place: nobody learns whether there is one.
       const { namespaces } = this.#beside ?? {}
       if (namespaces !== undefined && namespaces.prefixOf(bare) !== source.prefix)
-        throw new ImapError('CANNOT', 'A mailbox cannot be renamed into another namespace')
+        throw new ImapError(
+          'CANNOT',
+          'A mailbox cannot be renamed into another namespace: create one there, and move the messages',
+        )
       await this.#mayBeMade(bare)
       await source.store.rename(local, bare.slice(source.prefix.length))
     })
@@ -300,9 +366,10 @@ class SessionOverStore implements ImapSession {
       try {
         const { store } = place
         const local = name.slice(place.prefix.length)
-        if (store.mailbox(local) === undefined) await store.refresh('')
+        const mayInsert = (): boolean => ((store.mailbox(local)?.rights ?? 0) & RIGHT_INSERT) !== 0
+        if (!mayInsert()) await store.refresh('')
         const rights = store.mailbox(local)?.rights ?? 0
-        if ((rights & RIGHT_INSERT) === 0)
+        if (!mayInsert())
           throw (rights & RIGHT_LOOKUP) === 0
             ? new ImapError('TRYCREATE', 'No such mailbox')
             : new ImapError('NOPERM', 'Permission denied')

@@ -8,12 +8,12 @@
  * INVARIANTS
  *   1. A name that begins with the prefix of a namespace is in that namespace, whatever the user's own store has; of two prefixes the
  *      longer one decides.
- *   2. Whether another user exists is nobody's to learn here: a name of somebody unknown is answered as one of somebody who shares nothing.
+ *   2. Whether another user exists is nobody's to learn here: a name of somebody unknown is answered as one of somebody who shares nothing,
+ *      and by the same steps, so that time does not tell it either. The registry is asked first, and for both it is all that is asked.
  *   3. Nobody meets himself among the others.
  *   4. That another's store cannot be opened is told to those with whom he shares something; for the rest there is none.
  */
 import type { StoreMoves, StoreSession } from '@mailstead/store'
-import { ServerError } from './error.ts'
 import type { RecentMarks } from './recent.ts'
 import type { StorePool } from './store-pool.ts'
 import type { User, Users } from './users.ts'
@@ -27,6 +27,22 @@ export interface NamespaceSettings {
   readonly kind: NamespaceKind
   /** Ends with the delimiter; of `shared`, `%user` is one of its levels. */
   readonly prefix: string
+}
+
+/** A mailbox by its name in a store. */
+export interface NamedMailbox {
+  readonly name: string
+  readonly specialUse: string | undefined
+}
+
+/** Who shares with whom, and what: found out before. STORE_UNAVAILABLE (a StoreError) while it is not known. */
+export interface KnownSharing {
+  /** Names of users who let this one do something. */
+  sharers(user: User): Promise<readonly string[]>
+  /** Whether the user of this name does. */
+  shares(owner: string, user: User): Promise<boolean>
+  /** What this user may know of in a store, by the name that the pool has for it; undefined: that is not known. */
+  mailboxes(store: string, user: User): Promise<readonly NamedMailbox[] | undefined>
 }
 
 /** What of a name is in which store. Dispose to let go of the store. */
@@ -44,6 +60,10 @@ export interface Place extends Disposable {
 
 export interface PlaceToOpen {
   readonly prefix: string
+  /** Somebody has the store open. */
+  readonly isOpen: boolean
+  /** What the user may know of there, as it was when the store was last open; undefined: that is not known. */
+  known(): Promise<readonly NamedMailbox[] | undefined>
   /** Fails as opening the store does. */
   open(): Promise<Place>
 }
@@ -66,8 +86,7 @@ export interface NamespacesOptions {
   readonly list: readonly NamespaceSettings[]
   readonly users: Users
   readonly pool: StorePool
-  /** Names of users who may share something with somebody of this name and these groups. */
-  readonly sharers: (user: User) => Promise<readonly string[]>
+  readonly sharing: KnownSharing
   /** Whether a user has a store: whoever only names one makes none. (default: all have one) */
   readonly hasStore?: ((user: User) => boolean) | undefined
 }
@@ -163,17 +182,11 @@ export class Namespaces {
     const prefix = this.prefixOf(name)
     if (!name.startsWith(prefix) || name === prefix) return undefined
     const of = prefix.slice(space.head.length, prefix.length - space.tail.length)
+    if (!(await this.#options.sharing.shares(of, user))) return undefined
     const owner = this.#options.users.lookup(of)
     // One user has one name here, not several in different case.
-    if (owner === undefined || owner.name !== of || owner.name === user.name) return undefined
-    if (this.#options.hasStore?.(owner) === false) return undefined
-    try {
-      return await this.#open(user, owner, prefix, owner.name)
-    } catch (error) {
-      if (error instanceof ServerError && error.code === 'SERVER_CLOSED') throw error
-      if ((await this.#options.sharers(user)).includes(owner.name)) throw error
-      return undefined
-    }
+    if (owner === undefined || owner.name !== of || this.#options.hasStore?.(owner) === false) return undefined
+    return this.#open(user, owner, prefix, owner.name)
   }
 
   /** Every place that may have something to show to the user under one of these patterns; the caller opens them, and lets go of each. */
@@ -181,17 +194,26 @@ export class Namespaces {
     for (const space of this.#list.toReversed()) {
       if (!patterns.some((pattern) => mayMatchBelow(pattern, space.head))) continue
       if (space.kind === 'public') {
-        const { prefix } = space
-        yield { prefix, open: () => this.#open(user, publicPrincipal(prefix), prefix, undefined) }
+        yield this.#placeToOpen(user, publicPrincipal(space.prefix), space.prefix, undefined)
         continue
       }
-      for (const name of await this.#options.sharers(user)) {
+      for (const name of await this.#options.sharing.sharers(user)) {
         const prefix = `${space.head}${name}${space.tail}`
         if (!patterns.some((pattern) => mayMatchBelow(pattern, prefix))) continue
         const owner = this.#options.users.lookup(name)
         if (owner === undefined || owner.name === user.name || this.#options.hasStore?.(owner) === false) continue
-        yield { prefix, open: () => this.#open(user, owner, prefix, owner.name) }
+        yield this.#placeToOpen(user, owner, prefix, owner.name)
       }
+    }
+  }
+
+  #placeToOpen(user: User, principal: User, prefix: string, owner: string | undefined): PlaceToOpen {
+    const { pool, sharing } = this.#options
+    return {
+      prefix,
+      isOpen: pool.has(principal.name),
+      known: () => sharing.mailboxes(principal.name, user),
+      open: () => this.#open(user, principal, prefix, owner),
     }
   }
 
@@ -207,6 +229,25 @@ export class Namespaces {
       [Symbol.dispose]: () => lease[Symbol.dispose](),
     }
   }
+}
+
+/** Whose mailbox it is: a user's, or that of the public namespace with a prefix. */
+export type MailboxOf = { readonly owner: string } | { readonly prefix: string }
+
+/**
+ * All names that a mailbox has for its owner, or for others, as a global file is asked by them. The owner has the name in his store; others
+ * that one too, and one for each shared namespace. So what the file says to somebody does not depend on the way he takes.
+ */
+export function fullNames(
+  list: readonly NamespaceSettings[],
+  of: MailboxOf,
+  { name, toOwner }: { readonly name: string; readonly toOwner: boolean },
+): string[] {
+  if ('prefix' in of) return [of.prefix + name]
+  const names = [name]
+  if (!toOwner)
+    for (const { kind, prefix } of list) if (kind === 'shared') names.push(prefix.replace(USER, () => of.owner) + name)
+  return names
 }
 
 /** Every store has an INBOX; nobody’s is not for anybody to see. */

@@ -1,8 +1,14 @@
 /** Mail that several users share, from outside: namespaces, rights, deliveries. */
-import { readFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { setImmediate } from 'node:timers/promises'
-import { aclList, encodeAcl, parseRights, parseIdentifier } from '@mailstead/acl'
+import {
+  aclList,
+  encodeAcl,
+  formatImapIdentifier,
+  parseIdentifier,
+  parseImapIdentifier,
+  parseRights,
+} from '@mailstead/acl'
 import { parsePrivacyPolicy, type PrivacyPolicy } from '@mailstead/acl/private-flags'
 import { FsError } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
@@ -15,7 +21,7 @@ import { type TestServer, testServer, testStorage } from '../testing.ts'
 import { copyToOther } from './copy-to-other.ts'
 import { settleMoves } from './move-recovery.ts'
 import { badNamespace, Namespaces, publicPrincipal } from './namespaces.ts'
-import { Sharing, sharedWith } from './sharing.ts'
+import { Sharing } from './sharing.ts'
 import { StorePool } from './store-pool.ts'
 import { staticUsers } from './users.ts'
 
@@ -140,8 +146,7 @@ describe('namespaces', () => {
     const registry = memoryFs()
     {
       await using sharing = await Sharing.open(registry)
-      const list = aclList([{ ...parseIdentifier('user=bob')!, rights: parseRights('lr') }])
-      await sharing.learn('carol', [encodeAcl(list)])
+      await sharing.learn('carol', { with: 'user=bob', mailboxes: undefined })
     }
     await using other = await testServer({
       users: passwords,
@@ -180,26 +185,22 @@ describe('namespaces', () => {
         ])
       }
   })
-  test('are there as far as their stores can be opened, and trouble is told to those who share only', async () => {
+  test('are listed as they were while their stores cannot be opened, and trouble is told to those who share only', async () => {
     const disks = new Map(Object.keys(passwords).map((name) => [name, testStorage(name)]))
+    const [publicDisk, newDisk] = [testStorage('public'), testStorage('new')]
     const registry = memoryFs()
-    const broken = new Set<string>()
-    const storage = (name: string): ReturnType<ReturnType<typeof testStorage>> => {
-      if (broken.has(name)) throw new FsError('FS_IO', 'the disk is away')
-      return disks.get(name)!()
-    }
+    const broken = new Set<string>(['new'])
+    const away = (): Promise<never> => Promise.reject(new FsError('FS_IO', 'the disk is away'))
     const options = {
       users: passwords,
-      storage: async ({ name }: { readonly name: string }) => storage(name),
+      storage: ({ name }: { readonly name: string }) => (broken.has(name) ? away() : disks.get(name)!()),
       shared: {
         registry,
+        owners: () => Object.keys(passwords),
         namespaces: [
           { kind: 'shared', prefix: 'shared/%user/' },
-          {
-            kind: 'public',
-            prefix: 'Public/',
-            storage: () => Promise.reject(new FsError('FS_IO', 'the disk is away')),
-          },
+          { kind: 'public', prefix: 'Public/', storage: () => (broken.has('public') ? away() : publicDisk()) },
+          { kind: 'public', prefix: 'New/', storage: () => (broken.has('new') ? away() : newDisk()) },
         ] as const,
       },
     }
@@ -213,25 +214,54 @@ describe('namespaces', () => {
     {
       await using one = await testServer(options)
       for (const user of ['alice', 'carol'] as const) await (await login(one, user)).ok('SETACL INBOX bob lr')
+      using lease = await one.server.stores.acquire(publicPrincipal('Public/'))
+      const session = lease.store.as({ name: 'root', unrestricted: true })
+      for (const [name, who] of [
+        ['Seen', 'user=bob'],
+        ['Hidden', 'user=carol'],
+      ] as const) {
+        await session.create(name)
+        const entry = { ...parseIdentifier(who)!, rights: parseRights('lr') }
+        await session.changeAcl(name, () => encodeAcl(aclList([entry])))
+      }
       for (const client of clients.splice(0)) await client[Symbol.asyncDispose]()
     }
-    broken.add('alice').add('dave@example.org')
+    for (const name of ['alice', 'dave@example.org', 'public']) broken.add(name)
+    const asBefore = [
+      '(\\HasNoChildren) "/" INBOX',
+      '(\\HasNoChildren) "/" Public/Seen',
+      '(\\HasNoChildren) "/" shared/alice/INBOX',
+      '(\\HasNoChildren) "/" shared/carol/INBOX',
+      '(\\Noselect \\HasChildren) "/" Public',
+      '(\\Noselect \\HasChildren) "/" shared',
+      '(\\Noselect \\HasChildren) "/" shared/alice',
+      '(\\Noselect \\HasChildren) "/" shared/carol',
+    ]
     await using two = await testServer(options)
     const bob = await login(two, 'bob')
-    expect(listed(await bob.ok('LIST "" *'))).toEqual([
-      '(\\HasNoChildren) "/" INBOX',
-      '(\\HasNoChildren) "/" shared/carol/INBOX',
-      '(\\Noselect \\HasChildren) "/" shared',
-      '(\\Noselect \\HasChildren) "/" shared/carol',
-    ])
-    expect(two.events.filter(({ kind }) => kind === 'namespace').map(({ message }) => message)).toEqual([
-      'Public/ cannot be listed',
-      'shared/alice/ cannot be listed',
-    ])
-    expect((await bob.command('STATUS shared/alice/INBOX (MESSAGES)')).text).toMatch(/^NO \[UNAVAILABLE\]/)
+    // Of a store that nobody has opened yet nothing is known: a list that may lack something is never OK.
+    const unknown = await bob.command('LIST "" *')
+    expect([unknown.text, listed(unknown.untagged)]).toEqual([expect.stringMatching(/^NO \[UNAVAILABLE\]/), asBefore])
+    for (const pattern of ['shared/*', 'Public/*', 'INBOX']) await bob.ok(`LIST "" ${pattern}`)
+    broken.delete('new')
+    expect(listed(await bob.ok('LIST "" *'))).toEqual(asBefore)
+    broken.add('new')
+    expect(
+      new Set(two.events.filter(({ kind }) => kind === 'namespace').map(({ message }) => message.split(' ')[0])),
+    ).toEqual(new Set(['New/', 'Public/', 'shared/alice/']))
+    await bob.ok('SUBSCRIBE Public/Seen')
+    expect(await bob.ok('LSUB "" *')).toEqual(['* LSUB () "/" Public/Seen'])
+    // Only what needs the store says that it is away.
+    const status = await bob.ok('LIST "" shared/* RETURN (STATUS (MESSAGES))')
+    expect(status.filter((line) => line.startsWith('* STATUS'))).toEqual(['* STATUS shared/carol/INBOX (MESSAGES 0)'])
+    for (const command of ['STATUS % (MESSAGES)', 'SELECT %', 'MYRIGHTS %', 'RENAME % shared/alice/x'])
+      for (const name of ['shared/alice/INBOX', 'Public/Seen'])
+        expect((await bob.command(command.replace('%', name))).text).toMatch(/^NO \[UNAVAILABLE\]/)
     // Whether there is a Dave, whose disk is away too, is none of Bob's business.
     for (const name of ['shared/dave@example.org/INBOX', 'shared/nobody/INBOX'])
       expect((await bob.command(`STATUS ${name} (MESSAGES)`)).text).toMatch(/^NO \[NONEXISTENT\]/)
+    broken.delete('public')
+    expect(listed(await bob.ok('LIST "" *'))).toEqual(asBefore)
     for (const client of clients.splice(0)) await client[Symbol.asyncDispose]()
   })
   test('have names that no mailbox can take, and their mailboxes no other namespace’s', async () => {
@@ -245,9 +275,54 @@ describe('namespaces', () => {
     expect((await bob.command('CREATE Public/New')).text).toMatch(/^NO \[NOPERM\]/)
     await bob.ok('CREATE Public/Team/New')
     expect(await bob.ok('MYRIGHTS Public/Team/New')).toEqual(['* MYRIGHTS Public/Team/New lrkxc'])
-    expect((await bob.command('RENAME Mine Public/Team/Mine')).text).toMatch(/^NO \[CANNOT\]/)
+    for (const [from, to] of [
+      ['Mine', 'Public/Team/Mine'],
+      ['Public/Team/New', 'Elsewhere'],
+      ['Public/Team/New', 'shared/alice/New'],
+    ])
+      expect((await bob.command(`RENAME ${from} ${to}`)).text).toMatch(/^NO \[CANNOT\] .*: create one there, and move/)
     await bob.ok('RENAME Public/Team/New Public/Team/Other')
     await bob.ok('DELETE Public/Team/Other')
+  })
+  test('are looked for again where another process made or opened them', async () => {
+    const disk = testStorage('alice')
+    const start = (): Promise<TestServer> =>
+      testServer({
+        users: { alice: 'a', bob: 'b' },
+        storage: ({ name }) => (name === 'alice' ? disk() : own()),
+        shared: {},
+      })
+    const own = testStorage('bob')
+    await using one = await start()
+    await using two = await start()
+    const [here, there] = await Promise.all(
+      [one, two].map(async (of) => {
+        const client = new ImapTestClient(connect(of.imap.port))
+        clients.push(client)
+        await client.line()
+        await client.ok('LOGIN alice a')
+        return client
+      }),
+    )
+    const commands = [
+      'RENAME % New',
+      'DELETE %',
+      'STATUS % (MESSAGES)',
+      'SELECT %',
+      'SUBSCRIBE %',
+      'GETACL %',
+      'SETACL % bob lr',
+      'DELETEACL % bob',
+      'LISTRIGHTS % bob',
+      'MYRIGHTS %',
+      'CREATE %/Child',
+      'APPEND % {3+}\r\nabc',
+    ]
+    for (const [n, command] of commands.entries()) {
+      await here!.ok(`CREATE Box${n}`)
+      expect([command, (await there!.command(command.replace('%', `Box${n}`))).status]).toEqual([command, 'OK'])
+    }
+    for (const client of clients.splice(0)) await client[Symbol.asyncDispose]()
   })
   test('keep subscriptions with the user, whosever mailbox it is', async () => {
     await publicly('Team', { 'user=bob': 'lr' })
@@ -269,7 +344,12 @@ describe('namespaces', () => {
     const users = staticUsers({})
     const pool = new StorePool({ open: () => Promise.reject(new Error('none')) })
     const list = [{ kind: 'public', prefix: 'A/' } as const, { kind: 'public', prefix: 'A/' } as const]
-    expect(() => new Namespaces({ list, users, pool, sharers: () => Promise.resolve([]) })).toThrow(TypeError)
+    const sharing = {
+      sharers: () => Promise.resolve([]),
+      shares: () => Promise.resolve(false),
+      mailboxes: () => Promise.resolve(undefined),
+    }
+    expect(() => new Namespaces({ list, users, pool, sharing })).toThrow(TypeError)
   })
 })
 
@@ -394,6 +474,64 @@ describe('rights', () => {
     groups = {}
     expect((await carol.command('STATUS Public/Team (MESSAGES)')).text).toMatch(/^NO \[NONEXISTENT\]/)
     expect((await carol.command('SEARCH ALL')).text).toMatch(/^NO \[NONEXISTENT\]/)
+  })
+  test('are given to whomever a list shows, however odd the name, by what GETACL says', async () => {
+    const disk = testStorage('alice')
+    await using open = await testServer({ users: { alice: 'a' }, storage: disk, shared: { anyone: true } })
+    const client = new ImapTestClient(connect(open.imap.port))
+    clients.push(client)
+    await client.line()
+    await client.ok('LOGIN alice a')
+    const quoted = (text: string): string => `"${text.replace(/["\\]/g, '\\$&')}"`
+    /** Identifiers and rights of the answer. */
+    const shown = async (): Promise<Map<string, string>> => {
+      const [line] = await client.ok('GETACL INBOX')
+      const values = [...line!.slice('* ACL INBOX'.length).matchAll(/ (?:"((?:[^"\\]|\\.)*)"|([^" ]+))/g)].map(
+        ([, inQuotes, bare]) => bare ?? inQuotes!.replace(/\\(.)/g, '$1'),
+      )
+      return new Map(values.flatMap((value, at) => (at % 2 === 0 ? [[value, values[at + 1]!]] : [])))
+    }
+    const words = [
+      'anyone',
+      'owner',
+      'authenticated',
+      'user=',
+      'group=',
+      '-',
+      '#',
+      '$',
+      '@',
+      '!',
+      ' ',
+      '"',
+      '\\',
+      'x',
+      '(',
+      '*',
+    ]
+    const names = fc.array(fc.constantFrom(...words), { maxLength: 3 }).map((list) => list.join(''))
+    const kinds = fc.constantFrom('anyone', 'authenticated', 'domain', 'group', 'user', 'group-override')
+    await fc.assert(
+      fc.asyncProperty(kinds, names, fc.boolean(), async (kind, text, negative) => {
+        const identifier = { kind, name: kind === 'anyone' || kind === 'authenticated' ? '' : text } as const
+        const written = formatImapIdentifier(identifier, { negative })
+        await client.ok(`SETACL INBOX ${quoted(written)} lr`)
+        const entries = await shown()
+        expect([written, entries.get(written)]).toEqual([written, 'lr'])
+        const back = [...entries.keys()].map((one) => parseImapIdentifier(one))
+        expect(back).toContainEqual({ ...identifier, negative, global: false })
+        await client.ok(`DELETEACL INBOX ${quoted(written)}`)
+        expect([...(await shown()).keys()]).toEqual(['alice'])
+      }),
+      { numRuns: deep ? 300 : 40, seed: runSeed() },
+    )
+    // A user of a list from elsewhere, who could not log in as he is written, can be taken out.
+    using lease = await open.server.stores.acquire(open.users.lookup('alice')!)
+    const list = aclList([{ kind: 'user', name: 'Bob B', rights: parseRights('lr') }])
+    await lease.store.as({ name: 'root', unrestricted: true }).changeAcl('INBOX', () => encodeAcl(list))
+    expect([...(await shown()).keys()]).toContain('Bob B')
+    await client.ok('DELETEACL INBOX "Bob B"')
+    expect([...(await shown()).keys()]).toEqual(['alice'])
   })
   test('of an owner are his whatever he sets, and nobody else’s to take', async () => {
     const alice = await as('alice', 'CREATE Mine')
@@ -771,97 +909,4 @@ test('who comes back with QRESYNC is told of his own changes and of shared ones,
     '* 1 FETCH (UID 1 FLAGS (\\Seen))',
     '* 2 FETCH (UID 2 FLAGS (\\Flagged \\Seen))',
   ])
-})
-
-describe('the registry of what is shared', () => {
-  const user = (name: string, ...of: string[]): { name: string; home: undefined; groups: string[] } => ({
-    name,
-    home: undefined,
-    groups: of,
-  })
-  const lists = (...rights: Readonly<Record<string, string>>[]): Uint8Array[] =>
-    rights.map((one) =>
-      encodeAcl(
-        aclList(Object.entries(one).map(([who, what]) => ({ ...parseIdentifier(who)!, rights: parseRights(what) }))),
-      ),
-    )
-  test('names who shares with whom, and forgets who does no more', async () => {
-    const fs = memoryFs()
-    {
-      await using sharing = await Sharing.open(fs)
-      await sharing.learn('alice', lists({ 'user=bob': 'lr' }, { 'group=team': 'l', owner: 'l' }))
-      await sharing.learn('carol', lists({ 'domain=example.org': 'l', 'user=bob': 'r' }))
-      await sharing.learn('eve', lists({ anyone: 'r' }))
-      expect(await sharing.sharers(user('bob'))).toEqual(['alice'])
-      expect(await sharing.sharers(user('x', 'team'))).toEqual(['alice'])
-      expect(await sharing.sharers(user('d@Example.org'))).toEqual(['carol'])
-      expect(await sharing.sharers(user('alice', 'team'))).toEqual([])
-    }
-    await using sharing = await Sharing.open(fs)
-    expect(await sharing.entries()).toEqual([
-      { owner: 'alice', with: ['group=team', 'user=bob'] },
-      { owner: 'carol', with: ['domain=example.org'] },
-    ])
-    await sharing.learn('alice', [])
-    expect(await sharing.sharers(user('bob'))).toEqual([])
-  })
-  test('is made anew when it is damaged', async () => {
-    const fs = memoryFs()
-    {
-      await using sharing = await Sharing.open(fs)
-      await sharing.learn('alice', lists({ anyone: 'l' }))
-    }
-    async function spoil(directory: string): Promise<void> {
-      for await (const page of fs.list(directory))
-        for (const { name, kind } of page)
-          if (kind === 'directory') await spoil(`${directory}/${name}`)
-          else await fs.writeFile(`${directory}/${name}`, Buffer.from('nothing that makes sense'))
-    }
-    await spoil('sharing')
-    await expect(Sharing.open(fs, { readOnly: true })).rejects.toMatchObject({ code: 'INDEX_CORRUPT' })
-    const told: string[] = []
-    await using sharing = await Sharing.open(fs, { onEvent: ({ kind }) => told.push(kind) })
-    expect(told).toEqual(['sharing'])
-    expect(await sharing.entries()).toEqual([])
-  })
-  test('looks for what it does not know when the server starts', async () => {
-    const registry = memoryFs()
-    const disks = new Map(Object.keys(passwords).map((name) => [name, testStorage(name)]))
-    const options = {
-      users: passwords,
-      storage: ({ name }: { readonly name: string }) => disks.get(name)!(),
-      shared: {
-        namespaces: [{ kind: 'shared', prefix: 'shared/%user/' }] as const,
-        owners: () => Object.keys(passwords),
-      },
-    }
-    {
-      await using one = await testServer(options)
-      const client = new ImapTestClient(connect(one.imap.port))
-      await client.line()
-      await client.ok('LOGIN alice a')
-      await client.ok('SETACL INBOX bob lr')
-      await client[Symbol.asyncDispose]()
-    }
-    await using two = await testServer({ ...options, shared: { ...options.shared, registry } })
-    const client = new ImapTestClient(connect(two.imap.port))
-    await client.line()
-    await client.ok('LOGIN bob b')
-    let lines: readonly string[] = []
-    while (lines.length === 0) lines = await client.ok('LIST "" shared/*')
-    expect(lines).toContain('* LIST (\\HasNoChildren) "/" shared/alice/INBOX')
-    await client[Symbol.asyncDispose]()
-  })
-  test('is written as its page says', () => {
-    const page = readFileSync(new URL('../../../../docs/formats/sharing.md', import.meta.url), 'utf8')
-    const hex = /```hex\n([\s\S]*?)```/.exec(page)![1]!.replace(/\s/g, '')
-    expect(Buffer.from(hex, 'hex').toString()).toBe(sharedWith(lists({ 'user=bob': 'l' }, { 'group=team': 'lr' })))
-  })
-  test('says so where there are too many to name', () => {
-    const part = (from: number): Uint8Array =>
-      encodeAcl(
-        aclList(Array.from({ length: 2000 }, (_, n) => ({ kind: 'user', name: `somebody-${from + n}`, rights: 1 }))),
-      )
-    expect(sharedWith([part(0), part(2000)])).toBe('*')
-  })
 })

@@ -1,23 +1,98 @@
-/** Keeping the registry of what is shared true: by stores that are open, and by those that it does not know. */
-import type { Store } from '@mailstead/store'
+/**
+ * Keeping the registry of what is shared true: by stores that are open, and by those that it does not know, or knows as of another state.
+ *
+ * The state of a store is what its log ends with, which can be read without opening it, and what else decides who may see something in it:
+ * the global file and the names of namespaces.
+ */
+import { createHash } from 'node:crypto'
+import { setTimeout as wait } from 'node:timers/promises'
+import type { Fs } from '@mailstead/fs'
+import { sealOf } from '@mailstead/index'
+import { INDEX_PATH, type Store, StoreError } from '@mailstead/store'
+import type { AccessControlOptions } from './access-control.ts'
 import { ServerError } from './error.ts'
 import type { OnServerEvent } from './events.ts'
+import type { KnownSharing, NamespaceSettings } from './namespaces.ts'
+import { shownTo, whatIsShared } from './shared-mailboxes.ts'
 import type { Sharing } from './sharing.ts'
 import type { StorePool } from './store-pool.ts'
-import type { Users } from './users.ts'
+import type { User, Users } from './users.ts'
 
-/** Tells the registry what the lists of an open store say, now and whenever they change. */
-export function tellSharing(store: Store, sharing: Sharing): Disposable {
-  const session = store.as({ name: store.owner, unrestricted: true })
-  let told: ReadonlyMap<string, Uint8Array> | undefined
+/** How long whoever asks waits for the first look at all stores, in milliseconds. */
+const PATIENCE_MS = 10_000
+/** After how long stores that could not be looked at are tried again, in milliseconds. */
+const AGAIN_MS = 60_000
+
+/** What decides beside the lists of a store who may see something in it, in few characters. The same after a restart. */
+export function policyOf(
+  namespaces: readonly NamespaceSettings[],
+  {
+    globalDigest = '',
+    defaultsFromInbox = false,
+  }: { readonly globalDigest?: string; readonly defaultsFromInbox?: boolean },
+): string {
+  const prefixes = namespaces.filter(({ kind }) => kind === 'shared').map(({ prefix }) => prefix)
+  return createHash('sha256')
+    .update(JSON.stringify([prefixes, globalDigest, defaultsFromInbox]))
+    .digest('hex')
+    .slice(0, 16)
+}
+
+/** Where the log of a store is. */
+export interface IndexPlace {
+  readonly fs: Fs
+  readonly indexFs?: Fs | undefined
+}
+
+/** The state of a store that nobody has open; undefined: it cannot be told. */
+async function stateOf({ fs, indexFs }: IndexPlace, policy: string): Promise<string | undefined> {
+  const seal = (indexFs === undefined ? undefined : await sealOf(indexFs, INDEX_PATH)) ?? (await sealOf(fs, INDEX_PATH))
+  return seal === undefined ? undefined : `${seal} ${policy}`
+}
+
+export interface Telling extends Disposable {
+  /** Called after the store was closed: notes as of which state what was told counts. Never fails. */
+  closed(place: IndexPlace): Promise<void>
+}
+
+export interface TellSharingOptions {
+  readonly sharing: Sharing
+  readonly access: AccessControlOptions
+  /** As `policyOf` says now. */
+  readonly policy: () => string
+}
+
+/** Tells the registry what an open store shares, now and whenever that changes. */
+export function tellSharing(store: Store, { sharing, access, policy }: TellSharingOptions): Telling {
+  const { owner } = store
+  const session = store.as({ name: owner, unrestricted: true })
+  let lists: ReadonlyMap<string, Uint8Array> | undefined
+  let asOf: string | undefined
+  let outcome: Promise<'kept' | 'failed'> = Promise.resolve('failed')
   const tell = (): void => {
-    const lists = session.acls()
-    if (lists === told) return
-    told = lists
-    void sharing.learn(store.owner, lists.values())
+    const now = session.acls()
+    const rules = policy()
+    if (now === lists && rules === asOf) return
+    lists = now
+    asOf = rules
+    outcome = sharing.learn(owner, whatIsShared(session, access))
   }
   tell()
-  return session.watch(tell)
+  const watching = session.watch(tell)
+  return {
+    async closed(place) {
+      // Stores that are nobody's are not looked for.
+      if (access.owner === undefined) return
+      try {
+        if ((await outcome) === 'failed' || asOf === undefined) return
+        const state = await stateOf(place, asOf)
+        if (state !== undefined) await sharing.looked(owner, state)
+      } catch {
+        // It is looked at again.
+      }
+    },
+    [Symbol.dispose]: () => watching[Symbol.dispose](),
+  }
 }
 
 export interface SharingScanOptions {
@@ -25,30 +100,79 @@ export interface SharingScanOptions {
   readonly users: Users
   readonly pool: StorePool
   readonly sharing: Sharing
+  /** Where a user's log is. Disposed by whoever asks. */
+  readonly place: (user: User) => Promise<IndexPlace>
+  readonly policy: () => string
+  /** Calls when what `policy` says changed. */
+  readonly watch?: ((onChange: () => void) => Disposable) | undefined
   readonly onEvent: OnServerEvent
 }
 
-/** In the background, one after another: stores of which the registry says nothing are opened once, which tells it. */
+/**
+ * In the background, one after another: stores of which the registry says nothing, or as of another state, are opened once, which tells it.
+ * Again when the global file changes, and for those that could not be opened.
+ */
 export class SharingScan implements AsyncDisposable {
-  #stopped = false
-  readonly #running: Promise<void>
+  readonly #options: SharingScanOptions
+  readonly #watching: Disposable | undefined
+  readonly #stop = new AbortController()
+  #running: Promise<void>
+  #again = false
+  #timer: NodeJS.Timeout | undefined
 
   constructor(options: SharingScanOptions) {
-    this.#running = this.#run(options).catch((error: unknown) => {
-      options.onEvent({ level: 'warn', kind: 'sharing', message: 'not all that is shared could be found', error })
-    })
+    this.#options = options
+    this.#watching = options.watch?.(() => this.#look())
+    this.#running = this.#run()
   }
 
-  async #run({ owners, users, pool, sharing, onEvent }: SharingScanOptions): Promise<void> {
-    const known = new Set((await sharing.entries()).map(({ owner }) => owner))
+  /** Resolves when all stores were looked at, once since the registry was made. STORE_UNAVAILABLE if that takes long. */
+  async known(): Promise<void> {
+    const { sharing } = this.#options
+    if (sharing.isComplete) return
+    const stop = new AbortController()
+    try {
+      await Promise.race([this.#running, wait(PATIENCE_MS, undefined, { signal: stop.signal, ref: false })])
+    } finally {
+      stop.abort()
+    }
+    if (!sharing.isComplete)
+      throw new StoreError('STORE_UNAVAILABLE', 'what is shared is being found out, and not all is known yet')
+  }
+
+  #look(): void {
+    if (this.#stop.signal.aborted) return
+    this.#again = true
+    this.#running = this.#running.then(() => (this.#again ? this.#run() : undefined))
+  }
+
+  async #run(): Promise<void> {
+    this.#again = false
+    clearTimeout(this.#timer)
+    let failed: boolean
+    try {
+      failed = await this.#lookAtAll()
+    } catch (error) {
+      if (this.#stop.signal.aborted) return
+      failed = true
+      this.#options.onEvent({ level: 'warn', kind: 'sharing', message: 'not all that is shared could be found', error })
+    }
+    if (failed && !this.#stop.signal.aborted) this.#timer = setTimeout(() => this.#look(), AGAIN_MS).unref()
+  }
+
+  /** True if some could not be looked at. */
+  async #lookAtAll(): Promise<boolean> {
+    const { owners, users, sharing, onEvent } = this.#options
+    let failed = false
     for await (const name of owners()) {
-      if (this.#stopped) return
-      const user = known.has(name) ? undefined : users.lookup(name)
+      if (this.#stop.signal.aborted) return false
+      const user = users.lookup(name)
       if (user === undefined) continue
       try {
-        using _lease = await pool.acquire(user, { background: true })
+        await this.#lookAt(user)
       } catch (error) {
-        if (error instanceof ServerError && error.code === 'SERVER_CLOSED') return
+        if (error instanceof ServerError && error.code === 'SERVER_CLOSED') return false
+        failed = true
         onEvent({
           level: 'warn',
           kind: 'sharing',
@@ -58,10 +182,58 @@ export class SharingScan implements AsyncDisposable {
         })
       }
     }
+    if (!sharing.isComplete) await sharing.completed()
+    return failed
+  }
+
+  async #lookAt(user: User): Promise<void> {
+    const { pool, sharing, place, policy } = this.#options
+    if (pool.has(user.name)) return
+    const known = sharing.stateOf(user.name)
+    if (known !== undefined) {
+      const at = await place(user)
+      try {
+        if ((await stateOf(at, policy())) === known) return
+      } finally {
+        await at.indexFs?.[Symbol.asyncDispose]()
+        await at.fs[Symbol.asyncDispose]()
+      }
+    }
+    using _lease = await pool.acquire(user, { background: true })
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#stopped = true
+    this.#stop.abort()
+    this.#watching?.[Symbol.dispose]()
+    clearTimeout(this.#timer)
     await this.#running
+  }
+}
+
+/** What the registry knows, for whoever asks whose names there are. Without a scan it knows what open stores told it. */
+export function knownSharing(
+  sharing: () => Sharing | undefined,
+  {
+    scan,
+    access,
+  }: {
+    readonly scan: () => SharingScan | undefined
+    /** Of a store by the name that the pool has for it. */
+    readonly access: (store: string) => AccessControlOptions
+  },
+): KnownSharing {
+  return {
+    async sharers(user) {
+      await scan()?.known()
+      return (await sharing()?.sharers(user)) ?? []
+    },
+    async shares(owner, user) {
+      await scan()?.known()
+      return (await sharing()?.shares(owner, user)) ?? false
+    },
+    async mailboxes(store, user) {
+      const all = await sharing()?.mailboxesOf(store)
+      return all === undefined ? undefined : shownTo(all, user, access(store))
+    },
   }
 }

@@ -15,7 +15,7 @@ import type { Fs } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
 import type { ImapBackend } from '@mailstead/imap'
 import { type ImapEvent, type ImapLimits, type ImapServerOptions, serveImap } from '@mailstead/imap/server'
-import { type AccessControl, type AltmoveQuery, openStore, type StoreOptions, type StoreRoots } from '@mailstead/store'
+import { type AltmoveQuery, openStore, type StoreOptions, type StoreRoots } from '@mailstead/store'
 import { ServerError } from './error.ts'
 import { ignoreEvents, type OnServerEvent, type ServerEventLevel } from './events.ts'
 import { accessControl } from './access-control.ts'
@@ -27,7 +27,8 @@ import { type PurgeBudget, PurgeSchedule } from './purge-schedule.ts'
 import { settleMoves } from './move-recovery.ts'
 import { Namespaces, publicPrincipal, publicStoreName } from './namespaces.ts'
 import { Sharing } from './sharing.ts'
-import { SharingScan, tellSharing } from './sharing-scan.ts'
+import { knownSharing, SharingScan, type Telling, tellSharing, type TellSharingOptions } from './sharing-scan.ts'
+import { storeAccess, storePolicy } from './store-access.ts'
 import { StorePool } from './store-pool.ts'
 import type { User, Users } from './users.ts'
 
@@ -79,9 +80,15 @@ export interface SharedMailOptions {
   readonly anyone?: boolean
   /** Mailboxes of users without an entry for somebody ask INBOX's list. (default false) */
   readonly defaultsFromInbox?: boolean
-  /** What a global file says of a mailbox, by its name with the prefix of its namespace (of users' own: none), and whose it is. (default: nothing) */
-  readonly globalFor?: (name: string, owner: string | undefined) => readonly AclLayer[]
+  /**
+   * What a global file says of a mailbox, by its full names (that in a user's own store has no prefix), and whose it is. Asked for what it says
+   * to the owner with the one name that he knows; for others with that and with theirs. (default: nothing)
+   */
+  readonly globalFor?: (names: readonly string[], owner: string | undefined) => readonly AclLayer[]
+  /** Another whenever the file says something else. */
   readonly globalVersion?: () => number
+  /** The same for files that say the same, also after a restart. (default: what changed meanwhile is found when stores are next opened) */
+  readonly globalDigest?: () => string
   readonly watchGlobal?: (onChange: () => void) => Disposable
 }
 
@@ -158,7 +165,8 @@ export async function startServer(options: ServerOptions): Promise<MailServer> {
   const stores = new StorePool({
     onUse: (name) => purges?.used(name),
     open: async (user) => {
-      const open = (): Promise<OpenedStore> => openPooled(options, messageMax, onEvent, user, sharing)
+      const open = (): Promise<OpenedStore> =>
+        openPooled(options, messageMax, onEvent, user, sharing === undefined ? undefined : { sharing, policy })
       const store = await openRenewed({ owner: user.name, open, onEvent })
       // Those that a crash interrupted: nobody can have begun one here yet. The other store may wait for this one.
       if (options.shared !== undefined)
@@ -171,8 +179,10 @@ export async function startServer(options: ServerOptions): Promise<MailServer> {
   })
   const tls = options.tls === undefined ? undefined : secureContext(options.tls)
   const stack = new AsyncDisposableStack()
-  let sharing: Sharing | undefined
   const { shared } = options
+  let sharing: Sharing | undefined
+  let scan: SharingScan | undefined
+  const policy = storePolicy(shared ?? {})
   const namespaces =
     shared === undefined
       ? undefined
@@ -181,19 +191,30 @@ export async function startServer(options: ServerOptions): Promise<MailServer> {
           users: options.users,
           pool: stores,
           hasStore: shared.hasStore,
-          sharers: async (user) => (await sharing?.sharers(user)) ?? [],
+          sharing: knownSharing(() => sharing, { scan: () => scan, access: (name) => storeAccess(shared, name) }),
         })
   const mail = namespaces === undefined ? undefined : { namespaces, anyone: shared?.anyone ?? false }
   const backend = imapBackend(options.users, stores, messageMax, onEvent, mail)
   try {
-    if (shared?.namespaces?.some(({ kind }) => kind === 'shared') === true) {
-      const fs = shared.registry ?? stack.use(memoryFs())
+    if ((shared?.namespaces ?? []).length > 0) {
+      const fs = shared?.registry ?? stack.use(memoryFs())
       sharing = stack.use(await Sharing.open(fs, { onEvent }))
     }
     // Disposed after everything that uses stores, and before what they tell.
     stack.use(stores)
-    if (sharing !== undefined && shared?.owners !== undefined)
-      stack.use(new SharingScan({ owners: shared.owners, users: options.users, pool: stores, sharing, onEvent }))
+    if (sharing !== undefined && shared?.owners !== undefined && shared.namespaces?.some(isShared) === true)
+      scan = stack.use(
+        new SharingScan({
+          owners: shared.owners,
+          users: options.users,
+          pool: stores,
+          sharing,
+          place: options.storage,
+          policy,
+          watch: shared.watchGlobal,
+          onEvent,
+        }),
+      )
     // Waited for after everybody who was told BYE, and before the stores it may be at work in.
     if (purgeEveryMs > 0)
       purges = stack.use(
@@ -263,7 +284,7 @@ async function openPooled(
   messageMax: number,
   onEvent: OnServerEvent,
   user: User,
-  sharing: Sharing | undefined,
+  tells: Pick<TellSharingOptions, 'sharing' | 'policy'> | undefined,
 ): Promise<OpenedStore> {
   const { shared } = options
   const space = shared?.namespaces?.find((one) => one.kind === 'public' && publicStoreName(one.prefix) === user.name)
@@ -280,6 +301,9 @@ async function openPooled(
   await using held = new AsyncDisposableStack()
   held.defer(() => fs[Symbol.asyncDispose]())
   if (indexFs !== undefined) held.defer(() => indexFs[Symbol.asyncDispose]())
+  const access = shared === undefined ? undefined : storeAccess(shared, user.name)
+  let telling: Telling | undefined
+  held.defer(() => telling?.closed({ fs, indexFs }))
   const store = held.use(
     await openStore({
       owner: user.name,
@@ -295,38 +319,16 @@ async function openPooled(
       ...(indexFs === undefined ? {} : { indexFs }),
       ...(attachments === undefined ? {} : { attachments }),
       ...(roots === undefined ? {} : { roots }),
-      ...(shared === undefined
-        ? {}
-        : {
-            acl: accessOf(
-              shared,
-              isUser ? user.name : undefined,
-              space?.prefix ?? '',
-              space?.kind === 'public' ? space.defaults : undefined,
-            ),
-          }),
+      ...(access === undefined ? {} : { acl: accessControl(access) }),
     }),
   )
-  if (sharing !== undefined && isUser) held.use(tellSharing(store, sharing))
+  if (tells !== undefined && access !== undefined) telling = held.use(tellSharing(store, { ...tells, access }))
   const all = held.move()
   return { store, isCurrent, close: () => all.disposeAsync() }
 }
 
-function accessOf(
-  shared: SharedMailOptions,
-  owner: string | undefined,
-  prefix: string,
-  defaults: AclList | undefined,
-): AccessControl {
-  const { globalFor, globalVersion, watchGlobal } = shared
-  return accessControl({
-    owner,
-    defaults,
-    defaultsFromInbox: owner !== undefined && shared.defaultsFromInbox === true,
-    globalFor: globalFor === undefined ? undefined : (name) => globalFor(prefix + name, owner),
-    globalVersion,
-    watchGlobal,
-  })
+function isShared({ kind }: { readonly kind: string }): boolean {
+  return kind === 'shared'
 }
 
 /** Damage is an error even where something else stood in for what was damaged: next time there is less to stand in. */

@@ -59,6 +59,12 @@ export class StorePool implements AsyncDisposable {
     return this.#slots.size
   }
 
+  /** Whether this store is open. */
+  has(name: string): boolean {
+    const slot = this.#slots.get(name)
+    return slot?.store !== undefined && slot.closing === undefined
+  }
+
   /** How many use this store now. */
   usersOf(name: string): number {
     return this.#slots.get(name)?.users ?? 0

@@ -1,0 +1,145 @@
+/**
+ * What a store lets others see: whom, and which mailboxes with which lists. Found out while the store is open, and kept (sharing.ts), so
+ * that the names can be told while it cannot be opened.
+ *
+ * FORMAT   Of the mailboxes: lines of UTF-8, each a JSON array: name ('' for the store itself), special use ('': none), access control list
+ *          in base64 ('': none). Must not change: on disk.
+ */
+import { type AclList, decodeAcl, formatIdentifier, type Identifier } from '@mailstead/acl'
+import { type AccessSubject, RIGHT_LOOKUP, type StoreSession } from '@mailstead/store'
+import { accessControl, type AccessControlOptions } from './access-control.ts'
+import { isInbox } from './namespaces.ts'
+
+/** Longest text of identifiers, in bytes. */
+const WITH_MAX = 60_000
+/** In the place of more identifiers than that. */
+export const MANY = '*'
+/** Most that is kept of the mailboxes of one store, in bytes. */
+const MAILBOXES_MAX: number = 8 * 1024 * 1024
+const INBOX = 'INBOX'
+
+/** A mailbox as it is kept; of the name '', the store itself. */
+export interface KeptMailbox {
+  readonly name: string
+  readonly specialUse: string | undefined
+  /** As it was stored. */
+  readonly list: Uint8Array | undefined
+}
+
+export interface Shared {
+  /** Those who have any right, one a line, sorted, in the words of lists; undefined: nobody. */
+  readonly with: string | undefined
+  /** Mailboxes on which they have, and lists that count for others; undefined: none, or too many to keep. */
+  readonly mailboxes: Uint8Array | undefined
+}
+
+/**
+ * What a store shares, by its lists and by what the global file says of its mailboxes to others than the owner. `session` is an
+ * unrestricted one.
+ */
+export function whatIsShared(session: Pick<StoreSession, 'acls' | 'mailboxes'>, options: AccessControlOptions): Shared {
+  const lists = session.acls()
+  const { owner, globalFor, defaults, defaultsFromInbox = false } = options
+  if (owner !== undefined && lists.size === 0 && globalFor === undefined)
+    return { with: undefined, mailboxes: undefined }
+  const names = new Set<string>()
+  const add = (list: AclList | undefined): boolean => {
+    let any = false
+    for (const { kind, name, rights = 0 } of list?.entries ?? []) {
+      if (rights === 0 || isOwner({ kind, name }, owner)) continue
+      any = true
+      names.add(formatIdentifier({ kind, name }))
+    }
+    return any
+  }
+  const addGlobal = (name: string): boolean => {
+    let any = false
+    for (const { list } of globalFor?.(name, false) ?? []) if (add(list)) any = true
+    return any
+  }
+  const ofStore = lists.get('')
+  const inbox = defaultsFromInbox ? lists.get(INBOX) : undefined
+  const fallback = inbox ?? ofStore
+  const byDefault = [add(defaults), add(decoded(fallback)), addGlobal('')].includes(true)
+  const kept: KeptMailbox[] = ofStore === undefined ? [] : [{ name: '', specialUse: undefined, list: ofStore }]
+  for (const { name, specialUse } of session.mailboxes()) {
+    if (owner === undefined && isInbox(name)) continue
+    const list = lists.get(name)
+    const seen = [add(decoded(list)), addGlobal(name)].includes(true)
+    // INBOX's list may count for others.
+    if (seen || byDefault || (name === INBOX && list !== undefined)) kept.push({ name, specialUse, list })
+  }
+  const text = [...names].sort().join('\n')
+  return {
+    with: names.size === 0 ? undefined : Buffer.byteLength(text) > WITH_MAX ? MANY : text,
+    mailboxes: owner !== undefined && names.size === 0 ? undefined : encodeMailboxes(kept),
+  }
+}
+
+/** What cannot be read grants nothing. */
+function decoded(value: Uint8Array | undefined): AclList | undefined {
+  try {
+    return value === undefined ? undefined : decodeAcl(value)
+  } catch {
+    return undefined
+  }
+}
+
+function isOwner({ kind, name }: Identifier, owner: string | undefined): boolean {
+  return kind === 'owner' || (kind === 'user' && name === owner)
+}
+
+/** Undefined if it is too much to keep. */
+export function encodeMailboxes(mailboxes: readonly KeptMailbox[]): Uint8Array | undefined {
+  const lines = mailboxes.map(({ name, specialUse = '', list }) =>
+    JSON.stringify([name, specialUse, list === undefined ? '' : Buffer.from(list).toString('base64')]),
+  )
+  const bytes = Buffer.from(lines.join('\n'))
+  return bytes.length > MAILBOXES_MAX ? undefined : bytes
+}
+
+/** Undefined if they are none. */
+export function decodeMailboxes(bytes: Uint8Array): readonly KeptMailbox[] | undefined {
+  if (bytes.length === 0) return []
+  const found: KeptMailbox[] = []
+  for (const line of Buffer.from(bytes).toString().split('\n')) {
+    const fields = fieldsOf(line)
+    if (fields === undefined) return undefined
+    const [name, specialUse, list] = fields
+    found.push({
+      name,
+      specialUse: specialUse === '' ? undefined : specialUse,
+      list: list === '' ? undefined : Buffer.from(list, 'base64'),
+    })
+  }
+  return found
+}
+
+function fieldsOf(line: string): readonly [string, string, string] | undefined {
+  let value: unknown
+  try {
+    value = JSON.parse(line)
+  } catch {
+    return undefined
+  }
+  if (!Array.isArray(value) || value.length !== 3) return undefined
+  const [name, specialUse, list] = value as unknown[]
+  return typeof name === 'string' && typeof specialUse === 'string' && typeof list === 'string'
+    ? [name, specialUse, list]
+    : undefined
+}
+
+/** Those of the mailboxes that LIST shows to somebody, by what their lists and the global file say now. */
+export function shownTo(
+  mailboxes: readonly KeptMailbox[],
+  user: { readonly name: string; readonly groups: readonly string[] },
+  options: AccessControlOptions,
+): readonly KeptMailbox[] {
+  const lists = new Map(mailboxes.map(({ name, list }) => [name, list]))
+  const fallback = (options.defaultsFromInbox === true ? lists.get(INBOX) : undefined) ?? lists.get('')
+  const subject: AccessSubject = { name: user.name, groups: user.groups, owner: user.name === options.owner }
+  const control = accessControl(options)
+  return mailboxes.filter(
+    ({ name, list }) => name !== '' && (control.access(name, list, fallback).rightsFor(subject) & RIGHT_LOOKUP) !== 0,
+  )
+}
