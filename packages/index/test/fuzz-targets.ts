@@ -7,6 +7,7 @@ import { decodeRoot } from '@mailstead/fs'
 import { decodeDirectory } from '../src/lib/cache-directory.ts'
 import { decodeRecord, recordAt, recordHead, tableSeed, valueLength } from '../src/lib/cache-record.ts'
 import { CONTROL_SLOT, readControl } from '../src/lib/control.ts'
+import { Draft } from '../src/lib/draft.ts'
 import { dumpFile } from '../src/lib/dump-file.ts'
 import { FRAME_MAGIC, frameSeed, payloadIsValid, readFrameHeader, readU32, TRAILER_MAGIC } from '../src/lib/frame.ts'
 import { applySection, readOperation, writeCreate } from '../src/lib/operations.ts'
@@ -21,7 +22,7 @@ import {
   SNAPSHOT_TRAILER,
   snapshotSeed,
 } from '../src/lib/snapshot.ts'
-import { Draft, emptyState, tableMeta, type TableState } from '../src/lib/state.ts'
+import { emptyState, tableMeta, type TableState } from '../src/lib/state.ts'
 import { readTableList } from '../src/lib/table-list.ts'
 import { expungedAfter } from '../src/lib/tombstones.ts'
 import { recordStartsOf } from './regions.ts'

@@ -1,9 +1,10 @@
 /** Replay: what a frame says of one table, applied to its state and held against the counters and the digest it gives. */
 import { ByteReader } from '@mailstead/bytes'
 import { sameDigest } from './digest.ts'
+import { Draft } from './draft.ts'
 import type { FrameTable } from './frame.ts'
 import { applySection, readCreate } from './operations.ts'
-import { Draft, emptyState, tableMeta } from './state.ts'
+import { emptyState, tableMeta } from './state.ts'
 
 /**
  * Applies what a frame did to one table. Returns the draft to go on with: a new one if the frame creates the table.

@@ -27,8 +27,8 @@
  */
 import type { ByteReader, ByteWriter } from '@mailstead/bytes'
 import type { ColumnSpec, TableSpec } from './contract.ts'
+import type { Draft } from './draft.ts'
 import { CHUNK_ROWS, KEYWORD_SETS_MAX, KEYWORDS_MAX, UID_LAST } from './limits.ts'
-import type { Draft } from './state.ts'
 
 // must not change: on disk
 export const OP_CREATE = 1

@@ -7,6 +7,7 @@ import type { DroppedTable } from './changes-since.ts'
 import { chunkAtLeast, extOf, isZeroColumn, readNumber, rowAtLeast, writeNumber } from './chunk.ts'
 import type { ColumnSpec, IndexFinding } from './contract.ts'
 import { formatDigest } from './digest.ts'
+import { Draft } from './draft.ts'
 import { Entry } from './entries.ts'
 import { IndexError } from './error.ts'
 import { encodeLoss, LOSS_KEY, lossOf } from './loss.ts'
@@ -17,7 +18,7 @@ import { openSnapshot, type SnapshotFile } from './repair-snapshot.ts'
 import { type RecoveredTable, recoverTable, type TableFrame } from './repair-table.ts'
 import { readSnapshotHeader } from './snapshot.ts'
 import { NO_TOMBSTONES } from './tombstones.ts'
-import { Draft, emptyState, tableMeta, type TableState } from './state.ts'
+import { emptyState, tableMeta, type TableState } from './state.ts'
 
 /** Tables that lost frames may have created: their numbers are left out. */
 const TABLES_LOST = 1_024

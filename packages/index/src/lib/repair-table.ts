@@ -8,6 +8,7 @@
  * everything that any frame, lost or not, may have given.
  */
 import { ByteReader, BytesError } from '@mailstead/bytes'
+import { Draft } from './draft.ts'
 import type { Entry } from './entries.ts'
 import type { FrameTable } from './frame.ts'
 import { LAZY_MODSEQS, UID_LAST } from './limits.ts'
@@ -15,7 +16,7 @@ import { applyFrameTable } from './apply-frame.ts'
 import { readCreate, readOperation } from './operations.ts'
 import { type Evidence, type LostFrames, NUMBER_LAST, UNKNOWN_LOSS } from './repair-log.ts'
 import { recounted, salvage, type PageLoss, type SnapshotFile, wholeState } from './repair-snapshot.ts'
-import { Draft, type TableState } from './state.ts'
+import type { TableState } from './state.ts'
 
 /** What a frame, or several, took with them. */
 export interface FrameLoss {

@@ -21,6 +21,7 @@ import {
   ZERO_SETS,
 } from './chunk.ts'
 import { type AppendedRow, FLAG_DELETED } from './contract.ts'
+import { Draft } from './draft.ts'
 import { IndexError } from './error.ts'
 import type { FrameTable } from './frame.ts'
 import { findKeyword, findSet } from './keywords.ts'
@@ -44,7 +45,7 @@ import {
   writeCreate,
   writeRanges,
 } from './operations.ts'
-import { Draft, emptyState, tableMeta, type TableState } from './state.ts'
+import { emptyState, tableMeta, type TableState } from './state.ts'
 import { PendingRow, type Requested } from './transaction.ts'
 import { stateOfView } from './view.ts'
 
