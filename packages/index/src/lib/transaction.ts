@@ -35,6 +35,14 @@ export class PendingRow implements AppendedRow {
   }
 }
 
+/** A number as it is; for a row, the UID that it has got in this transaction. */
+export function uidOf(row: number | AppendedRow, column: string): number {
+  if (typeof row === 'number') return row
+  const assigned = row instanceof PendingRow ? row.assigned : row.uid
+  if (assigned === 0) throw new TypeError(`column ${column} names a row that is not appended before`)
+  return assigned
+}
+
 export interface PendingFlags {
   changed: UidSet
   failed: UidSet
