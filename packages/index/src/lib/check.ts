@@ -15,8 +15,9 @@ import { FLAG_DELETED, FLAG_SEEN } from './contract.ts'
 import { digestOf, formatDigest, sameDigest } from './digest.ts'
 import { IndexError } from './error.ts'
 import { frameLength, payloadIsValid } from './frame.ts'
-import { keepsObjects } from './object-log.ts'
+import { readIfThere } from './if-there.ts'
 import { lossOf } from './loss.ts'
+import { keepsObjects } from './object-log.ts'
 import { scanFrames, trailerIsValid } from './scan.ts'
 import {
   damagedCopies,
@@ -505,13 +506,8 @@ class Checker {
       )
   }
 
-  async #read(file: string): Promise<Uint8Array | undefined> {
-    try {
-      return await this.#fs.readFile(`${this.#prefix}${file}`)
-    } catch (error) {
-      if (error instanceof FsError && error.code === 'FS_NOT_FOUND') return undefined
-      throw error
-    }
+  #read(file: string): Promise<Uint8Array | undefined> {
+    return readIfThere(this.#fs, `${this.#prefix}${file}`)
   }
 }
 

@@ -119,7 +119,7 @@ async function checkpointAlone(host: CheckpointHost): Promise<boolean> {
     // Ahead of the counters that are known here, or behind what is there: another process is at work, and makes its own checkpoints.
     if (found.frame > found.now.frame || found.frame < there) return false
     // What an older list says of a file may have been written over since.
-    const written = await snapshots.write(found.state, found.frame, snapshots.listIsOld ? undefined : place)
+    const written = await snapshots.write(found.state, found.frame, snapshots.list.isOld ? undefined : place)
     found.now.snapshot = written.place
     found.now.lacksFrom = 0
     found.now.forgetFrames(found.frame)
@@ -127,11 +127,11 @@ async function checkpointAlone(host: CheckpointHost): Promise<boolean> {
     tables.push(found.now)
   }
   // A checkpoint that ended before it told a closed log of its list: once that list is the old one, nobody could tell any more.
-  if (list !== undefined && !snapshots.listIsOld)
-    await host.whenFlushed(async () => log.relist(await snapshots.listChecksum()))
+  if (list !== undefined && !snapshots.list.isOld)
+    await host.whenFlushed(async () => log.relist(await snapshots.list.checksum()))
   // The log is kept back to what the list before needs, whose place it could take.
-  const first = list === undefined ? 1 : keepsLog || snapshots.listIsOld ? list.firstSegment : firstNeeded(list)
-  await snapshots.writeList({
+  const first = list === undefined ? 1 : keepsLog || snapshots.list.isOld ? list.firstSegment : firstNeeded(list)
+  await snapshots.list.write({
     uuid: log.uuid,
     generation: (list?.generation ?? 0) + 1,
     segment: tail.segment,
@@ -149,7 +149,7 @@ async function checkpointAlone(host: CheckpointHost): Promise<boolean> {
   })
   for (const settle of settles) settle()
   await host.whenFlushed(async () => {
-    await log.relist(await snapshots.listChecksum())
+    await log.relist(await snapshots.list.checksum())
     const byNumber = new Map(tables.map((table) => [table.number, table]))
     for (const entry of host.entryList()) {
       const place = byNumber.get(entry.number)?.snapshot
@@ -176,7 +176,7 @@ async function listAlone(host: CheckpointHost): Promise<boolean> {
   const { log, snapshots } = host
   const list = await snapshots.readList()
   // What is damaged is left as it was found: the next who opens the index is to find it too.
-  if (list === undefined || snapshots.listIsOld) return false
+  if (list === undefined || snapshots.list.isOld) return false
   const captured = await host.whenFlushed(async () => {
     const entries = host.entryList()
     // A closed log names its list, which only a checkpoint replaces.
@@ -195,7 +195,7 @@ async function listAlone(host: CheckpointHost): Promise<boolean> {
   if (captured === undefined || captured.tail.next <= list.next) return false
   const { tail, nextTable, copies, dropped, horizon } = captured
   const listed = new Map(list.tables.map((table) => [table.number, table]))
-  await snapshots.replaceList({
+  await snapshots.list.replace({
     uuid: log.uuid,
     // That of the snapshots.
     generation: list.generation,

@@ -322,7 +322,7 @@ class StoreIndex implements Index, Committer, CheckpointHost, TableHost {
   /** Undefined if there was no list, and another process has made one since: then the log may go back no further than that. */
   async #readTables(again: boolean): Promise<Awaited<ReturnType<Snapshots['readTables']>> | undefined> {
     const isMadeNow = async (): Promise<boolean> =>
-      again && this.snapshots.listLength === 0 && (await this.snapshots.newestGeneration()) > 0
+      again && this.snapshots.list.length === 0 && (await this.snapshots.list.newestGeneration()) > 0
     try {
       const tables = await this.snapshots.readTables(this.log)
       return (await isMadeNow()) ? undefined : tables
@@ -434,7 +434,7 @@ class StoreIndex implements Index, Committer, CheckpointHost, TableHost {
     } catch (error) {
       if (!(error instanceof IndexError) || error.code !== 'INDEX_CORRUPT') throw error
       // Another process may have made a checkpoint and dropped what this entry refers to.
-      if ((await this.snapshots.newestGeneration()) !== this.#generation) {
+      if ((await this.snapshots.list.newestGeneration()) !== this.#generation) {
         await this.#reload()
         const again = this.#entries.at(entry.number)
         return again === undefined ? entry : this.#load(again)
@@ -489,7 +489,7 @@ class StoreIndex implements Index, Committer, CheckpointHost, TableHost {
         message: `${entry.id}: its snapshot of frame ${entry.snapshot?.frame ?? 0} is damaged, going on from frame ${from}`,
       })
     // Before its creation there is nothing of it, nor where a list says so: the log may begin there.
-    const untouched = await this.snapshots.untouchedUpTo(entry, from)
+    const untouched = await this.snapshots.list.untouchedUpTo(entry, from)
     const first = Math.max(untouched + 1, entry.created)
     const start = await startBefore(this.log, first, this.settings.onEvent)
     const read = start === undefined ? undefined : await this.log.read(start)
@@ -1280,7 +1280,7 @@ class StoreIndex implements Index, Committer, CheckpointHost, TableHost {
     this.#checkpointing = checkpoint(this).then((done) => {
       if (done) {
         this.#logBytes = 0
-        this.#generation = this.snapshots.generation
+        this.#generation = this.snapshots.list.generation
         this.#listedAt = this.log.tail
         this.#checkpointAt = this.settings.checkpointBytes
       }
@@ -1306,9 +1306,9 @@ class StoreIndex implements Index, Committer, CheckpointHost, TableHost {
   /** Whether so much was appended since the list of tables was written that opening the index had better not read it. */
   #isListOverdue(times: number): boolean {
     const { log, snapshots } = this
-    if (snapshots.listLength === 0 || this.settings.readOnly) return false
+    if (snapshots.list.length === 0 || this.settings.readOnly) return false
     const bytes = log.bytesBetween(this.#listedAt, log.tail)
-    return bytes >= times * Math.max(log.listAfterBytes, LIST_FACTOR * snapshots.listLength)
+    return bytes >= times * Math.max(log.listAfterBytes, LIST_FACTOR * snapshots.list.length)
   }
 
   async #list(): Promise<void> {
@@ -1397,7 +1397,7 @@ class StoreIndex implements Index, Committer, CheckpointHost, TableHost {
       // What is torn is left to a writer: whoever only read says nothing of it.
       if (!this.#wrote && (read.rest > 0 || read.gaps.length > 0)) return
       await this.log.sync(read.tail)
-      await this.log.seal(read.tail, await this.snapshots.listChecksum())
+      await this.log.seal(read.tail, await this.snapshots.list.checksum())
     } finally {
       this.#locked = false
       this.log.unlock()

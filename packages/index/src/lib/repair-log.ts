@@ -6,7 +6,7 @@
  * lost. Headers and trailers of frames whose payload is damaged still say what the tables were afterwards.
  */
 import { toHex } from '@mailstead/bytes'
-import { type Fs, FsError } from '@mailstead/fs'
+import type { Fs } from '@mailstead/fs'
 import { type Control, readControl } from './control.ts'
 import {
   FRAME_END,
@@ -17,6 +17,7 @@ import {
   payloadIsValid,
   readFrameHeader,
 } from './frame.ts'
+import { readIfThere } from './if-there.ts'
 import { keepsObjects } from './object-log.ts'
 import { type FoundFrame, type Scan, scanFrames } from './scan.ts'
 import { readSegmentHeader, SEGMENT_HEADER, type SegmentHeader, segmentName, segmentOfName } from './segment.ts'
@@ -305,13 +306,4 @@ async function snapshotHeaders(fs: Fs, prefix: string): Promise<{ uuid: Uint8Arr
       if (header !== undefined) headers.push(header)
     }
   return headers
-}
-
-export async function readIfThere(fs: Fs, path: string): Promise<Uint8Array | undefined> {
-  try {
-    return await fs.readFile(path)
-  } catch (error) {
-    if (error instanceof FsError && error.code === 'FS_NOT_FOUND') return undefined
-    throw error
-  }
 }
