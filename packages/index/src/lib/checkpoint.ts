@@ -14,13 +14,11 @@
  * table the frames since. Whoever opens the index then reads no log before it, and of a table nothing but its own frames.
  */
 import { type Fs, FsError } from '@mailstead/fs'
-import type { DroppedTables } from './changes-since.ts'
 import { Entry } from './entries.ts'
 import { IndexError } from './error.ts'
-import type { LogMedium, LogTail } from './log.ts'
-import type { Settings } from './settings.ts'
+import type { KnownTables } from './known-tables.ts'
+import type { LogMedium } from './log.ts'
 import type { Snapshots } from './snapshots.ts'
-import type { TableState } from './state.ts'
 import { firstNeeded, type TableList } from './table-list.ts'
 
 export interface CheckpointHost {
@@ -28,18 +26,11 @@ export interface CheckpointHost {
   readonly prefix: string
   readonly log: LogMedium
   readonly snapshots: Snapshots
+  readonly known: KnownTables
   /** Runs between two groups, with everything that was appended flushed. */
   whenFlushed<T>(body: () => Promise<T>): Promise<T>
   /** Takes in what other processes appended. */
   refresh(): Promise<void>
-  /** Tables that exist. */
-  entryList(): readonly Entry[]
-  nextTableNumber(): number
-  readonly dropped: DroppedTables
-  /** Some of the log could not be read: which tables it touched is not known. */
-  readonly hasGaps: boolean
-  /** The state of a table, loaded if it is not. */
-  loadForCheckpoint(entry: Entry): Promise<{ readonly state: TableState; readonly frame: number }>
 }
 
 /** Whether it was made: another process may be at it. */
@@ -66,7 +57,7 @@ async function alone(host: CheckpointHost, body: (host: CheckpointHost) => Promi
 }
 
 async function checkpointAlone(host: CheckpointHost): Promise<boolean> {
-  const { log, snapshots } = host
+  const { log, snapshots, known } = host
   const list = await snapshots.readList()
   const listed = new Map(list?.tables.map((table) => [table.number, table]))
   // Whoever wrote that list may have written frames that are not known here yet.
@@ -74,8 +65,8 @@ async function checkpointAlone(host: CheckpointHost): Promise<boolean> {
   // Everything as of one position; tables that change meanwhile get later snapshots, which is as good.
   const { tail, nextTable, captured } = await host.whenFlushed(async () => ({
     tail: log.tail,
-    nextTable: host.nextTableNumber(),
-    captured: host.entryList().map((entry) => ({ entry, copy: copyOf(entry) })),
+    nextTable: known.nextNumber,
+    captured: [...known.entries.all()].map((entry) => ({ entry, copy: copyOf(entry) })),
   }))
   if (list !== undefined && tail.next < list.next) return false
   const tables: Entry[] = []
@@ -84,12 +75,12 @@ async function checkpointAlone(host: CheckpointHost): Promise<boolean> {
   let keepsLog = false
   for (const { entry, copy } of captured) {
     // Another process may have written a newer snapshot than this one knows of.
-    const known = listed.get(entry.number)
-    const place = known?.snapshot
-    const kept = known !== undefined && place !== undefined && place.frame >= copy.frame
+    const before = listed.get(entry.number)
+    const place = before?.snapshot
+    const kept = before !== undefined && place !== undefined && place.frame >= copy.frame
     // Without locks another checkpoint, which was then not made, may have replaced the file since the list was written.
-    if (kept && (host.fs.supports.lock || (await snapshots.isThere(known.id, known.number, place)))) {
-      tables.push(known)
+    if (kept && (host.fs.supports.lock || (await snapshots.isThere(before.id, before.number, place)))) {
+      tables.push(before)
       continue
     }
     await snapshots.notice(entry.id)
@@ -97,7 +88,7 @@ async function checkpointAlone(host: CheckpointHost): Promise<boolean> {
     const found = await host.whenFlushed(async () => {
       if (entry.dropped || entry.damage !== undefined) return undefined
       try {
-        return { ...(await host.loadForCheckpoint(entry)), now: copyOf(entry) }
+        return { ...(await known.stateOf(entry)), now: copyOf(entry) }
       } catch (error) {
         if (error instanceof IndexError && error.code === 'INDEX_CORRUPT') return undefined
         throw error
@@ -111,7 +102,7 @@ async function checkpointAlone(host: CheckpointHost): Promise<boolean> {
       const kept = copyOf(entry)
       kept.frame = Math.max(copy.frame, tail.next - 1)
       kept.snapshot = place
-      kept.lacksFrom = firstUnknown(entry, known, list)
+      kept.lacksFrom = firstUnknown(entry, before, list)
       kept.frames = []
       tables.push(kept)
       continue
@@ -144,14 +135,14 @@ async function checkpointAlone(host: CheckpointHost): Promise<boolean> {
     logBytes: 0,
     tables,
     // Tables dropped since the position are no longer in the list either.
-    dropped: host.dropped.tables,
-    dropHorizon: host.dropped.horizon,
+    dropped: known.dropped.tables,
+    dropHorizon: known.dropped.horizon,
   })
   for (const settle of settles) settle()
   await host.whenFlushed(async () => {
     await log.relist(await snapshots.list.checksum())
     const byNumber = new Map(tables.map((table) => [table.number, table]))
-    for (const entry of host.entryList()) {
+    for (const entry of known.entries.all()) {
       const place = byNumber.get(entry.number)?.snapshot
       if (place === undefined || (entry.snapshot?.frame ?? 0) > place.frame) continue
       entry.snapshot = place
@@ -160,7 +151,7 @@ async function checkpointAlone(host: CheckpointHost): Promise<boolean> {
     }
   })
   const keep = new Set(tables.map((table) => table.id))
-  for (const entry of host.entryList()) keep.add(entry.id)
+  for (const entry of known.entries.all()) keep.add(entry.id)
   await snapshots.removeOthers(keep, nextTable)
   await log.drop(first)
   return true
@@ -173,20 +164,20 @@ function firstUnknown(entry: Entry, known: Entry | undefined, list: TableList | 
 }
 
 async function listAlone(host: CheckpointHost): Promise<boolean> {
-  const { log, snapshots } = host
+  const { log, snapshots, known } = host
   const list = await snapshots.readList()
   // What is damaged is left as it was found: the next who opens the index is to find it too.
   if (list === undefined || snapshots.list.isOld) return false
   const captured = await host.whenFlushed(async () => {
-    const entries = host.entryList()
+    const entries = [...known.entries.all()]
     // A closed log names its list, which only a checkpoint replaces.
     const control = await log.readControl()
     if (control?.state === 'sealed' && control.directory !== 0) return undefined
-    if (host.hasGaps || entries.some((entry) => entry.damage !== undefined)) return undefined
-    const { tables, horizon } = host.dropped
+    if (known.hasGaps || entries.some((entry) => entry.damage !== undefined)) return undefined
+    const { tables, horizon } = known.dropped
     return {
       tail: log.tail,
-      nextTable: host.nextTableNumber(),
+      nextTable: known.nextNumber,
       copies: entries.map(copyOf),
       dropped: tables,
       horizon,
@@ -228,43 +219,6 @@ function goneOn(copy: Entry, known: Entry | undefined, next: number): Entry {
   copy.forgetFrames(Math.max(next - 1, snapshot?.frame ?? 0, frames.at(-3) ?? 0))
   copy.frames = [...frames, ...copy.frames]
   return copy
-}
-
-/**
- * The beginning of the last segment that does not begin after a frame, or else of the first there is. Segments whose header
- * is lost are told of and passed over: what they hold is a gap to whoever reads from here on.
- */
-export async function startBefore(
-  log: LogMedium,
-  frame: number,
-  onEvent: Settings['onEvent'],
-): Promise<LogTail | undefined> {
-  const segments = await log.segments()
-  /** The first of these that can be read, and which it is. */
-  const firstReadable = async (from: number, to: number): Promise<{ at: number; start: LogTail } | undefined> => {
-    for (let at = from; at <= to; at++)
-      try {
-        const start = await log.startOf(segments[at]!)
-        if (start !== undefined) return { at, start }
-      } catch (error) {
-        if (!(error instanceof IndexError)) throw error
-        onEvent({ kind: 'segment-damaged', message: error.message })
-      }
-    return undefined
-  }
-  const last = segments.length - 1
-  const first = await firstReadable(0, last)
-  let start = first?.start
-  for (let low = (first?.at ?? last) + 1, high = last; low <= high; ) {
-    const middle = (low + high) >> 1
-    const found = await firstReadable(middle, high)
-    if (found === undefined || found.start.next > frame) high = middle - 1
-    else {
-      start = found.start
-      low = found.at + 1
-    }
-  }
-  return start
 }
 
 function copyOf(entry: Entry): Entry {
