@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { countLoneLf, searchLoneLf } from './count.ts'
+import { CountedMemory, countLoneLf, searchLoneLf } from './count.ts'
 
 /** Mostly line ends. */
 const bytes = fc.oneof(
@@ -26,6 +26,31 @@ describe('lone LFs', () => {
       const ends = all.map((_, at) => (at % 2 === 0 ? 0x0d : 0x0a))
       expect(countLoneLf(ends, 0)).toBe(0)
       expect(countLoneLf(ends.subarray(1), 0)).toBe(length > 1 ? 1 : 0)
+    }
+  })
+
+  test('are counted where they are, in memory that is read into, as elsewhere', () => {
+    using memory = new CountedMemory(3 * 65_536)
+    const place = memory.take(65_536 + 6000)
+    fc.assert(
+      fc.property(bytes, fc.constantFrom(0, 0x0a, 0x0d), fc.nat(66_000), (all, before, from) => {
+        // What lies around them is none of them.
+        place.fill(0x0a)
+        place.set(all, from)
+        const part = place.subarray(from, from + all.length)
+        expect(countLoneLf(part, before)).toBe(searchLoneLf(all, before))
+      }),
+    )
+    const whole = place.fill(0x0a).subarray(5)
+    expect(countLoneLf(whole, 0)).toBe(whole.length)
+  })
+
+  test('are counted in what one has beyond that memory, and beside who has it', () => {
+    using memory = new CountedMemory(65_536)
+    using other = new CountedMemory(65_536)
+    for (const taken of [memory.take(60_000), memory.take(60_000), other.take(60_000)]) {
+      taken.fill(0x0a)
+      expect(countLoneLf(taken, 0)).toBe(60_000)
     }
   })
 

@@ -2,6 +2,7 @@
 import type { BoxOrigin, BoxScanned } from '@mailstead/box'
 import { parseHex } from '@mailstead/bytes'
 import { type Fs, FsError, type FsFile } from '@mailstead/fs'
+import { Ahead } from './ahead.ts'
 import { isDead, JOURNAL } from './journal.ts'
 import type { Dead, ReadJournal } from './journal-format.ts'
 import { FLAG_ALT, flagsOfRecord } from './place.ts'
@@ -13,6 +14,13 @@ import { Pieces, Window } from './window.ts'
 
 /** Mailboxes that are remembered while messages of theirs go by. */
 const ORIGINS_MAX = 1024
+/**
+ * Message files that are read at once. While one is looked at the disk works for another: two readers get from it what one, which
+ * waits at every turn and begins slowly in every file, does not.
+ */
+const FILES_AT_ONCE = 3
+/** Messages that are kept of a file whose turn has not come. */
+const KEPT_MAX = 4096
 
 /** `alt`: it is the second tier that is in this directory. */
 export async function* scanBox(
@@ -22,52 +30,68 @@ export async function* scanBox(
 ): AsyncGenerator<readonly BoxScanned[]> {
   const origins = new Map<string, BoxOrigin>()
   const ids = await listFiles(fs, directory)
-  const pieces = new Pieces()
-  const begin = async (id: number): Promise<Begun | undefined> => Begun.open(fs, `${directory}/m.${id}`, pieces)
-  let next = ids.length > 0 ? later(begin(ids[0]!)) : undefined
+  using pieces = new Pieces(FILES_AT_ONCE)
+  const coming: Ahead<BoxScanned>[] = []
+  let next = 0
   try {
-    for (const [at, id] of ids.entries()) {
-      await using begun = await next!()
-      next = at + 1 < ids.length ? later(begin(ids[at + 1]!)) : undefined
-      if (begun === undefined) continue
-      const file = fileName(alt, id)
-      for await (const list of begun.window.walk(walkFile(begun.size))) {
-        const page: BoxScanned[] = []
-        for (const found of list) {
-          if ('line' in found) {
-            if (found.damage !== undefined) page.push({ file, offset: 0, ...NOTHING, damage: found.damage })
-          } else {
-            const { offset, guid, receivedMs, physicalSize, size, mailbox, segments, damage, sum } = found
-            const row = damage === undefined ? rowOf(alt, id, found) : undefined
-            const expunged = isDead(dead, id, offset, sum)
-            const one: { -readonly [K in keyof BoxScanned]: BoxScanned[K] } = {
-              file,
-              offset,
-              guid,
-              receivedMs,
-              physicalSize,
-              size,
-              mailbox,
-              damage,
-              row,
-              expunged,
-              checksum: sum,
-            }
-            const origin = originOf(found, origins)
-            // Tens of thousands go by here: a spread costs more than all the rest of it.
-            if (origin !== undefined) one.origin = origin
-            if (segments !== undefined) one.segments = segments
-            page.push(one)
-          }
-        }
-        if (page.length > 0) yield page
-      }
+    for (;;) {
+      for (; coming.length < FILES_AT_ONCE && next < ids.length; next++)
+        coming.push(new Ahead(scanFile({ fs, directory, id: ids[next]!, alt, dead, pieces, origins }), KEPT_MAX))
+      const first = coming[0]
+      if (first === undefined) return
+      yield* first.pages()
+      coming.shift()
     }
   } finally {
-    await next?.().then(
-      async (begun) => begun?.[Symbol.asyncDispose](),
-      () => {},
-    )
+    for (const one of coming) await one[Symbol.asyncDispose]()
+  }
+}
+
+interface ScannedFile {
+  readonly fs: Fs
+  readonly directory: string
+  readonly id: number
+  readonly alt: boolean
+  readonly dead: Dead
+  readonly pieces: Pieces
+  readonly origins: Map<string, BoxOrigin>
+}
+
+async function* scanFile(parts: ScannedFile): AsyncGenerator<readonly BoxScanned[]> {
+  const { fs, directory, id, alt, dead, pieces, origins } = parts
+  await using begun = await Begun.open(fs, `${directory}/m.${id}`, pieces)
+  if (begun === undefined) return
+  const file = fileName(alt, id)
+  for await (const list of begun.window.walk(walkFile(begun.size))) {
+    const page: BoxScanned[] = []
+    for (const found of list) {
+      if ('line' in found) {
+        if (found.damage !== undefined) page.push({ file, offset: 0, ...NOTHING, damage: found.damage })
+      } else {
+        const { offset, guid, receivedMs, physicalSize, size, mailbox, segments, damage, sum } = found
+        const row = damage === undefined ? rowOf(alt, id, found) : undefined
+        const expunged = isDead(dead, id, offset, sum)
+        const one: { -readonly [K in keyof BoxScanned]: BoxScanned[K] } = {
+          file,
+          offset,
+          guid,
+          receivedMs,
+          physicalSize,
+          size,
+          mailbox,
+          damage,
+          row,
+          expunged,
+          checksum: sum,
+        }
+        const origin = originOf(found, origins)
+        // Tens of thousands go by here: a spread costs more than all the rest of it.
+        if (origin !== undefined) one.origin = origin
+        if (segments !== undefined) one.segments = segments
+        page.push(one)
+      }
+    }
+    if (page.length > 0) yield page
   }
 }
 
@@ -102,12 +126,6 @@ class Begun implements AsyncDisposable {
     await this.window[Symbol.asyncDispose]()
     await this.#file[Symbol.asyncDispose]()
   }
-}
-
-/** What is under way; why it failed is thrown when it is asked for. */
-function later<T>(work: Promise<T>): () => Promise<T> {
-  work.catch(() => {})
-  return async () => work
 }
 
 /** Its mailbox when it was saved; the UID came later. The same object for the same mailbox, as long as there are few. */

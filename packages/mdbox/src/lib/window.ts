@@ -5,30 +5,42 @@
  * is still needed when the next is there is copied in front of it, so that nothing is read twice.
  */
 import type { FsFile } from '@mailstead/fs'
+import { CountedMemory } from './count.ts'
 import type { Need } from './walk.ts'
 
 /** Bytes read at a time. */
 const WINDOW_BYTES = 1024 * 1024
 /** What may be left of a piece when the next is taken; more is read again. */
 const LEFT_BYTES = 512 * 1024
+const PIECE_BYTES = LEFT_BYTES + WINDOW_BYTES
 /**
  * Pieces of a file that are read ahead: one after the other, since the kernel reads ahead too, as long as reads come
- * in order.
+ * in order. Who wants more of the disk reads several files at once.
  */
-const AHEAD = 3
+const AHEAD = 1
 
 /**
- * Memory to read ahead into, used again and again: by a file that is looked at, and the next, which is begun meanwhile.
+ * Memory to read ahead into, used again and again by the files that are read at once. Line ends are counted in it.
  */
-export class Pieces {
+export class Pieces implements Disposable {
   readonly #spare: Uint8Array[] = []
+  readonly #memory: CountedMemory
+
+  /** `files`: that are read at once. */
+  constructor(files = 1) {
+    this.#memory = new CountedMemory(files * (AHEAD + 1) * PIECE_BYTES)
+  }
 
   take(): Uint8Array {
-    return this.#spare.pop() ?? new Uint8Array(LEFT_BYTES + WINDOW_BYTES)
+    return this.#spare.pop() ?? this.#memory.take(PIECE_BYTES)
   }
 
   giveBack(piece: Uint8Array): void {
     this.#spare.push(piece)
+  }
+
+  [Symbol.dispose](): void {
+    this.#memory[Symbol.dispose]()
   }
 }
 
@@ -196,7 +208,7 @@ export class Window implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#drop()
-    if (this.#buffer.length === LEFT_BYTES + WINDOW_BYTES) this.#pieces?.giveBack(this.#buffer)
+    if (this.#buffer.length === PIECE_BYTES) this.#pieces?.giveBack(this.#buffer)
     this.#buffer = NOTHING
   }
 }

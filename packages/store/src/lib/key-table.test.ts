@@ -22,6 +22,16 @@ test('a key is found under the number under which it was put last, as in a map',
   )
 })
 
+test('a key that is put as a new one stays under its number', () => {
+  const table = new KeyTable(3)
+  table.column = new Uint8Array(9)
+  for (const [number, key] of [5, 6, 5].entries()) table.column.set(bytesOf(key), number * 3)
+  expect([table.putNew(0), table.putNew(1), table.putNew(2)]).toEqual([-1, -1, 0])
+  expect(table.get(bytesOf(5))).toBe(0)
+  expect(table.put(2)).toBe(0)
+  expect(table.get(bytesOf(5))).toBe(2)
+})
+
 function bytesOf(key: number): Uint8Array {
   return Uint8Array.of(key & 255, 7, key >> 8)
 }

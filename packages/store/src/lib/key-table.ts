@@ -27,11 +27,21 @@ export class KeyTable {
 
   /** Puts key `number` of the column. Returns the number under which it was put before, or -1. */
   put(number: number): number {
+    return this.#put(number, true)
+  }
+
+  /** The same, but a key that was put before stays under its number. */
+  putNew(number: number): number {
+    return this.#put(number, false)
+  }
+
+  #put(number: number, again: boolean): number {
     if (this.#used * 2 >= this.#slots.length) this.#grow()
     const at = number * this.#width
     const hash = this.#hashOf(this.column, at)
     const slot = this.#slotOf(this.column, at, hash)
     const before = this.#slots[slot]!
+    if (before !== NONE && !again) return before
     if (before === NONE) this.#used++
     this.#slots[slot] = number
     this.#hashes[slot] = hash

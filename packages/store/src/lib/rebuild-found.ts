@@ -79,11 +79,9 @@ export class FoundMessages {
   #add(one: BoxScanned, row: NonNullable<BoxScanned['row']>, guid: Uint8Array): void {
     const at = this.count
     if (at === this.#capacity) this.#grow()
-    this.#encode(row, this.#sought)
-    if (this.#byRow.get(this.#sought) !== NONE) return
+    this.#encode(row, at * this.#rowBytes)
+    if (this.#byRow.putNew(at) !== NONE) return
     this.count++
-    this.#rows.set(this.#sought, at * this.#rowBytes)
-    this.#byRow.put(at)
     this.#guids.set(guid, at * GUID_BYTES)
     this.#next[at] = this.#byGuid.put(at)
     this.#received[at] = one.receivedMs
@@ -100,16 +98,16 @@ export class FoundMessages {
     this.#bits[at] = (isCanonical ? 1 : 0) | (one.expunged === true ? 2 : 0) | (one.tier === 'alt' ? 4 : 0)
   }
 
-  #encode(row: NonNullable<BoxScanned['row']>, out: Buffer): void {
-    let at = 0
+  /** Writes what names a message to the rows, from `at` on: it is one of them when it is counted. */
+  #encode(row: NonNullable<BoxScanned['row']>, at: number): void {
+    const out = this.#rows
     for (let c = 0; c < this.#columns.length; c++) {
       const { name, bytes } = this.#columns[c]!
       const value = row[name] ?? 0
-      if (typeof value === 'number' && bytes <= 6) out.writeUIntLE(value, at, bytes)
+      if (typeof value === 'number') writeNumber(out, at, bytes, value)
       else {
         out.fill(0, at, at + bytes)
-        if (typeof value === 'number') out.writeUIntLE(value, at, 6)
-        else out.set(value, at)
+        out.set(value, at)
       }
       at += bytes
     }
@@ -159,7 +157,7 @@ export class FoundMessages {
         const width = this.#columns[c]!.bytes
         // Numbers, which most are, make no objects.
         if (width > 6) this.#sought.set(columns[c]!.value(row), at)
-        else this.#sought.writeUIntLE(columns[c]!.number(row), at, width)
+        else writeNumber(this.#sought, at, width, columns[c]!.number(row))
         at += width
       }
       messages[row] = this.#byRow.get(this.#sought)
@@ -207,12 +205,14 @@ export class FoundMessages {
   /** The columns of the rows that name these, each with the bytes of all of them. */
   rows(messages: readonly number[]): Record<string, Uint8Array> {
     const columns: Record<string, Uint8Array> = {}
+    const rows = this.#rows
+    const rowBytes = this.#rowBytes
     let from = 0
     for (const { name, bytes } of this.#columns) {
       const column = (columns[name] = new Uint8Array(messages.length * bytes))
       for (let i = 0, to = 0; i < messages.length; i++) {
-        const at = messages[i]! * this.#rowBytes + from
-        for (let byte = at; byte < at + bytes; byte++) column[to++] = this.#rows[byte]!
+        const at = messages[i]! * rowBytes + from
+        for (let byte = at; byte < at + bytes; byte++) column[to++] = rows[byte]!
       }
       from += bytes
     }
@@ -251,4 +251,18 @@ export class FoundMessages {
   file(message: number): string {
     return this.#files[this.#file[message]!]!
   }
+}
+
+/** First number that does not fit so many bytes. */
+const LIMITS: readonly number[] = [0, 1, 2, 3, 4, 5, 6].map((bytes) => 256 ** bytes)
+
+/** As columns hold it: unsigned, little-endian, of so many bytes. */
+function writeNumber(out: Uint8Array, at: number, bytes: number, value: number): void {
+  if (!(value >= 0 && value % 1 === 0 && (bytes > 6 || value < LIMITS[bytes]!)))
+    throw new RangeError(`${value} does not fit ${bytes} bytes`)
+  let low = value | 0
+  let i = 0
+  for (; i < bytes && i < 4; i++, low >>>= 8) out[at + i] = low
+  // Above 32 bits, bitwise operators would cut.
+  if (i < bytes) for (let high = Math.floor(value / 0x1_0000_0000); i < bytes; i++, high >>>= 8) out[at + i] = high
 }
