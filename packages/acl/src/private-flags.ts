@@ -24,6 +24,6 @@ export {
 export { ORDER_RUNS_MAX } from './lib/private-order.ts'
 export { overlay, sharedView } from './lib/overlay-view.ts'
 export { type FlagState, statesOf } from './lib/overlay-states.ts'
-export { copiedStates, type OverlayTable, type SharedMailbox } from './lib/overlay-table.ts'
+export { copiedStates, type FlagRights, type OverlayTable, type SharedMailbox } from './lib/overlay-table.ts'
 export { type PrivateInfos, type PrivateStatus, privateStatus } from './lib/private-status.ts'
 export { PrivateFlags, type PrivateFlagsOptions } from './lib/private-user.ts'

@@ -48,6 +48,14 @@ export interface OverlayHost {
   closed(table: OverlayTable): void
 }
 
+/** For a user who may lose the right to a change while it is made. */
+export interface FlagRights {
+  /** What of a change he may make now. Throws where he may make none. */
+  allowed(change: FlagChange): FlagChange
+  /** Changes shared flags, as far as he may when that is decided in the shared store. */
+  changeShared(uids: UidSet, change: FlagChange, options: { readonly unchangedSince?: number }): Promise<FlagOutcome>
+}
+
 interface OwnTables {
   readonly flags: Table
   readonly order: Table
@@ -157,26 +165,35 @@ export class OverlayTable implements Table {
    * UNCHANGEDSINCE is compared with the modseqs of this view. Where a shared part fails because another user was
    * faster, the private part of that message is taken back: with `unchangedSince`, a message is changed as a whole or
    * not.
+   *
+   * `rights`: the private part is what may be changed by the newest shared store at the time of its write, the shared
+   * part what may be when it is decided there. (default: everything)
    */
   async changeFlags(
     uids: UidSet,
     change: FlagChange,
-    options: { readonly unchangedSince?: number } = {},
+    options: { readonly unchangedSince?: number; readonly rights?: FlagRights } = {},
   ): Promise<FlagOutcome> {
-    const { unchangedSince = FAR } = options
-    if (unchangedSince === FAR && splitChange(this.#rules, change, this.#view).own === undefined) {
-      const outcome = await this.#changeShared(uids, splitChange(this.#rules, change, this.#view).shared, FAR)
+    const { unchangedSince = FAR, rights = this.#everything } = options
+    const parts = splitChange(this.#rules, rights.allowed(change), this.#view)
+    if (unchangedSince === FAR && parts.own === undefined) {
+      const outcome = await rights.changeShared(uids, parts.shared, {})
       await this.#host.lock.run(() => this.#renew())
       return { ...outcome, modSeq: this.#shown(outcome.modSeq) }
     }
     return this.#host.lock.run(async () => {
       await this.#shared.index.refresh()
       await this.#renew()
-      return this.#changeBoth(uids, change, unchangedSince)
+      // Others may have had the lock for long.
+      return this.#changeBoth(uids, rights.allowed(change), { unchangedSince, rights })
     })
   }
 
-  async #changeBoth(uids: UidSet, change: FlagChange, unchangedSince: number): Promise<FlagOutcome> {
+  async #changeBoth(
+    uids: UidSet,
+    change: FlagChange,
+    { unchangedSince, rights }: { readonly unchangedSince: number; readonly rights: FlagRights },
+  ): Promise<FlagOutcome> {
     const before = this.#view
     const parts = splitChange(this.#rules, change, before)
     const rows = rowsToChange(before, this.#rules, uids, parts.own ?? {}, unchangedSince)
@@ -192,7 +209,10 @@ export class OverlayTable implements Table {
           ? FAR
           : Math.max(sharedView(before).highestModSeq, unchangedSince - orderOf(this.#view).changes)
       // Unconditional changes are given as they came: what is written does not depend on whether there was a private part.
-      const outcome = await this.#changeShared(threshold === FAR ? uids : rows.allowed, parts.shared, threshold)
+      const outcome =
+        threshold === FAR
+          ? await rights.changeShared(uids, parts.shared, {})
+          : await rights.changeShared(rows.allowed, parts.shared, { unchangedSince: threshold })
       if (unchangedSince !== FAR) {
         const raced = changed.intersect(outcome.failed)
         if (!raced.isEmpty) {
@@ -283,12 +303,15 @@ export class OverlayTable implements Table {
     })()
   }
 
-  async #changeShared(uids: UidSet, change: FlagChange, unchangedSince: number): Promise<FlagOutcome> {
-    const { index, table, commit } = this.#shared
-    await using tx = index.begin()
-    const outcome = tx.changeFlags(table.id, uids, change, unchangedSince === FAR ? {} : { unchangedSince })
-    await tx.commit(commit)
-    return outcome
+  readonly #everything: FlagRights = {
+    allowed: (change) => change,
+    changeShared: async (uids, change, options) => {
+      const { index, table, commit } = this.#shared
+      await using tx = index.begin()
+      const outcome = tx.changeFlags(table.id, uids, change, options)
+      await tx.commit(commit)
+      return outcome
+    },
   }
 
   #shown(shared: number): number {

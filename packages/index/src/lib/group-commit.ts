@@ -162,10 +162,11 @@ export class GroupCommit {
    */
   commitNow(requested: readonly Requested[]): Promise<CommitResult> | undefined {
     if (this.#pump.isRunning || this.#lock.isShared) return undefined
-    // Only flags are ever changed lazily, and they need no other table.
+    // Only flags are ever changed lazily. What they may depend on is looked at as the log leaves it, which goes on where it ended.
     for (let i = 0; i < requested.length; i++) {
       const { kind, table } = requested[i]!
-      if (kind !== 'flags' || this.#known.entries.get(table)?.state === undefined) return undefined
+      if ((kind !== 'flags' && kind !== 'expect') || this.#known.entries.get(table)?.state === undefined)
+        return undefined
     }
     const group = [{ requested, lazy: true }]
     let salt: Uint8Array | undefined

@@ -6,14 +6,17 @@
  *
  * INVARIANTS
  *   1. Every question is answered by the newest tree: a right that was taken away is gone for whoever has the mailbox open.
- *   2. What may not be done is STORE_DENIED to those who may know of the mailbox (`l`), and STORE_NO_MAILBOX to the others, as if it were
+ *   2. What is written by a right is decided together with it, under the store's lock: the transaction expects the lists that the right was taken
+ *      from (`expect`). Where another process changed one meanwhile, it is a conflict, and rights are looked at again.
+ *   3. What may not be done is STORE_DENIED to those who may know of the mailbox (`l`), and STORE_NO_MAILBOX to the others, as if it were
  *      not there (RFC 4314 §6).
  */
+import type { IndexTransaction } from '@mailstead/index'
 import type { Subject } from './contract.ts'
 import type { Core } from './core.ts'
 import { noMailbox, StoreError } from './error.ts'
 import { DELIMITER, INBOX } from './name.ts'
-import { aclKey, type Entry, type TreeState } from './tree.ts'
+import { aclKey, type Entry, mailboxKey, TREE_TABLE, type TreeState } from './tree.ts'
 
 export const RIGHT_LOOKUP = 1
 export const RIGHT_READ = 2
@@ -112,6 +115,17 @@ export class AccessLists {
     return access
   }
 
+  /** The transaction fails (INDEX_CONFLICT) unless the lists that count for this mailbox, and its name, are as in this state when it is decided. */
+  expect(tx: IndexTransaction, state: TreeState, guid: string): void {
+    expectTree(tx, state, mailboxKey(guid))
+    expectTree(tx, state, aclKey(guid))
+    expectTree(tx, state, aclKey(''))
+    const inbox = this.#control.defaultsFromInbox === true ? state.byName.get(INBOX) : undefined
+    if (inbox === undefined || inbox.guid === guid) return
+    expectTree(tx, state, mailboxKey(inbox.guid))
+    expectTree(tx, state, aclKey(inbox.guid))
+  }
+
   #fallback({ values, byName }: TreeState): Uint8Array | undefined {
     if (this.#control.defaultsFromInbox === true) {
       const inbox = byName.get(INBOX)
@@ -120,6 +134,10 @@ export class AccessLists {
     }
     return values.get(aclKey(''))
   }
+}
+
+function expectTree(tx: IndexTransaction, { values }: TreeState, key: string): void {
+  tx.expectValue(TREE_TABLE, key, values.get(key))
 }
 
 /** What one subject may do. */
@@ -163,9 +181,19 @@ export class Access {
     return this.#lists.watch(onChange)
   }
 
+  /** By the name that the mailbox has by now. */
   rights(entry: Entry, state: TreeState = this.#core.tree.state): number {
     if (this.#unrestricted) return ALL_RIGHTS
-    return this.#lists.of(state, entry.guid, entry.name).rightsFor(this.#subject)
+    const { name } = state.byGuid.get(entry.guid) ?? entry
+    return this.#lists.of(state, entry.guid, name).rightsFor(this.#subject)
+  }
+
+  /**
+   * The transaction is made by rights on this mailbox that were just asked for: it fails (INDEX_CONFLICT) if they were taken from something else
+   * by the time it is decided. Whoever makes it asks again then.
+   */
+  expect(tx: IndexTransaction, { guid }: Entry): void {
+    if (!this.#unrestricted) this.#lists.expect(tx, this.#core.tree.state, guid)
   }
 
   /** `k` where a mailbox of this name would be made: in the nearest mailbox above it, or in the store. STORE_DENIED. */

@@ -293,7 +293,10 @@ export interface StoreSession {
   acls(): ReadonlyMap<string, Uint8Array>
   /** Replaces it by what `change` makes of it, in one frame, in force for whoever has the mailbox open. Needs `a`. */
   changeAcl(name: string, change: (acl: Uint8Array | undefined) => Uint8Array | undefined): Promise<void>
-  /** Which flags of a mailbox are private, by its own policy or one that it inherits; of '', by the store's. Needs `r`. */
+  /**
+   * Which flags of a mailbox are private, by its own policy or one that it inherits (the same object as long as nothing changes it); of '',
+   * by the store's. Needs `r`.
+   */
   privacy(name: string): PrivacyPolicy
   /**
    * Replaces the policy of a mailbox (undefined: it inherits one), or of '' the store's, in one frame. Clients that come back are told of all

@@ -1,8 +1,14 @@
 /** An open mailbox: the newest view of its table, the changes that are made to it, and the bytes its rows name. */
-import type { OverlayTable } from '@mailstead/acl/private-flags'
-import { FLAG_DELETED, type FlagOutcome, type Table, type TableView } from '@mailstead/index'
-import { IndexError } from '@mailstead/index'
-import type { FlagChange } from '@mailstead/index'
+import type { FlagRights, OverlayTable } from '@mailstead/acl/private-flags'
+import {
+  FLAG_DELETED,
+  type FlagChange,
+  type FlagOutcome,
+  IndexError,
+  type IndexTransaction,
+  type Table,
+  type TableView,
+} from '@mailstead/index'
 import { UidSet } from '@mailstead/uidset'
 import { BoxError, type BoxMessage } from '@mailstead/box'
 import {
@@ -34,7 +40,6 @@ import { type Entry, mailboxTable, TREE_TABLE } from './tree.ts'
 /** The largest UID there can be (the index's). */
 const UID_LAST = 2 ** 32 - 2
 export const ALL_UIDS: UidSet = UidSet.range(1, UID_LAST)
-const NOTHING_CHANGED: FlagOutcome = { changed: UidSet.empty, failed: UidSet.empty, modSeq: 0 }
 const BODY_COLUMNS = ['box', 'size', 'form', 'guid']
 
 /** What of a mailbox is the subject's. */
@@ -114,21 +119,36 @@ export class OpenMailbox implements Mailbox {
     change: FlagChange,
     options: { readonly unchangedSince?: number } = {},
   ): Promise<FlagOutcome> {
-    const { index, flagCommit } = this.#writable()
-    const allowed = this.#access === undefined ? change : this.#allowed(change)
+    this.#writable()
     const overlay = this.#overlay
-    if (overlay !== undefined) return this.#work(() => overlay.changeFlags(uids, allowed, options))
-    let outcome = NOTHING_CHANGED
-    await this.#work(() => {
+    return this.#work(() =>
+      overlay === undefined
+        ? this.#changeShared(uids, change, options)
+        : overlay.changeFlags(uids, change, { ...options, rights: this.#flagRights }),
+    )
+  }
+
+  /** Changes flags as they are in the store. */
+  #changeShared(uids: UidSet, change: FlagChange, options: { readonly unchangedSince?: number }): Promise<FlagOutcome> {
+    const { index, flagCommit } = this.#core
+    return this.#core.retrying(async () => {
       const tx = index.begin()
-      outcome = tx.changeFlags(this.#id, uids, allowed, options)
-      return tx.commit(flagCommit)
+      const allowed = this.#allowed(change)
+      this.#access?.expect(tx, this.#entry)
+      const outcome = tx.changeFlags(this.#id, uids, allowed, options)
+      await tx.commit(flagCommit)
+      return outcome
     })
-    return outcome
+  }
+
+  readonly #flagRights: FlagRights = {
+    allowed: (change) => this.#allowed(change),
+    changeShared: (uids, change, options) => this.#changeShared(uids, change, options),
   }
 
   /** What of a change the rights allow. STORE_DENIED if they allow none whatever it is. */
   #allowed(change: FlagChange): FlagChange {
+    if (this.#access === undefined) return change
     const CHANGES = RIGHT_WRITE | RIGHT_WRITE_SEEN | RIGHT_WRITE_DELETED
     this.#must(CHANGES)
     const { rights } = this
@@ -147,20 +167,24 @@ export class OpenMailbox implements Mailbox {
   async expunge(uids: UidSet | undefined, options: { readonly force?: boolean } = {}): Promise<UidSet> {
     const { index } = this.#writable()
     this.#must(RIGHT_EXPUNGE)
-    return this.#work(async () => {
-      await using tx = index.begin()
-      const names = await beginNames(this.#core, tx, () => [this.#entry])
-      const own = options.force === true ? undefined : await this.#deletedHere(uids)
-      const outcome = tx.expunge(this.#id, own ?? uids ?? ALL_UIDS, {
-        onlyDeleted: options.force !== true && own === undefined,
-      })
-      await tx.commit()
-      names?.expunged(this.#entry, outcome.expunged)
-      settleNames(this.#core, names)
-      this.#core.noteExpunged(outcome.expunged.size)
-      await this.#overlay?.refresh()
-      return outcome.expunged
-    })
+    return this.#work(() =>
+      this.#core.retrying(async () => {
+        await using tx = index.begin()
+        const names = await beginNames(this.#core, tx, () => [this.#entry])
+        const own = options.force === true ? undefined : await this.#deletedHere(uids)
+        this.#must(RIGHT_EXPUNGE)
+        this.#access?.expect(tx, this.#entry)
+        const outcome = tx.expunge(this.#id, own ?? uids ?? ALL_UIDS, {
+          onlyDeleted: options.force !== true && own === undefined,
+        })
+        await tx.commit()
+        names?.expunged(this.#entry, outcome.expunged)
+        settleNames(this.#core, names)
+        this.#core.noteExpunged(outcome.expunged.size)
+        await this.#overlay?.refresh()
+        return outcome.expunged
+      }),
+    )
   }
 
   /** Messages that have a \Deleted of the subject's own; undefined where it is the mailbox's. */
@@ -183,51 +207,9 @@ export class OpenMailbox implements Mailbox {
 
   async #copy(uids: UidSet, to: string, options: CopyOptions, andExpunge: boolean): Promise<CopyOutcome> {
     const core = this.#writable()
-    this.#must(RIGHT_READ)
-    if (andExpunge) this.#must(RIGHT_EXPUNGE)
-    const target = await this.#work(() => core.find(to))
-    this.#access?.must(target, RIGHT_INSERT, to)
-    const rights = this.#access?.rights(target) ?? ALL_RIGHTS
-    const privacy = this.#privacy?.rules(target)
-    // Rows are copied as they are, unless the subject has flags of his own at either end.
-    const isPlain = this.#overlay === undefined && privacy?.isShared !== false
-    const table = mailboxTable(target.guid)
+    this.#mayTake(andExpunge)
     try {
-      return await core.work(() =>
-        core.retrying(async () => {
-          await this.#overlay?.refresh()
-          const { view } = this.table
-          const rows = rowsOf(view, uids)
-          const source = uidsOf(view, rows)
-          const { uidValidity } = target
-          if (options.mustExist === true && rows.length !== uids.size)
-            throw new StoreError('STORE_EXPUNGED', `${uids.size - rows.length} of the messages were expunged`, {
-              mailbox: this.name,
-            })
-          if (rows.length === 0) return { uidValidity, source, destination: UidSet.empty }
-          if (!core.syncRead) await view.load(core.columnNames)
-          await using tx = core.index.begin()
-          const names = await beginNames(core, tx, () => [target, this.#entry])
-          const copies = appendCopies(tx, table, {
-            view,
-            rows,
-            savedMs: core.settings.now(),
-            rights,
-            privacy: isPlain ? undefined : privacy,
-          })
-          // One that went since the view was taken is looked for again: what is copied was there when it was copied.
-          if (andExpunge) tx.expunge(this.#id, source, { mustExist: true })
-          else tx.expectRows(this.#id, source)
-          await tx.commit()
-          const destination = copies()
-          tellCopies(names, target, view, rows, destination)
-          if (andExpunge) names?.expunged(this.#entry, source)
-          settleNames(core, names)
-          if (!isPlain) await this.#privacy?.giveCopies(target, view, source, destination)
-          await this.#overlay?.refresh()
-          return { uidValidity, source, destination }
-        }),
-      )
+      return await core.work(() => core.retrying(() => this.#copyOnce(uids, to, options, andExpunge)))
     } catch (error) {
       if (error instanceof StoreError && error.code === 'STORE_NO_MAILBOX' && this.#isGone(error.cause))
         throw this.#gone()
@@ -235,11 +217,66 @@ export class OpenMailbox implements Mailbox {
     }
   }
 
+  #mayTake(andExpunge: boolean): void {
+    this.#must(RIGHT_READ)
+    if (andExpunge) this.#must(RIGHT_EXPUNGE)
+  }
+
+  async #copyOnce(uids: UidSet, to: string, options: CopyOptions, andExpunge: boolean): Promise<CopyOutcome> {
+    const core = this.#core
+    const target = await core.find(to)
+    // Before a message is looked at: by one that is gone nobody learns whether there is such a place.
+    this.#access?.must(target, RIGHT_INSERT, to)
+    await this.#overlay?.refresh()
+    const { view } = this.table
+    const rows = rowsOf(view, uids)
+    const source = uidsOf(view, rows)
+    const { uidValidity } = target
+    if (options.mustExist === true && rows.length !== uids.size)
+      throw new StoreError('STORE_EXPUNGED', `${uids.size - rows.length} of the messages were expunged`, {
+        mailbox: this.name,
+      })
+    if (rows.length === 0) return { uidValidity, source, destination: UidSet.empty }
+    if (!core.syncRead) await view.load(core.columnNames)
+    await using tx = core.index.begin()
+    const names = await beginNames(core, tx, () => [target, this.#entry])
+    const privacy = this.#privacy?.rules(target)
+    // Rows are copied as they are, unless the subject has flags of his own at either end.
+    const isPlain = this.#overlay === undefined && privacy?.isShared !== false
+    const copies = appendCopies(tx, mailboxTable(target.guid), {
+      view,
+      rows,
+      savedMs: core.settings.now(),
+      rights: this.#rightsToCopy(tx, target, to, andExpunge),
+      privacy: isPlain ? undefined : privacy,
+    })
+    // One that went since the view was taken is looked for again: what is copied was there when it was copied.
+    if (andExpunge) tx.expunge(this.#id, source, { mustExist: true })
+    else tx.expectRows(this.#id, source)
+    await tx.commit()
+    const destination = copies()
+    tellCopies(names, target, view, rows, destination)
+    if (andExpunge) names?.expunged(this.#entry, source)
+    settleNames(core, names)
+    if (!isPlain) await this.#privacy?.giveCopies(target, view, source, destination)
+    await this.#overlay?.refresh()
+    return { uidValidity, source, destination }
+  }
+
+  /** Those on the target, once those at both ends suffice, and still do when the transaction is decided. */
+  #rightsToCopy(tx: IndexTransaction, target: Entry, to: string, andExpunge: boolean): number {
+    const access = this.#access
+    if (access === undefined) return ALL_RIGHTS
+    this.#mayTake(andExpunge)
+    access.must(target, RIGHT_INSERT, to)
+    access.expect(tx, this.#entry)
+    access.expect(tx, target)
+    return access.rights(target)
+  }
+
   async beginMove(uids: UidSet, to: string): Promise<string> {
     const core = this.#writable()
-    this.#must(RIGHT_READ)
-    this.#must(RIGHT_EXPUNGE)
-    return this.#work(() => beginMove(core, this.#entry, uids, to))
+    return this.#work(() => beginMove(core, this.#entry, uids, { to, mayMove: () => this.#mayTake(true) }))
   }
 
   async body(view: TableView, row: number): Promise<MessageBody> {

@@ -24,8 +24,11 @@ import { beginNames, settleNames } from './names.ts'
 import { arrivalKey, type Entry, mailboxTable, moveKey, TREE_TABLE } from './tree.ts'
 
 const VERSION = 0
-/** After so long an intent is what a crash left, and keeps nobody from moving the messages again, in milliseconds. */
-export const UNDER_WAY_MS = 60_000
+/**
+ * A move may be under way, in whatever process, for so long, in milliseconds. After that an intent of which nothing came is what a crash left: it
+ * keeps nobody from moving the messages again, and may be taken back.
+ */
+export const MOVE_UNDER_WAY_MS = 60_000
 /** UIDs of one move, as text, in bytes. */
 const UIDS_MAX = 60_000
 
@@ -62,18 +65,27 @@ export function decodeIntent(value: Uint8Array): Intent | undefined {
   }
 }
 
-/** Step 1. STORE_EXPUNGED if one of the messages is gone, or another move has it; STORE_LIMIT. */
-export async function beginMove(core: Core, entry: Entry, uids: UidSet, to: string): Promise<string> {
+/**
+ * Step 1. STORE_EXPUNGED if one of the messages is gone, or another move has it; STORE_LIMIT. `mayMove` throws where rights do not suffice: the
+ * tree that they are taken from is the one that the intent is decided on.
+ */
+export async function beginMove(
+  core: Core,
+  entry: Entry,
+  uids: UidSet,
+  { to, mayMove }: { readonly to: string; readonly mayMove: () => void },
+): Promise<string> {
   const id = Buffer.from(core.guid()).toString('hex')
   const value = encodeIntent({ createdMs: core.settings.now(), mailbox: entry.guid, to, uids })
   if (value.length > UIDS_MAX)
     throw new StoreError('STORE_LIMIT', 'too many messages for one move to another store', { mailbox: entry.name })
   // Two moves that are decided at the same time are decided one after another.
   await core.changeTree(({ tx, state }) => {
+    mayMove()
     for (const [key, other] of state.values) {
       if (!key.startsWith(moveKey(''))) continue
       const intent = decodeIntent(other)
-      if (intent === undefined || Math.abs(core.settings.now() - intent.createdMs) > UNDER_WAY_MS) continue
+      if (intent === undefined || Math.abs(core.settings.now() - intent.createdMs) > MOVE_UNDER_WAY_MS) continue
       if (intent.mailbox === entry.guid && !intent.uids.intersect(uids).isEmpty)
         throw new StoreError('STORE_EXPUNGED', 'another move has some of the messages', { mailbox: entry.name })
     }

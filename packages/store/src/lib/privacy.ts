@@ -24,7 +24,7 @@ import {
   type PrivateFlags,
   type SharedMailboxKey,
 } from '@mailstead/acl/private-flags'
-import { type CommitOptions, FLAG_DELETED, FLAG_SEEN, type Table, type TableView } from '@mailstead/index'
+import { FLAG_DELETED, FLAG_SEEN, type Table, type TableView } from '@mailstead/index'
 import type { UidSet } from '@mailstead/uidset'
 import type { MailboxInfo, Subject } from './contract.ts'
 import type { Core, TreeChange } from './core.ts'
@@ -83,16 +83,20 @@ export function tellOfPolicies(
   }
 }
 
+interface KnownPolicy {
+  readonly state: TreeState
+  readonly text: string
+  readonly policy: PrivacyPolicy
+  readonly rules: PrivacyRules
+}
+
 /** The policies of one open store, each made ready once for all sessions. */
 class Policies {
   readonly #core: Core
   readonly #keys = new Map<string, SharedMailboxKey>()
   /** After which tree, and when, it was last looked for what users have in mailboxes that they lost. */
   readonly looked = new WeakMap<PrivateFlags, { readonly state: TreeState; readonly nowMs: number }>()
-  readonly #known = new Map<
-    string,
-    { readonly state: TreeState; readonly text: string; readonly rules: PrivacyRules }
-  >()
+  readonly #known = new Map<string, KnownPolicy>()
   #counted: { readonly state: TreeState; readonly entries: readonly Entry[] } | undefined
 
   constructor(core: Core) {
@@ -105,18 +109,29 @@ class Policies {
     return policies
   }
 
-  rules({ guid, name }: Entry): PrivacyRules {
+  rules(entry: Entry): PrivacyRules {
+    return this.#of(entry).rules
+  }
+
+  policy(entry: Entry): PrivacyPolicy {
+    return this.#of(entry).policy
+  }
+
+  #of({ guid, name }: Entry): KnownPolicy {
     const { state } = this.#core.tree
-    const known = this.#known.get(guid)
-    if (known?.state === state) return known.rules
+    const before = this.#known.get(guid)
+    if (before?.state === state) return before
     const policy = policyOf(state, name)
     const since = decodeNumber(state.values.get(privacySinceKey(guid)))
     const text = `${since} ${formatPrivacyPolicy(policy)}`
-    // The same object as long as it says the same: what was made by it is used again.
-    const rules = known?.text === text ? known.rules : new PrivacyRules({ ...policy, since })
+    // The same objects as long as they say the same: what was made by them is used again.
+    const known =
+      before?.text === text
+        ? { ...before, state }
+        : { state, text, policy, rules: new PrivacyRules({ ...policy, since }) }
     if (this.#known.size > 2 * state.byGuid.size + 16) this.#known.clear()
-    this.#known.set(guid, { state, text, rules })
-    return rules
+    this.#known.set(guid, known)
+    return known
   }
 
   /** The same object each time: names of tables are made of it once. */
@@ -143,6 +158,11 @@ class Policies {
 
 const COUNTED = FLAG_SEEN | FLAG_DELETED
 const all = new WeakMap<Core, Policies>()
+
+/** The policy that counts for a mailbox by the newest tree: the same object as long as it says the same. */
+export function newestPolicy(core: Core, entry: Entry): PrivacyPolicy {
+  return Policies.of(core).policy(entry)
+}
 
 /** What one subject has of his own in the mailboxes of a store. */
 export class Privacy {
@@ -186,11 +206,11 @@ export class Privacy {
   }
 
   /** The mailbox as the subject has it; undefined if that is as it is in the store. */
-  async overlay(entry: Entry, table: Table, commit: CommitOptions): Promise<OverlayTable | undefined> {
+  async overlay(entry: Entry, table: Table): Promise<OverlayTable | undefined> {
     const rules = this.rules(entry)
     if (this.#isPlain(entry, rules)) return undefined
     const { index } = this.#core
-    return this.#flags.overlay({ key: this.#key(entry), index, table, policy: rules.policy, commit })
+    return this.#flags.overlay({ key: this.#key(entry), index, table, policy: rules.policy })
   }
 
   info(entry: Entry, info: MailboxInfo): MailboxInfo {
@@ -271,7 +291,7 @@ export class Privacy {
     const lease = await this.#core.tables.acquire(mailboxTable(entry.guid))
     if (lease === undefined) return
     try {
-      await using overlay = await this.overlay(entry, lease.table, {})
+      await using overlay = await this.overlay(entry, lease.table)
       if (overlay !== undefined) await body(overlay)
     } finally {
       await lease[Symbol.asyncDispose]()

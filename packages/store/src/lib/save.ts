@@ -10,7 +10,7 @@
  */
 import type { BoxBatch, BoxMetadata, BoxNames, BoxSaved } from '@mailstead/box'
 import type { FlagState } from '@mailstead/acl/private-flags'
-import type { AppendedRow, CacheEntry, NewRow } from '@mailstead/index'
+import type { AppendedRow, CacheEntry, IndexTransaction, NewRow } from '@mailstead/index'
 import { MessageScanner, type MessageStructure, scanMessage } from '@mailstead/message'
 import { UidSet } from '@mailstead/uidset'
 import {
@@ -146,6 +146,8 @@ export class Batch implements SaveBatch {
   readonly #privacy: Privacy | undefined
   /** What it takes to put something into a mailbox. */
   readonly #right: number
+  /** On each mailbox, as the transaction took them; empty where nobody asks. */
+  readonly #rights = new Map<Entry, number>()
   readonly #box: BoxBatch
   readonly #pending: Pending[] = []
   #fieldBytes = 0
@@ -179,7 +181,8 @@ export class Batch implements SaveBatch {
           throw storeError(error, target.mailbox)
         }
       }
-      targets.push({ entry, target: this.#access === undefined ? target : this.#allowed(entry, target) })
+      this.#access?.must(entry, this.#right, target.mailbox)
+      targets.push({ entry, target })
     }
     // So that it is known in time what the mailbox keeps. Where many take turns, one that is not open is taken to keep the usual.
     if (this.#pending.length === 0 && targets.length === 1 && core.settings.cacheFields.length > 0)
@@ -192,15 +195,6 @@ export class Batch implements SaveBatch {
     // Those that were refused after the box had them are not placed: dead bytes.
     this.#computeFields()
     this.#pending.push({ saved, guid, receivedMs, structure, fields: [], targets })
-  }
-
-  /** The target with the flags that the rights allow. STORE_DENIED, STORE_NO_MAILBOX. */
-  #allowed(entry: Entry, target: SaveTarget): SaveTarget {
-    const access = this.#access!
-    access.must(entry, this.#right, target.mailbox)
-    const rights = access.rights(entry)
-    const { mailbox, flags = 0, keywords = [] } = target
-    return { mailbox, flags: flags & flagsByRights(rights), keywords: (rights & RIGHT_WRITE) === 0 ? [] : keywords }
   }
 
   #computeFields(): void {
@@ -257,6 +251,7 @@ export class Batch implements SaveBatch {
     {
       await using tx = index.begin()
       names = await beginNames(this.#core, tx, () => this.#entries())
+      this.#takeRights(tx)
       const savedMs = settings.now()
       for (const [at, { saved, guid, receivedMs, targets }] of this.#pending.entries()) {
         // Satisfied by an index: what its transaction returned.
@@ -270,7 +265,10 @@ export class Batch implements SaveBatch {
           form: saved.canonical ? FORM_CANONICAL : 0,
         }
         for (const { entry, target } of targets) {
-          const row = tx.append(mailboxTable(entry.guid), { ...this.#sharedFlags(entry, target), columns })
+          const row = tx.append(mailboxTable(entry.guid), {
+            ...this.#sharedFlags(entry, this.#allowed(entry, target)),
+            columns,
+          })
           if (placed.length === at) {
             placed.push(box)
             names?.first(box, row)
@@ -290,6 +288,26 @@ export class Batch implements SaveBatch {
     return this.#told(rows)
   }
 
+  /** Those that the messages are put into the mailboxes by, which are still so when the transaction is decided. STORE_DENIED, STORE_NO_MAILBOX. */
+  #takeRights(tx: IndexTransaction): void {
+    const access = this.#access
+    if (access === undefined) return
+    this.#rights.clear()
+    for (const entry of this.#entries()) {
+      access.must(entry, this.#right)
+      access.expect(tx, entry)
+      this.#rights.set(entry, access.rights(entry))
+    }
+  }
+
+  /** The target with the flags that the rights allow. */
+  #allowed(entry: Entry, target: SaveTarget): SaveTarget {
+    const rights = this.#rights.get(entry)
+    if (rights === undefined) return target
+    const { mailbox, flags = 0, keywords = [] } = target
+    return { mailbox, flags: flags & flagsByRights(rights), keywords: (rights & RIGHT_WRITE) === 0 ? [] : keywords }
+  }
+
   #sharedFlags(entry: Entry, { flags = 0, keywords = [] }: SaveTarget): Pick<NewRow, 'flags' | 'keywords'> {
     const rules = this.#privacy?.rules(entry)
     if (rules === undefined || rules.isShared) return { flags, keywords }
@@ -302,7 +320,7 @@ export class Batch implements SaveBatch {
     for (const { targets } of this.#pending)
       for (const { entry, target } of targets) {
         const { uid } = rows[next++]!
-        const { flags = 0, keywords = [] } = target
+        const { flags = 0, keywords = [] } = this.#allowed(entry, target)
         const rules = privacy.rules(entry)
         if ((flags & rules.mask) === 0 && !keywords.some((name) => rules.isPrivate(name))) continue
         const state = { uids: UidSet.of(uid), flags, keywords }

@@ -12,7 +12,7 @@ import type { ImportOptions, StoreImport } from './import-contract.ts'
 import { OpenMailbox } from './mailbox.ts'
 import { checkName, DELIMITER, INBOX, lookupName, parentsOf } from './name.ts'
 import { beginNames, settleNames, tellCopies } from './names.ts'
-import { policyOf, Privacy, tellOfPolicies } from './privacy.ts'
+import { newestPolicy, policyOf, Privacy, tellOfPolicies } from './privacy.ts'
 import { Batch } from './save.ts'
 import {
   ACL_MAX,
@@ -217,7 +217,7 @@ export class Session implements StoreSession {
         }
         const privacy = this.#privacy
         try {
-          const overlay = await privacy?.overlay(entry, lease.table, core.flagCommit)
+          const overlay = await privacy?.overlay(entry, lease.table)
           return new OpenMailbox(core, entry, lease, { access: this.#access, privacy, overlay })
         } catch (error) {
           await lease[Symbol.asyncDispose]()
@@ -268,7 +268,7 @@ export class Session implements StoreSession {
     const entry = state.byName.get(lookupName(name))
     if (entry === undefined) throw noMailbox(name)
     this.#access?.must(entry, RIGHT_READ, name, state)
-    return policyOf(state, entry.name)
+    return newestPolicy(this.#core, entry)
   }
 
   async changePrivacy(name: string, policy: PrivacyPolicy | undefined): Promise<void> {
