@@ -22,14 +22,8 @@ export { RecentMarks } from './lib/recent.ts'
 export { hashSecret, parseSecret, type Secret, SECRET_SCHEMES, type SecretScheme, verifySecret } from './lib/secret.ts'
 export { type KeptMailbox, type Shared, whatIsShared } from './lib/shared-mailboxes.ts'
 export { Sharing, type SharingOptions } from './lib/sharing.ts'
-export {
-  type ListenAt,
-  type MailServer,
-  type ServerOptions,
-  type SharedMailOptions,
-  startServer,
-  type UserStorage,
-} from './lib/start.ts'
+export type { ListenAt, ServerOptions, SharedMailOptions, UserStorage } from './lib/server-options.ts'
+export { type MailServer, startServer } from './lib/start.ts'
 export { type StoreLease, StorePool, type StorePoolOptions } from './lib/store-pool.ts'
 export { staticUsers, type User, type Users, usersFile, type UsersFileOptions } from './lib/users.ts'
 export {

@@ -6,7 +6,7 @@
  * gathered once per command, by UID, into one chunk that stands for them all.
  */
 import type { TableView, ViewChunk } from '@mailstead/index'
-import { type UidSet, UidSetBuilder } from '@mailstead/uidset'
+import { UidSet, UidSetBuilder } from '@mailstead/uidset'
 
 export interface ClientRows {
   /** What extension columns and caches are read from, by row. */
@@ -86,4 +86,18 @@ export function uidsOfSequences(chunks: readonly ViewChunk[], sequences: UidSet)
     }
   }
   return found.build()
+}
+
+/** The matching messages, by UID where `chunks` are given, else by sequence number. */
+export function messagesOf(mask: Uint8Array, chunks: readonly ViewChunk[] | undefined): UidSet {
+  const sequences: number[] = []
+  const count = mask.length
+  for (let row = 0; row < count; row++) {
+    if (mask[row] === 0) continue
+    const from = row
+    while (row < count && mask[row] !== 0) row++
+    sequences.push(from + 1, row)
+  }
+  const set = UidSet.fromRanges(sequences)
+  return chunks === undefined ? set : uidsOfSequences(chunks, set)
 }

@@ -32,6 +32,27 @@ export function tellDamage(
 
 const told = new WeakSet<Error>()
 
+/** The damaged messages of a mailbox: of each is told once, clients ask again and again. */
+export class DamagedMessages {
+  readonly #onEvent: OnServerEvent
+  readonly #mailbox: string
+  readonly #told = new Set<number>()
+
+  constructor(onEvent: OnServerEvent, mailbox: string) {
+    this.#onEvent = onEvent
+    this.#mailbox = mailbox
+  }
+
+  /** `uid`: of the message, where it is known. */
+  tell(error: unknown, uid: number | undefined): void {
+    if (uid !== undefined) {
+      if (this.#told.has(uid)) return
+      this.#told.add(uid)
+    }
+    tellDamage(this.#onEvent, error, uid === undefined ? { mailbox: this.#mailbox } : { mailbox: this.#mailbox, uid })
+  }
+}
+
 /** File and offset, or table: of the innermost error that names them. */
 function placeOf(error: unknown): Record<string, unknown> {
   const place: Record<string, unknown> = {}

@@ -1,12 +1,9 @@
 /** Moves between stores that a crash interrupted are finished when the store that they began in is opened. */
-import type { Store } from '@mailstead/store'
+import { MOVE_UNDER_WAY_MS, type Store } from '@mailstead/store'
 import { ServerError } from './error.ts'
 import type { OnServerEvent } from './events.ts'
 import type { StorePool } from './store-pool.ts'
 import type { User } from './users.ts'
-
-/** A move of which nothing came may be under way in another process for so long, in milliseconds; then it is taken back. */
-const UNDER_WAY_MS = 60_000
 
 export interface MoveRecoveryOptions {
   readonly pool: StorePool
@@ -28,7 +25,8 @@ export async function settleMoves(
       const other = principal(to)
       using lease = other === undefined ? undefined : await pool.acquire(other, { background: true })
       const arrived = (await lease?.store.moves.hasArrived(id)) ?? false
-      if (!arrived && Math.abs(now() - createdMs) < UNDER_WAY_MS) continue
+      // Of which nothing came yet: another process may be at it.
+      if (!arrived && Math.abs(now() - createdMs) < MOVE_UNDER_WAY_MS) continue
       const gone = await moves.settle(id, arrived)
       if (arrived) await lease!.store.moves.forget(id)
       onEvent({

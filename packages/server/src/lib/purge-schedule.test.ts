@@ -1,11 +1,14 @@
+import { memoryFs } from '@mailstead/fs/memory'
 import { ImapTestClient } from '@mailstead/imap/testing'
+import { mdbox } from '@mailstead/mdbox'
 import { connect } from 'node:net'
 import { describe, expect, test } from 'vitest'
 import { testServer } from '../testing.ts'
 import type { ServerEvent } from './events.ts'
 import { PurgeSchedule } from './purge-schedule.ts'
 import type { StorePool } from './store-pool.ts'
-import { staticUsers } from './users.ts'
+import { startServer } from './start.ts'
+import { staticUsers, type User, type Users } from './users.ts'
 
 /** A pool whose stores are purged by `purge`, and what was told. */
 function schedule(
@@ -55,6 +58,32 @@ describe('purging in the background', () => {
     // The session keeps the store open, so it is looked at again and again.
     expect(await promise).toMatchObject({ level: 'info', user: 'alice', messages: 2 })
     expect((await client.ok('FETCH 1 BODY.PEEK[TEXT]')).join('')).toContain('xxxx')
+  })
+  test('is done for users of whatever kind: an object of a class is asked as it is', async () => {
+    class Directory implements Users {
+      readonly #users = staticUsers({ alice: 'secret' })
+      authenticate(name: string, password: string): ReturnType<Users['authenticate']> {
+        return this.#users.authenticate(name, password)
+      }
+      lookup(name: string): User | undefined {
+        return this.#users.lookup(name)
+      }
+    }
+    const purged = Promise.withResolvers<ServerEvent>()
+    const disk = memoryFs()
+    await using server = await startServer({
+      imap: { host: '127.0.0.1', port: 0 },
+      users: new Directory(),
+      storage: () => Promise.resolve({ fs: disk, box: (fs) => mdbox(fs, 'storage') }),
+      purgeEveryMs: 1,
+      onEvent: (event) => {
+        if (event.kind.startsWith('purge')) purged.resolve(event)
+      },
+    })
+    await using client = new ImapTestClient(connect(server.imap!.port))
+    await client.line()
+    await client.ok('LOGIN alice secret')
+    expect(await purged.promise).toMatchObject({ kind: 'purged', user: 'alice' })
   })
   test('is of one store at a time, of those that were used alone, and once for each use', async () => {
     let running = 0

@@ -22,7 +22,7 @@ const TIMER_MAX_MS = 2 ** 31 - 1
 export type PurgeBudget = Omit<NonNullable<Parameters<Store['purge']>[0]>, 'signal'>
 
 export interface PurgeScheduleOptions {
-  readonly users: Users
+  readonly users: Pick<Users, 'lookup'>
   readonly pool: StorePool
   readonly onEvent: OnServerEvent
   /** In milliseconds, above 0. */

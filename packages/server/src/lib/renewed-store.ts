@@ -8,27 +8,21 @@
  * INVARIANTS
  *   1. Whether it is to be opened anew is decided only by what the storage says, never by what is missing in it.
  *   2. The old store is left only for one that is open, with every mailbox that is open here and still exists.
- *   3. Views that were given out before stay readable for a while; a message of one is looked for by its UID.
+ *   3. Views that were given out before stay readable for a while; a message of one is looked for by its UID (renewed-mailbox.ts).
  *   4. What has begun in the old store ends there. Nothing is done twice.
  */
-import type { FlagChange, FlagOutcome, Table, TableView } from '@mailstead/index'
-import {
-  type CopyOptions,
-  type CopyOutcome,
-  type Mailbox,
-  type MailboxInfo,
-  type MessageBody,
-  type SaveBatch,
-  type Store,
-  type StoreAltmoveOptions,
-  StoreError,
-  type StoreFinding,
-  type StoreMoves,
-  type StoreSession,
-  type Subject,
+import type {
+  Mailbox,
+  Store,
+  StoreAltmoveOptions,
+  StoreFinding,
+  StoreMoves,
+  StoreSession,
+  Subject,
 } from '@mailstead/store'
-import type { UidSet } from '@mailstead/uidset'
 import type { OnServerEvent } from './events.ts'
+import type { RenewedMailbox } from './renewed-mailbox.ts'
+import { RenewedSession } from './renewed-session.ts'
 import { storeCodeOf } from './store-errors.ts'
 
 /** A store, and whether the storage it was opened on is still the one that is there, or nothing is. */
@@ -62,7 +56,8 @@ interface Watching {
   readonly onChange: () => void
 }
 
-class RenewedStore implements Store {
+/** What its sessions and mailboxes go on in. */
+export class RenewedStore implements Store {
   readonly #options: RenewedOptions
   readonly #retireMs: number
   #opened: OpenedStore
@@ -311,266 +306,5 @@ class RenewedStore implements Store {
     } finally {
       await Promise.all(this.#closing)
     }
-  }
-}
-
-class RenewedSession implements StoreSession {
-  readonly #renewed: RenewedStore
-  readonly subject: Subject
-  #of: Store
-  #inner: StoreSession
-
-  constructor(renewed: RenewedStore, subject: Subject) {
-    this.#renewed = renewed
-    this.subject = subject
-    this.#of = renewed.store
-    this.#inner = this.#of.as(subject)
-  }
-
-  get #now(): StoreSession {
-    const { store } = this.#renewed
-    if (store !== this.#of) {
-      this.#of = store
-      this.#inner = store.as(this.subject)
-    }
-    return this.#inner
-  }
-
-  #run<T>(body: (session: StoreSession) => Promise<T>): Promise<T> {
-    return this.#renewed.run(() => body(this.#now))
-  }
-
-  mailboxes(): readonly MailboxInfo[] {
-    return this.#now.mailboxes()
-  }
-  mailbox(name: string): MailboxInfo | undefined {
-    return this.#now.mailbox(name)
-  }
-  subscriptions(): readonly string[] {
-    return this.#now.subscriptions()
-  }
-  refresh(countersOf?: string): Promise<void> {
-    return this.#run((session) => session.refresh(countersOf))
-  }
-  create(name: string, options?: { readonly specialUse?: string }): Promise<MailboxInfo> {
-    return this.#run((session) => session.create(name, options))
-  }
-  remove(name: string): Promise<void> {
-    return this.#run((session) => session.remove(name))
-  }
-  rename(from: string, to: string): Promise<void> {
-    return this.#run((session) => session.rename(from, to))
-  }
-  subscribe(name: string, on: boolean): Promise<void> {
-    return this.#run((session) => session.subscribe(name, on))
-  }
-  acl(name: string): Uint8Array | undefined {
-    return this.#now.acl(name)
-  }
-  acls(): ReadonlyMap<string, Uint8Array> {
-    return this.#now.acls()
-  }
-  changeAcl(name: string, change: (acl: Uint8Array | undefined) => Uint8Array | undefined): Promise<void> {
-    return this.#run((session) => session.changeAcl(name, change))
-  }
-  privacy(name: string): ReturnType<StoreSession['privacy']> {
-    return this.#now.privacy(name)
-  }
-  changePrivacy(...args: Parameters<StoreSession['changePrivacy']>): Promise<void> {
-    return this.#run((session) => session.changePrivacy(...args))
-  }
-
-  async open(name: string): Promise<Mailbox> {
-    for (;;) {
-      const from = this.#renewed.store
-      const inner = await this.#run((session) => session.open(name))
-      if (from === this.#renewed.store) return new RenewedMailbox(this.#renewed, this.subject, inner)
-      await inner[Symbol.asyncDispose]()
-    }
-  }
-
-  save(options?: { readonly post?: boolean }): SaveBatch {
-    return new RenewedBatch(
-      (body) => this.#run(body),
-      (session) => session.save(options),
-    )
-  }
-
-  importer(...args: Parameters<StoreSession['importer']>): ReturnType<StoreSession['importer']> {
-    return this.#now.importer(...args)
-  }
-  watch(onChange: () => void): Disposable {
-    return this.#renewed.watching(onChange, () => this.#now.watch(onChange))
-  }
-}
-
-/** Begun with what is first added, by when storage that failed was looked for; from then on in that store. */
-class RenewedBatch implements SaveBatch {
-  readonly #run: <T>(body: (session: StoreSession) => Promise<T>) => Promise<T>
-  readonly #begin: (session: StoreSession) => SaveBatch
-  #batch: SaveBatch | undefined
-
-  constructor(
-    run: <T>(body: (session: StoreSession) => Promise<T>) => Promise<T>,
-    begin: (session: StoreSession) => SaveBatch,
-  ) {
-    this.#run = run
-    this.#begin = begin
-  }
-
-  #in(session: StoreSession): SaveBatch {
-    this.#batch ??= this.#begin(session)
-    return this.#batch
-  }
-
-  add(...args: Parameters<SaveBatch['add']>): Promise<void> {
-    return this.#run((session) => this.#in(session).add(...args))
-  }
-  commit(options?: Parameters<SaveBatch['commit']>[0]): ReturnType<SaveBatch['commit']> {
-    return this.#run((session) => this.#in(session).commit(options))
-  }
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.#batch?.[Symbol.asyncDispose]()
-  }
-}
-
-class RenewedMailbox implements Mailbox {
-  readonly #renewed: RenewedStore
-  readonly subject: Subject
-  readonly guid: string
-  #inner: Mailbox
-  #renewals = 0
-  /** Of the views given out since the first renewal: which store they are of. */
-  #viewOf = new WeakMap<TableView, number>()
-  #lastView: TableView | undefined
-  /** Those of stores that were left. */
-  readonly #old: Mailbox[] = []
-  #closed = false
-
-  constructor(renewed: RenewedStore, subject: Subject, inner: Mailbox) {
-    this.#renewed = renewed
-    this.subject = subject
-    this.guid = inner.guid
-    this.#inner = inner
-    renewed.use(this)
-  }
-
-  /** In another store; undefined if it was removed meanwhile: then every operation says so. */
-  goOn(inner: Mailbox | undefined): void {
-    this.#old.push(this.#inner)
-    this.#renewals++
-    this.#inner = inner ?? removed(this.#inner)
-  }
-
-  get name(): string {
-    return this.#inner.name
-  }
-  get table(): Table {
-    return this.#inner.table
-  }
-  get rights(): number {
-    return this.#inner.rights
-  }
-  get view(): TableView {
-    const { view } = this.#inner
-    if (this.#renewals > 0 && view !== this.#lastView) {
-      this.#lastView = view
-      this.#viewOf.set(view, this.#renewals)
-    }
-    return view
-  }
-
-  #run<T>(body: (inner: Mailbox) => Promise<T>): Promise<T> {
-    return this.#renewed.run(() => body(this.#inner))
-  }
-
-  refresh(): Promise<void> {
-    return this.#run((inner) => inner.refresh())
-  }
-  changeFlags(uids: UidSet, change: FlagChange, options?: { readonly unchangedSince?: number }): Promise<FlagOutcome> {
-    return this.#run((inner) => inner.changeFlags(uids, change, options))
-  }
-  expunge(uids: UidSet | undefined, options?: { readonly force?: boolean }): Promise<UidSet> {
-    return this.#run((inner) => inner.expunge(uids, options))
-  }
-  copy(uids: UidSet, to: string, options?: CopyOptions): Promise<CopyOutcome> {
-    return this.#run((inner) => inner.copy(uids, to, options))
-  }
-  move(uids: UidSet, to: string, options?: CopyOptions): Promise<CopyOutcome> {
-    return this.#run((inner) => inner.move(uids, to, options))
-  }
-
-  beginMove(uids: UidSet, to: string): Promise<string> {
-    return this.#run((inner) => inner.beginMove(uids, to))
-  }
-
-  async body(view: TableView, row: number): Promise<MessageBody> {
-    return this.#run((inner) => {
-      const now = this.#place(view, row)
-      return now === undefined ? this.#old.at(-1)!.body(view, row) : inner.body(now.view, now.row)
-    })
-  }
-
-  bodySync(view: TableView, row: number): MessageBody | undefined {
-    try {
-      if (this.#renewals === 0) return this.#inner.bodySync(view, row)
-      const now = this.#place(view, row)
-      return now === undefined ? undefined : this.#inner.bodySync(now.view, now.row)
-    } catch (error) {
-      this.#renewed.failed(error)
-      throw error
-    }
-  }
-
-  async recompute(view: TableView, row: number): Promise<ReadonlyMap<string, Uint8Array>> {
-    return this.#run((inner) => {
-      const now = this.#place(view, row)
-      return now === undefined ? this.#old.at(-1)!.recompute(view, row) : inner.recompute(now.view, now.row)
-    })
-  }
-
-  /** Where the message is in the store that is the newest; undefined if it was expunged there. */
-  #place(view: TableView, row: number): { readonly view: TableView; readonly row: number } | undefined {
-    if (this.#renewals === 0 || this.#viewOf.get(view) === this.#renewals) return { view, row }
-    const { view: latest } = this
-    const at = latest.uidValidity === view.uidValidity ? latest.rowOf(view.uid(row)) : -1
-    return at < 0 ? undefined : { view: latest, row: at }
-  }
-
-  watch(onChange: () => void): Disposable {
-    return this.#renewed.watching(onChange, () => this.#inner.watch(onChange))
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    if (this.#closed) return
-    this.#closed = true
-    this.#renewed.leave(this)
-    await this.#inner[Symbol.asyncDispose]()
-    // Their stores may be closed by now.
-    for (const one of this.#old) await one[Symbol.asyncDispose]()
-  }
-}
-
-/** A mailbox that is not in the store any more: what was known of it can be looked at. */
-function removed(last: Mailbox): Mailbox {
-  const gone = (): Promise<never> =>
-    Promise.reject(new StoreError('STORE_CLOSED', 'the mailbox was removed', { mailbox: last.name }))
-  return {
-    name: last.name,
-    guid: last.guid,
-    table: last.table,
-    view: last.view,
-    rights: last.rights,
-    refresh: gone,
-    changeFlags: gone,
-    expunge: gone,
-    copy: gone,
-    move: gone,
-    beginMove: gone,
-    body: gone,
-    bodySync: () => undefined,
-    recompute: gone,
-    watch: () => ({ [Symbol.dispose]: () => undefined }),
-    [Symbol.asyncDispose]: async () => undefined,
   }
 }

@@ -2,7 +2,7 @@
 import type { AccessControlOptions } from './access-control.ts'
 import { fullNames, publicStoreName } from './namespaces.ts'
 import { policyOf } from './sharing-scan.ts'
-import type { SharedMailOptions } from './start.ts'
+import type { SharedMailOptions } from './server-options.ts'
 
 /** Of the store that the pool knows by this name: a user's, or that of a public namespace. */
 export function storeAccess(shared: SharedMailOptions, store: string): AccessControlOptions {

@@ -13,6 +13,11 @@ export function sequencesOf(target: Target, view: TableView, saved: UidSet): Uid
   return withStar(target.set, count).intersect(UidSet.range(1, count))
 }
 
+/** Whether the client named messages by UID, and not by sequence number. */
+export function isByUid(target: Target): boolean {
+  return target.kind === 'saved' ? target.uid : target.kind === 'uids'
+}
+
 /** The UIDs named, whether or not there are such messages. */
 export function uidsNamed(target: Target, view: TableView, saved: UidSet): UidSet {
   if (target.kind === 'saved') return saved

@@ -5,7 +5,8 @@ import { mdbox } from '@mailstead/mdbox'
 import type { SaveTarget } from '@mailstead/store'
 import { ServerError } from './error.ts'
 import type { ServerEvent } from './events.ts'
-import { type ListenAt, type MailServer, type ServerOptions, startServer, type UserStorage } from './start.ts'
+import type { ListenAt, ServerOptions, UserStorage } from './server-options.ts'
+import { type MailServer, startServer } from './start.ts'
 import { staticUsers, type Users } from './users.ts'
 
 export interface TestServerOptions extends Partial<Omit<ServerOptions, 'users'>> {
