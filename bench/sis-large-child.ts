@@ -10,9 +10,8 @@ import { readFileSync } from 'node:fs'
 import type { Fs, FsEntry } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
 import { posixFs } from '@mailstead/fs/posix'
-import { openIndex } from '@mailstead/index'
+import { openIndex, transactLent } from '@mailstead/index'
 import { attachments, BLOB_COLUMNS, type ReferenceHost } from '@mailstead/sis'
-import { UidSet } from '@mailstead/uidset'
 
 export interface SisLargeRun {
   readonly rows: number
@@ -99,28 +98,7 @@ async function sweep(directory: string, rows: number): Promise<Omit<SisLargeRun,
   const host: ReferenceHost = {
     table,
     storeId: index.uuid,
-    async transact(body) {
-      await using tx = index.begin()
-      body({
-        append: (id, row) => tx.append(id, row),
-        setColumn: (id, column, uid, value) => {
-          tx.setColumn(id, column, uid, value)
-        },
-        increment: (id, column, uid, by) => {
-          tx.increment(id, column, uid, by)
-        },
-        setValue: (id, key, value) => {
-          tx.setValue(id, key, value)
-        },
-        expectValue: (id, key, value) => {
-          tx.expectValue(id, key, value)
-        },
-        dropUnused: (id, uids) => {
-          tx.expunge(id, UidSet.fromSorted(Uint32Array.from(uids).sort()), { onlyZero: 'uses' })
-        },
-      })
-      await tx.commit()
-    },
+    transact: (body) => transactLent(index, 'uses', body),
     refresh: () => index.refresh(),
   }
   const names = new Names(rows)

@@ -3,26 +3,24 @@
  * attachment separately for six releases, and nobody noticed).
  */
 import { createHash } from 'node:crypto'
-import { memoryFs } from '@mailstead/fs/memory'
-import type { Fs } from '@mailstead/fs'
 import { describe, expect, test } from 'vitest'
 import { corpus, corpusIsThere } from '../support/corpus.ts'
 import { depth, say } from '../support/depth.ts'
-import { ANNA, blobsIn, bytesOf, damageIn, deliver, mail, noise, openAttached, type Place } from './attached-world.ts'
+import { bytesBelow } from './file-tree.ts'
+import {
+  ANNA,
+  blobsIn,
+  bytesOf,
+  damageIn,
+  deliver,
+  mail,
+  newPlace,
+  noise,
+  openAttached,
+  type Place,
+} from './attached-world.ts'
 
 const MiB = 1024 * 1024
-const START = 1_700_000_000_000
-
-async function bytesBelow(fs: Fs, path: string): Promise<number> {
-  let bytes = 0
-  for await (const page of fs.list(path))
-    for (const { name, kind } of page) {
-      const below = path === '' ? name : `${path}/${name}`
-      bytes += kind === 'directory' ? await bytesBelow(fs, below) : (await fs.stat(below))!.size
-    }
-  return bytes
-}
-
 async function* streamOf(pieces: readonly Buffer[]): AsyncGenerator<Uint8Array> {
   for (const piece of pieces)
     for (let at = 0; at < piece.length; at += 64 * 1024) yield piece.subarray(at, at + 64 * 1024)
@@ -32,10 +30,10 @@ describe('the same attachment of 10 MB, delivered to 1,000 mailboxes of one stor
   const picture = noise('ten megabytes', 10 * MiB)
 
   test('in one batch, is one message, one blob and 1,000 rows', async () => {
-    const place: Place = { fs: memoryFs(), clock: { ms: START } }
+    const place = newPlace()
     await using store = await openAttached(place)
     for (let i = 0; i < 1000; i++) await store.as(ANNA).create(`box${i}`)
-    const before = await bytesBelow(place.fs, '')
+    const before = await bytesBelow(place.fs)
     const body = mail('to all', picture)
     {
       await using batch = store.as(ANNA).save()
@@ -50,17 +48,17 @@ describe('the same attachment of 10 MB, delivered to 1,000 mailboxes of one stor
     // Header, a checksum for each 64 KiB, footer.
     expect(bytes).toBeLessThan(10 * MiB + 4096)
     expect(await store.attachmentStats()).toMatchObject({ blobs: 1, references: 1 })
-    const grown = (await bytesBelow(place.fs, '')) - before
+    const grown = (await bytesBelow(place.fs)) - before
     expect(grown - bytes).toBeLessThan(1000 * 256)
     say(`10 MB to 1,000 mailboxes in one batch: ${grown} bytes more, ${bytes} of them the blob`)
     expect((await bytesOf(store, 'box999', 1)).equals(body)).toBe(true)
   })
 
   test('each by itself, as different messages, is one blob, and rows and messages without it', async () => {
-    const place: Place = { fs: memoryFs(), clock: { ms: START } }
+    const place = newPlace()
     await using store = await openAttached(place)
     for (let i = 0; i < 1000; i++) await store.as(ANNA).create(`box${i}`)
-    const before = await bytesBelow(place.fs, '')
+    const before = await bytesBelow(place.fs)
     // All of them in a soak.
     const many = { normal: 40, ci: 150, soak: 1000 }[depth()]
     const [first] = [mail('to SOMEBODY', picture)]
@@ -77,7 +75,7 @@ describe('the same attachment of 10 MB, delivered to 1,000 mailboxes of one stor
     const stats = await store.attachmentStats()
     expect(stats).toMatchObject({ blobs: 1, references: many, logicalBytes: many * 10 * MiB })
     expect(stats!.savings).toBeGreaterThan(1 - 1.01 / many)
-    const grown = (await bytesBelow(place.fs, '')) - before
+    const grown = (await bytesBelow(place.fs)) - before
     expect(grown - bytes).toBeLessThan(many * 2048)
     say(`10 MB in ${many} messages of as many mailboxes: ${grown} bytes more, ${bytes} of them the blob`)
     expect((await bytesOf(store, `box${many - 1}`, 1)).equals(Buffer.concat(to(many - 1)))).toBe(true)
@@ -102,7 +100,7 @@ function attachmentsIn(message: Buffer): Buffer[] {
 
 test('equal attachments of the corpus are stored once', async () => {
   if (!corpusIsThere()) return
-  const place: Place = { fs: memoryFs(), clock: { ms: START }, attachments: { minSize: 128 * KiB } }
+  const place: Place = { ...newPlace(), attachments: { minSize: 128 * KiB } }
   const messages = [...corpus()].filter(({ archive }) => archive === 'large-attachments.tar.gz')
   const distinct = new Map<string, number>()
   let uses = 0

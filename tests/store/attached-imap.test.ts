@@ -7,6 +7,7 @@ import { mdbox } from '@mailstead/mdbox'
 import { type MailServer, startServer, staticUsers } from '@mailstead/server'
 import { attachments } from '@mailstead/sis'
 import { describe, expect, test } from 'vitest'
+import { filesBelow } from './file-tree.ts'
 import { blobsIn, mail, noise } from './attached-world.ts'
 
 const KiB = 1024
@@ -208,20 +209,9 @@ describe('a message of which it was forgotten how it is built, and an attachment
 
   /** No cache. */
   async function forget(fs: Fs): Promise<number> {
-    let removed = 0
-    const walk = async (directory: string): Promise<void> => {
-      for await (const page of fs.list(directory))
-        for (const { name, kind } of page) {
-          const path = directory === '' ? name : `${directory}/${name}`
-          if (kind === 'directory') await walk(path)
-          else if (name.endsWith('.cache')) {
-            await fs.remove(path)
-            removed++
-          }
-        }
-    }
-    await walk('')
-    return removed
+    const caches = (await filesBelow(fs)).filter((file) => file.endsWith('.cache'))
+    for (const file of caches) await fs.remove(file)
+    return caches.length
   }
 
   const harms = {

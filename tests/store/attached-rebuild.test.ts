@@ -1,59 +1,22 @@
 /** Rebuilds and restores of stores whose attachments are kept once: all references resolve, or are named. */
-import type { Fs } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
 import { UidSet } from '@mailstead/uidset'
 import { describe, expect, test } from 'vitest'
+import { contentsBelow, copyTree, filesBelow, removeTree } from './file-tree.ts'
 import {
   ANNA,
   blobsIn,
   bytesOf,
-  type Clock,
   damageIn,
   deliver,
   mail,
+  newPlace,
   noise,
   openAttached,
   type Place,
   rebuildAttached,
   sweepAll,
 } from './attached-world.ts'
-
-const START = 1_700_000_000_000
-
-function newPlace(box: 'mdbox' | 'sdbox'): Place & { readonly clock: Clock } {
-  return { fs: memoryFs(), clock: { ms: START }, box }
-}
-
-/** Copies what lies below `path`: files as they are, and no links. */
-async function copyTree(from: Fs, to: Fs, path = ''): Promise<void> {
-  for await (const page of from.list(path))
-    for (const { name, kind } of page) {
-      const below = path === '' ? name : `${path}/${name}`
-      if (kind === 'directory') await copyTree(from, to, below)
-      else await to.writeFile(below, await from.readFile(below))
-    }
-}
-
-async function removeTree(fs: Fs, path: string): Promise<void> {
-  for await (const page of fs.list(path))
-    for (const { name, kind } of page)
-      if (kind === 'directory') await removeTree(fs, `${path}/${name}`)
-      else await fs.remove(`${path}/${name}`)
-}
-
-async function bytesIn(fs: Fs): Promise<string> {
-  const lines: string[] = []
-  const walk = async (path: string): Promise<void> => {
-    for await (const page of fs.list(path))
-      for (const { name, kind } of page) {
-        const below = path === '' ? name : `${path}/${name}`
-        if (kind === 'directory') await walk(below)
-        else lines.push(`${below} ${Buffer.from(await fs.readFile(below)).toString('base64')}`)
-      }
-  }
-  await walk('')
-  return lines.sort().join('\n')
-}
 
 const [picture, report, film] = [noise('picture', 30_000), noise('report', 10_000), noise('film', 20_000)]
 const bodies = [mail('one', picture), mail('two', picture, report), mail('three', film), mail('four')]
@@ -81,7 +44,7 @@ describe.each(['mdbox', 'sdbox'] as const)('a store in %s with attachments', (bo
   ])(
     '(%s), whose index is older than its messages, keeps what they hold from a sweep, and a rebuild without it takes them back',
     async (_, shared) => {
-      const place: Place & { readonly clock: Clock } = { ...newPlace(box), attachments: { shared } }
+      const place: Place = { ...newPlace(box), attachments: { shared } }
       {
         await using store = await openAttached(place)
         await deliver(store, 'INBOX', ...bodies.slice(0, 1))
@@ -142,11 +105,11 @@ describe.each(['mdbox', 'sdbox'] as const)('a store in %s with attachments', (bo
         await removeTree(place.fs, 'index/log')
         await place.fs.remove('index/tables/tree.snap')
       }
-      const before = await bytesIn(place.fs)
+      const before = await contentsBelow(place.fs)
       await expect(rebuildAttached({ ...place, attachments: 'none' })).rejects.toMatchObject({
         code: 'STORE_UNAVAILABLE',
       })
-      expect(await bytesIn(place.fs)).toBe(before)
+      expect(await contentsBelow(place.fs)).toEqual(before)
       await rebuildAttached(place)
       await readable(place)
     },
@@ -272,7 +235,7 @@ describe.each(['mdbox', 'sdbox'] as const)('a store in %s with attachments', (bo
 
   test('that others share the attachments with is restored alone, to an older state: what is there resolves, what is gone is named', async () => {
     const blobs = memoryFs()
-    const clock = { ms: START }
+    const { clock } = newPlace(box)
     const place = (): Place => ({ fs: memoryFs(), blobs, clock, box, attachments: { shared: true } })
     const [anna, bert] = [place(), place()]
     {
@@ -370,21 +333,9 @@ const ALL = UidSet.range(1, 1000)
 
 /** The file of the second message, as it is and with a flipped bit in it. */
 async function damagedMessage({ fs }: Place): Promise<{ path: string; whole: Uint8Array; broken: Uint8Array }> {
-  const search = async (directory: string): Promise<string | undefined> => {
-    for await (const page of fs.list(directory))
-      for (const { name, kind } of page) {
-        const path = `${directory}/${name}`
-        const found =
-          kind === 'directory'
-            ? await search(path)
-            : Buffer.from(await fs.readFile(path)).includes('Subject: two')
-              ? path
-              : undefined
-        if (found !== undefined) return found
-      }
-    return undefined
-  }
-  const path = (await search('storage'))!
+  let path = ''
+  for (const file of await filesBelow(fs, 'storage'))
+    if (path === '' && Buffer.from(await fs.readFile(file)).includes('Subject: two')) path = file
   const whole = await fs.readFile(path)
   const broken = Buffer.from(whole)
   broken[broken.indexOf('Subject: two')]! ^= 1

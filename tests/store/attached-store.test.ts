@@ -7,28 +7,22 @@ import { mdbox } from '@mailstead/mdbox'
 import { rebuildStore } from '@mailstead/store'
 import { UidSet } from '@mailstead/uidset'
 import { describe, expect, test } from 'vitest'
+import { contentsBelow, removeTree } from './file-tree.ts'
 import {
   ANNA,
   blobsIn,
   bytesOf,
-  type Clock,
   damageIn,
   deliver,
   formatOf,
   GRACE_MS,
   mail,
+  newPlace,
   noise,
   openAttached,
-  type Place,
   rebuildAttached,
   sweepAll,
 } from './attached-world.ts'
-
-const START = 1_700_000_000_000
-
-function newPlace(box: 'mdbox' | 'sdbox'): Place & { readonly clock: Clock } {
-  return { fs: memoryFs(), clock: { ms: START }, box }
-}
 
 describe.each(['mdbox', 'sdbox'] as const)('a store in %s with attachments', (box) => {
   test('keeps equal ones once, gives back what nobody uses after purge, grace and sweep, and nothing else', async () => {
@@ -262,14 +256,14 @@ describe.each(['mdbox', 'sdbox'] as const)('a store in %s with attachments', (bo
       await deliver(store, 'INBOX', one)
     }
     await place.fs.remove('attachments/domain')
-    const copy = await contentsOf(place.fs)
+    const copy = await contentsBelow(place.fs)
     {
       await using store = await openAttached(place, { readOnly: true, create: false })
       expect((await bytesOf(store, 'INBOX', 1)).equals(one)).toBe(true)
       expect(await damageIn(store)).toEqual([expect.stringContaining('domain-damaged')])
     }
     // A lock of the index, which is nobody's data.
-    const { 'index/checkpoint': _, ...after } = await contentsOf(place.fs)
+    const { 'index/checkpoint': _, ...after } = await contentsBelow(place.fs)
     expect(after).toEqual(copy)
   })
 })
@@ -319,13 +313,7 @@ test('messages in a second tier keep their attachments where they are, with the 
     for (const [at, body] of bodies.entries()) expect((await bytesOf(store, 'INBOX', at + 1)).equals(body)).toBe(true)
     expect(await damageIn(store)).toEqual([])
   }
-  const removeAll = async (path: string): Promise<void> => {
-    for await (const page of place.fs.list(path))
-      for (const { name, kind } of page)
-        if (kind === 'directory') await removeAll(`${path}/${name}`)
-        else await place.fs.remove(`${path}/${name}`)
-  }
-  await removeAll('index')
+  await removeTree(place.fs, 'index')
   await Array.fromAsync(rebuildStore({ fs: place.fs, box, attachments: formatOf(place) }))
   await using store = await openAttached(place, { box })
   expect(await store.attachmentStats()).toMatchObject({ blobs: 2, references: 2 })
@@ -336,15 +324,3 @@ test('messages in a second tier keep their attachments where they are, with the 
   expect((await blobsIn(place.fs)).files).toHaveLength(1)
   expect(await damageIn(store)).toEqual([])
 })
-
-/** Every file and its bytes. */
-async function contentsOf(fs: Fs, path = ''): Promise<Record<string, string>> {
-  const found: Record<string, string> = {}
-  for await (const page of fs.list(path))
-    for (const { name, kind } of page) {
-      const below = path === '' ? name : `${path}/${name}`
-      if (kind === 'directory') Object.assign(found, await contentsOf(fs, below))
-      else found[below] = Buffer.from(await fs.readFile(below)).toString('base64')
-    }
-  return found
-}

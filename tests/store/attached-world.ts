@@ -2,10 +2,12 @@
 import { createHash } from 'node:crypto'
 import type { AttachmentFormat } from '@mailstead/box'
 import type { Fs } from '@mailstead/fs'
+import { memoryFs } from '@mailstead/fs/memory'
 import { mdbox } from '@mailstead/mdbox'
 import { sdbox } from '@mailstead/mdbox/sdbox'
 import { type AttachmentsOptions, attachments } from '@mailstead/sis'
 import { openStore, type RebuildRecord, rebuildStore, type Store, type StoreOptions } from '@mailstead/store'
+import { filesBelow } from './file-tree.ts'
 
 export const GRACE_MS = 1000
 /** Of the attachments in these tests. */
@@ -25,6 +27,13 @@ export interface Place {
   readonly blobs?: Fs
   /** `none`: the application gives no attachments. */
   readonly attachments?: Partial<AttachmentsOptions> | 'none'
+}
+
+/** When these tests begin. */
+const START_MS = 1_700_000_000_000
+
+export function newPlace(box: 'mdbox' | 'sdbox' = 'mdbox'): Place {
+  return { fs: memoryFs(), clock: { ms: START_MS }, box }
 }
 
 export function formatOf({ fs, blobs, clock, attachments: given }: Place): AttachmentFormat {
@@ -102,19 +111,10 @@ export async function damageIn(store: Store): Promise<string[]> {
 
 /** Files of blobs, and their bytes. */
 export async function blobsIn(fs: Fs, path = 'attachments'): Promise<{ files: string[]; bytes: number }> {
-  const found = { files: [] as string[], bytes: 0 }
-  const walk = async (directory: string): Promise<void> => {
-    for await (const page of fs.list(directory))
-      for (const { name, kind } of page)
-        if (kind === 'directory') await walk(`${directory}/${name}`)
-        else if (/^[0-9a-f]{64}-[0-9a-f]{16}$/.test(name)) {
-          found.files.push(`${directory}/${name}`)
-          found.bytes += (await fs.stat(`${directory}/${name}`))!.size
-        }
-  }
-  await walk(path)
-  found.files.sort()
-  return found
+  const files = (await filesBelow(fs, path)).filter((file) => /\/[0-9a-f]{64}-[0-9a-f]{16}$/.test(file))
+  let bytes = 0
+  for (const file of files) bytes += (await fs.stat(file))!.size
+  return { files, bytes }
 }
 
 /** Sweeps until what nobody uses is gone, as a server does in the course of days. */

@@ -7,25 +7,23 @@ import {
   type AttachmentFormat,
   type AttachmentHost,
   type AttachmentStore,
-  type AttachmentSweepTransaction,
   BOX_USES_COLUMN,
   type Box,
   type BoxFormat,
   type BoxHost,
   type BoxPending,
-  type BoxPurgeTransaction,
   type BoxRef,
 } from '@mailstead/box'
 import type { Fs } from '@mailstead/fs'
 import { crashableFs } from '@mailstead/fs/faults'
 import { memoryFs } from '@mailstead/fs/memory'
-import { type Index, type IndexTransaction, openIndex, type Table } from '@mailstead/index'
+import { type Index, lend, type LentTransaction, openIndex, type Table, transactLent } from '@mailstead/index'
 import { mdbox } from '@mailstead/mdbox'
 import { sdbox } from '@mailstead/mdbox/sdbox'
 import { attachments } from '@mailstead/sis'
-import { UidSet } from '@mailstead/uidset'
 import { describe, expect, test } from 'vitest'
 import { depth, runSeed, say, seeded } from '../support/depth.ts'
+import { bytesBelow, filesBelow } from './file-tree.ts'
 
 const STATES_MAX = { normal: 2, ci: 8, soak: 100 }[depth()]
 const GRACE_MS = 1000
@@ -35,21 +33,6 @@ const FORMATS: readonly (readonly [name: string, make: (fs: Fs) => BoxFormat])[]
   ['mdbox', (fs) => mdbox(fs, 'storage', { rotateBytes: 20_000 })],
   ['sdbox', (fs) => sdbox(fs, 'storage')],
 ]
-
-type Tx = AttachmentSweepTransaction & BoxPurgeTransaction
-
-function transaction(tx: IndexTransaction): Tx {
-  return {
-    append: (table, row) => tx.append(table, row),
-    setColumn: (table, column, uid, value) => tx.setColumn(table, column, uid, value),
-    setValue: (table, key, value) => tx.setValue(table, key, value),
-    expectValue: (table, key, value) => tx.expectValue(table, key, value),
-    increment: (table, column, uid, by) => tx.increment(table, column, uid, by),
-    dropUnused: (table: string, uids: readonly number[], { all = false }: { readonly all?: boolean } = {}) => {
-      tx.expunge(table, UidSet.of(...uids), { onlyZero: BOX_USES_COLUMN, mustExist: all })
-    },
-  }
-}
 
 interface World extends AsyncDisposable {
   readonly index: Index
@@ -76,11 +59,8 @@ async function open(fs: Fs, make: (fs: Fs) => BoxFormat): Promise<World> {
     await tx.commit()
   }
   const boxTable = (await index.open('box'))!
-  const transact: BoxHost['transact'] & AttachmentHost['transact'] = async (body: (tx: Tx) => void) => {
-    await using tx = index.begin()
-    body(transaction(tx))
-    await tx.commit()
-  }
+  const transact: BoxHost['transact'] & AttachmentHost['transact'] = (body: (tx: LentTransaction) => void) =>
+    transactLent(index, BOX_USES_COLUMN, body)
   const common = { transact, refresh: () => index.refresh() }
   const blobs = await kept.open({ ...common, table: (await index.open('blobs'))!, storeId: index.uuid })
   const box = await format.open({ ...common, table: boxTable, attachments: blobs })
@@ -104,7 +84,7 @@ async function save({ box, index }: World, ...messages: readonly Uint8Array[]): 
   const saved = await Promise.all(messages.map((body) => batch.save(body, { guid: guid(body), receivedMs: 0 })))
   await batch.flush()
   await using tx = index.begin()
-  const placing = transaction(tx)
+  const placing = lend(tx, BOX_USES_COLUMN)
   const pending: BoxPending[] = []
   for (const one of saved) {
     const row = one.place(placing)
@@ -148,17 +128,6 @@ async function wrongs({ box, blobs, boxTable }: World): Promise<string[]> {
     .map(({ kind, file, message }) => `${kind} ${file}: ${message}`)
 }
 
-async function blobBytes(fs: Fs): Promise<number> {
-  const walk = async (path: string): Promise<number> => {
-    let bytes = 0
-    for await (const page of fs.list(path))
-      for (const { name, kind } of page)
-        bytes += kind === 'directory' ? await walk(`${path}/${name}`) : ((await fs.stat(`${path}/${name}`))?.size ?? 0)
-    return bytes
-  }
-  return walk('attachments')
-}
-
 const random = seeded(runSeed())
 const noise = (bytes: number): Buffer => Buffer.from(Uint8Array.from({ length: bytes }, () => random() * 256))
 
@@ -185,10 +154,10 @@ describe.each(FORMATS)('messages of %s with attachments in a store of their own'
     expect((await read(world, refs[1]!)).equals(two)).toBe(true)
     expect((await read(world, refs[2]!)).equals(plain)).toBe(true)
     expect(await wrongs(world)).toEqual([])
-    const before = await blobBytes(fs)
+    const before = await bytesBelow(fs, 'attachments')
     expect(before).toBeLessThan(42_000)
     await save(world, mail('three', picture))
-    expect(await blobBytes(fs)).toBe(before)
+    expect(await bytesBelow(fs, 'attachments')).toBe(before)
 
     await setUses(world, [refs[1]!], 0)
     await world.box.purge()
@@ -196,7 +165,7 @@ describe.each(FORMATS)('messages of %s with attachments in a store of their own'
       world.clock.ms += 2 * GRACE_MS
       await world.blobs.sweep()
     }
-    expect(await blobBytes(fs)).toBeLessThan(before - 9000)
+    expect(await bytesBelow(fs, 'attachments')).toBeLessThan(before - 9000)
     expect((await read(world, refs[0]!)).equals(one)).toBe(true)
     await expect(read(world, refs[1]!)).rejects.toMatchObject({ code: 'BOX_NOT_FOUND' })
     expect(await wrongs(world)).toEqual([])
@@ -209,13 +178,7 @@ describe.each(FORMATS)('messages of %s with attachments in a store of their own'
     const whole = mail('whole', noise(20_000))
     const [bad, good] = await save(world, broken, whole)
     let path: string | undefined
-    const find = async (directory: string): Promise<void> => {
-      for await (const page of fs.list(directory))
-        for (const { name, kind } of page)
-          if (kind === 'directory') await find(`${directory}/${name}`)
-          else if ((await fs.stat(`${directory}/${name}`))!.size > 10_000) path ??= `${directory}/${name}`
-    }
-    await find('attachments')
+    for (const file of await filesBelow(fs, 'attachments')) if ((await fs.stat(file))!.size > 10_000) path ??= file
     const bytes = await fs.readFile(path!)
     bytes[bytes.length - 500]! ^= 1
     await fs.writeFile(path!, bytes)

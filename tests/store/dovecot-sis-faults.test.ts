@@ -24,26 +24,23 @@ import type { ImportMessage, StoreImport } from '@mailstead/store'
 import { UidSet } from '@mailstead/uidset'
 import { describe, expect, test } from 'vitest'
 import { deep } from '../support/depth.ts'
+import { copyTree, removeTree } from './file-tree.ts'
 import {
   ANNA,
   blobsIn,
   bytesOf,
-  type Clock,
   damageIn,
   deliver,
   formatOf,
   GRACE_MS,
   mail,
+  newPlace,
   noise,
   openAttached,
   type Place,
   rebuildAttached,
   sweepAll,
 } from './attached-world.ts'
-
-function newPlace(): Place & { readonly clock: Clock } {
-  return { fs: memoryFs(), clock: { ms: 1_700_000_000_000 } }
-}
 
 function imported(uid: number, bytes: Buffer, more: Partial<ImportMessage> = {}): ImportMessage {
   return {
@@ -137,13 +134,7 @@ test('attachments are found though the index, and with it every GUID of a mailbo
     await using store = await openAttached(place)
     await deliver(store, 'INBOX', message)
   }
-  const remove = async (path: string): Promise<void> => {
-    for await (const page of place.fs.list(path))
-      for (const { name, kind } of page)
-        if (kind === 'directory') await remove(`${path}/${name}`)
-        else await place.fs.remove(`${path}/${name}`)
-  }
-  await remove('index')
+  await removeTree(place.fs, 'index')
   await rebuildAttached(place)
   await using store = await openAttached(place)
   expect((await bytesOf(store, 'INBOX', 1)).equals(message)).toBe(true)
@@ -162,15 +153,7 @@ test('links say nothing: a message that is copied and removed once leaves the at
   }
   // As a backup gives it back: each file by itself.
   const fs = memoryFs()
-  const copy = async (path: string): Promise<void> => {
-    for await (const page of place.fs.list(path))
-      for (const { name, kind } of page) {
-        const below = path === '' ? name : `${path}/${name}`
-        if (kind === 'directory') await copy(below)
-        else await fs.writeFile(below, await place.fs.readFile(below))
-      }
-  }
-  await copy('')
+  await copyTree(place.fs, fs)
   await using store = await openAttached({ ...place, fs })
   await using inbox = await store.as(ANNA).open('INBOX')
   await inbox.expunge(UidSet.of(1), { force: true })

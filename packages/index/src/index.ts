@@ -2,6 +2,7 @@ export { CACHE_FIELDS_MAX, CACHE_NAME_MAX, CACHE_RECORD_MAX } from './lib/cache-
 export { changesBetween } from './lib/changes.ts'
 export * from './lib/contract.ts'
 export { IndexError, type IndexErrorCode } from './lib/error.ts'
+export { lend, type LentTransaction, transactLent } from './lib/lent.ts'
 export * from './lib/limits.ts'
 export { LOSS_KEY, lossOf, type TableLoss } from './lib/loss.ts'
 export { openIndex } from './lib/open-index.ts'

@@ -5,7 +5,6 @@
  */
 import {
   type AltmoveOptions,
-  type AttachmentTransaction,
   type AltmoveReport,
   BOX_USES_COLUMN,
   type Box,
@@ -17,15 +16,22 @@ import {
   type BoxMessage,
   type BoxMetadata,
   type BoxPending,
-  type BoxPurgeTransaction,
   type BoxRef,
   type BoxSaved,
   type BoxScanned,
   type PurgeReport,
 } from '@mailstead/box'
 import type { Fs } from '@mailstead/fs'
-import { type Index, IndexError, type IndexTransaction, lossOf, openIndex, type Table } from '@mailstead/index'
-import { UidSet } from '@mailstead/uidset'
+import {
+  type Index,
+  IndexError,
+  type IndexTransaction,
+  lend,
+  type LentTransaction,
+  lossOf,
+  openIndex,
+  type Table,
+} from '@mailstead/index'
 import { hasMessages } from './altmove-tier.ts'
 import { mdbox } from './mdbox.ts'
 import type { MdboxOptions } from './options.ts'
@@ -120,24 +126,11 @@ function hostOf(index: Index, table: Table): BoxHost {
   }
 }
 
-function boxTransaction(tx: IndexTransaction): AttachmentTransaction & BoxPurgeTransaction {
+/** A message that is placed has one use. */
+function boxTransaction(tx: IndexTransaction): LentTransaction {
   return {
+    ...lend(tx, BOX_USES_COLUMN),
     append: (table, { columns }) => tx.append(table, { columns: { ...columns, [BOX_USES_COLUMN]: 1 } }),
-    setColumn: (table, column, uid, value) => {
-      tx.setColumn(table, column, uid, value)
-    },
-    setValue: (table, key, value) => {
-      tx.setValue(table, key, value)
-    },
-    expectValue: (table, key, value) => {
-      tx.expectValue(table, key, value)
-    },
-    increment: (table, column, uid, by) => {
-      tx.increment(table, column, uid, by)
-    },
-    dropUnused: (table, refs, { all = false } = {}) => {
-      tx.expunge(table, UidSet.of(...refs), { onlyZero: BOX_USES_COLUMN, mustExist: all })
-    },
   }
 }
 

@@ -11,49 +11,15 @@ import {
   type AttachmentFault,
   type AttachmentFormat,
   type AttachmentStore,
-  type AttachmentSweepTransaction,
   type Box,
   BOX_USES_COLUMN,
-  type BoxPurgeTransaction,
 } from '@mailstead/box'
 import { FsError } from '@mailstead/fs'
-import { type Index, IndexError, type IndexTransaction, type Table } from '@mailstead/index'
-import { UidSet } from '@mailstead/uidset'
+import { type Index, IndexError, type IndexTransaction, type Table, transactLent } from '@mailstead/index'
 import { StoreError } from './error.ts'
 import { storeError } from './failure.ts'
 import { isIncomplete } from './incomplete.ts'
 import { BLOBS_TABLE, KEY_ATTACHMENTS, TREE_TABLE } from './tree.ts'
-
-/** What a box and a store of attachments may do in a transaction of their own. */
-export type LentTransaction = AttachmentSweepTransaction & BoxPurgeTransaction
-
-export function lent(tx: IndexTransaction): LentTransaction {
-  return {
-    append: (table, row) => tx.append(table, row),
-    setColumn: (table, column, uid, value) => {
-      tx.setColumn(table, column, uid, value)
-    },
-    setValue: (table, key, value) => {
-      tx.setValue(table, key, value)
-    },
-    expectValue: (table, key, value) => {
-      tx.expectValue(table, key, value)
-    },
-    increment: (table, column, uid, by) => {
-      tx.increment(table, column, uid, by)
-    },
-    dropUnused: (table: string, uids: readonly number[], { all = false }: { readonly all?: boolean } = {}) => {
-      tx.expunge(table, UidSet.fromSorted(Uint32Array.from(uids).sort()), { onlyZero: BOX_USES_COLUMN, mustExist: all })
-    },
-  }
-}
-
-/** Runs `body` with a transaction that is lent, and commits it flushed. */
-export async function transactLent(index: Index, body: (tx: LentTransaction) => void): Promise<void> {
-  await using tx = index.begin()
-  body(lent(tx))
-  await tx.commit()
-}
 
 /** Makes the table and records the format, in the caller's frame. */
 export function createAttachments(
@@ -147,7 +113,7 @@ export async function openAttachments(
     return await format.open({
       table,
       storeId: index.uuid,
-      transact: (body) => transactLent(index, body),
+      transact: (body) => transactLent(index, BOX_USES_COLUMN, body),
       refresh: () => index.refresh(),
       readOnly,
     })

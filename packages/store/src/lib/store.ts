@@ -18,9 +18,9 @@ import {
   type BoxHost,
   type PurgeReport,
 } from '@mailstead/box'
-import { type Index, IndexError, type IndexOptions, openIndex, type Table } from '@mailstead/index'
+import { type Index, IndexError, type IndexOptions, openIndex, type Table, transactLent } from '@mailstead/index'
 import { altmoveStore, type StoreAltmoveOptions } from './altmove.ts'
-import { attachmentsError, createAttachments, segmentsOnDisk, StoreAttachments, transactLent } from './attachments.ts'
+import { attachmentsError, createAttachments, segmentsOnDisk, StoreAttachments } from './attachments.ts'
 import { checkStore } from './check.ts'
 import type { Store, StoreFinding, StoreMoves, StoreOptions, StoreSession, Subject } from './contract.ts'
 import { ATTEMPTS_MAX, Core, type Settings, withDefaults } from './core.ts'
@@ -70,7 +70,7 @@ export async function openStore(options: StoreOptions): Promise<Store> {
     const host: BoxHost = {
       table: boxTable,
       mailboxes: boxMailboxes(index, names, () => core!.tables),
-      transact: (body) => transactLent(index, body),
+      transact: (body) => transactLent(index, BOX_USES_COLUMN, body),
       refresh: () => index.refresh(),
       get isIncomplete() {
         return isIncomplete(boxTable, tree)
