@@ -54,6 +54,7 @@ export async function openSource(source: DovecotSource): Promise<DovecotStore> {
     kind: store.kind,
     mailboxes: store.mailboxes,
     subscriptions: store.subscriptions,
+    defaults: store.defaults,
     faults: store.faults,
     async [Symbol.asyncDispose]() {
       await store[Symbol.asyncDispose]()

@@ -7,25 +7,27 @@
 import { createHash } from 'node:crypto'
 import { join } from 'node:path'
 import { Command } from 'commander'
-import { openUserStore } from '@mailstead/app-server'
+import { type Config, openUserStore, publicConfig, publicUser } from '@mailstead/app-server'
 import type { DovecotFault, DovecotMailbox, DovecotStore } from '@mailstead/mdbox/dovecot'
-import { userDirectory } from '@mailstead/server'
+import { readAcl, userDirectory } from '@mailstead/server'
 import {
   checkName,
   type ImportFault,
   type ImportMailbox,
   type ImportOutcome,
   INBOX,
-  type MailboxInfo,
   StoreError,
   type StoreSession,
 } from '@mailstead/store'
+import { learnLists, publicNamespace, type PublicNamespace } from './acl-store.ts'
 import { homeOf, openSource } from './dovecot-source.ts'
 import { Exit } from './exit.ts'
 import { type FoundUser, isThere, mustFindUser, type Where, whereOf, type WhereFlags } from './find-user.ts'
+import { dovecotLists, type ListsHere } from './import-acl.ts'
 
 interface ImportFlags extends WhereFlags {
-  readonly user: string
+  readonly user?: string
+  readonly namespace?: string
   readonly alt?: string
   readonly attachments?: string
   readonly index?: string
@@ -64,7 +66,8 @@ export function importCommand(): Command {
   return new Command('import')
     .description("take over a user's mail from Dovecot (mdbox, sdbox or Maildir), which nobody changes meanwhile")
     .argument('[source]', 'dovecot:DIR, where DIR is the home directory, or the mail directory itself')
-    .requiredOption('--user <name>', 'whose it becomes; the store is made if it is not there')
+    .option('--user <name>', 'whose it becomes; the store is made if it is not there')
+    .option('--namespace <prefix>', 'the public namespace that it becomes part of')
     .option('--data <dir>', 'data directory')
     .option('--users <file>', 'users file (default: users.passwd in the data directory)')
     .option('--config <file>', 'configuration file')
@@ -81,24 +84,43 @@ export function importCommand(): Command {
       const where = whereOf(flags)
       if ((source === undefined) !== (flags.giveUp === true))
         throw new Exit(2, 'say which mail to import, as dovecot:DIR, or --give-up')
-      const user = mustFindUser(where, flags.user)
+      const target = targetOf(where, flags)
       if (source === undefined) {
-        await giveUp(where, user)
+        await giveUp(target)
         return
       }
       const home = homeOf(source)
       const { alt, attachments, index, separator } = flags
       await using from = await openSource({ home, alt, attachments, index, separator })
-      const job = new Job(from, flags)
-      const report = flags.dryRun === true ? await job.tryOut(where, user) : await job.run(where, user)
+      const job = new Job(from, flags, target)
+      const report = flags.dryRun === true ? await job.tryOut() : await job.run()
       show(flags, from.kind, report)
       const short = report.mailboxes.some(({ outcome, left }) => outcome === 'refused' || left > 0)
       if (short || report.faults.length > 0) throw new Exit(1)
     })
 }
 
-async function giveUp({ data, config }: Where, user: FoundUser): Promise<void> {
-  await using opened = await openUserStore(data, user, { settings: config })
+/** The store that mail comes to. */
+interface Target {
+  readonly where: Where
+  readonly user: FoundUser
+  /** As it is for this store. */
+  readonly config: Config
+  /** Undefined: a user's. */
+  readonly namespace: PublicNamespace | undefined
+}
+
+function targetOf(where: Where, flags: ImportFlags): Target {
+  if ((flags.user === undefined) === (flags.namespace === undefined))
+    throw new Exit(2, 'say whose the mail becomes: --user NAME, or --namespace PREFIX')
+  if (flags.namespace === undefined)
+    return { where, user: mustFindUser(where, flags.user!), config: where.config, namespace: undefined }
+  const namespace = publicNamespace(where.config, flags.namespace)
+  return { where, user: publicUser(namespace), config: publicConfig(where.config, namespace), namespace }
+}
+
+async function giveUp({ where, user, config }: Target): Promise<void> {
+  await using opened = await openUserStore(where.data, user, { settings: config })
   const importing = opened.store.as({ name: user.name }).importer()
   for (const { name, guid, count } of importing.unfinished()) {
     await importing.discard(guid)
@@ -113,25 +135,38 @@ class Job {
   readonly #uses: ReadonlyMap<string, string>
   readonly #own: DovecotFault[] = []
   readonly #reports: MailboxReport[] = []
+  readonly #target: Target
 
-  constructor(from: DovecotStore, { prefix = '', specialUse }: ImportFlags) {
+  constructor(from: DovecotStore, { prefix = '', specialUse }: ImportFlags, target: Target) {
     this.#from = from
     this.#prefix = prefix
     this.#uses = specialUse === undefined ? new Map(SPECIAL_USES) : usesOf(specialUse)
+    this.#target = target
   }
 
-  async run({ data, config }: Where, user: FoundUser): Promise<Report> {
+  async run(): Promise<Report> {
+    const { where, user, config, namespace } = this.#target
     const stop = new AbortController()
     const onSignal = (): void => stop.abort(new Exit(1, 'interrupted: run it again, and it goes on where it was'))
     process.once('SIGINT', onSignal)
     process.once('SIGTERM', onSignal)
     try {
-      await using opened = await openUserStore(data, user, { create: true, settings: config })
-      const session = opened.store.as({ name: user.name })
+      await using opened = await openUserStore(where.data, user, { create: true, settings: config })
+      const session = opened.store.as({ name: user.name, unrestricted: true })
       const importing = session.importer({ signal: stop.signal, onFault: (fault) => this.#own.push(faultOf(fault)) })
-      for (const { mailbox, spec } of this.#mailboxes())
-        await this.#one(spec, () => importing.mailbox(spec, () => mailbox.messages()))
-      return { mailboxes: this.#reports, subscriptions: await this.#subscribe(session), faults: this.#faults() }
+      const lists = await dovecotLists(this.#from, this.#listsHere(session), this.#tell)
+      const { defaults } = lists
+      if (defaults !== undefined) await session.changeAcl('', (now) => now ?? defaults)
+      for await (const { mailbox, spec } of this.#mailboxes())
+        await this.#one(spec, async () => {
+          const acl = await lists.of(mailbox)
+          const done = await importing.mailbox({ ...spec, acl }, () => mailbox.messages())
+          if (done.outcome !== 'refused') this.#compareAcl(spec.name, acl, session.acl(spec.name), done.outcome)
+          return done
+        })
+      const subscriptions = namespace === undefined ? await this.#subscribe(session) : 0
+      await learnLists(where, namespace ?? { owner: user.name }, session)
+      return { mailboxes: this.#reports, subscriptions, faults: this.#faults() }
     } finally {
       process.removeListener('SIGINT', onSignal)
       process.removeListener('SIGTERM', onSignal)
@@ -139,11 +174,15 @@ class Job {
   }
 
   /** Reads every message, and compares names with those that are there. */
-  async tryOut(where: Where, user: FoundUser): Promise<Report> {
-    const there = await mailboxesOf(where, user)
-    for (const { mailbox, spec } of this.#mailboxes())
+  async tryOut(): Promise<Report> {
+    const { there, lists } = await inTarget(this.#target, async (session) => ({
+      there: session?.mailboxes() ?? [],
+      lists: await dovecotLists(this.#from, this.#listsHere(session), this.#tell),
+    }))
+    for await (const { mailbox, spec } of this.#mailboxes())
       await this.#one(spec, async () => {
         checkName(spec.name)
+        await lists.of(mailbox)
         const guid = Buffer.from(spec.guid).toString('hex')
         const same = there.find((one) => one.guid === guid)
         const named = there.find((one) => one.name === spec.name)
@@ -186,11 +225,23 @@ class Job {
     this.#reports.push({ mailbox: name, uidValidity, ...result })
   }
 
-  *#mailboxes(): Generator<{ readonly mailbox: DovecotMailbox; readonly spec: ImportMailbox }, void, undefined> {
+  async *#mailboxes(): AsyncGenerator<
+    { readonly mailbox: DovecotMailbox; readonly spec: ImportMailbox },
+    void,
+    undefined
+  > {
     const guids = new Set<string>()
     const { kind } = this.#from
     for (const mailbox of this.#from.mailboxes) {
-      if (!mailbox.selectable) continue
+      if (!mailbox.selectable || (await this.#isHidden(mailbox))) continue
+      if (await mailbox.hasPrivateFlags())
+        this.#own.push({
+          ...noPlace,
+          kind: 'private-flags',
+          mailbox: mailbox.name,
+          message:
+            'users had \\Seen of their own in it, and who has seen what does not come. To have it so here: mailstead private set',
+        })
       const { uidValidity, uidNext, highestModSeq } = mailbox
       const name = this.#nameOf(mailbox.name)
       let guid = mailbox.guid
@@ -212,6 +263,44 @@ class Job {
       const specialUse = this.#uses.get(mailbox.name)
       yield { mailbox, spec: { name, guid, uidValidity, uidNext, highestModSeq, specialUse } }
     }
+  }
+
+  readonly #tell = (fault: DovecotFault): void => void this.#own.push(fault)
+
+  #listsHere(session: StoreSession | undefined): ListsHere {
+    const kept = session?.acl('')
+    const theirs = new Set(this.#from.mailboxes.map(({ guid }) => Buffer.from(guid ?? []).toString('hex')))
+    return {
+      defaults: kept === undefined ? this.#target.namespace?.defaults : readAcl(kept),
+      inUse: session?.mailboxes().some(({ guid, uidNext }) => uidNext > 1 && !theirs.has(guid)) === true,
+    }
+  }
+
+  /** Says so where the list that is here stays, and is not the one that was to come. */
+  #compareAcl(
+    mailbox: string,
+    brought: Uint8Array | undefined,
+    here: Uint8Array | undefined,
+    outcome: ImportOutcome['outcome'],
+  ): void {
+    const same = Buffer.compare(brought ?? Buffer.alloc(0), here ?? Buffer.alloc(0)) === 0
+    // What was given here since the mailbox came is nothing to tell.
+    if (same || (brought === undefined && outcome !== 'imported')) return
+    const message = `its access control list stays as it is here, and Dovecot has ${brought === undefined ? 'none' : 'another'}`
+    this.#own.push({ ...noPlace, kind: 'acl-kept', mailbox, message })
+  }
+
+  /** Nobody has the INBOX of a public namespace. Every Maildir has one: what is not there is not missed. */
+  async #isHidden(mailbox: DovecotMailbox): Promise<boolean> {
+    const { name, uidValidity } = mailbox
+    if (this.#target.namespace === undefined || this.#nameOf(name) !== INBOX) return false
+    for await (const page of mailbox.messages()) {
+      if (page.length === 0) continue
+      const refused = outcome('refused', { reason: 'a public namespace has no INBOX' })
+      this.#reports.push({ mailbox: name, uidValidity, ...refused })
+      break
+    }
+    return true
   }
 
   #nameOf(name: string): string {
@@ -265,13 +354,17 @@ function usesOf(given: readonly string[]): ReadonlyMap<string, string> {
   )
 }
 
-async function mailboxesOf({ data, config }: Where, user: FoundUser): Promise<readonly MailboxInfo[]> {
-  if (!isThere(join(data, userDirectory(user)))) return []
+/** Calls `body` with the store as it is, undefined if there is none yet. */
+async function inTarget<T>(
+  { where: { data }, user, config }: Target,
+  body: (session: StoreSession | undefined) => Promise<T>,
+): Promise<T> {
+  if (!isThere(join(data, userDirectory(user)))) return body(undefined)
   try {
     await using opened = await openUserStore(data, user, { readOnly: true, settings: config })
-    return opened.store.as({ name: user.name }).mailboxes()
+    return await body(opened.store.as({ name: user.name, unrestricted: true }))
   } catch (error) {
-    if (error instanceof StoreError && error.code === 'STORE_NOT_FOUND') return []
+    if (error instanceof StoreError && error.code === 'STORE_NOT_FOUND') return body(undefined)
     throw error
   }
 }

@@ -6,7 +6,7 @@
  */
 import { formatPrivacyPolicy, parsePrivacyPolicy } from '@mailstead/acl/private-flags'
 import { Command } from 'commander'
-import { type AclFlags, inStore, print, withFlags } from './acl.ts'
+import { type AclFlags, inStore, print, withFlags } from './acl-store.ts'
 import { Exit } from './exit.ts'
 
 export function privateCommand(): Command {

@@ -176,7 +176,7 @@ describe('rights in a store', () => {
     await all.create('Z/b')
     expect(store.as(bob).mailboxes()).toEqual([])
   })
-  test('a mailbox that is imported has the list of the one it takes the place of, or of the one above', async () => {
+  test('a mailbox that is imported has the list of the one it takes the place of, or the one that it brings, and inherits none', async () => {
     await using store = await open(memoryFs(), { acl: simple() })
     const all = store.as(root)
     await all.create('A')
@@ -184,21 +184,28 @@ describe('rights in a store', () => {
     await grant(store, 'INBOX', RIGHT_READ)
     const importing = all.importer()
     async function* none(): AsyncGenerator<never> {}
-    for (const [n, name] of ['INBOX', 'A/b', 'C'].entries())
-      expect(
-        await importing.mailbox(
-          { guid: Buffer.alloc(16, n + 1), name, uidValidity: 10 + n, uidNext: undefined, highestModSeq: undefined },
-          none,
-        ),
-      ).toMatchObject({
-        outcome: 'imported',
+    const brought = list({ bob: RIGHT_WRITE })
+    const specs: [string, Uint8Array | undefined][] = [
+      ['INBOX', brought],
+      ['A/b', undefined],
+      ['A/c', brought],
+    ]
+    for (const [n, [name, acl]] of specs.entries()) {
+      const guid = Buffer.alloc(16, n + 1)
+      const spec = { guid, name, uidValidity: 10 + n, uidNext: undefined, highestModSeq: undefined, acl }
+      expect(await importing.mailbox(spec, none)).toMatchObject({ outcome: 'imported' })
+      expect(await importing.mailbox({ ...spec, acl: list({ bob: ALL_RIGHTS }) }, none)).toMatchObject({
+        outcome: 'unchanged',
       })
+    }
     expect(all.mailbox('INBOX')?.uidValidity).toBe(10)
-    expect(['INBOX', 'A/b', 'C'].map((name) => store.as(bob).mailbox(name)?.rights)).toEqual([
+    expect(['INBOX', 'A/b', 'A/c'].map((name) => store.as(bob).mailbox(name)?.rights)).toEqual([
       RIGHT_READ,
-      RIGHT_LOOKUP,
       undefined,
+      RIGHT_WRITE,
     ])
+    const long = { name: 'D', uidValidity: 1, uidNext: undefined, highestModSeq: undefined, acl: Buffer.alloc(60_001) }
+    expect(await outcome(() => importing.mailbox({ ...long, guid: Buffer.alloc(16, 9) }, none))).toBe('STORE_LIMIT')
     expect(all.acls().size).toBe(3)
     expect(await damage(store)).toEqual([])
   })

@@ -10,6 +10,11 @@ export interface ImportMailbox {
   readonly uidNext: number | undefined
   readonly highestModSeq: number | undefined
   readonly specialUse?: string | undefined
+  /**
+   * The access control list that it appears with, as whoever reads it writes it. Undefined: none, whatever the mailbox above it has, since
+   * nobody else was to see it where it comes from.
+   */
+  readonly acl?: Uint8Array | undefined
 }
 
 /** A message as it was elsewhere. */
@@ -86,7 +91,8 @@ export interface ImportOutcome {
  * RULES
  *   1. A mailbox appears whole, in the frame after its last message, or not at all. An import that was interrupted goes on where
  *      it was, if it is run again with the same mailboxes; nothing is there twice.
- *   2. A mailbox whose name is taken is refused, unless the one that has it never held a message: then it takes its place.
+ *   2. A mailbox whose name is taken is refused, unless the one that has it never held a message: then it takes its place, and has
+ *      the access control list of that one if there was one.
  *   3. A mailbox that is there already (the same GUID and UIDVALIDITY) gets the messages whose UIDs are beyond its own, while all
  *      that both have are the same. If mail came to both it is refused. Flags that changed and messages that were
  *      expunged on either side stay as they are here.
@@ -94,7 +100,7 @@ export interface ImportOutcome {
  *      that the other store did not show the first time, with new UIDs if the mailbox is in use.
  */
 export interface StoreImport {
-  /** `messages` may be called several times: ascending by UID, in pages. STORE_BAD_NAME. */
+  /** `messages` may be called several times: ascending by UID, in pages. STORE_BAD_NAME, STORE_LIMIT. */
   mailbox(spec: ImportMailbox, messages: () => AsyncIterable<readonly ImportMessage[]>): Promise<ImportOutcome>
   /** Those of an import that was interrupted, which nobody sees yet. */
   unfinished(): readonly { readonly name: string; readonly guid: string; readonly count: number }[]

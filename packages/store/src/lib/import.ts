@@ -14,7 +14,6 @@
 import type { BoxNames } from '@mailstead/box'
 import { type Table, type TableView, UID_LAST } from '@mailstead/index'
 import { UidSet, UidSetBuilder } from '@mailstead/uidset'
-import { inheritedList } from './access.ts'
 import { MAILBOX_COLUMNS } from './contract.ts'
 import { type Core, isConflict } from './core.ts'
 import { StoreError } from './error.ts'
@@ -41,6 +40,7 @@ import { checkName } from './name.ts'
 import { beginNames, settleNames, vacate } from './names.ts'
 import { SharedMessages } from './shared-messages.ts'
 import {
+  ACL_MAX,
   aclKey,
   type Entry,
   encodeEntry,
@@ -130,6 +130,8 @@ export class Importer implements StoreImport {
   async mailbox(spec: ImportMailbox, messages: () => AsyncIterable<readonly ImportMessage[]>): Promise<ImportOutcome> {
     this.#core.mustBeWritable()
     const name = checkName(spec.name)
+    if (spec.acl !== undefined && spec.acl.length > ACL_MAX)
+      throw new StoreError('STORE_LIMIT', `an access control list of more than ${ACL_MAX} bytes`, { mailbox: name })
     if (spec.guid.length !== 16) throw new TypeError(`the GUID of a mailbox has 16 bytes, not ${spec.guid.length}`)
     return this.#core.work(
       async () => {
@@ -317,7 +319,7 @@ export class Importer implements StoreImport {
   }
 
   /** The mailbox appears. */
-  async #publish(entry: Entry, { uidNext = 1, highestModSeq = 1 }: ImportMailbox): Promise<void> {
+  async #publish(entry: Entry, { uidNext = 1, highestModSeq = 1, acl }: ImportMailbox): Promise<void> {
     const core = this.#core
     const table = mailboxTable(entry.guid)
     const replaced = await core.changeTree(async ({ tx, state }) => {
@@ -335,8 +337,9 @@ export class Importer implements StoreImport {
         const policy = state.values.get(privacyKey(other.guid))
         if (policy !== undefined) tx.setValue(TREE_TABLE, privacyKey(entry.guid), policy)
       }
-      // Who might see the mailbox that was there may see the one that takes its name.
-      const list = other === undefined ? inheritedList(entry.name, state) : state.values.get(aclKey(other.guid))
+      // Who might see the mailbox that was there may see the one that takes its name. Nothing is inherited: what comes was not for those
+      // who may see what it comes below.
+      const list = (other === undefined ? undefined : state.values.get(aclKey(other.guid))) ?? acl
       if (list !== undefined) tx.setValue(TREE_TABLE, aclKey(entry.guid), list)
       const modSeq = modSeqOf(highestModSeq)
       tx.raise(table, { uidNext: Math.min(Math.max(1, uidNext), UID_LAST), highestModSeq: modSeq })

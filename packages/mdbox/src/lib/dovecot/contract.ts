@@ -12,6 +12,11 @@ export interface DovecotRoot {
   readonly path: string
 }
 
+/** A directory of a store, with the name that faults call it by: its path below what was opened. */
+export interface DovecotDirectory extends DovecotRoot {
+  readonly shown: string
+}
+
 /** A mailbox store below a user's home directory. */
 export interface DovecotStore extends AsyncDisposable {
   readonly kind: 'mdbox' | 'sdbox' | 'maildir'
@@ -19,6 +24,8 @@ export interface DovecotStore extends AsyncDisposable {
   readonly mailboxes: readonly DovecotMailbox[]
   /** Names, Unicode with `/` as delimiter, whether or not such a mailbox exists. */
   readonly subscriptions: readonly string[]
+  /** Where the `dovecot-acl` is that counts for mailboxes without one. Undefined for a Maildir, whose own is that of INBOX. */
+  readonly defaults: DovecotDirectory | undefined
   /** What is wrong so far; grows while mailboxes and messages are read. */
   readonly faults: readonly DovecotFault[]
 }
@@ -33,6 +40,13 @@ export interface DovecotMailbox {
   readonly uidValidity: number | undefined
   readonly uidNext: number | undefined
   readonly highestModSeq: number | undefined
+  /**
+   * Where Dovecot keeps what belongs to the mailbox besides its mail: `dovecot-acl`, and in a Maildir `dovecot-shared`. Undefined
+   * for one that holds children only, and where it is lost.
+   */
+  readonly directory: DovecotDirectory | undefined
+  /** Whether users had flags of their own in it, which are not read: there is an index of such flags, or `dovecot-shared`. */
+  hasPrivateFlags(): Promise<boolean>
   /** Ascending by UID, in pages. */
   messages(): AsyncIterable<readonly DovecotMessage[]>
 }

@@ -14,11 +14,13 @@ import { type MailIndex, NEXT_UID_AT, UID_VALIDITY_AT } from './mail-index.ts'
 import { type FoundMailbox, mailboxName } from './mailbox-tree.ts'
 import type { FoundRecord, LostRecord } from './mdbox-storage.ts'
 import { type ReadIndex, readIndex } from './read-index.ts'
-import { below, isAbsence, join, messageOf, type NamedRoot } from './root.ts'
+import { below, hasAny, isAbsence, join, messageOf, type NamedRoot } from './root.ts'
 
 /** Messages listed at a time. */
 const PAGE_ROWS = 128
 export const MAIL_INDEX = 'dovecot.index'
+/** Flags that users have for themselves, beside the mailbox's own index (INDEXPVT), of which the log comes first. */
+export const PRIVATE_INDEX: readonly string[] = ['dovecot.index.pvt.log', 'dovecot.index.pvt']
 /** Of a file whose first line is damaged: as everybody writes it. */
 const HEADER_BYTES = 30
 
@@ -36,6 +38,7 @@ export class DboxMailbox implements DovecotMailbox {
   readonly uidValidity: number | undefined
   readonly uidNext: number | undefined
   readonly highestModSeq: number | undefined
+  readonly directory: NamedRoot | undefined
   readonly #context: DboxContext
   readonly #found: FoundMailbox
 
@@ -46,8 +49,13 @@ export class DboxMailbox implements DovecotMailbox {
     this.uidValidity = head.uidValidity
     this.uidNext = head.uidNext
     this.highestModSeq = head.highestModSeq
+    this.directory = directoryOf(context, found)
     this.#context = context
     this.#found = found
+  }
+
+  hasPrivateFlags(): Promise<boolean> {
+    return hasAny(indexDirectory(this.#context, this.#found), PRIVATE_INDEX)
   }
 
   async *messages(): AsyncGenerator<readonly DovecotMessage[], void, undefined> {
@@ -269,6 +277,11 @@ export class DboxMailbox implements DovecotMailbox {
 /** Where the index of a mailbox is. */
 export function indexDirectory({ index }: DboxContext, found: FoundMailbox): NamedRoot {
   return below(index, found.indexes)
+}
+
+/** Where the mailbox's `dovecot-acl` is. It stays on primary storage. */
+export function directoryOf({ root }: DboxContext, found: FoundMailbox): NamedRoot | undefined {
+  return found.selectable && found.exists ? mailDirectory(root, found) : undefined
 }
 
 function mailDirectory(root: NamedRoot, found: FoundMailbox): NamedRoot {

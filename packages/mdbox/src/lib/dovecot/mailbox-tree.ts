@@ -12,7 +12,8 @@ import type { MailIndex } from './mail-index.ts'
 import { readIndex } from './read-index.ts'
 import { below, isAbsence, join, messageOf, type NamedRoot, namesIn } from './root.ts'
 
-const MAILBOXES = 'mailboxes'
+/** The directory of all of them. */
+export const MAILBOXES = 'mailboxes'
 const MAILS = 'dbox-Mails'
 /** What tells a directory of a mailbox. */
 const MAILBOX_FILE = /^(?:dovecot\.index(?:\.log|\.log\.2|\.backup)?|u\.[1-9][0-9]*)$/

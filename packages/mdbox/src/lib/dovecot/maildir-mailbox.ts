@@ -10,15 +10,17 @@ import { BoxError } from '@mailstead/box'
 import type { FsEntry, FsStat } from '@mailstead/fs'
 import { FieldCache } from './cache.ts'
 import type { DovecotMailbox, DovecotMessage } from './contract.ts'
-import { numberOf } from './dbox-mailbox.ts'
+import { numberOf, PRIVATE_INDEX } from './dbox-mailbox.ts'
 import { decompressed } from './decompress.ts'
 import { Faults } from './fault.ts'
 import { flagsOf, KEYWORDS_BYTES_MAX, KEYWORDS_FILE, readKeywords } from './maildir-flags.ts'
 import { fieldOf, hexGuid, type MaildirUidlist, withoutFlags } from './maildir-uidlist.ts'
 import { DOVECOT_INTERNAL, SYSTEM_FLAGS } from './flags.ts'
 import type { ReadIndex } from './read-index.ts'
-import { below, isAbsence, join, messageOf, type NamedRoot, readAt, readIfThere } from './root.ts'
+import { below, hasAny, isAbsence, join, messageOf, type NamedRoot, readAt, readIfThere } from './root.ts'
 
+/** In such a Maildir \Seen is each user's own. */
+const SHARED_FILE = 'dovecot-shared'
 /** Messages of one page. */
 const PAGE = 256
 /** Bytes that are read at once. */
@@ -65,6 +67,7 @@ export class MaildirMailbox implements DovecotMailbox {
   readonly uidValidity: number | undefined
   readonly uidNext: number | undefined
   readonly highestModSeq: number | undefined
+  readonly directory: NamedRoot
   readonly #parts: MaildirParts
 
   constructor(parts: MaildirParts) {
@@ -73,7 +76,13 @@ export class MaildirMailbox implements DovecotMailbox {
     this.uidValidity = parts.uidValidity
     this.uidNext = parts.uidNext
     this.highestModSeq = parts.highestModSeq
+    this.directory = parts.directory
     this.#parts = parts
+  }
+
+  async hasPrivateFlags(): Promise<boolean> {
+    const { directory, indexRoot } = this.#parts
+    return (await hasAny(directory, [SHARED_FILE])) || hasAny(indexRoot, PRIVATE_INDEX)
   }
 
   async *messages(): AsyncGenerator<readonly DovecotMessage[], void, undefined> {

@@ -200,6 +200,27 @@ describe('a Maildir', () => {
     await fs.remove('Maildir/cur/2.b:2,')
     await expect(bodyOf(messages[1]!)).rejects.toMatchObject({ code: 'BOX_DAMAGED' })
   })
+  test('says where lists of rights are, and whether users had flags of their own', async () => {
+    const fs = await maildir({
+      '.Team/dovecot-shared': '',
+      '.Team/cur/1.a:2,': 'x',
+      '.A.B/cur/1.b:2,': 'y',
+      '.A.B/dovecot.index.pvt.log': '',
+    })
+    const store = await openDovecot(fs, '')
+    expect(store.defaults).toBeUndefined()
+    const told = store.mailboxes.map(async (mailbox) => [
+      mailbox.name,
+      mailbox.directory?.path,
+      await mailbox.hasPrivateFlags(),
+    ])
+    expect(await Promise.all(told)).toEqual([
+      ['A', undefined, false],
+      ['A/B', 'Maildir/.A.B', true],
+      ['INBOX', 'Maildir', false],
+      ['Team', 'Maildir/.Team', true],
+    ])
+  })
   test('has mailboxes with dots, in directories, and some that hold children only', async () => {
     const fs = await maildir({
       '.A&AOQ-.B/cur/1.a:2,': 'x',

@@ -54,6 +54,7 @@ export async function openMaildir(root: NamedRoot, options: OpenDovecotOptions):
     kind: 'maildir',
     mailboxes: [...found.values()].sort((a, b) => (a.name < b.name ? -1 : 1)),
     subscriptions: list === undefined ? [] : readSubscriptions(list, separator),
+    defaults: undefined,
     faults: faults.list,
     [Symbol.asyncDispose]: () => Promise.resolve(),
   }
@@ -135,6 +136,8 @@ function childrenOnly(name: string): DovecotMailbox {
     uidValidity: undefined,
     uidNext: undefined,
     highestModSeq: undefined,
+    directory: undefined,
+    hasPrivateFlags: () => Promise.resolve(false),
     // oxlint-disable-next-line require-yield
     messages: async function* () {},
   }

@@ -367,6 +367,25 @@ describe('a store of Dovecot', () => {
     await expect(storeOf({ ...files, 'mdbox/storage/m.1': 'x' })).rejects.toThrow(TypeError)
   })
 
+  test('says where lists of rights are, and whether users had flags of their own', async () => {
+    const at = 'sdbox/mailboxes'
+    await using store = await storeOf({
+      [`${at}/INBOX/dbox-Mails/u.1`]: fileBytes({ body: 'x' }),
+      [`${at}/Work/Sub/dbox-Mails/u.1`]: fileBytes({ body: 'x' }),
+      [`${at}/Work/Sub/dbox-Mails/dovecot.index.pvt`]: '',
+    })
+    expect(store.defaults).toMatchObject({ path: at, shown: at })
+    const told = store.mailboxes.map(async (mailbox) => [
+      mailbox.name,
+      mailbox.directory?.path,
+      await mailbox.hasPrivateFlags(),
+    ])
+    expect(await Promise.all(told)).toEqual([
+      ['INBOX', `${at}/INBOX/dbox-Mails`, false],
+      ['Work', undefined, false],
+      ['Work/Sub', `${at}/Work/Sub/dbox-Mails`, true],
+    ])
+  })
   test('has messages in alternate storage, beside it or where one says', async () => {
     const inAlt = { 'mailboxes/INBOX/dbox-Mails/u.2': fileBytes({ body: 'there' }) }
     const here = { [`${DIRECTORY}/u.1`]: fileBytes({ body: 'here' }) }

@@ -6,7 +6,7 @@ import { DboxMailbox, headOf, indexDirectory, MAIL_INDEX, type MailboxHead, numb
 import { Faults } from './fault.ts'
 import { FilePool } from './file-pool.ts'
 import { GuidTable } from './guid-table.ts'
-import { type FoundMailbox, findMailboxes, mailboxName } from './mailbox-tree.ts'
+import { type FoundMailbox, findMailboxes, mailboxName, MAILBOXES } from './mailbox-tree.ts'
 import { checkSubscriptions } from './mailbox-log.ts'
 import { MdboxStorage } from './mdbox-storage.ts'
 import { type ReadIndex, readIndex } from './read-index.ts'
@@ -54,6 +54,7 @@ export async function openDbox(
     kind,
     mailboxes: [...mailboxes].sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0)),
     subscriptions,
+    defaults: below(root, MAILBOXES),
     faults: faults.list,
     [Symbol.asyncDispose]: () => pool[Symbol.asyncDispose](),
   }

@@ -4,12 +4,12 @@
  */
 import type { DovecotMailbox, DovecotMessage } from './contract.ts'
 import type { DboxContext } from './dbox-context.ts'
-import type { MailboxHead } from './dbox-mailbox.ts'
+import { directoryOf, type MailboxHead, PRIVATE_INDEX } from './dbox-mailbox.ts'
 import { DboxMessage } from './dbox-message.ts'
 import type { GuidPlace, GuidTable } from './guid-table.ts'
 import { type FoundMailbox, mailboxName } from './mailbox-tree.ts'
 import type { MdboxStorage } from './mdbox-storage.ts'
-import { join } from './root.ts'
+import { hasAny, join, type NamedRoot } from './root.ts'
 
 const PAGE_ROWS = 128
 /** Holds what was in one of several lost mailboxes, when nothing says in which: not even the one it was first saved to. */
@@ -45,14 +45,26 @@ export class RestoredMailbox implements DovecotMailbox {
   readonly uidValidity: number | undefined = undefined
   readonly uidNext: number | undefined = undefined
   readonly highestModSeq: number | undefined = undefined
+  readonly directory: NamedRoot | undefined
   readonly #context: DboxContext
   readonly #places: readonly GuidPlace[]
 
-  constructor(context: DboxContext, name: string, head: MailboxHead | undefined, places: readonly GuidPlace[]) {
+  /** `known`: a mailbox that is still there, and lost only its index. */
+  constructor(
+    context: DboxContext,
+    name: string,
+    known: { readonly found: FoundMailbox; readonly head: MailboxHead } | undefined,
+    places: readonly GuidPlace[],
+  ) {
     this.name = name
-    this.guid = head?.guid
+    this.guid = known?.head.guid
+    this.directory = known === undefined ? undefined : directoryOf(context, known.found)
     this.#context = context
     this.#places = places
+  }
+
+  hasPrivateFlags(): Promise<boolean> {
+    return this.directory === undefined ? Promise.resolve(false) : hasAny(this.directory, PRIVATE_INDEX)
   }
 
   async *messages(): AsyncGenerator<readonly DovecotMessage[], void, undefined> {
@@ -115,8 +127,8 @@ export async function restore(
     else list.push(place)
   }
   const mailboxes: DovecotMailbox[] = lost.map(
-    ({ found, head }) =>
-      new RestoredMailbox(context, mailboxName(found.storageName), head, places.get(found.storageName)!),
+    (known) =>
+      new RestoredMailbox(context, mailboxName(known.found.storageName), known, places.get(known.found.storageName)!),
   )
   for (const [wanted, list] of others) {
     let name = wanted

@@ -3,13 +3,11 @@
  * be read is undefined and a fault.
  */
 import { FsError, type FsFile } from '@mailstead/fs'
-import type { DovecotRoot } from './contract.ts'
+import type { DovecotDirectory } from './contract.ts'
 import type { Faults } from './fault.ts'
 
 /** A root with the name that faults call it by. */
-export interface NamedRoot extends DovecotRoot {
-  readonly shown: string
-}
+export type NamedRoot = DovecotDirectory
 
 /** A file of a root that is open. */
 export interface OpenedFile {
@@ -78,6 +76,17 @@ export async function namesIn(root: NamedRoot, kind: 'file' | 'directory', fault
     if (!isAbsence(error)) faults.add('unreadable', messageOf(error), { file: root.shown })
   }
   return names.sort((a, b) => Buffer.compare(Buffer.from(a), Buffer.from(b)))
+}
+
+/** Whether one of these is there. What cannot be looked at is, as far as anybody knows. */
+export async function hasAny({ fs, path }: NamedRoot, names: readonly string[]): Promise<boolean> {
+  for (const name of names)
+    try {
+      if ((await fs.stat(join(path, name))) !== undefined) return true
+    } catch (error) {
+      if (!isAbsence(error)) return true
+    }
+  return false
 }
 
 /** Reads `length` bytes, fewer only where the file ends. Without a turn of the event loop where the driver can. */
