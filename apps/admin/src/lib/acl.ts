@@ -24,7 +24,7 @@ import { readAcl, Sharing, userKey } from '@mailstead/server'
 import { debug, explained, explanationText } from './acl-explain.ts'
 import { type AclFlags, inStore, learnLists, listOf, print, type Subject, withFlags, withWhere } from './acl-store.ts'
 import { Exit } from './exit.ts'
-import { whereOf } from './find-user.ts'
+import { readUsers, whereOf } from './find-user.ts'
 import { dovecotAcl } from './import-acl.ts'
 import { mustBeThere } from './subjects.ts'
 
@@ -115,7 +115,9 @@ export function shareCommand(): Command {
       await mustBeThere(where, mounts)
       await using fs = await registryFs(where.data, mounts)
       await using sharing = await Sharing.open(fs, { readOnly: true })
-      const entries = (await sharing?.entries()) ?? []
+      // What is left of users who were removed is shown to nobody.
+      const users = readUsers(where)?.users
+      const entries = ((await sharing?.entries()) ?? []).filter(({ owner }) => users?.has(owner) !== false)
       print(flags, entries, () => entries.flatMap((one) => one.with.map((name) => `${one.owner} ${name}`)).join('\n'))
     },
   )

@@ -1,56 +1,42 @@
-import {
-  closeSync,
-  existsSync,
-  fchmodSync,
-  fchownSync,
-  fstatSync,
-  fsyncSync,
-  openSync,
-  realpathSync,
-  renameSync,
-  statSync,
-  unlinkSync,
-  writeFileSync,
-} from 'node:fs'
-import { dirname, resolve, sep } from 'node:path'
+/** `mailstead user`: who there is. */
+import { join } from 'node:path'
 import { Command, Option } from 'commander'
 import {
   badUserName,
   formatUserLine,
   hashSecret,
   parseUserLine,
-  parseUsers,
   SECRET_SCHEMES,
   type SecretScheme,
   type UserEntry,
+  userDirectory,
   userKey,
 } from '@mailstead/server'
-import {
-  checkDataDirectory,
-  emptyConfig,
-  lockBeside,
-  mayBeMade,
-  mustBeMounted,
-  openMounts,
-  stateDirectory,
-} from '@mailstead/app-server'
 import { Exit } from './exit.ts'
-import { readIfThere, whereOf, type WhereFlags } from './find-user.ts'
+import { isThere, readUsers, type Where, whereOf, type WhereFlags } from './find-user.ts'
 import { secretLine } from './input.ts'
+import { namedBy } from './named-by.ts'
+import { lookAt } from './subjects.ts'
+import { removeCommand } from './user-remove.ts'
+import { changeLines, isLineOf, mustBeReadable, removalOf, usersFileOf, type UsersFlags } from './users-lines.ts'
 
-/** How long another `user add` is waited for, in milliseconds. */
-const LOCK_WAIT_MS = 10_000
-
-interface AddFlags extends WhereFlags {
+interface AddFlags extends UsersFlags {
   readonly scheme: SecretScheme
-  readonly state?: string
   readonly home?: string
   readonly groups?: string
 }
 
-/** `mailstead user add NAME`. */
 export function userCommand(): Command {
-  const add = new Command('add')
+  return new Command('user')
+    .description('the users file')
+    .addCommand(addCommand())
+    .addCommand(listCommand())
+    .addCommand(removeCommand())
+}
+
+/** `mailstead user add NAME`. */
+function addCommand(): Command {
+  return new Command('add')
     .description('add a user, or give one a new password; the password is read from standard input')
     .argument('<name>')
     .option('--users <file>', 'users file (default: users.passwd in the data directory)')
@@ -65,86 +51,74 @@ export function userCommand(): Command {
     .action(async (name: string, flags: AddFlags) => {
       const wrong = badUserName(name)
       if (wrong !== undefined) throw new Exit(2, `${JSON.stringify(name)}: ${wrong}`)
-      const file = await usersFileOf(flags)
+      const { file, where } = await usersFileOf(flags)
       const secret = await hashSecret(flags.scheme, await secretLine(`Password of ${name}`))
-      const outcome = await putUser(file, name, (before) => {
-        const line = formatUserLine({
-          name,
-          secret,
-          home: flags.home ?? before?.home,
-          groups: flags.groups?.split(',').filter((group) => group !== '') ?? before?.groups,
-        })
-        const read = parseUserLine(line)
-        if (typeof read === 'string') throw new Exit(2, read)
-        return line
-      })
+      const { outcome, user } = await putUser(file, name, (before) => ({
+        name,
+        secret,
+        home: flags.home ?? before?.home,
+        groups: flags.groups?.split(',').filter((group) => group !== '') ?? before?.groups,
+      }))
       process.stdout.write(outcome === 'added' ? `${name} was added.\n` : `${name} has a new line.\n`)
+      if (outcome === 'added' && where !== undefined) await tellOfEarlier(where, user)
     })
-  return new Command('user').description('the users file').addCommand(add)
 }
 
-/** The file to write. Nothing is made in a data directory without marker, or where something must be mounted. */
-async function usersFileOf(flags: AddFlags): Promise<string> {
-  const alone = flags.users !== undefined && flags.data === undefined && flags.config === undefined
-  const { data, users, config } = alone ? { data: undefined, users: flags.users!, config: emptyConfig } : whereOf(flags)
-  await using mounts = await openMounts(stateDirectory(flags.state, config))
-  await mustBeMounted(dirname(resolve(users)), mounts)
-  await mayBeMade(dirname(resolve(users)), mounts)
-  // What it leads to, if it is a link.
-  if (existsSync(users)) await mustBeMounted(dirname(realpathSync(users)), mounts)
-  if (data !== undefined && resolve(users).startsWith(`${resolve(data)}${sep}`)) await checkDataDirectory(data, mounts)
-  return users
-}
-
-/**
- * Writes the file anew, durably, so that a crash leaves the old one or the new one; owner and mode stay. Others that add users
- * meanwhile wait: they hold the same lock.
- */
 async function putUser(
-  named: string,
+  file: string,
   name: string,
-  lineOf: (before: UserEntry | undefined) => string,
-): Promise<'added' | 'replaced'> {
+  userOf: (before: UserEntry | undefined) => Parameters<typeof formatUserLine>[0],
+): Promise<{ readonly outcome: 'added' | 'replaced'; readonly user: UserEntry }> {
   const key = userKey(name)
-  const file = existsSync(named) ? realpathSync(named) : named
-  await using _lock = await lockBeside(file, LOCK_WAIT_MS)
-  const old = statSync(file, { throwIfNoEntry: false })
-  const before = readIfThere(file) ?? ''
-  const lines = before === '' ? [] : before.replace(/\r?\n$/, '').split('\n')
-  const { users, problems } = parseUsers(before)
-  const ownLine = (each: string): boolean =>
-    !each.startsWith('#') && userKey(each.slice(0, Math.max(0, each.indexOf(':')))) === key
-  // A line that cannot be read may name a store all the same.
-  if (!users.has(key) && lines.some((each) => ownLine(each) && /[:\s](?:home|groups)=/.test(each))) {
-    const bad = problems.findLast(({ line }) => ownLine(lines[line - 1]!))!
-    throw new Exit(1, `${file}:${bad.line}: ${bad.message}. Mend or remove the line first: it has home= or groups=`)
-  }
-  const line = lineOf(users.get(key))
-  const kept = lines.filter((each) => !ownLine(each))
-  const temporary = `${file}.${process.pid}.new`
-  const out = openSync(temporary, 'wx', 0o600)
-  try {
-    try {
-      if (old !== undefined) {
-        const { uid, gid } = fstatSync(out)
-        if (uid !== old.uid || gid !== old.gid) fchownSync(out, old.uid, old.gid)
-        fchmodSync(out, old.mode & 0o777)
-      }
-      writeFileSync(out, `${[...kept, line].join('\n')}\n`)
-      fsyncSync(out)
-    } finally {
-      closeSync(out)
-    }
-    renameSync(temporary, file)
-  } catch (error) {
-    unlinkSync(temporary)
-    throw error
-  }
-  const directory = openSync(dirname(file), 'r')
-  try {
-    fsyncSync(directory)
-  } finally {
-    closeSync(directory)
-  }
-  return users.has(key) ? 'replaced' : 'added'
+  let outcome: 'added' | 'replaced' = 'added'
+  let user: UserEntry | undefined
+  await changeLines(file, (now) => {
+    mustBeReadable(file, now, key)
+    if (now.lines.some((line) => removalOf(line)?.name === key))
+      throw new Exit(1, `the mail of ${name} is being removed: finish that first, with mailstead user remove`)
+    const before = now.users.get(key)
+    if (before !== undefined) outcome = 'replaced'
+    const line = formatUserLine(userOf(before))
+    const read = parseUserLine(line)
+    if (typeof read === 'string') throw new Exit(2, read)
+    user = read
+    return [...now.lines.filter((each) => !isLineOf(each, key)), line]
+  })
+  return { outcome, user: user! }
+}
+
+/** Somebody may have had the name before: what waits for him is told to who adds him. */
+async function tellOfEarlier(where: Where, user: UserEntry): Promise<void> {
+  const home = userDirectory(user)
+  if (isThere(join(where.data, home)))
+    process.stderr.write(`mailstead: ${join(where.data, home)} was there before: what is in it is ${user.name}'s now\n`)
+  for (const { place } of (await namedBy(where, user.name)).found)
+    process.stderr.write(`mailstead: ${user.name} is named by ${place}: these rights are his now\n`)
+}
+
+/** `mailstead user list`. */
+function listCommand(): Command {
+  return new Command('list')
+    .description('who is in the users file')
+    .option('--users <file>', 'users file (default: users.passwd in the data directory)')
+    .option('--data <dir>', 'data directory')
+    .option('--config <file>', 'configuration file')
+    .option('--json', 'one JSON value')
+    .action(async (flags: WhereFlags & { readonly json?: boolean }) => {
+      const alone = flags.users !== undefined && flags.data === undefined && flags.config === undefined
+      const where = alone ? whereOf({ data: '.', ...flags }) : await lookAt(flags)
+      const parsed = readUsers({ ...where, usersNamed: true })!
+      const users = [...parsed.users.values()].map(({ name, home, groups }) => ({ name, home, groups }))
+      for (const { line, message } of parsed.problems)
+        process.stderr.write(`mailstead: ${where.users}:${line}: ${message}; the line is disabled\n`)
+      const text = users.map(({ name, home, groups }) =>
+        [
+          name,
+          ...(home === undefined ? [] : [`home=${home}`]),
+          ...(groups.length === 0 ? [] : [`groups=${groups.join(',')}`]),
+        ].join(' '),
+      )
+      if (flags.json === true) process.stdout.write(`${JSON.stringify(users)}\n`)
+      else process.stdout.write(text.map((line) => `${line}\n`).join(''))
+    })
 }

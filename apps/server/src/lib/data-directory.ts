@@ -31,7 +31,7 @@ import { userDirectory } from '@mailstead/server'
 import { attachmentsRoot, makeAttachmentsBelow } from './attachments-root.ts'
 import { emptyConfig } from './config.ts'
 import { guardedDirectory, type InRoot, type Mounts, mustBeMounted, openMounts, whileSame } from './mounts.ts'
-import { checkRootDirectory, initRootDirectory, USERS_DIRECTORY } from './roots.ts'
+import { checkRootDirectory, initRootDirectory, REMOVED, USERS_DIRECTORY } from './roots.ts'
 import { userAttachments } from './user-attachments.ts'
 import { alternateRoot, type BoxSettings, boxOnDisk, userBox } from './user-box.ts'
 
@@ -217,6 +217,7 @@ export function storeDirectories(data: string): string[] {
           statSync(join(directory, entry.name), { throwIfNoEntry: false })?.isDirectory() !== false),
     )
     .map(({ name }) => name)
+    .filter((name) => !name.startsWith(REMOVED))
     .sort()
 }
 

@@ -3,6 +3,7 @@
  *
  *   ROOT/mailstead-root        the marker (docs/formats/root.md)
  *   ROOT/users/<name>/         what is of one user
+ *   ROOT/users/.removed-<name>/  what was, and is being removed
  *
  * INVARIANT   Nothing is created in a directory without marker: it may be a mount point whose mount is missing.
  */
@@ -13,6 +14,8 @@ import { ServerError } from '@mailstead/server'
 import { guardedDirectory, mayBeMade, type Mounts, mustAnswer } from './mounts.ts'
 
 export const USERS_DIRECTORY = 'users'
+/** In front of the name of a directory that is being removed. */
+export const REMOVED = '.removed-'
 
 const names: Readonly<Record<RootRole, string>> = {
   data: 'data directory',
