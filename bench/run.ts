@@ -24,6 +24,7 @@ import {
   temporaryDirectory,
 } from '../tests/interop/lib/servers.ts'
 import { aclBench } from './acl.ts'
+import { aclListBench } from './acl-list.ts'
 import { boxBench } from './box.ts'
 import { fsBench } from './fs.ts'
 import { indexBench } from './index.ts'
@@ -563,6 +564,7 @@ try {
     complaints.push(...(await boxBench({ ...shared, rounds: ROUNDS, quick: flags.quick })))
     complaints.push(...(await sisBench({ ...shared, rounds: 3 * ROUNDS, quick: flags.quick })))
     complaints.push(...aclBench({ ...shared, rounds: 3 * ROUNDS }))
+    complaints.push(...(await aclListBench({ ...shared, rounds: 3 * ROUNDS })))
   }
   for (const part of [deliveries, memory, reads, million]) {
     await part()
