@@ -4,7 +4,7 @@
  *   DATA/public/<name>/        the store of a public namespace, unless the configuration names another place below the data directory
  *   DATA/sharing/              the registry of who shares what with whom (docs/formats/sharing.md)
  */
-import { statSync } from 'node:fs'
+import { lstatSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import type { AclLayer } from '@mailstead/acl'
 import { type GlobalAclFile, openGlobalAcl } from '@mailstead/acl/file'
@@ -135,7 +135,8 @@ export async function sharedMail(
   const registry = namespaces.length > 0 ? held.use(await registryFs(data, mounts)) : undefined
   const hasStore = (user: StoredUser): boolean => {
     try {
-      const isThere = (path: string): boolean => statSync(join(data, path), { throwIfNoEntry: false }) !== undefined
+      // A link to what is not mounted is there.
+      const isThere = (path: string): boolean => lstatSync(join(data, path), { throwIfNoEntry: false }) !== undefined
       // Where the root is not mounted nothing is known, and opening says so.
       return isThere(userDirectory(user)) || !isThere(ROOT_FILE)
     } catch {

@@ -45,9 +45,12 @@ export interface SharedMailOptions {
         readonly storage: () => Promise<UserStorage>
       }
   )[]
-  /** The registry of who shares with whom is kept here. (default: nowhere, so it is found out again each time the server starts) */
+  /** The registry of who shares what with whom is kept here. (default: nowhere, so it is found out again each time the server starts) */
   readonly registry?: Fs
-  /** Names of all users who have a store: those that the registry does not know are asked when the server starts. (default: none) */
+  /**
+   * Names of all users who have a store: those whose stores are not as the registry noted them are looked at when the server starts. Until all were,
+   * once since the registry was made, commands about what others share wait, or fail with UNAVAILABLE. (default: none, and nobody waits)
+   */
   readonly owners?: () => Iterable<string> | AsyncIterable<string>
   /** Whether a user has a store, so that whoever only names his mailboxes makes none. (default: all have one) */
   readonly hasStore?: (user: User) => boolean

@@ -13,6 +13,7 @@ import { parsePrivacyPolicy, type PrivacyPolicy } from '@mailstead/acl/private-f
 import { FsError } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
 import { ImapTestClient } from '@mailstead/imap/testing'
+import { mdbox } from '@mailstead/mdbox'
 import fc from 'fast-check'
 import { UidSet } from '@mailstead/uidset'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
@@ -262,6 +263,74 @@ describe('namespaces', () => {
       expect((await bob.command(`STATUS ${name} (MESSAGES)`)).text).toMatch(/^NO \[NONEXISTENT\]/)
     broken.delete('public')
     expect(listed(await bob.ok('LIST "" *'))).toEqual(asBefore)
+    for (const client of clients.splice(0)) await client[Symbol.asyncDispose]()
+  })
+  test('are listed as they were while open stores cannot be read, and while closed ones are damaged', async () => {
+    const files = memoryFs()
+    let away = false
+    /** Nothing works while it is away, in files that are open neither. */
+    const failing = <T extends object>(what: T, stays: boolean): T =>
+      new Proxy(what, {
+        get(target, key) {
+          const value: unknown = Reflect.get(target, key, target)
+          if (typeof value !== 'function') return value
+          if (key === Symbol.asyncDispose)
+            return () => (stays ? Promise.resolve() : (Reflect.apply(value, target, []) as unknown))
+          return (...args: unknown[]): unknown => {
+            if (away) throw new FsError('FS_UNAVAILABLE', 'the disk is away')
+            const done: unknown = Reflect.apply(value, target, args)
+            return key === 'open' ? (done as Promise<object>).then((file) => failing(file, false)) : done
+          }
+        },
+      })
+    const storage = testStorage('bob')
+    const open = (): Promise<TestServer> =>
+      testServer({
+        users: { alice: 'a', bob: 'b' },
+        storage: ({ name }) => {
+          if (name === 'bob') return storage()
+          const fs = failing(files, true)
+          return Promise.resolve({ fs, box: (of) => mdbox(of, 'storage') })
+        },
+        shared: { registry, namespaces: [{ kind: 'shared', prefix: 'shared/%user/' }] },
+      })
+    const registry = memoryFs()
+    const login = async (of: TestServer, user: 'alice' | 'bob'): Promise<ImapTestClient> => {
+      const client = new ImapTestClient(connect(of.imap.port))
+      clients.push(client)
+      await client.line()
+      await client.ok(`LOGIN ${user} ${passwords[user]}`)
+      return client
+    }
+    const names = async (client: ImapTestClient): Promise<string[]> =>
+      (await client.ok('LIST "" *')).filter((line) => !line.includes('Noselect')).map((line) => line.split(' ').at(-1)!)
+    const all = ['INBOX', 'shared/alice/Work', 'shared/alice/Work/Two']
+    {
+      await using one = await open()
+      const alice = await login(one, 'alice')
+      const bob = await login(one, 'bob')
+      for (const command of ['CREATE Work', 'SETACL Work bob lr', 'CREATE Work/Two', 'CREATE Own'])
+        await alice.ok(command)
+      expect(await names(bob)).toEqual(all)
+      away = true
+      expect(await names(bob)).toEqual(all)
+      expect(one.events.filter(({ kind }) => kind === 'namespace').length).toBe(1)
+      // Whether her own are all there is not known.
+      expect((await alice.command('LIST "" *')).text).toMatch(/^NO \[UNAVAILABLE\]/)
+      away = false
+      expect(await names(bob)).toEqual(all)
+      for (const client of clients.splice(0)) await client[Symbol.asyncDispose]()
+    }
+    for await (const page of files.list('index/log'))
+      for (const { name } of page) {
+        const path = `index/log/${name}`
+        await files.writeFile(path, (await files.readFile(path)).subarray(0, 100))
+      }
+    await using two = await open()
+    const bob = await login(two, 'bob')
+    expect(await names(bob)).toEqual(all)
+    expect((await bob.command('SELECT shared/alice/Work')).text).toMatch(/^NO \[(CORRUPTION|UNAVAILABLE)\]/)
+    expect(two.events.some(({ kind }) => kind === 'damaged')).toBe(true)
     for (const client of clients.splice(0)) await client[Symbol.asyncDispose]()
   })
   test('have names that no mailbox can take, and their mailboxes no other namespace’s', async () => {

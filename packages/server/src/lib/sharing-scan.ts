@@ -20,6 +20,8 @@ import type { User, Users } from './users.ts'
 
 /** How long whoever asks waits for the first look at all stores, in milliseconds. */
 const PATIENCE_MS = 10_000
+/** How long the look at one store may take before the others are looked at, in milliseconds: storage may hang. */
+const STORE_PATIENCE_MS = 10_000
 /** After how long stores that could not be looked at are tried again, in milliseconds. */
 const AGAIN_MS = 60_000
 
@@ -169,7 +171,7 @@ export class SharingScan implements AsyncDisposable {
       const user = users.lookup(name)
       if (user === undefined) continue
       try {
-        await this.#lookAt(user)
+        await inTime(this.#lookAt(user))
       } catch (error) {
         if (error instanceof ServerError && error.code === 'SERVER_CLOSED') return false
         failed = true
@@ -207,6 +209,20 @@ export class SharingScan implements AsyncDisposable {
     this.#watching?.[Symbol.dispose]()
     clearTimeout(this.#timer)
     await this.#running
+  }
+}
+
+/** Fails with STORE_UNAVAILABLE if it takes too long; what it does goes on then, and nobody hears of it. */
+async function inTime(look: Promise<void>): Promise<void> {
+  const stop = new AbortController()
+  const late = async (): Promise<never> => {
+    await wait(STORE_PATIENCE_MS, undefined, { signal: stop.signal, ref: false })
+    throw new StoreError('STORE_UNAVAILABLE', 'the storage does not answer')
+  }
+  try {
+    await Promise.race([look, late()])
+  } finally {
+    stop.abort()
   }
 }
 

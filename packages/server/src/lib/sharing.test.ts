@@ -7,9 +7,12 @@ import { GlobalAcl } from '@mailstead/acl/file'
 import type { Fs } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
 import { ImapTestClient } from '@mailstead/imap/testing'
+import type { MailboxInfo, StoreSession } from '@mailstead/store'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { type TestServer, testServer, testStorage } from '../testing.ts'
+import { imapSession } from './imap-session.ts'
 import { fullNames, Namespaces } from './namespaces.ts'
+import { RecentMarks } from './recent.ts'
 import { decodeMailboxes, encodeMailboxes, whatIsShared } from './shared-mailboxes.ts'
 import { Sharing } from './sharing.ts'
 import { knownSharing } from './sharing-scan.ts'
@@ -99,6 +102,32 @@ test('a name of somebody who shares nothing costs the same as one of somebody wh
   expect(costs[0]!.filter((one) => !one.startsWith('fs '))).toEqual([])
   // Whoever shares something is looked for.
   await expect(namespaces.place(users.lookup('alice')!, 'shared/carol/INBOX')).rejects.toThrow('opened')
+  await pool[Symbol.asyncDispose]()
+})
+
+test('LIST has room for more names than a call has for arguments', async () => {
+  const names = Array.from({ length: 200_000 }, (_, n) => `Box${n}`)
+  const infos = names.map((name) => ({ name, specialUse: undefined, rights: 2047 }) as MailboxInfo)
+  const store: Partial<StoreSession> = {
+    subject: { name: 'bob' },
+    refresh: () => Promise.resolve(),
+    mailboxes: () => infos,
+    subscriptions: () => [],
+  }
+  const users = staticUsers(passwords)
+  const pool = new StorePool({ open: () => Promise.reject(new Error('opened')) })
+  const sharing = knownSharing(() => undefined, { scan: () => undefined, access: () => ({}) })
+  const namespaces = new Namespaces({ list: [{ kind: 'shared', prefix: 'shared/%user/' }], users, pool, sharing })
+  await using session = imapSession({
+    store: store as StoreSession,
+    recent: new RecentMarks([]),
+    appendLimit: 0,
+    beside: { namespaces, user: users.lookup('bob')!, anyone: false },
+  })
+  let count = 0
+  const request = { patterns: ['*'], subscribed: false, specialUse: false, recursiveMatch: false }
+  await session.list(request, () => count++)
+  expect(count).toBe(names.length)
   await pool[Symbol.asyncDispose]()
 })
 
@@ -382,11 +411,12 @@ describe('the global file', () => {
     say()
     while (found.length > 0) found = await bob.ok('LIST "" shared/*')
   })
-  test('may share the mailboxes of very many, of whom LIST opens few', async () => {
+  test('may share the mailboxes of very many, of whom LIST opens few, and change while nobody has them open', async () => {
     const names = Array.from({ length: 40 }, (_, n) => `user${n}`)
     const disks = new Map(names.map((name) => [name, testStorage(name)]))
     const opened: string[] = []
     let looks = 0
+    say('shared/* anyone lr')
     await using many = await testServer({
       users: Object.fromEntries(names.map((name) => [name, 'p'])),
       // Whatever nobody uses is closed.
@@ -401,7 +431,13 @@ describe('the global file', () => {
       },
       shared: {
         namespaces: [{ kind: 'shared', prefix: 'shared/%user/' }],
-        globalFor: (all) => new GlobalAcl(Buffer.from('shared/* anyone lr')).layersFor(...all),
+        globalFor: (all) => new GlobalAcl(Buffer.from(text)).layersFor(...all),
+        globalVersion: () => version,
+        globalDigest: () => text,
+        watchGlobal: (onChange) => {
+          watchers.add(onChange)
+          return { [Symbol.dispose]: () => void watchers.delete(onChange) }
+        },
         owners: function* () {
           yield* names
           looks++
@@ -416,6 +452,10 @@ describe('the global file', () => {
     expect(found.length).toBe(names.length - 1)
     // His own, and a few of theirs.
     expect(new Set(opened).size).toBe(1 + 16)
+    say('shared/user3/* user=user7 l')
+    let shown: readonly string[] = []
+    while (shown.length !== 2) shown = await client.ok('LIST "" shared/*')
+    expect(listed(shown)).toContain('(\\HasNoChildren) "/" shared/user3/INBOX')
   })
   test('is asked for all names of a mailbox', () => {
     const list = [
