@@ -243,11 +243,12 @@ export class OpenMailbox implements Mailbox {
     const privacy = this.#privacy?.rules(target)
     // Rows are copied as they are, unless the subject has flags of his own at either end.
     const isPlain = this.#overlay === undefined && privacy?.isShared !== false
+    const rights = this.#rightsToCopy(tx, target, to, andExpunge)
     const copies = appendCopies(tx, mailboxTable(target.guid), {
       view,
       rows,
       savedMs: core.settings.now(),
-      rights: this.#rightsToCopy(tx, target, to, andExpunge),
+      rights,
       privacy: isPlain ? undefined : privacy,
     })
     // One that went since the view was taken is looked for again: what is copied was there when it was copied.
@@ -258,7 +259,7 @@ export class OpenMailbox implements Mailbox {
     tellCopies(names, target, view, rows, destination)
     if (andExpunge) names?.expunged(this.#entry, source)
     settleNames(core, names)
-    if (!isPlain) await this.#privacy?.giveCopies(target, view, source, destination)
+    if (!isPlain) await this.#privacy?.giveCopies(target, { view, source, destination, rights })
     await this.#overlay?.refresh()
     return { uidValidity, source, destination }
   }

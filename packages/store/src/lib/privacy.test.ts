@@ -4,7 +4,7 @@ import { FLAG_DELETED, FLAG_FLAGGED, FLAG_SEEN, openIndex, type TableView } from
 import { UidSet } from '@mailstead/uidset'
 import { describe, expect, test } from 'vitest'
 import type { AccessControl } from './access.ts'
-import { ALL_RIGHTS } from './access.ts'
+import { ALL_RIGHTS, RIGHT_WRITE, RIGHT_WRITE_SEEN } from './access.ts'
 import type { Mailbox, Store, StoreSession } from './contract.ts'
 import { damage, mail, open } from '../../test/support.ts'
 
@@ -127,6 +127,23 @@ describe('flags of one’s own in a shared store', () => {
     expect(await shown(bob, 'News/old')).toBe('1:10,all 2:0')
     expect(await shown(bob, 'News')).toBe('1:0 2:2,all 5:0 6:2,all')
     expect(await damage(world.shared)).toEqual([])
+  })
+
+  test('are given to copies as far as the rights there go', async () => {
+    const acl: AccessControl = {
+      version: 1,
+      access: (name) => ({
+        rightsFor: () => (name === 'News/old' ? ALL_RIGHTS & ~(RIGHT_WRITE_SEEN | RIGHT_WRITE) : ALL_RIGHTS),
+      }),
+    }
+    await using world = await World.make('shared \\Seen $mine', { acl })
+    const ann = await world.as('ann')
+    await deliver(ann, 'News', 3)
+    await using news = await ann.open('News')
+    await news.changeFlags(UidSet.of(1, 2), { add: FLAG_SEEN | FLAG_DELETED, addKeywords: ['$mine'] })
+    await news.copy(UidSet.of(1), 'News/old')
+    await news.move(UidSet.of(2, 3), 'News/old')
+    expect(await shown(ann, 'News/old')).toBe('1:4 2:4 3:0')
   })
 
   test('go with a mailbox that is removed, when the user next looks, and those of others stay', async () => {
@@ -291,6 +308,30 @@ describe('flags of one’s own in a shared store', () => {
     expect(mailboxes).toContain(guid.toString('hex'))
     for (const key of tree!.view.values.keys())
       if (/^(a|p|since)\//.test(key)) expect(mailboxes).toContain(key.slice(key.indexOf('/') + 1))
+  })
+
+  test('are others where the mailbox goes, or comes, from which a policy was inherited: clients are told of all messages', async () => {
+    await using world = await World.make('shared')
+    const ann = await world.as('ann')
+    await deliver(ann, 'News/old', 1, FLAG_SEEN)
+    await ann.changePrivacy('News', policy('shared \\Seen'))
+    const highest = (): number => ann.mailbox('News/old')!.highestModSeq
+    const expectTold = async (change: () => Promise<void>, flags: string): Promise<void> => {
+      const before = highest()
+      await change()
+      await using old = await ann.open('News/old')
+      expect([flagsOf(old.view), old.view.modSeq(0) > before]).toEqual([flags, true])
+    }
+    await ann.create('Other')
+    await ann.changePrivacy('Other', policy('private'))
+    await expectTold(() => ann.remove('News'), '1:8')
+    await expectTold(() => ann.rename('Other', 'News'), '1:0')
+    // Where the same policy counts as before, nobody is told anything.
+    await ann.changePrivacy('News/old', policy('private'))
+    const before = highest()
+    await ann.remove('News')
+    expect(highest()).toBe(before)
+    expect(await damage(world.shared)).toEqual([])
   })
 
   test('need the owner for what is the owner’s to allow', async () => {

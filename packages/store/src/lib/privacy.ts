@@ -26,6 +26,7 @@ import {
 } from '@mailstead/acl/private-flags'
 import { FLAG_DELETED, FLAG_SEEN, type Table, type TableView } from '@mailstead/index'
 import type { UidSet } from '@mailstead/uidset'
+import { flagsByRights, RIGHT_WRITE } from './access.ts'
 import type { MailboxInfo, Subject } from './contract.ts'
 import type { Core, TreeChange } from './core.ts'
 import {
@@ -164,6 +165,15 @@ export function newestPolicy(core: Core, entry: Entry): PrivacyPolicy {
   return Policies.of(core).policy(entry)
 }
 
+/** Messages as a user saw them, and their copies: ascending, and as many. */
+interface Copies {
+  readonly view: TableView
+  readonly source: UidSet
+  readonly destination: UidSet
+  /** His, where the copies are. */
+  readonly rights: number
+}
+
 /** What one subject has of his own in the mailboxes of a store. */
 export class Privacy {
   readonly #core: Core
@@ -283,8 +293,17 @@ export class Privacy {
     }
   }
 
-  async giveCopies(entry: Entry, source: TableView, from: UidSet, to: UidSet): Promise<void> {
-    if (from.size === to.size && !from.isEmpty) await this.give(entry, copiedStates(source, from, to))
+  /** As far as the rights of who copies go at the other end. */
+  async giveCopies(entry: Entry, { view, source, destination, rights }: Copies): Promise<void> {
+    if (source.size !== destination.size || source.isEmpty) return
+    const allowed = flagsByRights(rights)
+    const keywords = (rights & RIGHT_WRITE) !== 0
+    const states = copiedStates(view, source, destination).map((state) => ({
+      uids: state.uids,
+      flags: state.flags & allowed,
+      keywords: keywords ? state.keywords : [],
+    }))
+    await this.give(entry, states)
   }
 
   async #with(entry: Entry, body: (overlay: OverlayTable) => Promise<void>): Promise<void> {

@@ -82,9 +82,10 @@ export class Session implements StoreSession {
 
   async create(name: string, options: { readonly specialUse?: string } = {}): Promise<MailboxInfo> {
     this.#core.mustBeWritable()
-    const wanted = checkName(name)
     const entry = await this.#core.changeTree((change) => {
-      this.#access?.mayCreate(wanted, change.state)
+      // Before anything else: who may make none here learns nothing by names that cannot be.
+      this.#access?.mayCreate(lookupName(name), change.state)
+      const wanted = checkName(name)
       mustNotExist(change, wanted)
       createParents(this.#core, change, wanted)
       return addMailbox(this.#core, change, wanted, options.specialUse)
@@ -97,7 +98,8 @@ export class Session implements StoreSession {
     const wanted = lookupName(name)
     if (wanted === INBOX) this.#access?.must(this.#core.tree.find(INBOX)!, RIGHT_DELETE, wanted)
     if (wanted === INBOX) throw new StoreError('STORE_BAD_NAME', 'INBOX cannot be removed', { mailbox: wanted })
-    const { entry, names } = await this.#core.changeTree(async ({ tx, state }) => {
+    const { entry, names } = await this.#core.changeTree(async (change) => {
+      const { tx, state } = change
       const entry = state.byName.get(wanted)
       if (entry === undefined) throw noMailbox(wanted)
       this.#access?.must(entry, RIGHT_DELETE, wanted, state)
@@ -107,6 +109,12 @@ export class Session implements StoreSession {
       tx.dropTable(table)
       tx.setValue(TREE_TABLE, mailboxKey(entry.guid), undefined)
       for (const key of settingKeys(entry.guid)) if (state.values.has(key)) tx.setValue(TREE_TABLE, key, undefined)
+      if (state.values.has(privacyKey(entry.guid))) {
+        // What is below it inherits from above it now.
+        const byName = new Map(state.byName)
+        byName.delete(wanted)
+        tellOfPolicies(this.#core, change, { byName, values: state.values }, below(wanted, state))
+      }
       return { entry, names }
     })
     names?.removed(entry)
@@ -135,9 +143,8 @@ export class Session implements StoreSession {
       this.#access?.mayCreate(target, state)
       mustNotExist(change, target)
       const moved: Entry[] = [{ ...entry, name: target }]
-      for (const child of state.byName.values())
-        if (child.name.startsWith(source + DELIMITER))
-          moved.push({ ...child, name: checkName(target + child.name.slice(source.length)) })
+      for (const child of below(source, state))
+        moved.push({ ...child, name: checkName(target + child.name.slice(source.length)) })
       // Below a parent that does not exist there may be others already.
       for (const { name } of moved) mustNotExist(change, name)
       createParents(this.#core, change, target)
@@ -146,7 +153,7 @@ export class Session implements StoreSession {
       const byName = new Map(state.byName)
       for (const { guid } of moved) byName.delete(state.byGuid.get(guid)!.name)
       for (const each of moved) byName.set(each.name, each)
-      tellOfPolicies(this.#core, change, { byName, values: state.values }, moved)
+      tellOfPolicies(this.#core, change, { byName, values: state.values }, [...moved, ...below(target, state)])
     })
   }
 
@@ -308,6 +315,10 @@ export class Session implements StoreSession {
     if (access !== undefined) watching.use(access)
     return watching
   }
+}
+
+function below(name: string, { byName }: TreeState): Entry[] {
+  return [...byName.values()].filter((entry) => entry.name.startsWith(name + DELIMITER))
 }
 
 function mustNotExist({ state }: TreeChange, name: string): void {
