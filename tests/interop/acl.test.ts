@@ -75,7 +75,8 @@ const literal = (text: string): string => `{${text.length}+}\r\n${text}`
 async function answer(client: ImapTestClient, command: string): Promise<{ said: string; lines: readonly string[] }> {
   const reply = await client.command(command)
   const code = /^NO \[([A-Z-]+)/.exec(reply.text)?.[1]
-  return { said: code === undefined ? reply.status : `NO ${code}`, lines: reply.untagged }
+  const said = code === undefined ? reply.status : `NO ${code}`
+  return { said, lines: [...reply.untagged, ...(reply.status === 'OK' ? [reply.text] : [])] }
 }
 
 const sorted = (text: string): string => Array.from(text).sort().join('')
@@ -91,6 +92,13 @@ const flagsIn = (lines: readonly string[]): string =>
         .join(' '),
     )
     .join(', ')
+
+const uidsTold = (lines: readonly string[]): string => /\b(?:COPY|APPEND)UID\b/.exec(lines.join())?.[0] ?? ''
+const idsIn = (lines: readonly string[], what: string): string =>
+  lines
+    .find((line) => line.startsWith(`* ${what}`))
+    ?.replace(`* ${what}`, '')
+    .trim() ?? ''
 
 /** What bob is told of alice's mailbox without some of his rights: command by command. */
 async function tried(server: Served, without: string, n: number): Promise<Map<string, string>> {
@@ -117,13 +125,18 @@ async function tried(server: Served, without: string, n: number): Promise<Map<st
     return said
   }
   await note('LIST', `LIST "" ${name}`, (lines) => (lines.some((line) => line.startsWith('* LIST')) ? 'listed' : ''))
-  await note('MYRIGHTS', `MYRIGHTS ${name}`, (lines) => sorted(lines.join().split(' ').at(-1)!))
+  await note('MYRIGHTS', `MYRIGHTS ${name}`, (lines) => sorted(lines[0]!.split(' ').at(-1)!))
+  await note('LIST STATUS', `LIST "" ${name} RETURN (STATUS (MESSAGES))`, (lines) =>
+    lines.join().includes('MESSAGES 4') ? '4' : '',
+  )
   await note('STATUS', `STATUS ${name} (MESSAGES)`, (lines) => (lines.join().includes('MESSAGES 4') ? '4' : ''))
   await note('GETACL', `GETACL ${name}`)
   await note('LISTRIGHTS', `LISTRIGHTS ${name} dave`)
   await note('SETACL', `SETACL ${name} dave lr`)
   await note('DELETEACL', `DELETEACL ${name} dave`)
   await note('SUBSCRIBE', `SUBSCRIBE ${name}`)
+  await note('LSUB', `LSUB "" ${name}`, (lines) => (lines.some((line) => line.startsWith('* LSUB')) ? 'listed' : ''))
+  await note('UNSUBSCRIBE', `UNSUBSCRIBE ${name}`)
   await note('EXAMINE', `EXAMINE ${name}`)
   await bob.command('UNSELECT')
   const selected = await bob.command(`SELECT ${name}`)
@@ -149,15 +162,20 @@ async function tried(server: Served, without: string, n: number): Promise<Map<st
     await note('FETCH BODY', 'FETCH 3 (BODY[TEXT])')
     await note('FETCH BODY made', 'FETCH 3 (FLAGS)', flagsIn)
     await note('COPY from', 'COPY 3 INBOX')
-    await note('MOVE', `MOVE 4 shared/alice/${target}`)
+    await note('UID COPY to', `UID COPY 3 shared/alice/${target}`, uidsTold)
+    await note('MOVE', `MOVE 4 shared/alice/${target}`, uidsTold)
+    await note('UID EXPUNGE', 'UID EXPUNGE 1:2')
     await note('EXPUNGE', 'EXPUNGE')
-    await note('SEARCH', 'SEARCH ALL', (lines) => lines.join().replace(/^.*\* SEARCH/, ''))
+    await note('SEARCH', 'SEARCH ALL', (lines) => idsIn(lines, 'SEARCH'))
+    await note('ESEARCH', 'UID SEARCH RETURN (COUNT) UNDELETED', (lines) => / COUNT \d+/.exec(lines.join())?.[0] ?? '')
+    await note('SORT', 'SORT (SUBJECT) UTF-8 ALL', (lines) => idsIn(lines, 'SORT'))
+    await note('THREAD', 'UID THREAD ORDEREDSUBJECT UTF-8 ALL', (lines) => idsIn(lines, 'THREAD'))
     await note('CLOSE', 'CLOSE')
   }
-  await note('APPEND', `APPEND ${name} (\\Seen \\Flagged \\Deleted kw) ${literal(message(9))}`)
+  await note('APPEND', `APPEND ${name} (\\Seen \\Flagged \\Deleted kw) ${literal(message(9))}`, uidsTold)
   await bob.ok('SELECT INBOX')
   await bob.ok('STORE * FLAGS (\\Seen \\Deleted \\Answered)')
-  await note('COPY to', `COPY * ${name}`)
+  await note('COPY to', `COPY * ${name}`, uidsTold)
   await bob.ok('UNSELECT')
   await alice.ok(`SELECT ${box}`)
   found.set('APPEND, COPY made', flagsIn(await alice.ok('FETCH 1:* (FLAGS)')))
@@ -179,12 +197,12 @@ const DIFFERENCES: readonly {
   readonly why: string
 }[] = [
   {
-    what: ['STATUS'],
+    what: ['STATUS', 'LIST STATUS'],
     when: (without) => without.includes('r'),
     why: 'RFC 4314 §4: STATUS needs r. Dovecot answers it without, also where l lacks',
   },
   {
-    what: ['EXPUNGE'],
+    what: ['EXPUNGE', 'UID EXPUNGE'],
     when: (without) => without.includes('e'),
     why: 'RFC 4314 §4: EXPUNGE needs e. Dovecot says OK and expunges nothing',
   },
@@ -214,7 +232,7 @@ const DIFFERENCES: readonly {
     why: 'RFC 5530 §3: the mailbox is selected read-only, and so is the code. Dovecot says NOPERM',
   },
   {
-    what: ['SUBSCRIBE'],
+    what: ['SUBSCRIBE', 'LSUB'],
     when: (without) => ['l', 'r', 'i'].every((right) => without.includes(right)),
     why: 'RFC 3501 §6.3.6: any name may be subscribed, whether or not it is there, so that nothing is learnt. Dovecot looks for it',
   },

@@ -18,6 +18,7 @@ export type ImapErrorCode =
   | 'CORRUPTION'
   | 'UNKNOWN-CTE'
   | 'MODIFIED'
+  | 'USEATTR'
 
 /** A refusal that the client is to be told. The message goes onto the wire (one line, ASCII). */
 export class ImapError extends Error {

@@ -157,7 +157,7 @@ export async function execute(connection: Connection, tag: string, command: Comm
     case 'COPY': {
       checkTarget(selected, command.target)
       const { copied } = await selected.copy(command.target, command.mailbox)
-      if (copied === undefined) return 'OK Nothing to copy.'
+      if (copied === undefined) return 'OK Copy completed.'
       return `OK [COPYUID ${copied.uidValidity} ${copied.source.toString()} ${copied.destination.toString()}] Copy completed.`
     }
     case 'MOVE':

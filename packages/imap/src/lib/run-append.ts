@@ -81,8 +81,9 @@ async function readMessages(connection: Connection, progress: Progress): Promise
     }
     if (event !== 'append-end') throw new Error(`${event} inside APPEND`)
     if (reader.command.some((byte) => byte !== 0x20)) return 'BAD There is more than the command takes.'
-    const { uidValidity, uids } = await progress.batch.commit()
-    return `OK [APPENDUID ${uidValidity} ${uids.toString()}] Append completed.`
+    const saved = await progress.batch.commit()
+    if (saved === undefined) return 'OK Append completed.'
+    return `OK [APPENDUID ${saved.uidValidity} ${saved.uids.toString()}] Append completed.`
   }
 }
 

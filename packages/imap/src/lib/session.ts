@@ -72,8 +72,11 @@ export interface AppendMessage {
 
 export interface AppendBatch extends AsyncDisposable {
   add(message: AppendMessage, source: Uint8Array | AsyncIterable<Uint8Array>): Promise<void>
-  /** All or none, durable when resolved. Disposing without commit keeps none. */
-  commit(): Promise<{ readonly uidValidity: number; readonly uids: UidSet }>
+  /**
+   * All or none, durable when resolved. Disposing without commit keeps none. Undefined: the user may not know the UIDs there
+   * (RFC 4315 §4).
+   */
+  commit(): Promise<{ readonly uidValidity: number; readonly uids: UidSet } | undefined>
 }
 
 export interface Namespace {
@@ -208,7 +211,7 @@ export interface SearchResult {
 }
 
 export interface CopyResult {
-  /** COPYUID (RFC 4315), undefined if nothing was copied. */
+  /** COPYUID (RFC 4315), undefined if nothing was copied, or the user may not know the UIDs there (§4). */
   readonly copied: { readonly uidValidity: number; readonly source: UidSet; readonly destination: UidSet } | undefined
 }
 

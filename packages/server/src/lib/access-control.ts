@@ -45,12 +45,13 @@ export function mailboxAcl(
   options: AccessControlOptions,
   { name, own, fallback }: MailboxLists,
   toOwner: boolean,
+  defaults: Acl | undefined = defaultsOf(options, fallback),
 ): Acl {
   return new Acl({
     owner: options.owner,
     local: own === undefined ? undefined : readAcl(own),
     global: options.globalFor?.(name, toOwner),
-    defaults: defaultsOf(options, fallback),
+    defaults,
   })
 }
 
@@ -75,6 +76,8 @@ export function accessControl(options: AccessControlOptions = {}): AccessControl
     }
     return known.subject
   }
+  // One for all mailboxes: it may be long, and they many.
+  let common: { readonly fallback: Uint8Array | undefined; readonly defaults: Acl | undefined } | undefined
   const { globalVersion, watchGlobal } = options
   return {
     get version() {
@@ -82,14 +85,17 @@ export function accessControl(options: AccessControlOptions = {}): AccessControl
     },
     defaultsFromInbox: options.defaultsFromInbox ?? false,
     access(name, own, fallback): MailboxAccess {
+      if (common === undefined || common.fallback !== fallback)
+        common = { fallback, defaults: defaultsOf(options, fallback) }
+      const { defaults } = common
       const lists = { name, own, fallback }
       let forOwner: Acl | undefined
       let forOthers: Acl | undefined
       return {
         rightsFor(who) {
           const acl = who.owner
-            ? (forOwner ??= mailboxAcl(options, lists, true))
-            : (forOthers ??= mailboxAcl(options, lists, false))
+            ? (forOwner ??= mailboxAcl(options, lists, true, defaults))
+            : (forOthers ??= mailboxAcl(options, lists, false, defaults))
           return acl.rightsFor(subjectFor(who))
         },
       }

@@ -10,6 +10,7 @@ import {
   type Mailbox,
   RIGHT_INSERT,
   RIGHT_LOOKUP,
+  RIGHT_READ,
   StoreError,
   type StoreSession,
 } from '@mailstead/store'
@@ -94,6 +95,11 @@ export async function moveToOther(
   await moves.settle(id, true)
   await places.to.moves.forget(id)
   return outcome
+}
+
+/** UIDs are for those who may read (RFC 4315 §4). */
+export function mayKnowUids(store: StoreSession, name: string): boolean {
+  return ((store.mailbox(name)?.rights ?? 0) & RIGHT_READ) !== 0
 }
 
 /** STORE_DENIED, STORE_NO_MAILBOX. */

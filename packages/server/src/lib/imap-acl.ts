@@ -5,15 +5,19 @@ import {
   type AclList,
   ADMIN,
   changeAcl,
+  CREATE,
+  DELETE,
   EMPTY_ACL,
   encodeAcl,
   formatImapIdentifier,
   formatRights,
   type Identifier,
   type ImapIdentifier,
+  INSERT,
   LOOKUP,
   parseImapIdentifier,
   parseRights,
+  READ,
   RIGHT_LETTERS,
   subjectOf,
 } from '@mailstead/acl'
@@ -25,6 +29,8 @@ import { userKey } from './users-file.ts'
 
 /** What the owner always has: whoever gives these away could never have them back (RFC 4314 §3.4). */
 const OWNER_HAS: number = LOOKUP | ADMIN
+/** One of these lets somebody know his rights (RFC 4314 §4). With others alone he is told that there is no mailbox. */
+const TELLING: number = LOOKUP | READ | INSERT | CREATE | DELETE | ADMIN
 
 export interface ImapAclOptions {
   /** Runs `work` with the store that a name is of, and the name in it. Failures become the client's. */
@@ -73,6 +79,10 @@ export class ImapAcl implements AclSession {
         throw new ImapError('CANNOT', 'The owner always has the rights l and a')
       if (whom.kind === 'owner' && !whom.negative)
         mask = mode === 'remove' ? mask & ~OWNER_HAS : mode === 'replace' ? mask | OWNER_HAS : mask
+      const isForAll = whom.kind === 'anyone' || whom.kind === 'authenticated'
+      // To take something away is always possible: whoever runs the server may have given it.
+      if (!this.#options.anyone && isForAll && !whom.negative && mode !== 'remove' && mask !== 0)
+        throw new ImapError('NOPERM', 'Rights for everybody are not given here')
       return changeAcl(list, { identifier: whom, negative: whom.negative, mode, rights: mask })
     })
   }
@@ -97,7 +107,7 @@ export class ImapAcl implements AclSession {
     return this.#options.in(mailbox, async ({ store }, local) => {
       await store.refresh('')
       const rights = store.mailbox(local)?.rights ?? 0
-      if (rights === 0) throw new ImapError('NONEXISTENT', 'No such mailbox')
+      if ((rights & TELLING) === 0) throw new ImapError('NONEXISTENT', 'No such mailbox')
       return formatRights(rights)
     })
   }
@@ -112,8 +122,6 @@ export class ImapAcl implements AclSession {
         const before = value === undefined ? EMPTY_ACL : readAcl(value)
         const whom = (takes ? entryOf(before, identifier) : undefined) ?? identifierOf(identifier, owner)
         if (whom.global) throw new ImapError('CANNOT', 'This entry is not of the mailbox alone')
-        if (!this.#options.anyone && !whom.negative && (whom.kind === 'anyone' || whom.kind === 'authenticated'))
-          throw new ImapError('NOPERM', 'Rights for everybody are not given here')
         try {
           const list = change(before, whom)
           if (whom.kind === 'group-override' && this.#ownerHas(before, owner) && !this.#ownerHas(list, owner))

@@ -25,6 +25,7 @@ import {
   type StoreSession,
 } from '@mailstead/store'
 import { UidSet } from '@mailstead/uidset'
+import { mayKnowUids } from './copy-to-other.ts'
 import { tellDamage } from './damage.ts'
 import { ignoreEvents, type OnServerEvent } from './events.ts'
 import { patternMatcher } from './mailbox-pattern.ts'
@@ -227,7 +228,12 @@ class SessionOverStore implements ImapSession {
         const mayOpen = there.isOpen || opened < OPENED_MAX
         if (mayOpen && !there.isOpen) opened++
         try {
-          for (const info of await this.#mailboxesAt(there, mayOpen)) mailboxes.set(there.prefix + info.name, info)
+          for (const info of await this.#mailboxesAt(there, mayOpen)) {
+            const name = there.prefix + info.name
+            // What is below the prefix of another namespace is that one's: nobody can name it here. And what somebody else calls his
+            // \Sent is not everybody's (RFC 6154 §2).
+            if (namespaces.prefixOf(name) === there.prefix) mailboxes.set(name, { ...info, specialUse: undefined })
+          }
         } catch (error) {
           if (storeCodeOf(error) === undefined) throw error
           trouble ??= error
@@ -312,6 +318,8 @@ class SessionOverStore implements ImapSession {
   async create(name: string, options: { readonly specialUse?: SpecialUse }): Promise<void> {
     // RFC 3501 §6.3.3: a trailing delimiter says that children are to come, and is no part of the name.
     const bare = name.endsWith(DELIMITER) ? name.slice(0, -1) : name
+    if (options.specialUse !== undefined && this.#beside?.namespaces.isBeside(bare) === true)
+      throw new ImapError('USEATTR', 'Special uses are for mailboxes of your own')
     await this.#mayBeMade(bare)
     await this.#in(bare, (store, local) => store.create(local, options))
   }
@@ -468,9 +476,10 @@ class Appending implements AppendBatch {
     }
   }
 
-  async commit(): Promise<{ readonly uidValidity: number; readonly uids: UidSet }> {
+  async commit(): Promise<{ readonly uidValidity: number; readonly uids: UidSet } | undefined> {
     try {
       const saved = await this.#batch.commit()
+      if (!mayKnowUids(this.#place.store, this.#mailbox)) return undefined
       const uids = new Uint32Array(saved.length)
       for (let i = 0; i < saved.length; i++) uids[i] = saved[i]!.uid
       return { uidValidity: saved[0]?.uidValidity ?? 0, uids: UidSet.fromSorted(uids.sort()) }

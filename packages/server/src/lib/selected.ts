@@ -308,8 +308,9 @@ export class Selected implements SelectedMailbox {
     // All or none (RFC 3501 §6.4.7): a sequence number names a message that the client was told of, and may not be passed over
     // in silence, as a UID may.
     const mustExist = !isByUid(target)
-    const outcome = await this.#renamed(() => transfer(this.#source, uids, to, { andExpunge, mustExist }), 'TRYCREATE')
-    return { copied: outcome.source.isEmpty ? undefined : outcome }
+    return {
+      copied: await this.#renamed(() => transfer(this.#source, uids, to, { andExpunge, mustExist }), 'TRYCREATE'),
+    }
   }
 
   async expunge(among: Target | undefined, writer: UpdateWriter): Promise<void> {

@@ -19,6 +19,7 @@ import { UidSet } from '@mailstead/uidset'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { runSeed } from '../../../../tests/support/depth.ts'
 import { type TestServer, testServer, testStorage } from '../testing.ts'
+import { accessControl } from './access-control.ts'
 import { copyToOther } from './copy-to-other.ts'
 import { settleMoves } from './move-recovery.ts'
 import { badNamespace, Namespaces, publicPrincipal } from './namespaces.ts'
@@ -130,6 +131,8 @@ describe('namespaces', () => {
       'LISTRIGHTS % bob',
       'DELETEACL % bob',
       'CREATE %/x',
+      'CREATE %//x',
+      'CREATE %/..',
       'SUBSCRIBE %',
     ]) {
       const answers = new Set<string>()
@@ -393,6 +396,51 @@ describe('namespaces', () => {
     }
     for (const client of clients.splice(0)) await client[Symbol.asyncDispose]()
   })
+  test('have no special uses of their own: they are each user’s', async () => {
+    const alice = await as('alice', 'CREATE Sent (USE (\\Sent))', 'SETACL Sent bob lrk')
+    const bob = await as('bob')
+    const bare = ['(\\HasNoChildren) "/" shared/alice/Sent']
+    expect(listed(await bob.ok('LIST "" shared/alice/*'))).toEqual(bare)
+    expect(await bob.ok('LIST (SPECIAL-USE) "" *')).toEqual([])
+    expect(await alice.ok('LIST (SPECIAL-USE) "" *')).toEqual(['* LIST (\\HasNoChildren \\Sent) "/" Sent'])
+    for (const name of ['shared/alice/Sent/x', 'shared/alice/Nothing', 'shared/nobody/x', 'Public/x'])
+      expect((await bob.command(`CREATE ${name} (USE (\\Junk))`)).text).toMatch(/^NO \[USEATTR\]/)
+    await bob.ok('CREATE shared/alice/Sent/x')
+  })
+  test('that lie in another hide what has their names there', async () => {
+    const [outer, inner] = [testStorage('outer'), testStorage('inner')]
+    await using nested = await testServer({
+      users: passwords,
+      shared: {
+        namespaces: [
+          { kind: 'public', prefix: 'Public/', storage: outer },
+          { kind: 'public', prefix: 'Public/Archive/', storage: inner },
+        ],
+      },
+    })
+    for (const [prefix, names] of [
+      ['Public/', ['Archive/Old', 'News']],
+      ['Public/Archive/', ['New']],
+    ] as const) {
+      using lease = await nested.server.stores.acquire(publicPrincipal(prefix))
+      const all = lease.store.as({ name: 'root', unrestricted: true })
+      for (const name of names) await all.create(name)
+      const everybody = { kind: 'anyone', name: '', rights: parseRights('lr') } as const
+      await all.changeAcl('', () => encodeAcl(aclList([everybody])))
+    }
+    const client = new ImapTestClient(connect(nested.imap.port))
+    clients.push(client)
+    await client.line()
+    await client.ok('LOGIN bob b')
+    const names = (await client.ok('LIST "" Public/*')).map((line) => line.split(' ').at(-1)!)
+    expect(names.sort((one, other) => (one < other ? -1 : 1))).toEqual([
+      'Public/Archive',
+      'Public/Archive/New',
+      'Public/News',
+    ])
+    await client.ok('SELECT Public/Archive/New')
+    expect((await client.command('SELECT Public/Archive/Old')).text).toMatch(/^NO \[NONEXISTENT\]/)
+  })
   test('keep subscriptions with the user, whosever mailbox it is', async () => {
     await publicly('Team', { 'user=bob': 'lr' })
     const bob = await as('bob', 'SUBSCRIBE Public/Team')
@@ -536,6 +584,58 @@ describe('rights', () => {
     expect(await idle.line()).toMatch(/^\* BYE /)
     expect((await busy.command('FETCH 1:* (FLAGS)')).text).toMatch(/^NO \[NONEXISTENT\]/)
     expect(await busy.line()).toMatch(/^\* BYE /)
+  })
+  test('to put something somewhere tell nothing of what is there', async () => {
+    await publicly('Drop', { 'user=bob': 'li' })
+    const bob = await as('bob')
+    for (let n = 0; n < 2; n++) await bob.append('INBOX', message(`number ${n}`))
+    await bob.ok('SELECT INBOX')
+    expect((await bob.append('Public/Drop', message('one'))).text).toBe('OK Append completed.')
+    expect((await bob.command('COPY 1 Public/Drop')).text).toBe('OK Copy completed.')
+    const moved = await bob.command('MOVE 1 Public/Drop')
+    expect([moved.text, moved.untagged]).toEqual(['OK Move completed.', ['* 1 EXPUNGE']])
+    await publicly('Drop', { 'user=bob': 'lri' })
+    expect((await bob.command('COPY 1 Public/Drop')).text).toMatch(/^OK \[COPYUID \d+ 2 4\]/)
+    expect((await bob.append('Public/Drop', message('one'))).text).toMatch(/^OK \[APPENDUID \d+ 5\]/)
+  })
+  test('of which none lets a mailbox be used by its name tell nobody that it is there', async () => {
+    await publicly('Drop', { 'user=bob': 'pwst' })
+    const bob = await as('bob')
+    const [hidden, none] = [await bob.command('MYRIGHTS Public/Drop'), await bob.command('MYRIGHTS Public/None')]
+    expect(hidden).toEqual(none)
+    await publicly('Drop', { 'user=bob': 'pi' })
+    expect(await bob.ok('MYRIGHTS Public/Drop')).toEqual(['* MYRIGHTS Public/Drop ip'])
+  })
+  test('of everybody are not given by clients, and may be taken away by them', async () => {
+    const alice = await as('alice', 'CREATE Open')
+    {
+      using lease = await server.server.stores.acquire(server.users.lookup('alice')!)
+      const rights = parseRights('lrs')
+      const open = [{ kind: 'anyone', name: '', rights } as const, { kind: 'authenticated', name: '', rights } as const]
+      await lease.store.as({ name: 'root', unrestricted: true }).changeAcl('Open', () => encodeAcl(aclList(open)))
+    }
+    for (const command of ['SETACL Open anyone l', 'SETACL Open authenticated +w'])
+      expect((await alice.command(command)).text).toMatch(/^NO \[NOPERM\]/)
+    for (const command of ['SETACL Open anyone -s', 'SETACL Open -anyone r', 'SETACL Open authenticated ""'])
+      await alice.ok(command)
+    expect(await alice.ok('GETACL Open')).toEqual([
+      '* ACL Open alice lrwstipekxacd anyone lr -anyone r authenticated ""',
+    ])
+    for (const command of ['DELETEACL Open anyone', 'DELETEACL Open -anyone', 'DELETEACL Open authenticated'])
+      await alice.ok(command)
+    expect(await alice.ok('GETACL Open')).toEqual(['* ACL Open alice lrwstipekxacd'])
+  })
+  test('that hold where nothing else is said are read once, however many mailboxes there are', () => {
+    const control = accessControl({})
+    const fallback = Buffer.from(encodeAcl(aclList([{ kind: 'user', name: 'bob', rights: parseRights('lr') }])))
+    const bob = { name: 'bob', groups: [], owner: false }
+    expect(control.access('A', undefined, fallback).rightsFor(bob)).toBe(parseRights('lr'))
+    // Whoever read it again would find nothing there.
+    const other = Buffer.from(fallback)
+    fallback.fill(0xff)
+    expect(control.access('B', undefined, fallback).rightsFor(bob)).toBe(parseRights('lr'))
+    expect(control.access('B', undefined, Buffer.alloc(1)).rightsFor(bob)).toBe(0)
+    expect(control.access('B', undefined, other).rightsFor(bob)).toBe(parseRights('lr'))
   })
   test('of a group go with it', async () => {
     await publicly('Team', { 'group=team': 'lr' })
