@@ -201,7 +201,7 @@ class SessionOverStore implements ImapSession {
         specialUse: info?.specialUse as SpecialUse | undefined,
       })
     }
-    // What was listed is there. That it is all cannot be said: clients remove what a list that is OK lacks.
+    // I-24: what was listed is there. That it is all cannot be said, and clients remove what a list that is OK lacks.
     if (trouble !== undefined) throw imapError(trouble)
     // A descendant that the patterns themselves list needs no mention at its parent (RFC 5258 §3.5).
     function hidesSubscribed(parent: string): boolean {

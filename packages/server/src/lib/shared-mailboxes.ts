@@ -43,29 +43,30 @@ export function whatIsShared(session: Pick<StoreSession, 'acls' | 'mailboxes'>, 
   if (owner !== undefined && lists.size === 0 && globalFor === undefined)
     return { with: undefined, mailboxes: undefined }
   const names = new Set<string>()
-  const add = (list: AclList | undefined): boolean => {
-    let any = false
-    for (const { kind, name, rights = 0 } of list?.entries ?? []) {
-      if (rights === 0 || isOwner({ kind, name }, owner)) continue
-      any = true
-      names.add(formatIdentifier({ kind, name }))
-    }
-    return any
+  const add = (given: readonly string[]): boolean => {
+    // For stores that are nobody's nobody asks who.
+    if (owner !== undefined) for (const name of given) names.add(name)
+    return given.length > 0
   }
+  const addList = (value: Uint8Array | undefined): boolean => value !== undefined && add(givenBy(value, owner))
   const addGlobal = (name: string): boolean => {
     let any = false
-    for (const { list } of globalFor?.(name, false) ?? []) if (add(list)) any = true
+    for (const { list } of globalFor?.(name, false) ?? []) if (add(givenIn(list, owner))) any = true
     return any
   }
   const ofStore = lists.get('')
   const inbox = defaultsFromInbox ? lists.get(INBOX) : undefined
   const fallback = inbox ?? ofStore
-  const byDefault = [add(defaults), add(decoded(fallback)), addGlobal('')].includes(true)
+  const byDefault = [
+    defaults !== undefined && add(givenIn(defaults, owner)),
+    addList(fallback),
+    addGlobal(''),
+  ].includes(true)
   const kept: KeptMailbox[] = ofStore === undefined ? [] : [{ name: '', specialUse: undefined, list: ofStore }]
   for (const { name, specialUse } of session.mailboxes()) {
     if (owner === undefined && isInbox(name)) continue
     const list = lists.get(name)
-    const seen = [add(decoded(list)), addGlobal(name)].includes(true)
+    const seen = [addList(list), addGlobal(name)].includes(true)
     // INBOX's list may count for others.
     if (seen || byDefault || (name === INBOX && list !== undefined)) kept.push({ name, specialUse, list })
   }
@@ -76,13 +77,28 @@ export function whatIsShared(session: Pick<StoreSession, 'acls' | 'mailboxes'>, 
   }
 }
 
-/** What cannot be read grants nothing. */
-function decoded(value: Uint8Array | undefined): AclList | undefined {
-  try {
-    return value === undefined ? undefined : decodeAcl(value)
-  } catch {
-    return undefined
+/** By the value, which stays the same as long as nobody changes the list. */
+const known = new WeakMap<Uint8Array, { readonly owner: string | undefined; readonly given: readonly string[] }>()
+
+function givenBy(value: Uint8Array, owner: string | undefined): readonly string[] {
+  let found = known.get(value)
+  if (found?.owner !== owner || found === undefined) {
+    let given: readonly string[] = []
+    try {
+      given = givenIn(decodeAcl(value), owner)
+    } catch {
+      // What cannot be read grants nothing.
+    }
+    known.set(value, (found = { owner, given }))
   }
+  return found.given
+}
+
+/** To whom but the owner a list gives any right. */
+function givenIn({ entries }: AclList, owner: string | undefined): string[] {
+  return entries
+    .filter((entry) => (entry.rights ?? 0) !== 0 && !isOwner(entry, owner))
+    .map(({ kind, name }) => formatIdentifier({ kind, name }))
 }
 
 function isOwner({ kind, name }: Identifier, owner: string | undefined): boolean {
@@ -91,6 +107,9 @@ function isOwner({ kind, name }: Identifier, owner: string | undefined): boolean
 
 /** Undefined if it is too much to keep. */
 export function encodeMailboxes(mailboxes: readonly KeptMailbox[]): Uint8Array | undefined {
+  let size = 0
+  for (const { list } of mailboxes) size += list?.length ?? 0
+  if (size > MAILBOXES_MAX) return undefined
   const lines = mailboxes.map(({ name, specialUse = '', list }) =>
     JSON.stringify([name, specialUse, list === undefined ? '' : Buffer.from(list).toString('base64')]),
   )

@@ -80,7 +80,9 @@ export function tellSharing(store: Store, { sharing, access, policy }: TellShari
     outcome = sharing.learn(owner, whatIsShared(session, access))
   }
   tell()
-  const watching = session.watch(tell)
+  const watching = session.watch(() => {
+    if (session.acls() !== lists || policy() !== asOf) sharing.soon(tell)
+  })
   return {
     async closed(place) {
       // Stores that are nobody's are not looked for.
@@ -93,7 +95,10 @@ export function tellSharing(store: Store, { sharing, access, policy }: TellShari
         // It is looked at again.
       }
     },
-    [Symbol.dispose]: () => watching[Symbol.dispose](),
+    [Symbol.dispose]: () => {
+      watching[Symbol.dispose]()
+      if (sharing.forget(tell) === 'pending') tell()
+    },
   }
 }
 

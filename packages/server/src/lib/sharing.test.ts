@@ -251,6 +251,24 @@ describe('the registry of what is shared', () => {
     ])
     expect(await sharing.sharers(user('bob'))).toEqual(['alice'])
   })
+  test('takes in many changes of a store at once, before it answers', async () => {
+    await using sharing = await Sharing.open(memoryFs())
+    let told = 0
+    const tell = (): void => {
+      told++
+      void sharing.learn('alice', lists({ 'user=bob': 'l' }))
+    }
+    for (let n = 0; n < 10; n++) sharing.soon(tell)
+    expect(told).toBe(0)
+    expect(await sharing.sharers(user('bob'))).toEqual(['alice'])
+    expect(told).toBe(1)
+    sharing.soon(tell)
+    expect(sharing.forget(tell)).toBe('pending')
+    expect(sharing.forget(tell)).toBe('done')
+    // Without a question too.
+    sharing.soon(tell)
+    await expect.poll(() => told).toBe(2)
+  })
   test('opens at a start only the stores that are new, or not as they were', async () => {
     const names = ['alice', 'bob', 'carol', 'eve']
     const users = Object.fromEntries(names.map((name) => [name, 'p']))

@@ -28,6 +28,8 @@ type TableName = (typeof TABLES)[number]
 const DIRECTORY = 'sharing'
 /** Longest value, in bytes. */
 const VALUE_MAX = 60_000
+/** How long what changed may wait to be told, in milliseconds: many changes of a store cost one look at it. */
+const SOON_MS = 200
 /** The key of `looked` that says that all stores were. No store has this name. */
 const ALL = '/'
 
@@ -53,6 +55,9 @@ export class Sharing implements AsyncDisposable {
   readonly #tables: ReadonlyMap<TableName, Table>
   readonly #onEvent: OnServerEvent
   #waiting: Batch | undefined
+  /** What is to be asked of stores before anything is answered. */
+  readonly #untold = new Set<() => void>()
+  #timer: NodeJS.Timeout | undefined
   #turn: Promise<unknown> = Promise.resolve()
   #seen: ReadonlyMap<string, Uint8Array> | undefined
   /** Owners by whom they share with. */
@@ -106,6 +111,32 @@ export class Sharing implements AsyncDisposable {
 
   #values(name: TableName): ReadonlyMap<string, Uint8Array> {
     return this.#tables.get(name)?.view.values ?? NO_VALUES
+  }
+
+  /** A store changed: calls `tell` soon, and before it answers anything, unless it is forgotten before. It may `learn`, and must not fail. */
+  soon(tell: () => void): void {
+    this.#untold.add(tell)
+    this.#timer ??= setTimeout(() => this.#tellAll(), SOON_MS).unref()
+  }
+
+  /** Whether it was still to be called. */
+  forget(tell: () => void): 'pending' | 'done' {
+    return this.#untold.delete(tell) ? 'pending' : 'done'
+  }
+
+  #tellAll(): void {
+    clearTimeout(this.#timer)
+    this.#timer = undefined
+    const all = [...this.#untold]
+    this.#untold.clear()
+    for (const tell of all) tell()
+  }
+
+  /** All that stores and other processes told. */
+  async #renew(): Promise<void> {
+    this.#tellAll()
+    await this.#turn
+    await this.#index.refresh()
   }
 
   /** Takes in what a store shares now. Resolves when it is kept; what fails is told, and comes again when the store is next opened. */
@@ -198,7 +229,7 @@ export class Sharing implements AsyncDisposable {
 
   /** Users who let this one do something, by name. */
   async sharers(user: User): Promise<readonly string[]> {
-    await this.#index.refresh()
+    await this.#renew()
     const owners = new Set<string>()
     const known = this.#known()
     for (const one of namesOf(user)) for (const owner of known.get(one) ?? []) owners.add(owner)
@@ -208,7 +239,7 @@ export class Sharing implements AsyncDisposable {
 
   /** Whether this user lets that one do something. */
   async shares(owner: string, user: User): Promise<boolean> {
-    await this.#index.refresh()
+    await this.#renew()
     if (owner === user.name) return false
     const known = this.#known()
     return namesOf(user).some((one) => known.get(one)?.has(owner) === true)
@@ -230,7 +261,7 @@ export class Sharing implements AsyncDisposable {
 
   /** Mailboxes of a store that others may see, as they were when it was open; undefined: that is not known. */
   async mailboxesOf(store: string): Promise<readonly KeptMailbox[] | undefined> {
-    await this.#index.refresh()
+    await this.#renew()
     const values = this.#values('mailboxes')
     const pieces: Uint8Array[] = []
     for (;;) {
@@ -243,13 +274,14 @@ export class Sharing implements AsyncDisposable {
 
   /** Everything: who shares, and with whom, in the words of lists. */
   async entries(): Promise<readonly { readonly owner: string; readonly with: readonly string[] }[]> {
-    await this.#index.refresh()
+    await this.#renew()
     return [...this.#values('sharing')]
       .map(([owner, value]) => ({ owner, with: Buffer.from(value).toString().split('\n') }))
       .sort((a, b) => (a.owner < b.owner ? -1 : 1))
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    clearTimeout(this.#timer)
     await this.#turn
     for (const table of this.#tables.values()) await table[Symbol.asyncDispose]()
     await this.#index[Symbol.asyncDispose]()
