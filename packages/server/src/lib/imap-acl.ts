@@ -2,6 +2,7 @@
 import {
   Acl,
   AclError,
+  type AclLayer,
   type AclList,
   ADMIN,
   changeAcl,
@@ -38,6 +39,8 @@ export interface ImapAclOptions {
   /** Rights may be given to everybody. */
   readonly anyone: boolean
   readonly groupsOf: (user: string) => readonly string[]
+  /** What the global file says of a mailbox of the store that the pool knows by this name. (default: nothing) */
+  readonly globalFor?: ((store: string, name: string) => readonly AclLayer[]) | undefined
 }
 
 export class ImapAcl implements AclSession {
@@ -48,7 +51,7 @@ export class ImapAcl implements AclSession {
   }
 
   async getAcl(mailbox: string): Promise<readonly AclEntry[]> {
-    return this.#options.in(mailbox, async ({ store, owner }, local) => {
+    return this.#options.in(mailbox, async ({ store, owner, key }, local) => {
       await store.refresh('')
       const value = store.acl(local)
       const list = value === undefined ? EMPTY_ACL : readAcl(value)
@@ -60,14 +63,22 @@ export class ImapAcl implements AclSession {
           identifier: formatImapIdentifier({ kind: 'user', name: owner }),
           rights: formatRights(ALL_RIGHTS),
         })
-      for (const { kind, name, rights, denied } of list.entries) {
-        const identifier: Identifier =
-          kind === 'owner' && owner !== undefined ? { kind: 'user', name: owner } : { kind, name }
-        if (rights !== undefined)
-          shown.push({ identifier: formatImapIdentifier(identifier), rights: formatRights(rights) })
-        if (denied !== undefined)
-          shown.push({ identifier: formatImapIdentifier(identifier, { negative: true }), rights: formatRights(denied) })
+      const show = ({ entries }: AclList, global: boolean): void => {
+        for (const { kind, name, rights, denied } of entries) {
+          const whom: Identifier =
+            kind === 'owner' && owner !== undefined ? { kind: 'user', name: owner } : { kind, name }
+          for (const [negative, of] of [
+            [false, rights],
+            [true, denied],
+          ] as const)
+            if (of !== undefined)
+              shown.push({ identifier: formatImapIdentifier(whom, { negative, global }), rights: formatRights(of) })
+        }
       }
+      show(list, false)
+      // Like Dovecot: what the global file says is shown, and cannot be changed here.
+      const name = store.mailbox(local)?.name ?? local
+      for (const layer of this.#options.globalFor?.(key, name) ?? []) show(layer.list, true)
       return shown
     })
   }

@@ -2,6 +2,7 @@
 import type { PrivateFlags } from '@mailstead/acl/private-flags'
 import type { ImapBackend, ImapCredentials, ImapSession } from '@mailstead/imap'
 import type { OnServerEvent } from './events.ts'
+import type { ImapAclOptions } from './imap-acl.ts'
 import { imapSession } from './imap-session.ts'
 import type { Namespaces } from './namespaces.ts'
 import { imapError } from './store-errors.ts'
@@ -13,6 +14,7 @@ export interface SharedMail {
   readonly namespaces: Namespaces
   /** Rights may be given to everybody. */
   readonly anyone: boolean
+  readonly globalFor?: ImapAclOptions['globalFor']
 }
 
 /** `messageMax` is in bytes. */

@@ -39,7 +39,7 @@ import {
 } from './namespaces.ts'
 import type { RecentMarks } from './recent.ts'
 import { Selected } from './selected.ts'
-import { ImapAcl } from './imap-acl.ts'
+import { ImapAcl, type ImapAclOptions } from './imap-acl.ts'
 import { imapError, type NoMailboxMeans, storeCodeOf } from './store-errors.ts'
 import type { User } from './users.ts'
 
@@ -71,6 +71,7 @@ export interface Beside {
   readonly user: User
   /** Rights may be given to everybody. */
   readonly anyone: boolean
+  readonly globalFor?: ImapAclOptions['globalFor']
 }
 
 /** An `ImapSession` over a session of a store. */
@@ -122,6 +123,7 @@ class SessionOverStore implements ImapSession {
       this.acl = new ImapAcl({
         anyone: beside.anyone,
         groupsOf: (user) => beside.namespaces.groupsOf(user),
+        globalFor: beside.globalFor,
         in: (name, work) =>
           this.#renamed(async () => {
             using place = await this.#placeOf(name)

@@ -9,6 +9,7 @@ import {
   parseImapIdentifier,
   parseRights,
 } from '@mailstead/acl'
+import { GlobalAcl } from '@mailstead/acl/file'
 import { parsePrivacyPolicy, type PrivacyPolicy } from '@mailstead/acl/private-flags'
 import { FsError } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
@@ -624,6 +625,50 @@ describe('rights', () => {
     for (const command of ['DELETEACL Open anyone', 'DELETEACL Open -anyone', 'DELETEACL Open authenticated'])
       await alice.ok(command)
     expect(await alice.ok('GETACL Open')).toEqual(['* ACL Open alice lrwstipekxacd'])
+  })
+  test('that the global file gives or denies are shown as its own, and cannot be changed', async () => {
+    const global = new GlobalAcl(
+      Buffer.from(`
+Public/* authenticated lr
+Public/* -group=team w
+Public/Team user=carol lra
+shared/alice/* user=bob lra
+Work owner lrwsa @5
+`),
+    )
+    await using other = await testServer({
+      users: passwords,
+      shared: {
+        namespaces: [
+          { kind: 'shared', prefix: 'shared/%user/' },
+          { kind: 'public', prefix: 'Public/', storage: testStorage('public') },
+        ],
+        globalFor: (names) => global.layersFor(...names),
+      },
+    })
+    {
+      using lease = await other.server.stores.acquire(publicPrincipal('Public/'))
+      const all = lease.store.as({ name: 'root', unrestricted: true })
+      await all.create('Team')
+      const bob = { kind: 'user', name: 'bob', rights: parseRights('lra') } as const
+      await all.changeAcl('Team', () => encodeAcl(aclList([bob])))
+    }
+    const logIn = async (user: string, password: string): Promise<ImapTestClient> => {
+      const client = new ImapTestClient(connect(other.imap.port))
+      clients.push(client)
+      await client.line()
+      await client.ok(`LOGIN ${user} ${password}`)
+      return client
+    }
+    const alice = await logIn('alice', 'a')
+    await alice.ok('CREATE Work')
+    expect(await alice.ok('GETACL Work')).toEqual(['* ACL Work alice lrwstipekxacd #bob lra #alice lrwsa'])
+    const bob = await logIn('bob', 'b')
+    expect(await bob.ok('GETACL shared/alice/inbox')).toEqual(['* ACL shared/alice/inbox alice lrwstipekxacd #bob lra'])
+    expect((await bob.command('SETACL shared/alice/INBOX #bob lr')).text).toMatch(/^NO \[CANNOT\]/)
+    expect(await (await logIn('carol', 'c')).ok('GETACL Public/Team')).toEqual([
+      '* ACL Public/Team bob lra #authenticated lr -#$team w #carol lra',
+    ])
   })
   test('that hold where nothing else is said are read once, however many mailboxes there are', () => {
     const control = accessControl({})

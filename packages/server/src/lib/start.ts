@@ -7,6 +7,7 @@
  *      stores are closed when nobody uses them; then, and only then, dispose resolves.
  */
 import { hostname as machineName } from 'node:os'
+import type { AclLayer } from '@mailstead/acl'
 import { memoryFs } from '@mailstead/fs/memory'
 import { ServerError } from './error.ts'
 import { ignoreEvents } from './events.ts'
@@ -80,7 +81,16 @@ export async function startServer(options: ServerOptions): Promise<MailServer> {
           hasStore: shared.hasStore,
           sharing: knownSharing(() => sharing, { scan: () => scan, access: (name) => storeAccess(shared, name) }),
         })
-  const mail = namespaces === undefined ? undefined : { namespaces, anyone: shared?.anyone ?? false }
+  const mail =
+    shared === undefined || namespaces === undefined
+      ? undefined
+      : {
+          namespaces,
+          anyone: shared.anyone ?? false,
+          // All that counts for anybody: for the owner it may be less.
+          globalFor: (store: string, name: string): readonly AclLayer[] =>
+            storeAccess(shared, store).globalFor?.(name, false) ?? [],
+        }
   const backend = imapBackend(options.users, stores, messageMax, onEvent, mail)
   try {
     if ((shared?.namespaces ?? []).length > 0) {
