@@ -141,6 +141,11 @@ test('a public namespace has its place, its format and its default', async () =>
   await done('acl', 'delete', '--namespace', 'Public', '', 'anyone')
   const made = await done('mailbox', 'list', '--user', 'bob')
   expect(made).toBe('INBOX\n')
+  // Where nobody has the right to make any, whoever runs the server does.
+  await done('mailbox', 'create', '--namespace', 'Public', 'News')
+  expect(await bob.ok('LIST "" Public/News')).toEqual(['* LIST (\\HasNoChildren) "/" Public/News'])
+  expect(await done('mailbox', 'list', '--namespace', 'Public/')).toBe('Board\nNews\n')
+  expect((await mailstead('mailbox', 'create', '--namespace', 'Public', 'News')).code).toBe(1)
 })
 
 test('the global file counts, with the prefix of the namespace, and again when it changes', async () => {

@@ -118,6 +118,8 @@ export function shareCommand(): Command {
       // What is left of users who were removed is shown to nobody.
       const users = readUsers(where)?.users
       const entries = ((await sharing?.entries()) ?? []).filter(({ owner }) => users?.has(owner) !== false)
+      if (entries.length === 0 && sharing?.isComplete !== true)
+        process.stderr.write('mailstead: not every store was looked at yet: a server does that when it starts\n')
       print(flags, entries, () => entries.flatMap((one) => one.with.map((name) => `${one.owner} ${name}`)).join('\n'))
     },
   )

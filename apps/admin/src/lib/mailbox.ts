@@ -1,28 +1,17 @@
-import { join } from 'node:path'
 import { Command } from 'commander'
 import { INBOX, type MailboxInfo, StoreError } from '@mailstead/store'
-import { openMounts, openUserStore } from '@mailstead/app-server'
-import { userDirectory } from '@mailstead/server'
+import { type AclFlags, inStore, learnLists, withFlags } from './acl-store.ts'
 import { Exit } from './exit.ts'
-import { isThere, mustFindUser, whereOf, type WhereFlags } from './find-user.ts'
-import { mustBeThere } from './subjects.ts'
 
-interface MailboxFlags extends WhereFlags {
-  readonly user: string
-  readonly json?: boolean
-}
-
-/** `mailstead mailbox list|status`: read-only. */
+/** `mailstead mailbox list|status`, which only read, and `create`. */
 export function mailboxCommand(): Command {
-  const list = withFlags(new Command('list').description('names of the mailboxes')).action(
-    async (flags: MailboxFlags) => {
-      const infos = await mailboxes(flags)
-      if (flags.json === true) process.stdout.write(`${JSON.stringify(infos.map(({ name }) => name))}\n`)
-      else for (const { name } of infos) process.stdout.write(`${name}\n`)
-    },
-  )
+  const list = withFlags(new Command('list').description('names of the mailboxes')).action(async (flags: AclFlags) => {
+    const infos = await mailboxes(flags)
+    if (flags.json === true) process.stdout.write(`${JSON.stringify(infos.map(({ name }) => name))}\n`)
+    else for (const { name } of infos) process.stdout.write(`${name}\n`)
+  })
   const status = withFlags(new Command('status').description('counters of the mailboxes').argument('[name...]')).action(
-    async (given: string[], flags: MailboxFlags) => {
+    async (given: string[], flags: AclFlags) => {
       const infos = await mailboxes(flags)
       const names = given.map((name) => (name.toUpperCase() === INBOX ? INBOX : name))
       for (const name of names)
@@ -36,29 +25,31 @@ export function mailboxCommand(): Command {
           )
     },
   )
-  return new Command('mailbox').description("a user's mailboxes").addCommand(list).addCommand(status)
-}
-
-function withFlags(command: Command): Command {
-  return command
-    .requiredOption('--user <name>')
-    .option('--data <dir>', 'data directory')
-    .option('--users <file>', 'users file (default: users.passwd in the data directory)')
-    .option('--config <file>', 'configuration file')
-    .option('--json', 'one JSON value')
-}
-
-async function mailboxes(flags: MailboxFlags): Promise<readonly MailboxInfo[]> {
-  const where = whereOf(flags)
-  await using mounts = await openMounts(where.config.state)
-  await mustBeThere(where, mounts)
-  const user = mustFindUser(where, flags.user)
-  const none = new Exit(1, `${flags.user} has no store yet`)
-  if (!isThere(join(where.data, userDirectory(user)))) throw none
-  await using opened = await openUserStore(where.data, user, { readOnly: true, settings: where.config }).catch(
-    (error: unknown) => {
-      throw error instanceof StoreError && error.code === 'STORE_NOT_FOUND' ? none : error
-    },
+  const create = withFlags(
+    new Command('create').description('make a mailbox, for whoever runs the server').argument('<name>'),
+  ).action((name: string, flags: AclFlags) =>
+    inStore(flags, { write: true }, async ({ session, where, owner, namespace }) => {
+      await session.create(name)
+      await learnLists(where, namespace ?? { owner: owner! }, session)
+    }),
   )
-  return opened.store.as({ name: user.name }).mailboxes()
+  return new Command('mailbox')
+    .description('mailboxes of a user, or of a public namespace')
+    .addCommand(list)
+    .addCommand(status)
+    .addCommand(create)
+}
+
+async function mailboxes(flags: AclFlags): Promise<readonly MailboxInfo[]> {
+  let found: readonly MailboxInfo[] = []
+  try {
+    await inStore(flags, { write: false }, ({ session, namespace }) => {
+      // Nobody sees the INBOX of a public namespace.
+      found = session.mailboxes().filter(({ name }) => namespace === undefined || name !== INBOX)
+    })
+  } catch (error) {
+    if (!(error instanceof StoreError && error.code === 'STORE_NOT_FOUND')) throw error
+    throw new Exit(1, `${flags.user ?? flags.namespace!} has no store yet`)
+  }
+  return found
 }

@@ -189,7 +189,7 @@ describe('mailstead user', () => {
     expect(found(join(at, 'data/people'))).toEqual([])
     expect(found(join(at, 'index')).filter((name) => name.includes('bob'))).toEqual([])
     expect(blobs().length).toBeLessThan(before)
-    expect(await done('share', 'list')).toBe('')
+    expect((await mailstead('share', 'list')).out).toBe('')
     expect((await mailstead('check')).code).toBe(0)
     expect(await done('mailbox', 'status', '--user', 'alice')).toMatch(/messages=1/)
     expect(await mailstead('user', 'remove', 'bob', '--delete-mail', 'bob')).toMatchObject({
