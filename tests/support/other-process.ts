@@ -28,23 +28,31 @@ export class OtherProcess {
     await next()
   }
 
-  /** The file system of the process that is to be second. Its lock is waited for without being watched, so that it is always asked for. */
-  before<T extends Disk>(disk: T): Omit<T, 'watch'> {
+  /**
+   * The file system of the process that is to be second. `file`: of the lock that it waits for (default: the commit lock). It is not watched, so
+   * that it is always asked for.
+   */
+  before<T extends Disk>(disk: T, file = 'index/lock'): Omit<T, 'watch'> {
     const { watch: _watch, ...all } = disk
-    return { ...all, lock: async (path: string) => this.#waiting(path, await disk.lock(path)) }
+    return {
+      ...all,
+      lock: async (path: string) => {
+        const lock = await disk.lock(path)
+        return path.endsWith(file) ? this.#waiting(lock) : lock
+      },
+    }
   }
 
-  #waiting(path: string, lock: Lock): Lock {
-    if (!path.endsWith('index/lock')) return lock
+  #waiting(lock: Lock): Lock {
     return Object.create(lock, {
       held: { get: () => lock.held },
       tryAcquire: {
-        value: (mode: 'shared' | 'exclusive') =>
+        value: (mode: 'shared' | 'exclusive' = 'exclusive') =>
           mode === 'exclusive' && this.next !== undefined ? false : lock.tryAcquire(mode),
       },
       acquire: {
         value: async (options: Parameters<Lock['acquire']>[0]) => {
-          if (options?.mode === 'exclusive') await this.#act()
+          if (options?.mode !== 'shared') await this.#act()
           return lock.acquire(options)
         },
       },

@@ -242,6 +242,25 @@ describe('a right that another process takes away before the commit', () => {
     expect(await outcome(() => mailbox.changeFlags(UidSet.of(2), BOTH))).toBe('STORE_DENIED')
     expect([...(await stored(w.all, 'A')).values()]).toEqual([BOTH.add, 0, 0])
   })
+  test('while a change of flags of one’s own waits for another session of the same user, is not used', async () => {
+    await using w = await world()
+    const parsed = parsePrivacyPolicy('shared \\Seen')
+    if ('fault' in parsed) throw new Error(parsed.fault)
+    await w.all.changePrivacy('', parsed)
+    await w.his.as(root).refresh()
+    const other = new OtherProcess()
+    await using own = await open(other.before(memoryFs(), 'private-flags.lock'), { owner: 'bob' })
+    await using mailbox = await w.his.as({ ...bob, privateFlags: await own.privateFlags() }).open('A')
+    const seen = { add: FLAG_SEEN }
+    other.next = () => w.all.changeAcl('A', () => list(READABLE | RIGHT_WRITE_DELETED))
+    expect(await outcome(() => mailbox.changeFlags(UidSet.of(1), { add: FLAG_SEEN | FLAG_DELETED }))).toBe('done')
+    expect([...flagsOf(mailbox.view).values()]).toEqual([FLAG_DELETED, 0, 0])
+    other.next = () => w.all.changeAcl('A', () => list(READABLE))
+    await w.all.changeAcl('A', () => list(READABLE | RIGHT_WRITE_SEEN))
+    await mailbox.refresh()
+    expect(await outcome(() => mailbox.changeFlags(UidSet.of(2), seen))).toBe('STORE_DENIED')
+    expect([...flagsOf(mailbox.view).values()]).toEqual([FLAG_DELETED, 0, 0])
+  })
   test('is not used in the same process either, however the two come together', async () => {
     let refused = 0
     for (let hops = 0; hops < 24; hops++) {
