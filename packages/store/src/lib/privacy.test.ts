@@ -347,6 +347,23 @@ describe('flags of one’s own in a shared store', () => {
     await expect(bob.changePrivacy('nowhere', undefined)).rejects.toMatchObject({ code: 'STORE_NO_MAILBOX' })
   })
 
+  test('go with the messages of INBOX where it is renamed, as the policy does', async () => {
+    await using store = await open(memoryFs(), { acl: everybody })
+    const own = store.as({ name: 'anna', privateFlags: await store.privateFlags() })
+    await own.changePrivacy('INBOX', policy('shared \\Seen $mine'))
+    await deliver(own, 'INBOX', 3, FLAG_FLAGGED)
+    {
+      await using inbox = await own.open('INBOX')
+      await inbox.changeFlags(UidSet.of(1, 3), { add: FLAG_SEEN, addKeywords: ['$mine'] })
+    }
+    await own.rename('INBOX', 'Old')
+    expect(own.privacy('Old')).toEqual(policy('shared \\Seen $mine'))
+    expect(await shown(own, 'Old')).toBe('1:10,$mine 2:2 3:10,$mine')
+    expect(await shown(store.as({ name: 'bob' }), 'Old')).toBe('1:2 2:2 3:2')
+    expect(own.mailbox('INBOX')).toMatchObject({ count: 0 })
+    expect(await damage(store)).toEqual([])
+  })
+
   test('of the owner himself are in his own store, and nobody else’s', async () => {
     await using store = await open(memoryFs(), { acl: everybody })
     const own = store.as({ name: 'anna', privateFlags: await store.privateFlags() })

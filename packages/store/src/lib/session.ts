@@ -1,7 +1,16 @@
 /** A session: what one subject sees and does. It holds nothing, so there may be many. */
 import { encodePrivacyPolicy, type PrivacyPolicy } from '@mailstead/acl/private-flags'
 import { UidSet } from '@mailstead/uidset'
-import { Access, denied, inheritedList, RIGHT_ADMIN, RIGHT_DELETE, RIGHT_LOOKUP, RIGHT_READ } from './access.ts'
+import {
+  Access,
+  ALL_RIGHTS,
+  denied,
+  inheritedList,
+  RIGHT_ADMIN,
+  RIGHT_DELETE,
+  RIGHT_LOOKUP,
+  RIGHT_READ,
+} from './access.ts'
 import type { Mailbox, MailboxInfo, SaveBatch, StoreSession, Subject } from './contract.ts'
 import { MAILBOX_COLUMNS } from './contract.ts'
 import type { Core, TreeChange } from './core.ts'
@@ -157,16 +166,23 @@ export class Session implements StoreSession {
     })
   }
 
-  /** RFC 3501 §6.3.5: its messages go to a new mailbox, INBOX stays, empty; its children stay where they are. */
+  /**
+   * RFC 3501 §6.3.5: its messages go to a new mailbox, INBOX stays, empty; its children stay where they are. What INBOX's list and policy
+   * say holds for the new one too, as after any rename.
+   */
   async #renameInbox(target: string): Promise<void> {
     const core = this.#core
+    const inbox = core.tree.find(INBOX)!
+    await using lease = await core.tables.acquire(mailboxTable(inbox.guid))
+    await using own = lease === undefined ? undefined : await this.#privacy?.overlay(inbox, lease.table)
+    const seen = own?.view
     const tell = await core.changeTree(async (change) => {
       const from = change.state.byName.get(INBOX)!
       this.#access?.must(from, RIGHT_DELETE, INBOX, change.state)
       this.#access?.mayCreate(target, change.state)
       mustNotExist(change, target)
       createParents(core, change, target)
-      const entry = addMailbox(core, change, target, undefined)
+      const entry = addMailbox(core, change, target, undefined, from)
       const table = mailboxTable(from.guid)
       await using inbox = await core.tables.acquire(table)
       const view = inbox!.table.view
@@ -182,13 +198,16 @@ export class Session implements StoreSession {
       const names = await beginNames(core, change.tx, () => [entry, from])
       const copies = change.tx.appendFrom(mailboxTable(entry.guid), view, rows, { saved: core.settings.now() })
       change.tx.expunge(table, gone, { mustExist: true })
-      return (): void => {
+      return async (): Promise<void> => {
         tellCopies(names, entry, view, rows, copies.uids)
         names?.expunged(from, gone)
         settleNames(core, names)
+        if (seen === undefined) return
+        const copied = { view: seen, source: gone, destination: copies.uids, rights: ALL_RIGHTS }
+        await this.#privacy?.giveCopies(entry, copied)
       }
     })
-    tell?.()
+    await tell?.()
   }
 
   async subscribe(name: string, on: boolean): Promise<void> {
@@ -332,12 +351,13 @@ function createParents(core: Core, change: TreeChange, name: string): void {
     if (!change.state.byName.has(parent)) addMailbox(core, change, parent, undefined)
 }
 
-/** A new, empty mailbox. */
+/** A new, empty mailbox. `like`: whose list and policy it has; otherwise it inherits a list, as far as there is one. */
 export function addMailbox(
   core: Pick<Core, 'guid' | 'settings'>,
   change: TreeChange,
   name: string,
   specialUse?: string,
+  like?: Entry,
 ): Entry {
   const { tx, state } = change
   if (state.byName.size >= MAILBOXES_MAX)
@@ -351,7 +371,9 @@ export function addMailbox(
   }
   tx.createTable({ id: mailboxTable(entry.guid), columns: MAILBOX_COLUMNS, uidValidity: entry.uidValidity })
   tx.setValue(TREE_TABLE, mailboxKey(entry.guid), encodeEntry(entry))
-  const list = inheritedList(name, state)
+  const list = like === undefined ? inheritedList(name, state) : state.values.get(aclKey(like.guid))
   if (list !== undefined) tx.setValue(TREE_TABLE, aclKey(entry.guid), list)
+  const policy = like === undefined ? undefined : state.values.get(privacyKey(like.guid))
+  if (policy !== undefined) tx.setValue(TREE_TABLE, privacyKey(entry.guid), policy)
   return entry
 }
