@@ -315,15 +315,13 @@ class Resolver {
   /** Counts in the tables that are named, at the end, when their own rows are there. */
   #countUses(): void {
     for (const { table, column, by } of this.#uses.all) {
-      const uids: number[] = []
-      for (const [uid, change] of by) if (change !== 0) uids.push(uid)
+      const { uids, changes } = by.inOrder()
       if (uids.length === 0) continue
-      uids.sort((a, b) => a - b)
       const gone =
         this.#open.get(table)?.dropped === true || (!this.#open.has(table) && this.#world.state(table) === undefined)
       if (gone) {
         // Whoever stops using rows of a table that is gone has nothing to count.
-        if (uids.every((uid) => by.get(uid)! < 0)) continue
+        if (changes.every((change) => change < 0)) continue
         throw new IndexError('INDEX_CONFLICT', `table ${table} is gone`, { table })
       }
       const working = this.#working(table)
@@ -334,8 +332,9 @@ class Resolver {
       const ranges: number[] = []
       const values = new Uint8Array(uids.length * width)
       let count = 0
-      for (const uid of uids) {
-        const change = by.get(uid)!
+      for (let i = 0; i < uids.length; i++) {
+        const uid = uids[i]!
+        const change = changes[i]!
         const after = draft.addColumn(uid, c, change)
         if (after < 0) {
           if (change < 0) continue

@@ -4,20 +4,17 @@
  */
 import { type Chunk, extOf, isZeroColumn, readNumber } from './chunk.ts'
 import type { TableMeta } from './state.ts'
+import { UseChanges } from './use-changes.ts'
 
 /** What is to be counted in a column of a table: by the UIDs of its rows, by how much. */
 export interface CountedUses {
   readonly table: string
   readonly column: string
-  readonly by: ReadonlyMap<number, number>
-}
-
-interface Gathered extends CountedUses {
-  readonly by: Map<number, number>
+  readonly by: UseChanges
 }
 
 export class Uses {
-  readonly #all = new Map<string, Gathered>()
+  readonly #all = new Map<string, CountedUses>()
 
   get all(): Iterable<CountedUses> {
     return this.#all.values()
@@ -25,7 +22,7 @@ export class Uses {
 
   /** One row more names the row `uid` in column `c`, or one less. */
   value(table: TableMeta, c: number, uid: number, by: 1 | -1): void {
-    addUse(this.#of(table, c), uid, by)
+    this.#of(table, c).add(uid, by)
   }
 
   /** These rows of a chunk name theirs so, or no more. */
@@ -33,7 +30,7 @@ export class Uses {
     const column = extOf(chunk, c, 4)
     if (isZeroColumn(column)) return
     const uses = this.#of(table, c)
-    for (let row = from; row < to; row++) addUse(uses, readNumber(column, row * 4, 4), by)
+    for (let row = from; row < to; row++) uses.add(readNumber(column, row * 4, 4), by)
   }
 
   /** Rows with these columns were appended: one value for all of them, or one for each. */
@@ -42,23 +39,19 @@ export class Uses {
       const column = columns[c]
       if (column === undefined) continue
       const uses = this.#of(table, c)
-      if (column.length === 4) addUse(uses, readNumber(column, 0, 4), count)
-      else for (let i = 0; i < count; i++) addUse(uses, readNumber(column, i * 4, 4), 1)
+      if (column.length === 4) uses.add(readNumber(column, 0, 4), count)
+      else for (let i = 0; i < count; i++) uses.add(readNumber(column, i * 4, 4), 1)
     }
   }
 
-  #of(meta: TableMeta, c: number): Map<number, number> {
+  #of(meta: TableMeta, c: number): UseChanges {
     const { table, column } = meta.columns[c]!.counts!
     const key = `${table} ${column}`
     let uses = this.#all.get(key)
     if (uses === undefined) {
-      uses = { table, column, by: new Map() }
+      uses = { table, column, by: new UseChanges() }
       this.#all.set(key, uses)
     }
     return uses.by
   }
-}
-
-function addUse(uses: Map<number, number>, uid: number, by: number): void {
-  if (uid !== 0) uses.set(uid, (uses.get(uid) ?? 0) + by)
 }

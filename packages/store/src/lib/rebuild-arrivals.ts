@@ -4,7 +4,7 @@
  */
 import type { AppendedRow, AppendRowsOutcome, IndexTransaction, TableView } from '@mailstead/index'
 import { FORM_CANONICAL, MAILBOX_COLUMNS } from './contract.ts'
-import type { FoundMessages } from './rebuild-found.ts'
+import { type FoundMessages, writeNumber } from './rebuild-found.ts'
 import type { Mailroom } from './rebuild-mailboxes.ts'
 import { record, type RebuildRecord } from './rebuild-record.ts'
 
@@ -163,10 +163,10 @@ export class Arrivals {
     const [box, guid, received, size, form] = [of('box'), of('guid'), of('received'), of('size'), of('form')]
     for (let i = 0; i < count; i++) {
       const message = messages[i]!
-      box.writeUInt32LE(this.#refOf(message), i * 4)
+      writeNumber(box, i * 4, 4, this.#refOf(message))
       guid.set(found.guid(message), i * 16)
-      received.writeUIntLE(found.receivedMs(message), i * 6, 6)
-      size.writeUIntLE(found.size(message), i * 6, 6)
+      writeNumber(received, i * 6, 6, found.receivedMs(message))
+      writeNumber(size, i * 6, 6, found.size(message))
       form[i] = found.isCanonical(message) ? FORM_CANONICAL : 0
     }
     const row = this.#tx.appendRows(table, { count, uid, columns: { ...columns, saved: this.#now } })

@@ -257,7 +257,7 @@ export class FoundMessages {
 const LIMITS: readonly number[] = [0, 1, 2, 3, 4, 5, 6].map((bytes) => 256 ** bytes)
 
 /** As columns hold it: unsigned, little-endian, of so many bytes. */
-function writeNumber(out: Uint8Array, at: number, bytes: number, value: number): void {
+export function writeNumber(out: Uint8Array, at: number, bytes: number, value: number): void {
   if (!(value >= 0 && value % 1 === 0 && (bytes > 6 || value < LIMITS[bytes]!)))
     throw new RangeError(`${value} does not fit ${bytes} bytes`)
   let low = value | 0
