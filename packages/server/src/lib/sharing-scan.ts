@@ -124,8 +124,11 @@ export class SharingScan implements AsyncDisposable {
   readonly #watching: Disposable | undefined
   readonly #stop = new AbortController()
   #running: Promise<void>
+  /** A look at all is wanted. */
   #again = false
   #timer: NodeJS.Timeout | undefined
+  /** Who could not be looked at the last time. */
+  readonly #failing = new Set<string>()
 
   constructor(options: SharingScanOptions) {
     this.#options = options
@@ -153,44 +156,48 @@ export class SharingScan implements AsyncDisposable {
     this.#running = this.#running.then(() => (this.#again ? this.#run() : undefined))
   }
 
-  async #run(): Promise<void> {
-    this.#again = false
-    clearTimeout(this.#timer)
-    let failed: boolean
-    try {
-      failed = await this.#lookAtAll()
-    } catch (error) {
-      if (this.#stop.signal.aborted) return
-      failed = true
-      this.#options.onEvent({ level: 'warn', kind: 'sharing', message: 'not all that is shared could be found', error })
-    }
-    if (failed && !this.#stop.signal.aborted) this.#timer = setTimeout(() => this.#look(), AGAIN_MS).unref()
+  #retry(): void {
+    if (!this.#stop.signal.aborted) this.#running = this.#running.then(() => this.#run([...this.#failing]))
   }
 
-  /** True if some could not be looked at. */
-  async #lookAtAll(): Promise<boolean> {
-    const { owners, users, sharing, onEvent } = this.#options
-    let failed = false
-    for await (const name of owners()) {
-      if (this.#stop.signal.aborted) return false
-      const user = users.lookup(name)
-      if (user === undefined) continue
-      try {
-        await inTime(this.#lookAt(user))
-      } catch (error) {
-        if (error instanceof ServerError && error.code === 'SERVER_CLOSED') return false
-        failed = true
-        onEvent({
-          level: 'warn',
-          kind: 'sharing',
-          message: `what ${name} shares could not be found out`,
-          user: name,
-          error,
-        })
+  /** Looks at these, or at all. */
+  async #run(names?: readonly string[]): Promise<void> {
+    const { owners, sharing, onEvent } = this.#options
+    clearTimeout(this.#timer)
+    if (names === undefined) this.#again = false
+    try {
+      for await (const name of names ?? owners()) {
+        await this.#lookOnce(name)
+        if (this.#stop.signal.aborted) return
       }
+      if (!sharing.isComplete) await sharing.completed()
+      if (this.#failing.size > 0) this.#timer = setTimeout(() => this.#retry(), AGAIN_MS).unref()
+    } catch (error) {
+      // Who there is could not be found out.
+      onEvent({ level: 'warn', kind: 'sharing', message: 'not all that is shared could be found', error })
+      this.#timer = setTimeout(() => this.#look(), AGAIN_MS).unref()
     }
-    if (!sharing.isComplete) await sharing.completed()
-    return failed
+  }
+
+  async #lookOnce(name: string): Promise<void> {
+    const { users, onEvent } = this.#options
+    const user = users.lookup(name)
+    try {
+      if (user !== undefined) await inTime(this.#lookAt(user), this.#stop.signal)
+      this.#failing.delete(name)
+    } catch (error) {
+      if (this.#stop.signal.aborted || (error instanceof ServerError && error.code === 'SERVER_CLOSED')) return
+      // Told once, not each time that it is tried.
+      if (this.#failing.has(name)) return
+      this.#failing.add(name)
+      onEvent({
+        level: 'warn',
+        kind: 'sharing',
+        message: `what ${name} shares could not be found out`,
+        user: name,
+        error,
+      })
+    }
   }
 
   async #lookAt(user: User): Promise<void> {
@@ -217,17 +224,18 @@ export class SharingScan implements AsyncDisposable {
   }
 }
 
-/** Fails with STORE_UNAVAILABLE if it takes too long; what it does goes on then, and nobody hears of it. */
-async function inTime(look: Promise<void>): Promise<void> {
-  const stop = new AbortController()
+/** Fails with STORE_UNAVAILABLE if it takes too long, or the server stops; what it does goes on then, and nobody hears of it. */
+async function inTime(look: Promise<void>, stopping: AbortSignal): Promise<void> {
+  const done = new AbortController()
   const late = async (): Promise<never> => {
-    await wait(STORE_PATIENCE_MS, undefined, { signal: stop.signal, ref: false })
+    const signal = AbortSignal.any([done.signal, stopping])
+    await wait(STORE_PATIENCE_MS, undefined, { signal, ref: false })
     throw new StoreError('STORE_UNAVAILABLE', 'the storage does not answer')
   }
   try {
     await Promise.race([look, late()])
   } finally {
-    stop.abort()
+    done.abort()
   }
 }
 

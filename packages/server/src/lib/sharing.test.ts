@@ -4,7 +4,7 @@ import { connect } from 'node:net'
 import { setImmediate } from 'node:timers/promises'
 import { aclList, encodeAcl, parseIdentifier, parseRights } from '@mailstead/acl'
 import { GlobalAcl } from '@mailstead/acl/file'
-import type { Fs } from '@mailstead/fs'
+import { type Fs, FsError } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
 import { ImapTestClient } from '@mailstead/imap/testing'
 import type { MailboxInfo, StoreSession } from '@mailstead/store'
@@ -216,6 +216,32 @@ describe('the registry of what is shared', () => {
     const lines = await (await logIn(two, 'bob', 'b')).ok('LIST "" shared/*')
     expect(lines).toContain('* LIST (\\HasNoChildren) "/" shared/alice/INBOX')
     for (const client of clients.splice(0)) await client[Symbol.asyncDispose]()
+  })
+  test('is not held up by a store that cannot be opened, or does not answer', async () => {
+    const disks = new Map(Object.keys(passwords).map((name) => [name, testStorage(name)]))
+    let hanging: (() => void) | undefined
+    await using server = await testServer({
+      users: passwords,
+      storage: async ({ name }) => {
+        if (name === 'alice') throw new FsError('FS_IO', 'the disk is away')
+        if (name === 'dave@example.org') await new Promise<void>((resolve) => (hanging = resolve))
+        return disks.get(name)!()
+      },
+      shared: {
+        namespaces: [{ kind: 'shared', prefix: 'shared/%user/' }],
+        owners: () => Object.keys(passwords),
+      },
+    })
+    while (hanging === undefined) await setImmediate()
+    const carol = await logIn(server, 'carol', 'c')
+    await carol.ok('SETACL INBOX bob lr')
+    expect(server.events.filter(({ kind }) => kind === 'sharing').map(({ user: of }) => of)).toEqual(['alice'])
+    // His own work goes on meanwhile, and ends when the server does.
+    expect(await carol.ok('STATUS INBOX (MESSAGES)')).toEqual(['* STATUS INBOX (MESSAGES 0)'])
+    for (const client of clients.splice(0)) await client[Symbol.asyncDispose]()
+    const stopped = server[Symbol.asyncDispose]()
+    hanging()
+    await stopped
   })
   test('is written as its page says', () => {
     const page = readFileSync(new URL('../../../../docs/formats/sharing.md', import.meta.url), 'utf8')
