@@ -8,6 +8,7 @@ import {
   type CopyOptions,
   type CopyOutcome,
   type Mailbox,
+  RIGHT_EXPUNGE,
   RIGHT_INSERT,
   RIGHT_LOOKUP,
   RIGHT_READ,
@@ -54,6 +55,10 @@ export async function copyToOther(
       if (options.mustExist === true || !(error instanceof StoreError) || error.code !== 'STORE_EXPUNGED') throw error
     }
   }
+  // Reading takes long: who may do it no more, or take the messages away, does not have them there either.
+  await from.refresh()
+  if (options.arrival !== undefined && (from.rights & RIGHT_EXPUNGE) === 0)
+    throw new StoreError('STORE_DENIED', 'the messages may not be taken away any more', { mailbox: from.name })
   const saved = await batch.commit(options.arrival === undefined ? {} : { arrival: options.arrival })
   const destination = Uint32Array.from(saved, ({ uid }) => uid)
   return {

@@ -4,10 +4,12 @@ import { aclList, encodeAcl, parseIdentifier, parseRights } from '@mailstead/acl
 import { memoryFs } from '@mailstead/fs/memory'
 import { ImapTestClient } from '@mailstead/imap/testing'
 import { mdbox } from '@mailstead/mdbox'
-import type { StoreSession } from '@mailstead/store'
+import type { Mailbox, StoreSession } from '@mailstead/store'
+import { UidSet } from '@mailstead/uidset'
 import { expect, test } from 'vitest'
 import { OtherProcess } from '../../../../tests/support/other-process.ts'
 import { type TestServer, testServer } from '../testing.ts'
+import { copyToOther } from './copy-to-other.ts'
 import { publicPrincipal } from './namespaces.ts'
 
 interface Case {
@@ -57,11 +59,18 @@ async function give(session: StoreSession, mailbox: string, rights: string): Pro
   await session.changeAcl(mailbox, () => encodeAcl(aclList(entries)))
 }
 
-test('a command whose right is taken away while it waits for the store is answered as if it had come later', async () => {
-  for (const { command, on, left, answer, becomes: [team, to, flags] = [1, 0], selected = 'Public/Team' } of cases) {
+/** Two servers over one public store, and a session with all rights in the first of them. */
+class World implements AsyncDisposable {
+  readonly other: OtherProcess = new OtherProcess()
+  readonly #stack = new AsyncDisposableStack()
+  hers!: TestServer
+  his!: TestServer
+  all!: StoreSession
+
+  static async make(): Promise<World> {
+    const world = new World()
     const disk = memoryFs()
-    const other = new OtherProcess()
-    const process = (fs: typeof disk): Promise<TestServer> =>
+    const process = (fs: Omit<typeof disk, 'watch'>): Promise<TestServer> =>
       testServer({
         users: { bob: 'b' },
         shared: {
@@ -78,19 +87,31 @@ test('a command whose right is taken away while it waits for the store is answer
           ],
         },
       })
-    await using hers = await process(disk)
-    using lease = await hers.server.stores.acquire(publicPrincipal('Public/'))
-    const all = lease.store.as({ name: 'root', unrestricted: true })
+    world.hers = world.#stack.use(await process(disk))
+    const lease = world.#stack.use(await world.hers.server.stores.acquire(publicPrincipal('Public/')))
+    world.all = lease.store.as({ name: 'root', unrestricted: true })
     for (const name of ['Team', 'To']) {
-      await all.create(name)
-      await give(all, name, 'lrswtie')
+      await world.all.create(name)
+      await give(world.all, name, 'lrswtie')
     }
     {
-      await using batch = all.save()
+      await using batch = world.all.save()
       await batch.add(Buffer.from('Subject: x\r\n\r\nHello.\r\n'), [{ mailbox: 'Team', flags: 4 }])
       await batch.commit()
     }
-    await using his = await process(other.before(disk))
+    world.his = world.#stack.use(await process(world.other.before(disk)))
+    return world
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.#stack.disposeAsync()
+  }
+}
+
+test('a command whose right is taken away while it waits for the store is answered as if it had come later', async () => {
+  for (const { command, on, left, answer, becomes: [team, to, flags] = [1, 0], selected = 'Public/Team' } of cases) {
+    await using world = await World.make()
+    const { hers, his, all, other } = world
     await his.deliver('bob', 'Subject: own\r\n\r\nHello.\r\n')
     await using client = await connected(his)
     await client.ok(`SELECT ${selected}`)
@@ -109,6 +130,39 @@ test('a command whose right is taken away while it waits for the store is answer
     await using again = await connected(his)
     await again.ok('SELECT INBOX')
     expect({ ...what, own: await again.ok('SEARCH ALL') }).toEqual({ ...what, own: ['* SEARCH 1'] })
+    using lease = await hers.server.stores.acquire(publicPrincipal('Public/'))
     expect(lease.store.moves.pending()).toEqual([])
+  }
+})
+
+test('what is taken to another store is read and taken away by rights that are there until it is', async () => {
+  for (const [left, isMove] of [
+    ['l', false],
+    ['lrswti', true],
+  ] as const) {
+    await using world = await World.make()
+    const { his, all } = world
+    const bob = his.users.lookup('bob')!
+    using team = await his.server.stores.acquire(publicPrincipal('Public/'))
+    using own = await his.server.stores.acquire(bob)
+    await using from = await team.store.as(bob).open('Team')
+    let read = 0
+    const slow = new Proxy(from, {
+      get(target, key) {
+        if (key === 'body')
+          return async (...args: Parameters<Mailbox['body']>) => {
+            const body = await target.body(...args)
+            read++
+            await give(all, 'Team', left)
+            return body
+          }
+        const value: unknown = Reflect.get(target, key, target)
+        return typeof value === 'function' ? (value.bind(target) as unknown) : value
+      },
+    })
+    const to = { store: own.store.as(bob), mailbox: 'INBOX' }
+    const options = isMove ? { arrival: { id: 'f'.repeat(32), from: '/Public' } } : {}
+    await expect(copyToOther(slow, UidSet.of(1), to, options)).rejects.toMatchObject({ code: 'STORE_DENIED' })
+    expect([read, to.store.mailbox('INBOX')?.count, own.store.moves.arrived()]).toEqual([1, 0, []])
   }
 })
