@@ -48,7 +48,8 @@ const DELIMITER = '/'
 const OPENED_MAX = 16
 
 interface Everything {
-  readonly mailboxes: ReadonlyMap<string, NamedMailbox>
+  /** By their full names. */
+  readonly mailboxes: ReadonlyMap<string, { readonly specialUse: string | undefined }>
   readonly trouble: unknown
 }
 
@@ -217,7 +218,7 @@ class SessionOverStore implements ImapSession {
    * missing.
    */
   async #everything(patterns: readonly string[]): Promise<Everything> {
-    const mailboxes = new Map<string, NamedMailbox>()
+    const mailboxes = new Map<string, { readonly specialUse: string | undefined }>()
     const home = this.#home.store
     await home.refresh('')
     const { namespaces, user } = this.#beside ?? {}
@@ -234,7 +235,7 @@ class SessionOverStore implements ImapSession {
             const name = there.prefix + info.name
             // What is below the prefix of another namespace is that one's: nobody can name it here. And what somebody else calls his
             // \Sent is not everybody's (RFC 6154 §2).
-            if (namespaces.prefixOf(name) === there.prefix) mailboxes.set(name, { ...info, specialUse: undefined })
+            if (namespaces.prefixOf(name) === there.prefix) mailboxes.set(name, { specialUse: undefined })
           }
         } catch (error) {
           if (storeCodeOf(error) === undefined) throw error

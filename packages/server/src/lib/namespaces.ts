@@ -32,7 +32,6 @@ export interface NamespaceSettings {
 /** A mailbox by its name in a store. */
 export interface NamedMailbox {
   readonly name: string
-  readonly specialUse: string | undefined
 }
 
 /** Who shares with whom, and what: found out before. STORE_UNAVAILABLE (a StoreError) while it is not known. */

@@ -2,8 +2,8 @@
  * What a store lets others see: whom, and which mailboxes with which lists. Found out while the store is open, and kept (sharing.ts), so
  * that the names can be told while it cannot be opened.
  *
- * FORMAT   Of the mailboxes: lines of UTF-8, each a JSON array: name ('' for the store itself), special use ('': none), access control list
- *          in base64 ('': none). Must not change: on disk.
+ * FORMAT   Of the mailboxes: lines of UTF-8, each a JSON array of its name ('' for the store itself) and its access control list in base64
+ *          ('': none). Must not change: on disk.
  */
 import { type AclList, decodeAcl, formatIdentifier, type Identifier } from '@mailstead/acl'
 import { type AccessSubject, RIGHT_LOOKUP, type StoreSession } from '@mailstead/store'
@@ -21,7 +21,6 @@ const INBOX = 'INBOX'
 /** A mailbox as it is kept; of the name '', the store itself. */
 export interface KeptMailbox {
   readonly name: string
-  readonly specialUse: string | undefined
   /** As it was stored. */
   readonly list: Uint8Array | undefined
 }
@@ -62,13 +61,13 @@ export function whatIsShared(session: Pick<StoreSession, 'acls' | 'mailboxes'>, 
     addList(fallback),
     addGlobal(''),
   ].includes(true)
-  const kept: KeptMailbox[] = ofStore === undefined ? [] : [{ name: '', specialUse: undefined, list: ofStore }]
-  for (const { name, specialUse } of session.mailboxes()) {
+  const kept: KeptMailbox[] = ofStore === undefined ? [] : [{ name: '', list: ofStore }]
+  for (const { name } of session.mailboxes()) {
     if (owner === undefined && isInbox(name)) continue
     const list = lists.get(name)
     const seen = [addList(list), addGlobal(name)].includes(true)
     // INBOX's list may count for others.
-    if (seen || byDefault || (name === INBOX && list !== undefined)) kept.push({ name, specialUse, list })
+    if (seen || byDefault || (name === INBOX && list !== undefined)) kept.push({ name, list })
   }
   const text = [...names].sort().join('\n')
   return {
@@ -110,8 +109,8 @@ export function encodeMailboxes(mailboxes: readonly KeptMailbox[]): Uint8Array |
   let size = 0
   for (const { list } of mailboxes) size += list?.length ?? 0
   if (size > MAILBOXES_MAX) return undefined
-  const lines = mailboxes.map(({ name, specialUse = '', list }) =>
-    JSON.stringify([name, specialUse, list === undefined ? '' : Buffer.from(list).toString('base64')]),
+  const lines = mailboxes.map(({ name, list }) =>
+    JSON.stringify([name, list === undefined ? '' : Buffer.from(list).toString('base64')]),
   )
   const bytes = Buffer.from(lines.join('\n'))
   return bytes.length > MAILBOXES_MAX ? undefined : bytes
@@ -124,28 +123,22 @@ export function decodeMailboxes(bytes: Uint8Array): readonly KeptMailbox[] | und
   for (const line of Buffer.from(bytes).toString().split('\n')) {
     const fields = fieldsOf(line)
     if (fields === undefined) return undefined
-    const [name, specialUse, list] = fields
-    found.push({
-      name,
-      specialUse: specialUse === '' ? undefined : specialUse,
-      list: list === '' ? undefined : Buffer.from(list, 'base64'),
-    })
+    const [name, list] = fields
+    found.push({ name, list: list === '' ? undefined : Buffer.from(list, 'base64') })
   }
   return found
 }
 
-function fieldsOf(line: string): readonly [string, string, string] | undefined {
+function fieldsOf(line: string): readonly [string, string] | undefined {
   let value: unknown
   try {
     value = JSON.parse(line)
   } catch {
     return undefined
   }
-  if (!Array.isArray(value) || value.length !== 3) return undefined
-  const [name, specialUse, list] = value as unknown[]
-  return typeof name === 'string' && typeof specialUse === 'string' && typeof list === 'string'
-    ? [name, specialUse, list]
-    : undefined
+  if (!Array.isArray(value) || value.length !== 2) return undefined
+  const [name, list] = value as unknown[]
+  return typeof name === 'string' && typeof list === 'string' ? [name, list] : undefined
 }
 
 /** Those of the mailboxes that LIST shows to somebody, by what their lists and the global file say now. */

@@ -38,7 +38,7 @@ const listed = (lines: readonly string[]): string[] => lines.map((line) => line.
 /** What a store with these lists shares. */
 function sharedBy(lists: Readonly<Record<string, Uint8Array>>, owner = 'owner'): ReturnType<typeof whatIsShared> {
   const map = new Map(Object.entries(lists))
-  const mailboxes = [...map.keys()].filter((name) => name !== '').map((name) => ({ name, specialUse: undefined }))
+  const mailboxes = [...map.keys()].filter((name) => name !== '').map((name) => ({ name }))
   const session = { acls: () => map, mailboxes: () => mailboxes as never }
   return whatIsShared(session, { owner })
 }
@@ -250,15 +250,14 @@ describe('the registry of what is shared', () => {
     )
     expect(names!.toString()).toBe(lists({ 'user=bob': 'l' }, { 'group=team': 'lr' }).with)
     const kept = [
-      { name: 'Sent', specialUse: '\\Sent', list: undefined },
-      { name: 'Täm', specialUse: undefined, list: encodeAcl(aclList([{ kind: 'anyone', name: '', rights: 3 }])) },
+      { name: 'Sent', list: undefined },
+      { name: 'Täm', list: encodeAcl(aclList([{ kind: 'anyone', name: '', rights: 3 }])) },
     ]
     expect(encodeMailboxes(kept)).toEqual(mailboxes)
     expect(decodeMailboxes(mailboxes!)).toEqual(
       kept.map((one) => ({ ...one, list: one.list && Buffer.from(one.list) })),
     )
-    for (const wrong of ['x', '["a"]', '["a","",1]', '[]\n'])
-      expect(decodeMailboxes(Buffer.from(wrong))).toBeUndefined()
+    for (const wrong of ['x', '["a"]', '["a",1]', '[]\n']) expect(decodeMailboxes(Buffer.from(wrong))).toBeUndefined()
     expect(decodeMailboxes(new Uint8Array(0))).toEqual([])
   })
   test('says so where there are too many to name', async () => {
