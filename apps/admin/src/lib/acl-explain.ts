@@ -2,7 +2,7 @@
 import { type Acl, type AclExplanation, explainAcl, formatRights, LOOKUP, subjectOf } from '@mailstead/acl'
 import { accessOptions, globalAcl, registryFs } from '@mailstead/app-server'
 import { fullNames, mailboxAcl, Sharing, userKey } from '@mailstead/server'
-import { type AclFlags, listOf, print, type Subject } from './acl-store.ts'
+import { type AclFlags, CLOSED, listOf, print, type Subject } from './acl-store.ts'
 import { readUsers } from './find-user.ts'
 
 interface Explained {
@@ -11,6 +11,7 @@ interface Explained {
   readonly groups: readonly string[]
   /** By which the global file was asked; none: there is no such file. */
   readonly names: readonly string[]
+  readonly isClosed: boolean
 }
 
 /** The rights of whom `--for` names, and why. */
@@ -27,7 +28,12 @@ export async function explained(subject: Subject, mailbox: string, flags: AclFla
     const acl = mailboxAcl(options, { name: mailbox, own, fallback: inbox ?? session.acl('') }, toOwner)
     const of = namespace ?? { owner: owner! }
     const names = global === undefined ? [] : fullNames(config.namespaces, of, { name: mailbox, toOwner })
-    return { acl, explanation: explainAcl(acl, subjectOf(name, groups)), groups, names }
+    const explanation = explainAcl(acl, subjectOf(name, groups))
+    // As the store has it: whatever lists say.
+    const isClosed = session.isClosed(mailbox) || (own === undefined && session.isClosed(''))
+    if (!isClosed || explanation.owner) return { acl, explanation, groups, names, isClosed }
+    const decisions = explanation.decisions.map((one) => ({ ...one, granted: false, by: 'nothing' as const }))
+    return { acl, explanation: { ...explanation, rights: 0, decisions }, groups, names, isClosed }
   } finally {
     await global?.fs[Symbol.asyncDispose]()
   }
@@ -75,7 +81,7 @@ function unknownNames({ session, where }: Subject, mailbox: string): string[] {
 /** Why a user sees a mailbox, or does not. */
 export async function debug(subject: Subject, mailbox: string, flags: AclFlags): Promise<void> {
   const { session, owner, namespace, where, mounts } = subject
-  const { explanation, groups, names } = await explained(subject, mailbox, flags)
+  const { explanation, groups, names, isClosed } = await explained(subject, mailbox, flags)
   const name = userKey(flags.for!)
   const shared = where.config.namespaces.find(({ kind }) => kind === 'shared')
   const prefix = namespace?.prefix ?? (name === owner ? '' : shared?.prefix.replace('%user', owner!))
@@ -95,6 +101,7 @@ export async function debug(subject: Subject, mailbox: string, flags: AclFlags):
   }
   lines.push(
     (explanation.rights & LOOKUP) === 0 ? `without l it does not exist for ${name}` : `${name} sees it in LIST`,
+    ...(isClosed ? [CLOSED] : []),
     explanationText(explanation, names),
   )
   print(flags, { lines, explanation }, () => lines.join('\n'))

@@ -92,6 +92,10 @@ export async function inStore(
   }
 }
 
+/** What is said of a mailbox that a rebuild closed. */
+export const CLOSED =
+  'closed by a rebuild, which did not know who might see it: nobody but its owner, until this list is changed'
+
 /** The public namespace of this prefix, with or without its last "/". Exit 2 if there is none. */
 export function publicNamespace({ namespaces }: Config, prefix: string): PublicNamespace {
   const wanted = prefix.endsWith('/') ? prefix : `${prefix}/`

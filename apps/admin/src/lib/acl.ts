@@ -22,7 +22,17 @@ import { formatAclFile } from '@mailstead/acl/file'
 import { openMounts, registryFs } from '@mailstead/app-server'
 import { readAcl, Sharing, userKey } from '@mailstead/server'
 import { debug, explained, explanationText } from './acl-explain.ts'
-import { type AclFlags, inStore, learnLists, listOf, print, type Subject, withFlags, withWhere } from './acl-store.ts'
+import {
+  type AclFlags,
+  CLOSED,
+  inStore,
+  learnLists,
+  listOf,
+  print,
+  type Subject,
+  withFlags,
+  withWhere,
+} from './acl-store.ts'
 import { Exit } from './exit.ts'
 import { readUsers, whereOf } from './find-user.ts'
 import { dovecotAcl } from './import-acl.ts'
@@ -92,8 +102,9 @@ export function aclCommand(): Command {
       new Command('explain').description('which entry gives or denies each right to a user').argument('<mailbox>'),
     ).action((mailbox: string, flags: AclFlags) =>
       inStore(flags, { write: false }, async (subject) => {
-        const { explanation, names } = await explained(subject, mailbox, flags)
-        print(flags, { ...explanation, names }, () => explanationText(explanation, names))
+        const { explanation, names, isClosed } = await explained(subject, mailbox, flags)
+        const why = (): string => `${isClosed ? `${CLOSED}\n` : ''}${explanationText(explanation, names)}`
+        print(flags, { ...explanation, names }, why)
       }),
     ),
   )
@@ -148,6 +159,7 @@ function get({ session }: Subject, mailbox: string, flags: AclFlags & { readonly
     [
       ...lines.map(({ identifier, rights }) => `${identifier} ${rights}`.trimEnd()),
       ...broken.map(({ text, problem }) => `# broken: ${text} (${problem})`),
+      ...(session.isClosed(mailbox) ? [`# ${CLOSED}`] : []),
     ].join('\n'),
   )
 }

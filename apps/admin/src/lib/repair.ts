@@ -5,10 +5,11 @@
  * repaired, or not all of it: somebody has it open, it cannot be read, or the check still finds damage.
  */
 import { Command } from 'commander'
-import { hasUserIndex, rebuildUserStore } from '@mailstead/app-server'
+import { hasUserIndex } from '@mailstead/app-server'
 import { type RebuildRecord, StoreError } from '@mailstead/store'
 import { Exit } from './exit.ts'
 import type { FoundUser, Where, WhereFlags } from './find-user.ts'
+import { rebuildWith } from './rebuild.ts'
 import { lookAt, subjects, type UserFinding, withoutIndex } from './subjects.ts'
 
 interface RepairFlags extends WhereFlags {
@@ -81,8 +82,7 @@ async function repairStore(
   dryRun: boolean,
   onRecord: (record: RebuildRecord) => void,
 ): Promise<void> {
-  for await (const page of rebuildUserStore(where.data, user, { dryRun, settings: where.config }))
-    for (const one of page) onRecord(one)
+  for await (const page of rebuildWith(where, user, dryRun)) for (const one of page) onRecord(one)
 }
 
 function messageOf(error: unknown): string {

@@ -21,6 +21,7 @@ import { imapCacheFields } from '@mailstead/imap/cache-fields'
 import {
   INDEX_PATH,
   openStore,
+  type RebuildOptions,
   type RebuildRecord,
   rebuildStore,
   type Store,
@@ -191,7 +192,15 @@ function disposing(storage: OpenedStorage): OpenedStorage & AsyncDisposable {
 export async function* rebuildUserStore(
   data: string,
   user: StoredUser,
-  { dryRun = false, settings }: { readonly dryRun?: boolean; readonly settings?: BoxSettings } = {},
+  {
+    dryRun = false,
+    settings,
+    namesDiffer,
+  }: {
+    readonly dryRun?: boolean
+    readonly settings?: BoxSettings
+    readonly namesDiffer?: RebuildOptions['namesDiffer']
+  } = {},
 ): AsyncGenerator<readonly RebuildRecord[], void, undefined> {
   await using mounts = await openMounts(settings?.state)
   await using storage = disposing(await userStorage(data, user, { settings, mounts }))
@@ -202,6 +211,7 @@ export async function* rebuildUserStore(
     ...storage,
     box: (fs, _recorded, roots) => storage.box(fs, kept, roots),
     ...(dryRun ? { dryRunIn: scratch } : {}),
+    ...(namesDiffer === undefined ? {} : { namesDiffer }),
   })
 }
 

@@ -56,6 +56,9 @@ export class RenewedSession implements StoreSession {
   acl(name: string): Uint8Array | undefined {
     return this.#now.acl(name)
   }
+  isClosed(name: string): boolean {
+    return this.#now.isClosed(name)
+  }
   acls(): ReadonlyMap<string, Uint8Array> {
     return this.#now.acls()
   }

@@ -16,7 +16,7 @@ import type { Subject } from './contract.ts'
 import type { Core } from './core.ts'
 import { noMailbox, StoreError } from './error.ts'
 import { DELIMITER, INBOX } from './name.ts'
-import { aclKey, type Entry, mailboxKey, TREE_TABLE, type TreeState } from './tree.ts'
+import { aclKey, closedKey, type Entry, mailboxKey, TREE_TABLE, type TreeState } from './tree.ts'
 
 export const RIGHT_LOOKUP = 1
 export const RIGHT_READ = 2
@@ -63,6 +63,7 @@ interface Known {
   readonly name: string
   readonly own: Uint8Array | undefined
   readonly fallback: Uint8Array | undefined
+  readonly closed: boolean
   readonly access: MailboxAccess
 }
 
@@ -106,20 +107,25 @@ export class AccessLists {
     const { values } = state
     const own = guid === '' ? undefined : values.get(aclKey(guid))
     const fallback = this.#fallback(state)
+    const closed = values.has(closedKey(own === undefined ? '' : guid)) || values.has(closedKey(guid))
     const known = this.#known.get(guid)
-    if (known?.own === own && known?.fallback === fallback && known?.name === name) return known.access
+    if (known?.own === own && known?.fallback === fallback && known?.name === name && known?.closed === closed)
+      return known.access
     // Of mailboxes that are gone nothing is kept for ever.
     if (this.#known.size > 2 * state.byGuid.size + 16) this.#known.clear()
-    const access = this.#control.access(name, own, fallback)
-    this.#known.set(guid, { name, own, fallback, access })
+    const listed = this.#control.access(name, own, fallback)
+    const access = closed ? ofOwner(listed) : listed
+    this.#known.set(guid, { name, own, fallback, closed, access })
     return access
   }
 
   /** The transaction fails (INDEX_CONFLICT) unless the lists that count for this mailbox, and its name, are as in this state when it is decided. */
   expect(tx: IndexTransaction, state: TreeState, guid: string): void {
     expectTree(tx, state, mailboxKey(guid))
-    expectTree(tx, state, aclKey(guid))
-    expectTree(tx, state, aclKey(''))
+    for (const one of [guid, '']) {
+      expectTree(tx, state, aclKey(one))
+      expectTree(tx, state, closedKey(one))
+    }
     const inbox = this.#control.defaultsFromInbox === true ? state.byName.get(INBOX) : undefined
     if (inbox === undefined || inbox.guid === guid) return
     expectTree(tx, state, mailboxKey(inbox.guid))
@@ -138,6 +144,11 @@ export class AccessLists {
 
 function expectTree(tx: IndexTransaction, { values }: TreeState, key: string): void {
   tx.expectValue(TREE_TABLE, key, values.get(key))
+}
+
+/** Of a mailbox that is closed: nobody knows who might see it (ledger-access.ts). */
+function ofOwner(access: MailboxAccess): MailboxAccess {
+  return { rightsFor: (subject) => (subject.owner ? access.rightsFor(subject) : 0) }
 }
 
 /** What one subject may do. */

@@ -14,6 +14,7 @@ import type { Core } from './core.ts'
 import { StoreError } from './error.ts'
 import { storeError } from './failure.ts'
 import { INBOX } from './name.ts'
+import { LEDGER } from './ledger.ts'
 import { INDEX_ROOT_FILE } from './roots.ts'
 import type { TableLease } from './tables.ts'
 import { storeMoves } from './moves.ts'
@@ -89,6 +90,8 @@ function* checkTree(core: Core): Generator<readonly StoreFinding[], void, undefi
     found.push(finding('tree-entry', `the entry ${key} cannot be read, or its name is another mailbox's too`))
   if (core.isIndexRootDamaged)
     found.push(finding('index-root', 'it cannot be read; the index is found all the same', { file: INDEX_ROOT_FILE }))
+  if (core.isLedgerDamaged)
+    found.push(finding('ledger', 'it cannot be read; what it says is in the index too', { file: LEDGER }))
   if (!byName.has(INBOX)) found.push(finding('no-inbox', 'there is no INBOX'))
   const validities = new Map<number, string>()
   for (const { guid, name, uidValidity } of byGuid.values()) {

@@ -289,6 +289,8 @@ export interface StoreSession {
   importer(options?: ImportOptions): StoreImport
   /** The access control list of a mailbox as it was stored, undefined if it has none; of '', that of all that have none. Needs `a`. */
   acl(name: string): Uint8Array | undefined
+  /** Nothing tells who might see the mailbox, so a rebuild closed it: nobody but the owner has any right until its list is changed. Needs `a`. */
+  isClosed(name: string): boolean
   /** All of them by name, of '' that of the store; the same map until the tree changes. The owner's alone. */
   acls(): ReadonlyMap<string, Uint8Array>
   /** Replaces it by what `change` makes of it, in one frame, in force for whoever has the mailbox open. Needs `a`. */

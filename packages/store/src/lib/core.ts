@@ -3,12 +3,14 @@ import { randomFillSync } from 'node:crypto'
 import { PrivateFlags } from '@mailstead/acl/private-flags'
 import type { Box } from '@mailstead/box'
 import type { Fs } from '@mailstead/fs'
-import { type CommitOptions, type Index, IndexError, type IndexTransaction } from '@mailstead/index'
+import { type CommitOptions, type Index, IndexError, type IndexTransaction, type Table } from '@mailstead/index'
 import type { StoreAttachments } from './attachments.ts'
 import { AccessLists, ALL_RIGHTS, type Access, type AccessControl, RIGHT_READ } from './access.ts'
 import { type CacheField, MAILBOX_COLUMNS, type MailboxInfo, type StoreOptions } from './contract.ts'
 import { noMailbox, StoreError } from './error.ts'
 import { storeError } from './failure.ts'
+import { isIncomplete } from './incomplete.ts'
+import type { Ledger } from './ledger.ts'
 import { checkRootOptions } from './roots.ts'
 import { OpenTables } from './tables.ts'
 import {
@@ -90,18 +92,22 @@ export class Core {
   readonly box: Box
   readonly attachments: StoreAttachments
   readonly tree: Tree
+  readonly ledger: Ledger
   readonly tables: OpenTables
   /** Rows of views answer without `load`. */
   readonly syncRead: boolean
   readonly indexFs: Fs
   /** As it was when the store was opened; who may write has mended it. */
   readonly isIndexRootDamaged: boolean
+  /** The same of the ledger. */
+  readonly isLedgerDamaged: boolean
   /** Undefined: nobody asks for rights. */
   readonly lists: AccessLists | undefined
   readonly columnNames: readonly string[] = MAILBOX_COLUMNS.map(({ name }) => name)
   #closed = false
   #privateFlags: Promise<PrivateFlags> | undefined
   readonly #work = new Set<Promise<unknown>>()
+  readonly #treeTable: Table
   #treeTurn: Promise<unknown> = Promise.resolve()
   #random: Uint8Array = new Uint8Array(0)
   #expunged = 0
@@ -112,19 +118,25 @@ export class Core {
     readonly box: Box
     readonly attachments: StoreAttachments
     readonly tree: Tree
+    readonly treeTable: Table
+    readonly ledger: Ledger
     readonly syncRead: boolean
     /** Where the index is. */
     readonly indexFs: Fs
     readonly isIndexRootDamaged: boolean
+    readonly isLedgerDamaged: boolean
   }) {
     this.settings = parts.settings
     this.index = parts.index
     this.box = parts.box
     this.attachments = parts.attachments
     this.tree = parts.tree
+    this.#treeTable = parts.treeTable
+    this.ledger = parts.ledger
     this.syncRead = parts.syncRead
     this.indexFs = parts.indexFs
     this.isIndexRootDamaged = parts.isIndexRootDamaged
+    this.isLedgerDamaged = parts.isLedgerDamaged
     this.tables = new OpenTables(parts.index)
     const { acl } = parts.settings
     this.lists = acl === undefined ? undefined : new AccessLists(acl)
@@ -221,16 +233,39 @@ export class Core {
 
   /**
    * Decides a change of mailboxes on the newest tree and commits it in one frame. `decide` may be called again if another
-   * process changed the tree meanwhile; what it throws is final only if the tree was the newest.
+   * process changed the tree meanwhile; what it throws is final only if the tree was the newest. `committed` is called when the change is
+   * made, though it may fail still: it is not acknowledged before the ledger has it.
    */
-  async changeTree<T>(decide: (change: TreeChange) => T | Promise<T>): Promise<T> {
+  async changeTree<T>(
+    decide: (change: TreeChange) => T | Promise<T>,
+    committed: (result: T) => void | Promise<void> = (): void => {},
+  ): Promise<T> {
     const before = this.#treeTurn
     const running = this.work(async () => {
       await before.catch(() => undefined)
-      return this.#decideTree(decide)
+      const result = await this.#decideTree(decide)
+      try {
+        await committed(result)
+      } finally {
+        await this.followTree()
+      }
+      return result
     })
     this.#treeTurn = running
     return running
+  }
+
+  /** The ledger says what the tree says. */
+  async followTree(): Promise<void> {
+    await this.ledger.follow(this.#treeTable.view.values, isIncomplete(this.#treeTable))
+  }
+
+  /**
+   * Before messages of one mailbox are given to another: undefined if there is nothing to write down, as where their names tell
+   * where they are.
+   */
+  link(from: string, to: string): Promise<void> | undefined {
+    return this.box.naming === undefined ? this.ledger.link(from, to, this.#treeTable.view.values) : undefined
   }
 
   async #decideTree<T>(decide: (change: TreeChange) => T | Promise<T>): Promise<T> {

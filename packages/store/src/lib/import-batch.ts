@@ -189,6 +189,7 @@ export class ImportBatch implements AsyncDisposable {
     const { core, onCommit } = this.#options
     if (this.#pending.length === 0 && !this.#leftChanged) return
     await this.#box.flush()
+    for (const { bytes } of this.#pending) if ('home' in bytes) await core.link(bytes.home, this.#options.entry.guid)
     // As a batch does; without attachments a conflict is about UIDs, and stays one.
     if (core.attachments.store === undefined) await this.#append()
     else await core.retrying(() => this.#append())
@@ -281,7 +282,12 @@ export class ImportBatch implements AsyncDisposable {
       if (fields.length > 0) entries.push({ uid, guid, fields })
       if (message.shared === undefined || !('saved' in bytes)) continue
       const { size, canonical } = bytes.saved
-      shared.remember(message.shared, guid, { ref: bytes.row!.uid, size, form: canonical ? FORM_CANONICAL : 0 })
+      shared.remember(message.shared, guid, {
+        ref: bytes.row!.uid,
+        size,
+        form: canonical ? FORM_CANONICAL : 0,
+        home: entry.guid,
+      })
     }
     if (entries.length > 0) core.background(core.tables.cacheWrite(mailboxTable(entry.guid), entries))
   }

@@ -511,9 +511,14 @@ test('the example in docs/formats/tree.md is what is written', () => {
 test('messages that are shared are found by key and GUID, however many there are', () => {
   const shared = new SharedMessages()
   for (let i = 1; i <= 5_000; i++)
-    shared.remember(`${i % 2_500}`, guidOf(`${i}`), { ref: i, size: 2 ** 40 + i, form: i & 1 })
+    shared.remember(`${i % 2_500}`, guidOf(`${i}`), { ref: i, size: 2 ** 40 + i, form: i & 1, home: `${i % 7}` })
   expect(shared.size).toBe(5_000)
   for (let i = 1; i <= 5_000; i++)
-    expect(shared.find(`${i % 2_500}`, guidOf(`${i}`))).toEqual({ ref: i, size: 2 ** 40 + i, form: i & 1 })
+    expect(shared.find(`${i % 2_500}`, guidOf(`${i}`))).toEqual({
+      ref: i,
+      size: 2 ** 40 + i,
+      form: i & 1,
+      home: `${i % 7}`,
+    })
   expect(shared.find('1', guidOf('0'))).toBeUndefined()
 })

@@ -42,6 +42,7 @@ import { SharedMessages } from './shared-messages.ts'
 import {
   ACL_MAX,
   aclKey,
+  closedKey,
   type Entry,
   encodeEntry,
   importKey,
@@ -107,7 +108,14 @@ export class Importer implements StoreImport {
   async discard(guid: string): Promise<void> {
     this.#core.mustBeWritable()
     const core = this.#core
-    const dropped = await core.changeTree(async ({ tx, state }) => {
+    const discarded = async (dropped: { readonly entry: Entry; readonly names: BoxNames | undefined } | undefined) => {
+      if (dropped === undefined) return
+      dropped.names?.removed(dropped.entry)
+      await dropped.names?.settle()
+      core.noteExpunged(1)
+      await core.tables.drop(mailboxTable(guid))
+    }
+    await core.changeTree(async ({ tx, state }) => {
       const entry = state.imports.get(guid)
       if (entry === undefined) return undefined
       if (state.byGuid.has(guid)) {
@@ -119,12 +127,7 @@ export class Importer implements StoreImport {
       tx.dropTable(mailboxTable(guid))
       tx.setValue(TREE_TABLE, importKey(guid), undefined)
       return { entry, names }
-    })
-    if (dropped === undefined) return
-    dropped.names?.removed(dropped.entry)
-    await dropped.names?.settle()
-    core.noteExpunged(1)
-    await core.tables.drop(mailboxTable(guid))
+    }, discarded)
   }
 
   async mailbox(spec: ImportMailbox, messages: () => AsyncIterable<readonly ImportMessage[]>): Promise<ImportOutcome> {
@@ -308,6 +311,7 @@ export class Importer implements StoreImport {
       ref: view.extension('box')!.number(row),
       size: view.extension('size')!.number(row),
       form: view.extension('form')!.number(row),
+      home: entry.guid,
     })
   }
 
@@ -322,7 +326,13 @@ export class Importer implements StoreImport {
   async #publish(entry: Entry, { uidNext = 1, highestModSeq = 1, acl }: ImportMailbox): Promise<void> {
     const core = this.#core
     const table = mailboxTable(entry.guid)
-    const replaced = await core.changeTree(async ({ tx, state }) => {
+    const appeared = async (replaced: { readonly other: Entry; readonly names: BoxNames | undefined } | undefined) => {
+      if (replaced === undefined) return
+      replaced.names?.removed(replaced.other)
+      settleNames(core, replaced.names)
+      await core.tables.drop(mailboxTable(replaced.other.guid))
+    }
+    await core.changeTree(async ({ tx, state }) => {
       const other = state.byName.get(entry.name)
       let names: BoxNames | undefined
       if (other !== undefined) {
@@ -336,6 +346,7 @@ export class Importer implements StoreImport {
         // What was private there stays so, here and in what lies below it.
         const policy = state.values.get(privacyKey(other.guid))
         if (policy !== undefined) tx.setValue(TREE_TABLE, privacyKey(entry.guid), policy)
+        if (state.values.has(closedKey(other.guid))) tx.setValue(TREE_TABLE, closedKey(entry.guid), new Uint8Array(0))
       }
       // Who might see the mailbox that was there may see the one that takes its name. Nothing is inherited: what comes was not for those
       // who may see what it comes below.
@@ -354,11 +365,7 @@ export class Importer implements StoreImport {
         encodeEntry({ ...entry, specialUse: freeUse(entry, state.byName) }),
       )
       return other && { other, names }
-    })
-    if (replaced === undefined) return
-    replaced.names?.removed(replaced.other)
-    settleNames(core, replaced.names)
-    await core.tables.drop(mailboxTable(replaced.other.guid))
+    }, appeared)
   }
 }
 

@@ -236,6 +236,7 @@ export class OpenMailbox implements Mailbox {
       })
     if (rows.length === 0) return { uidValidity, source, destination: UidSet.empty }
     if (!core.syncRead) await view.load(core.columnNames)
+    await core.link(this.#entry.guid, target.guid)
     await using tx = core.index.begin()
     const names = await beginNames(core, tx, () => [target, this.#entry])
     const privacy = this.#privacy?.rules(target)

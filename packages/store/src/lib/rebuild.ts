@@ -40,6 +40,7 @@ import { Mailboxes } from './rebuild-mailboxes.ts'
 import { type Evidence, Plan } from './rebuild-plan.ts'
 import { ofRepair, record, type RebuildRecord } from './rebuild-record.ts'
 import { isIncomplete } from './incomplete.ts'
+import { Ledger, saysMore } from './ledger.ts'
 import { INDEX_PATH } from './path.ts'
 import { checkRootOptions, hasIndex, indexPlace, mustBeOfRoots, recordedRoots } from './roots.ts'
 import { BLOBS_TABLE, BOX_TABLE, guidOfTable, KEY_BOX, TREE_TABLE } from './tree.ts'
@@ -63,6 +64,11 @@ export interface RebuildOptions {
    * rebuilt there. (default: the store is rebuilt)
    */
   readonly dryRunIn?: Fs
+  /**
+   * Whether it depends on the names of two mailboxes that have the same access list who may do what in them: a global file says something
+   * of one of them. A message that may have been in either is then shown to nobody but the owner. (default: it does not)
+   */
+  readonly namesDiffer?: (one: string, other: string) => boolean
   /** The clock, in milliseconds since the epoch. (default Date.now) */
   readonly now?: () => number
   /** Fills a buffer with randomness: GUIDs and salts. (default node:crypto) */
@@ -88,7 +94,8 @@ export async function* rebuildStore(
     await using held = new AsyncDisposableStack()
     const place = await indexPlace(options)
     const isThere = await hasIndex(place.fs)
-    if (!isThere && (await options.box(fs).hasMessages?.()) !== true)
+    const ledger = new Ledger(fs)
+    if (!isThere && (await options.box(fs).hasMessages?.()) !== true && !saysMore(await ledger.read()))
       throw new StoreError('STORE_NOT_FOUND', 'the directory holds neither an index nor messages')
     const format = await mustReachAll(options, place.fs, isThere)
     if (dryRunIn === undefined) await place.settle()
@@ -101,6 +108,8 @@ export async function* rebuildStore(
         now: wholeMs(now),
         random,
         isDryRun: dryRunIn !== undefined,
+        ledger,
+        namesDiffer: options.namesDiffer ?? ((): boolean => false),
       }).run(),
     )
   } catch (error) {
@@ -200,6 +209,8 @@ interface Settings {
   readonly now: () => number
   readonly random: (bytes: Uint8Array) => void
   readonly isDryRun: boolean
+  readonly ledger: Ledger
+  readonly namesDiffer: (one: string, other: string) => boolean
 }
 
 class Rebuild {
@@ -323,7 +334,9 @@ class Rebuild {
       random(bytes)
       return Buffer.from(bytes).toString('hex')
     }
-    await using mailboxes = new Mailboxes(index, tx, records, { now, guid })
+    const { ledger, namesDiffer } = this.#settings
+    const recorded = await ledger.read()
+    await using mailboxes = new Mailboxes(index, tx, records, { now, guid, ledger: recorded, namesDiffer })
     await mailboxes.open(tree)
     mailboxes.nameTables(found, this.#evidence.isLossy)
     if (mailboxes.lostTable || mailboxes.wereLost) this.#learn({ isLossy: true, lostRows: true })
@@ -341,6 +354,8 @@ class Rebuild {
     yield* pages(plan.settle())
     if (attachments !== undefined) yield* attachments.repair(plan, this.#settings.isDryRun)
     if (this.#settings.isDryRun) return
+    await using settled = await index.open(TREE_TABLE)
+    await ledger.replace(settled!.view.values)
     await using box = await this.#format.open(readingHost(index, boxTable))
     if (boxTable !== undefined) await box.journal?.()
     await box.rebuilt?.([...mailboxes.all].map(({ entry }) => entry))

@@ -239,6 +239,9 @@ export class Batch implements SaveBatch {
     })
     await flushing
     await computing
+    // A message knows the first of its mailboxes.
+    for (const { targets } of this.#pending)
+      for (let at = 1; at < targets.length; at++) await this.#core.link(targets[0]!.entry.guid, targets[at]!.entry.guid)
     // A sweep of attachments may have changed meanwhile what the transaction relies upon: it is made again, and the save wins.
     return this.#core.retrying(() => this.#append(arrival))
   }

@@ -1,4 +1,5 @@
 /** A session: what one subject sees and does. It holds nothing, so there may be many. */
+import type { BoxNames } from '@mailstead/box'
 import { encodePrivacyPolicy, type PrivacyPolicy } from '@mailstead/acl/private-flags'
 import { UidSet } from '@mailstead/uidset'
 import {
@@ -26,6 +27,7 @@ import { Batch } from './save.ts'
 import {
   ACL_MAX,
   aclKey,
+  closedKey,
   type Entry,
   encodeEntry,
   MAILBOXES_MAX,
@@ -107,13 +109,20 @@ export class Session implements StoreSession {
     const wanted = lookupName(name)
     if (wanted === INBOX) this.#access?.must(this.#core.tree.find(INBOX)!, RIGHT_DELETE, wanted)
     if (wanted === INBOX) throw new StoreError('STORE_BAD_NAME', 'INBOX cannot be removed', { mailbox: wanted })
-    const { entry, names } = await this.#core.changeTree(async (change) => {
+    const core = this.#core
+    const dropped = async ({ entry, names }: { readonly entry: Entry; readonly names: BoxNames | undefined }) => {
+      names?.removed(entry)
+      settleNames(core, names)
+      core.noteExpunged(1)
+      await core.tables.drop(mailboxTable(entry.guid))
+    }
+    await core.changeTree(async (change) => {
       const { tx, state } = change
       const entry = state.byName.get(wanted)
       if (entry === undefined) throw noMailbox(wanted)
       this.#access?.must(entry, RIGHT_DELETE, wanted, state)
       const table = mailboxTable(entry.guid)
-      const names = await beginNames(this.#core, tx, () => [entry])
+      const names = await beginNames(core, tx, () => [entry])
       // The uses of its messages end in the same frame.
       tx.dropTable(table)
       tx.setValue(TREE_TABLE, mailboxKey(entry.guid), undefined)
@@ -125,11 +134,7 @@ export class Session implements StoreSession {
         tellOfPolicies(this.#core, change, { byName, values: state.values }, below(wanted, state))
       }
       return { entry, names }
-    })
-    names?.removed(entry)
-    settleNames(this.#core, names)
-    this.#core.noteExpunged(1)
-    await this.#core.tables.drop(mailboxTable(entry.guid))
+    }, dropped)
   }
 
   async rename(from: string, to: string): Promise<void> {
@@ -176,7 +181,7 @@ export class Session implements StoreSession {
     await using lease = await core.tables.acquire(mailboxTable(inbox.guid))
     await using own = lease === undefined ? undefined : await this.#privacy?.overlay(inbox, lease.table)
     const seen = own?.view
-    const tell = await core.changeTree(async (change) => {
+    const decide = async (change: TreeChange): Promise<(() => Promise<void>) | undefined> => {
       const from = change.state.byName.get(INBOX)!
       this.#access?.must(from, RIGHT_DELETE, INBOX, change.state)
       this.#access?.mayCreate(target, change.state)
@@ -195,6 +200,7 @@ export class Session implements StoreSession {
         uids[row] = view.uid(row)
       }
       const gone = UidSet.fromSorted(uids)
+      await core.link(from.guid, entry.guid)
       const names = await beginNames(core, change.tx, () => [entry, from])
       const copies = change.tx.appendFrom(mailboxTable(entry.guid), view, rows, { saved: core.settings.now() })
       change.tx.expunge(table, gone, { mustExist: true })
@@ -206,8 +212,8 @@ export class Session implements StoreSession {
         const copied = { view: seen, source: gone, destination: copies.uids, rights: ALL_RIGHTS }
         await this.#privacy?.giveCopies(entry, copied)
       }
-    })
-    await tell?.()
+    }
+    await core.changeTree(decide, (tell) => tell?.())
   }
 
   async subscribe(name: string, on: boolean): Promise<void> {
@@ -269,6 +275,12 @@ export class Session implements StoreSession {
     return state.values.get(aclKey(this.#administered(name, state)))
   }
 
+  isClosed(name: string): boolean {
+    this.#core.mustBeOpen()
+    const { state } = this.#core.tree
+    return state.values.has(closedKey(this.#administered(name, state)))
+  }
+
   acls(): ReadonlyMap<string, Uint8Array> {
     this.#core.mustBeOpen()
     if (this.#access?.isOwner === false) throw denied('')
@@ -278,12 +290,15 @@ export class Session implements StoreSession {
   async changeAcl(name: string, change: (acl: Uint8Array | undefined) => Uint8Array | undefined): Promise<void> {
     this.#core.mustBeWritable()
     await this.#core.changeTree(({ tx, state }) => {
-      const key = aclKey(this.#administered(name, state))
+      const guid = this.#administered(name, state)
+      const key = aclKey(guid)
       const before = state.values.get(key)
       const after = change(before)
       if (after !== undefined && after.length > ACL_MAX)
         throw new StoreError('STORE_LIMIT', `an access control list of more than ${ACL_MAX} bytes`, { mailbox: name })
       if (before !== undefined || after !== undefined) tx.setValue(TREE_TABLE, key, after)
+      // Who says who may see the mailbox has opened it.
+      if (state.values.has(closedKey(guid))) tx.setValue(TREE_TABLE, closedKey(guid), undefined)
     })
   }
 
@@ -373,6 +388,8 @@ export function addMailbox(
   tx.setValue(TREE_TABLE, mailboxKey(entry.guid), encodeEntry(entry))
   const list = like === undefined ? inheritedList(name, state) : state.values.get(aclKey(like.guid))
   if (list !== undefined) tx.setValue(TREE_TABLE, aclKey(entry.guid), list)
+  if (like !== undefined && state.values.has(closedKey(like.guid)))
+    tx.setValue(TREE_TABLE, closedKey(entry.guid), new Uint8Array(0))
   const policy = like === undefined ? undefined : state.values.get(privacyKey(like.guid))
   if (policy !== undefined) tx.setValue(TREE_TABLE, privacyKey(entry.guid), policy)
   return entry

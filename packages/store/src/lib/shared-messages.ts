@@ -13,6 +13,8 @@ export interface KeptMessage {
   /** Canonical size in bytes. */
   readonly size: number
   readonly form: number
+  /** GUID of the mailbox that the message was saved to, as 32 hex digits. */
+  readonly home: string
 }
 
 const FIRST_SLOTS = 1024
@@ -27,6 +29,10 @@ export class SharedMessages {
   #refs: Uint32Array = new Uint32Array(FIRST_SLOTS)
   #sizes: Float64Array = new Float64Array(FIRST_SLOTS)
   #forms: Uint8Array = new Uint8Array(FIRST_SLOTS)
+  /** Numbers of homes. */
+  #homes: Uint32Array = new Uint32Array(FIRST_SLOTS)
+  readonly #guidsOfHomes: string[] = []
+  readonly #homeNumbers = new Map<string, number>()
 
   get size(): number {
     return this.#count
@@ -35,17 +41,25 @@ export class SharedMessages {
   find(key: string, guid: Uint8Array): KeptMessage | undefined {
     const at = this.#slotOf(hash(key, 0x811c9dc5), hash(key, 0x5bd1e995), headOf(guid))
     const ref = this.#refs[at]!
-    return ref === 0 ? undefined : { ref, size: this.#sizes[at]!, form: this.#forms[at]! }
+    return ref === 0
+      ? undefined
+      : { ref, size: this.#sizes[at]!, form: this.#forms[at]!, home: this.#guidsOfHomes[this.#homes[at]!]! }
   }
 
-  remember(key: string, guid: Uint8Array, { ref, size, form }: KeptMessage): void {
+  remember(key: string, guid: Uint8Array, { ref, size, form, home }: KeptMessage): void {
     if (2 * this.#count >= this.#slots) this.#grow()
     const low = hash(key, 0x811c9dc5)
     const high = hash(key, 0x5bd1e995)
     const head = headOf(guid)
     const at = this.#slotOf(low, high, head)
     if (this.#refs[at] === 0) this.#count++
-    this.#set(at, low, high, head, ref, size, form)
+    this.#set(at, low, high, head, ref, size, form, this.#numberOf(home))
+  }
+
+  #numberOf(home: string): number {
+    let number = this.#homeNumbers.get(home)
+    if (number === undefined) this.#homeNumbers.set(home, (number = this.#guidsOfHomes.push(home) - 1))
+    return number
   }
 
   /** Its slot, or the free one where it would be. */
@@ -56,13 +70,23 @@ export class SharedMessages {
         return at
   }
 
-  #set(at: number, low: number, high: number, head: number, ref: number, size: number, form: number): void {
+  #set(
+    at: number,
+    low: number,
+    high: number,
+    head: number,
+    ref: number,
+    size: number,
+    form: number,
+    home: number,
+  ): void {
     this.#low[at] = low
     this.#high[at] = high
     this.#guids[at] = head
     this.#refs[at] = ref
     this.#sizes[at] = size
     this.#forms[at] = form
+    this.#homes[at] = home
   }
 
   #grow(): void {
@@ -73,6 +97,7 @@ export class SharedMessages {
       refs: this.#refs,
       sizes: this.#sizes,
       forms: this.#forms,
+      homes: this.#homes,
     }
     const slots = this.#slots
     this.#slots = slots * 2
@@ -82,11 +107,12 @@ export class SharedMessages {
     this.#refs = new Uint32Array(this.#slots)
     this.#sizes = new Float64Array(this.#slots)
     this.#forms = new Uint8Array(this.#slots)
+    this.#homes = new Uint32Array(this.#slots)
     for (let i = 0; i < slots; i++) {
       if (before.refs[i] === 0) continue
       const [low, high, head] = [before.low[i]!, before.high[i]!, before.guids[i]!]
       const at = this.#slotOf(low, high, head)
-      this.#set(at, low, high, head, before.refs[i]!, before.sizes[i]!, before.forms[i]!)
+      this.#set(at, low, high, head, before.refs[i]!, before.sizes[i]!, before.forms[i]!, before.homes[i]!)
     }
   }
 }

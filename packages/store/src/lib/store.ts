@@ -3,6 +3,7 @@
  *
  * DIRECTORY   index/       the log, snapshots and caches (`@mailstead/index`); perhaps in another root
  *             index-root   which root that is (roots.ts)
+ *             ledger       what the index says of mailboxes (ledger.ts)
  *             storage/     messages (the box's)
  */
 import type { PrivateFlags } from '@mailstead/acl/private-flags'
@@ -18,6 +19,7 @@ import {
   type BoxHost,
   type PurgeReport,
 } from '@mailstead/box'
+import { FsError } from '@mailstead/fs'
 import { type Index, IndexError, type IndexOptions, openIndex, type Table, transactLent } from '@mailstead/index'
 import { altmoveStore, type StoreAltmoveOptions } from './altmove.ts'
 import { attachmentsError, createAttachments, segmentsOnDisk, StoreAttachments } from './attachments.ts'
@@ -27,13 +29,27 @@ import { ATTEMPTS_MAX, Core, type Settings, withDefaults } from './core.ts'
 import { StoreError } from './error.ts'
 import { storeError } from './failure.ts'
 import { isIncomplete } from './incomplete.ts'
+import { isOfTree, Ledger, saysMore } from './ledger.ts'
+import { closing, restoring, type ValueChanges } from './ledger-access.ts'
+import type { LedgerState } from './ledger-format.ts'
 import { INDEX_PATH } from './path.ts'
 import { INBOX } from './name.ts'
 import { storeMoves } from './moves.ts'
 import { boxMailboxes } from './names.ts'
 import { addMailbox, Session } from './session.ts'
 import { checkRoots, INDEX_ROOT_FILE, type IndexPlace, indexPlace, recordedRoots } from './roots.ts'
-import { BOX_TABLE, encodeNumber, KEY_BOX, KEY_VALIDITY, KEY_VERSION, TREE_TABLE, Tree } from './tree.ts'
+import {
+  BOX_TABLE,
+  decodeNumber,
+  encodeNumber,
+  KEY_BOX,
+  KEY_VALIDITY,
+  KEY_VERSION,
+  mailboxKey,
+  TREE_TABLE,
+  Tree,
+  type TreeState,
+} from './tree.ts'
 
 /**
  * Opens a store. STORE_NOT_FOUND if the directory holds none and `create` is not given; STORE_UNAVAILABLE if the
@@ -50,9 +66,12 @@ export async function openStore(options: StoreOptions): Promise<Store> {
     const cacheFields = Object.fromEntries(settings.cacheFields.map(({ name, decision = 'yes' }) => [name, decision]))
     let format = options.box(fs)
     const place = await indexPlace(options)
-    const index = await openStoreIndex(options, place, format, { readOnly, now, random, onEvent, cacheFields })
+    const ledger = new Ledger(fs)
+    const recorded = await ledger.read()
+    const evidence: Evidence = { format, ledger: recorded }
+    const index = await openStoreIndex(options, place, evidence, { readOnly, now, random, onEvent, cacheFields })
     opened.use(index)
-    const [tree, boxTable] = await openTables(index, settings, create, options, format)
+    const [tree, boxTable] = await openTables(index, settings, create, options, evidence)
     const values = (): ReadonlyMap<string, Uint8Array> => tree.view.values
     const name = Buffer.from(values().get(KEY_BOX) ?? []).toString()
     if (name === '') throw indexLost('the tree of mailboxes is empty')
@@ -88,11 +107,20 @@ export async function openStore(options: StoreOptions): Promise<Store> {
       box,
       attachments,
       tree: names,
+      treeTable: tree,
+      ledger,
+      isLedgerDamaged: recorded === 'damaged',
       indexFs: place.fs,
       syncRead: place.fs.supports.syncRead,
       isIndexRootDamaged: place.isDamaged,
     })
     opened.move()
+    try {
+      if (!readOnly) await agree(core, tree, recorded)
+    } catch (error) {
+      await core.close()
+      throw error
+    }
     return new OpenedStore(core, tree, boxTable)
   } catch (error) {
     throw storeError(error)
@@ -103,23 +131,66 @@ export async function openStore(options: StoreOptions): Promise<Store> {
 async function openStoreIndex(
   { create = false }: StoreOptions,
   place: IndexPlace,
-  format: BoxFormat,
+  evidence: Evidence,
   options: IndexOptions,
 ): Promise<Index> {
   try {
     return await openIndex(place.fs, INDEX_PATH, options)
   } catch (error) {
     if (!(error instanceof IndexError && error.code === 'INDEX_NOT_FOUND')) throw error
-    await mustBeNew(format)
+    await mustBeNew(evidence)
     if (!create) throw error
   }
   await place.begin()
   return openIndex(place.fs, INDEX_PATH, { ...options, create })
 }
 
-/** Messages without mailboxes are no empty store: what named them is lost, or not mounted. */
-async function mustBeNew(format: BoxFormat): Promise<void> {
+/** What tells that there was a store here. */
+interface Evidence {
+  readonly format: BoxFormat
+  readonly ledger: LedgerState | 'missing' | 'damaged'
+}
+
+/** Messages or a ledger without mailboxes are no empty store: what named them is lost, or not mounted. */
+async function mustBeNew({ format, ledger }: Evidence): Promise<void> {
   if ((await format.hasMessages?.()) === true) throw indexLost('there are messages')
+  if (saysMore(ledger)) throw indexLost('there is a ledger of mailboxes')
+}
+
+/**
+ * Index and ledger say the same from here on. Where the index says less than the ledger, which was read before it, it has lost what was
+ * acknowledged.
+ */
+async function agree(core: Core, tree: Table, known: LedgerState | 'missing' | 'damaged'): Promise<void> {
+  const { values } = tree.view
+  if (typeof known === 'object' && isOfTree(known, values)) return
+  const version = decodeNumber(values.get(KEY_VERSION))
+  if (typeof known === 'object' && (known.version > version || (isIncomplete(tree) && known.version === version))) {
+    const guids = (state: TreeState): readonly string[] => ['', ...state.byGuid.keys()]
+    const changesIn = (state: TreeState): ValueChanges =>
+      guids(state).flatMap((guid) =>
+        guid === '' || known.values.has(mailboxKey(guid))
+          ? restoring(guid, state.values, known)
+          : closing(guid, state.values),
+      )
+    if (known.version > version || changesIn(core.tree.state).length > 0) {
+      await core.changeTree(({ tx, state }) => {
+        for (const [key, value] of changesIn(state)) tx.setValue(TREE_TABLE, key, value)
+        const newest = Math.max(known.version, decodeNumber(state.values.get(KEY_VERSION)))
+        tx.setValue(TREE_TABLE, KEY_VERSION, encodeNumber(newest + 1, 6))
+      })
+      const message = 'the index is older than the ledger: who may see mailboxes is what the ledger says'
+      core.settings.onEvent({ kind: 'access-restored', message })
+      return
+    }
+  }
+  try {
+    await core.followTree()
+  } catch (error) {
+    if (!(error instanceof FsError) || error.code === 'FS_UNAVAILABLE') throw error
+    // The store is what it is; the next change of mailboxes tries it again, or fails.
+    core.settings.onEvent({ kind: 'ledger-failed', message: error.message })
+  }
 }
 
 function indexLost(what: string): StoreError {
@@ -132,10 +203,11 @@ async function openTables(
   settings: Settings,
   create: boolean,
   { attachments }: Pick<StoreOptions, 'attachments'>,
-  format: BoxFormat,
+  evidence: Evidence,
 ): Promise<[tree: Table, box: Table]> {
   for (let attempt = 1; index.info(TREE_TABLE) === undefined; attempt++) {
-    await mustBeNew(format)
+    const { format, ledger } = evidence
+    await mustBeNew(evidence)
     if (!create) throw new StoreError('STORE_NOT_FOUND', 'the directory holds no store')
     try {
       await using tx = index.begin()
@@ -144,7 +216,8 @@ async function openTables(
       tx.createTable({ id: BOX_TABLE, columns: [...format.columns, { name: BOX_USES_COLUMN, bytes: 4 }], uidValidity })
       if (attachments !== undefined) createAttachments(tx, attachments, uidValidity)
       tx.setValue(TREE_TABLE, KEY_BOX, Buffer.from(format.name))
-      tx.setValue(TREE_TABLE, KEY_VERSION, encodeNumber(1, 6))
+      // Newer than what an empty store left that was here.
+      tx.setValue(TREE_TABLE, KEY_VERSION, encodeNumber(typeof ledger === 'object' ? ledger.version + 1 : 1, 6))
       tx.setValue(TREE_TABLE, KEY_VALIDITY, encodeNumber(uidValidity, 4))
       const state = {
         values: new Map(),

@@ -7,6 +7,8 @@
  *          i/<GUID>     a mailbox that is being imported, in the same form: it has a table already, and no name yet
  *          s/<name>     a subscription: no bytes
  *          a/<GUID>     the access control list of a mailbox, as whoever reads it wrote it; a/ alone: of those that have none
+ *          c/<GUID>     nobody but the owner has any right in the mailbox, whatever its list and others say, until the list is changed: a rebuild
+ *                       did not know who had (no bytes); c/ alone: in those that have no list of their own, and where new ones are made
  *          p/<GUID>     which flags of a mailbox are private (`encodePrivacyPolicy`); p/ alone: of those that inherit none
  *          since/<GUID> u48, modseq that the mailbox was raised to when another such policy began to count for it
  *          v/<id>       a move into another store that is under way; w/<id> one from another store that has arrived: see moves.ts
@@ -47,11 +49,13 @@ const MAILBOX = 'm/'
 const IMPORT = 'i/'
 const SUBSCRIPTION = 's/'
 const ACL = 'a/'
+const CLOSED = 'c/'
 const MOVE = 'v/'
 const ARRIVAL = 'w/'
 const PRIVACY = 'p/'
 const PRIVACY_SINCE = 'since/'
 const TABLE = 'mailbox-'
+const LEDGER: readonly string[] = [MAILBOX, ACL, CLOSED, PRIVACY, PRIVACY_SINCE]
 const ENTRY_VERSION = 0
 const GUID_HEX = /^[0-9a-f]{32}$/
 
@@ -78,6 +82,10 @@ export function subscriptionKey(name: string): string {
 export function aclKey(guid: string): string {
   return ACL + guid
 }
+/** An empty GUID: mailboxes that have no list, and what is made at the top. */
+export function closedKey(guid: string): string {
+  return CLOSED + guid
+}
 /** An empty GUID: the policy of mailboxes that inherit none. */
 export function privacyKey(guid: string): string {
   return PRIVACY + guid
@@ -87,7 +95,7 @@ export function privacySinceKey(guid: string): string {
 }
 /** Everything the tree says of a mailbox but its entry: it goes with it. */
 export function settingKeys(guid: string): readonly string[] {
-  return [aclKey(guid), privacyKey(guid), privacySinceKey(guid)]
+  return [aclKey(guid), closedKey(guid), privacyKey(guid), privacySinceKey(guid)]
 }
 /** The intent of a move into another store, and that one from another store has arrived (moves.ts). */
 export function moveKey(id: string): string {
@@ -95,6 +103,14 @@ export function moveKey(id: string): string {
 }
 export function arrivalKey(id: string): string {
   return ARRIVAL + id
+}
+/** What a mailbox is, and who may do what in it: all that the ledger keeps (ledger.ts). */
+export function isOfMailboxes(key: string): boolean {
+  return key === KEY_VALIDITY || LEDGER.some((prefix) => key.startsWith(prefix))
+}
+/** The GUID of a mailbox that is there, by its key; undefined for other keys. */
+export function guidOfKey(key: string): string | undefined {
+  return key.startsWith(MAILBOX) ? key.slice(MAILBOX.length) : undefined
 }
 export function mailboxTable(guid: string): string {
   return TABLE + guid
