@@ -71,6 +71,33 @@ describe('a pattern', () => {
 })
 
 describe('the global file', () => {
+  test('says of several names what it says of each', () => {
+    const part = fc.constantFrom('a', 'b', 'ab', '*', '?', '%u', '%d', '%%u')
+    const pattern = fc.array(part, { minLength: 1, maxLength: 3 }).map((parts) => parts.join('/'))
+    const line = fc.tuple(pattern, fc.constantFrom('anyone l', 'user=%u r', 'group=%u-%d w', 'user=x i @3', 'nonsense'))
+    const name = fc
+      .array(fc.constantFrom('a', 'b', 'ab', '%u'), { minLength: 1, maxLength: 3 })
+      .map((parts) => parts.join('/'))
+    fc.assert(
+      fc.property(fc.array(line, { maxLength: 8 }), fc.array(name, { maxLength: 4 }), (lines, names) => {
+        const file = globalAcl(lines.map((parts) => `${parts.join(' ')}\n`).join(''))
+        const said = (...of: readonly string[]): string[] =>
+          file
+            .layersFor(...of)
+            .flatMap(({ label, list }) => [
+              ...list.entries.map((entry) => `${label} ${entry.kind} ${entry.name} ${entry.rights} ${entry.origin}`),
+              ...list.broken.map(({ text, origin }) => `${label} broken ${text} ${origin}`),
+            ])
+        // Entries of one identifier are put together: which lines they are of is told in one text.
+        const lineNumbers = (all: readonly string[]): string[] =>
+          [...new Set(all.flatMap((one) => one.match(/:\d+/g) ?? []))].toSorted()
+        expect(lineNumbers(said(...names))).toEqual(lineNumbers(names.flatMap((one) => said(one))))
+        expect(said(...names).toSorted()).toEqual(said(...names, ...names).toSorted())
+        expect(said(...names).toSorted()).toEqual(said(...names.toReversed()).toSorted())
+      }),
+      { numRuns: depth() === 'normal' ? 500 : 10_000 },
+    )
+  })
   test('applies to a mailbox by all its names, each line once', () => {
     const file = globalAcl(
       'Work user=bob r\nshared/alice/* user=bob l\n* user=bob w\nshared/%u/* user=%u-aide i\n%u/* user=%u-aide s\n',
