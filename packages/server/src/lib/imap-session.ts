@@ -16,6 +16,7 @@ import {
 import {
   type Mailbox,
   type MailboxInfo,
+  RIGHT_DELETE,
   RIGHT_INSERT,
   RIGHT_LOOKUP,
   RIGHT_READ,
@@ -349,7 +350,9 @@ class SessionOverStore implements ImapSession {
       const local = from.slice(source.prefix.length)
       // It may be another process's, made since.
       if (source.store.mailbox(local) === undefined) await source.store.refresh('')
-      if (source.store.mailbox(local) === undefined) throw new ImapError('NONEXISTENT', 'No such mailbox')
+      const rights = source.store.mailbox(local)?.rights ?? 0
+      // Nor is it there for whom no right of his lets know of it, or rename it.
+      if ((rights & (RIGHT_LOOKUP | RIGHT_DELETE)) === 0) throw new ImapError('NONEXISTENT', 'No such mailbox')
       // Without a look at the other place: nobody learns whether there is one.
       const { namespaces } = this.#beside ?? {}
       if (namespaces !== undefined && namespaces.prefixOf(bare) !== source.prefix)

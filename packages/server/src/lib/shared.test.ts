@@ -800,6 +800,8 @@ describe('what may not be known', () => {
     'STATUS % (MESSAGES UNSEEN)',
     'CREATE %',
     'CREATE %/New',
+    'CREATE %/.',
+    'CREATE %/New (USE (\\Sent))',
     'DELETE %',
     'RENAME % Other',
     'RENAME INBOX %/Moved',
@@ -808,6 +810,8 @@ describe('what may not be known', () => {
     'UNSUBSCRIBE %',
     'LIST "" %',
     'LIST "" %/*',
+    'LIST "" (% %/%) RETURN (SUBSCRIBED CHILDREN)',
+    'LIST (SPECIAL-USE) "" *',
     'LIST (SUBSCRIBED) "" * RETURN (CHILDREN)',
     'LIST "" * RETURN (MYRIGHTS STATUS (MESSAGES))',
     'LSUB "" *',
@@ -815,11 +819,15 @@ describe('what may not be known', () => {
     'GETACL %',
     'SETACL % bob lr',
     'SETACL % nobody +x',
+    'SETACL % anyone l',
     'DELETEACL % bob',
     'LISTRIGHTS % bob',
+    'LISTRIGHTS % $team',
     'APPEND % {3+}\r\nabc',
     'COPY 1 %',
     'MOVE 1 %',
+    'UID COPY 1:9 %',
+    'UID MOVE 9 %',
     'FETCH 1 (FLAGS)',
     'EXPUNGE',
     'NOOP',
@@ -858,7 +866,11 @@ describe('what may not be known', () => {
       const all = lease.store.as({ name: 'root', unrestricted: true })
       await all.create('Half')
       await all.changeAcl('Half', () => rights({ 'user=bob': 'l' }))
-      if (hidden) await all.create('Hidden')
+      if (hidden) {
+        await all.create('Hidden', { specialUse: '\\Sent' })
+        // What lets nobody find it.
+        await all.changeAcl('Hidden', () => rights({ 'user=bob': 'pwste' }))
+      }
     }
     await made.deliver('bob', message('one'))
     return made
