@@ -1,3 +1,5 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import {
   existsSync,
   mkdirSync,
@@ -12,6 +14,7 @@ import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { openUserStore, readConfig, removeUserStore, settingsOf, startFromSettings } from '@mailstead/app-server'
 import { ImapTestClient } from '@mailstead/imap/testing'
 import { afterAll, beforeEach, describe, expect, test, vi } from 'vitest'
@@ -20,6 +23,9 @@ import { run } from './run.ts'
 const scratch = mkdtempSync(join(tmpdir(), 'mailstead-remove-'))
 afterAll(() => rmSync(scratch, { recursive: true, force: true }))
 
+/** Removals that are killed, and how long after they began at the latest. */
+const KILLS = { ci: 10, soak: 10_000 }[process.env['MAILSTEAD_DEPTH'] ?? ''] ?? 2
+const LATEST_MS = 300
 let worlds = 0
 let at = ''
 let config = ''
@@ -254,6 +260,54 @@ describe('mailstead user', () => {
     }
   })
 
+  test('killed at any time it goes on when it is run again', async () => {
+    const script = `import { run } from ${JSON.stringify(join(import.meta.dirname, 'run.ts'))}
+process.exitCode = await run(['user', 'remove', 'bob', '--delete-mail', 'bob', '--config', ${JSON.stringify(config)}])`
+    const before = users()
+    const seen = { begun: 0, done: 0 }
+    for (let n = 0; n < KILLS; n++) {
+      writeFileSync(join(at, 'users'), before)
+      for (let i = 0; i < 5; i++) await deliver('bob', `message ${i}`)
+      const child = spawn(process.execPath, ['--conditions=@mailstead/source', '--input-type=module', '-e', script])
+      const ended = once(child, 'exit')
+      // Most of the time is its start: from the change of the users file on it is quick.
+      while (child.exitCode === null && users() === before) await sleep(1)
+      await sleep((n * LATEST_MS) / KILLS)
+      child.kill('SIGKILL')
+      await ended
+      const line = users()
+        .split('\n')
+        .find((one) => one.includes('bob'))
+      expect([undefined, '# being removed: bob home=people%2Fbob']).toContain(line)
+      expect((await mailstead('check')).code).toBe(0)
+      seen[line === undefined ? 'done' : 'begun']++
+      if (line !== undefined) expect((await mailstead('user', 'remove', 'bob', '--delete-mail', 'bob')).code).toBe(0)
+      expect(found(join(at, 'data/people'))).toEqual([])
+      expect(users()).not.toContain('bob')
+    }
+    console.log(`user remove --delete-mail, ${KILLS} kills: ${JSON.stringify(seen)}`)
+  })
+
+  test('a store that stays open stays, and so does a second tier that the configuration does not name', async () => {
+    await deliver('bob', 'x')
+    const bob = { name: 'bob', home: 'people/bob' }
+    const settings = readConfig(config)
+    {
+      await using _opened = await openUserStore(join(at, 'data'), bob, { settings })
+      const removal = removeUserStore(join(at, 'data'), bob, { settings, waitMs: 0 })
+      await expect(removal).rejects.toMatchObject({ code: 'FS_LOCKED' })
+    }
+    expect(existsSync(join(at, 'data/people/bob/storage'))).toBe(true)
+    writeFileSync(join(at, 'data/people/bob/storage/second-tier'), 'x')
+    expect(await mailstead('user', 'remove', 'bob', '--delete-mail', 'bob')).toMatchObject({
+      code: 1,
+      err: expect.stringContaining('has mail in a second tier'),
+    })
+    rmSync(join(at, 'data/people/bob/storage/second-tier'))
+    expect((await mailstead('user', 'remove', 'bob', '--delete-mail', 'bob')).code).toBe(0)
+    expect(existsSync(join(at, 'data/people/bob'))).toBe(false)
+  })
+
   test('beside a server: others see nothing of it at once, and no mail goes while somebody has the store open', async () => {
     await deliver('bob', 'x')
     await done('acl', 'set', 'INBOX', 'user=alice', 'lr', '--user', 'bob')
@@ -273,10 +327,8 @@ describe('mailstead user', () => {
       removed = true
       return outcome
     })
-    await vi.waitFor(async () => expect(await alice.ok('LIST "" shared/*')).toEqual([]), { timeout: 60_000 })
-    await vi.waitFor(async () => expect((await bob.ok('NOOP')).join()).toMatch(/EXPUNGE|VANISHED|BYE/), {
-      timeout: 60_000,
-    })
+    while ((await alice.ok('LIST "" shared/*')).length > 0) await sleep(20)
+    while (!/EXPUNGE|VANISHED|BYE/.test((await bob.ok('NOOP')).join())) await sleep(20)
     expect(removed).toBe(false)
     expect(existsSync(join(at, 'data/people/bob'))).toBe(true)
     await bob[Symbol.asyncDispose]()
