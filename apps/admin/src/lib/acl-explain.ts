@@ -25,9 +25,11 @@ export async function explained(subject: Subject, mailbox: string, flags: AclFla
     const options = accessOptions(config, namespace ?? { owner: owner! }, global?.file)
     const inbox = options.defaultsFromInbox === true ? session.acl('INBOX') : undefined
     const toOwner = name === owner
-    const acl = mailboxAcl(options, { name: mailbox, own, fallback: inbox ?? session.acl('') }, toOwner)
+    // As it is kept, which is not always as it was typed: INBOX is itself in any case.
+    const kept = session.mailbox(mailbox)?.name ?? mailbox
+    const acl = mailboxAcl(options, { name: kept, own, fallback: inbox ?? session.acl('') }, toOwner)
     const of = namespace ?? { owner: owner! }
-    const names = global === undefined ? [] : fullNames(config.namespaces, of, { name: mailbox, toOwner })
+    const names = global === undefined ? [] : fullNames(config.namespaces, of, { name: kept, toOwner })
     const explanation = explainAcl(acl, subjectOf(name, groups))
     // As the store has it: whatever lists say.
     const isClosed = session.isClosed(mailbox) || (own === undefined && session.isClosed(''))

@@ -158,7 +158,7 @@ test('the global file counts, with the prefix of the namespace, and again when i
   expect(await bob.line()).toMatch(/^\* BYE /)
   expect(await done('acl', 'explain', '--namespace', 'Public', 'Rules', '--for', 'bob')).toMatch(/acl\.global:1/)
   writeFileSync(global, 'shared/alice/INBOX anyone l\n')
-  const asOther = await done('acl', 'explain', '--user', 'alice', 'INBOX', '--for', 'bob')
+  const asOther = await done('acl', 'explain', '--user', 'alice', 'inbox', '--for', 'bob')
   expect(asOther).toMatch(/the global file is asked for "INBOX" and "shared\/alice\/INBOX"\n.*acl\.global:1/)
   const asOwner = await done('acl', 'explain', '--user', 'alice', 'INBOX', '--for', 'alice')
   expect(asOwner).toMatch(/as the owner\n {2}the global file is asked for "INBOX"\n/)
