@@ -8,13 +8,14 @@
  *   purge      what was expunged
  *   rebuild    a store that nobody has open
  *   read       the message files, in order
- *   checksum   the CRC-32 of the message files, which are in memory
+ *   checksum   the CRC-32s of what each record's checksums cover, piece by piece, in one thread; the files are in memory
  */
 import { closeSync, openSync, readdirSync, readFileSync, readSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { crc32 } from 'node:zlib'
 import { posixFs } from '@mailstead/fs/posix'
 import { mdbox } from '@mailstead/mdbox'
+import { CHUNK_BYTES, HEADER_BYTES } from '@mailstead/mdbox/format'
 import { openStore, rebuildStore, type Store } from '@mailstead/store'
 import { UidSet } from '@mailstead/uidset'
 import { corpus } from '../tests/support/corpus.ts'
@@ -35,6 +36,8 @@ export const LARGE = 50_000
 const MAILBOXES = 10
 const BATCH = 500
 const READ_BYTES = 1024 * 1024
+/** Between a body and its metadata. */
+const POST_BYTES = 4
 
 if (import.meta.main) {
   const [task, directory, messages] = process.argv.slice(2)
@@ -57,7 +60,8 @@ function clock(): () => Pick<LargeRun, 'seconds' | 'cpuSeconds'> {
 
 export async function largeTask(task: LargeTask, directory: string, messages: number): Promise<Found> {
   const main = join(directory, 'main')
-  if (task === 'read' || task === 'checksum') return readFiles(messageFiles(main), task)
+  if (task === 'read') return readFiles(messageFiles(main))
+  if (task === 'checksum') return checksums(messageFiles(main))
   await using fs = await posixFs(main, { create: true })
   await using alt = await posixFs(join(directory, 'alt'), { create: true })
   const box = (root: typeof fs): ReturnType<typeof mdbox> =>
@@ -128,23 +132,54 @@ function filesOf(main: string): { readonly bytes: number } {
   return { bytes: messageFiles(main).reduce((sum, path) => sum + statSync(path).size, 0) }
 }
 
-function readFiles(paths: readonly string[], task: 'read' | 'checksum'): Found {
+/** Only what the reads take. */
+function readFiles(paths: readonly string[]): Found {
   const into = Buffer.alloc(READ_BYTES)
   let bytes = 0
-  let sum = 0
   let spent = 0
   for (const path of paths) {
     const fd = openSync(path, 'r')
     for (;;) {
       const before = performance.now()
       const read = readSync(fd, into)
-      const between = performance.now()
-      if (task === 'checksum') sum = crc32(into.subarray(0, read), sum)
-      spent += task === 'read' ? between - before : performance.now() - between
+      spent += performance.now() - before
       bytes += read
       if (read === 0) break
     }
     closeSync(fd)
   }
   return { messages: 0, bytes, seconds: spent / 1000, cpuSeconds: 0 }
+}
+
+/** What no rebuild can do in less: header, 64 KiB of the body at a time, metadata. Where they lie is found out before. */
+function checksums(paths: readonly string[]): Found {
+  let bytes = 0
+  let spent = 0
+  let all = 0
+  for (const path of paths) {
+    const file = readFileSync(path)
+    const pieces = piecesOf(file)
+    const before = performance.now()
+    for (let i = 0; i < pieces.length; i += 2) all ^= crc32(file.subarray(pieces[i], pieces[i + 1]))
+    spent += performance.now() - before
+    bytes += file.length
+  }
+  if (!Number.isInteger(all)) throw new Error('no checksum')
+  return { messages: 0, bytes, seconds: spent / 1000, cpuSeconds: 0 }
+}
+
+/** First byte and the one after the last, of all that has a checksum of its own. */
+function piecesOf(file: Buffer): readonly number[] {
+  const pieces: number[] = []
+  for (let at = file.indexOf('\n') + 1; at < file.length; ) {
+    const body = at + HEADER_BYTES
+    const end = body + Number.parseInt(file.toString('latin1', body - 17, body - 1), 16)
+    const metadata = end + POST_BYTES
+    pieces.push(at, body)
+    for (let from = body; from < end; from += CHUNK_BYTES) pieces.push(from, Math.min(from + CHUNK_BYTES, end))
+    at = file.indexOf('\n\n', metadata) + 2
+    if (!(at > metadata)) throw new Error(`no metadata at ${metadata}`)
+    pieces.push(metadata, at - 1)
+  }
+  return pieces
 }
