@@ -6,7 +6,7 @@
  *   2. Where the ledger is whole, every mailbox has its name, its rights for everybody and its policy of private flags, exactly.
  */
 import { type AclList, encodeAcl } from '@mailstead/acl'
-import { parseAclFile } from '@mailstead/acl/file'
+import { GlobalAcl, parseAclFile } from '@mailstead/acl/file'
 import { formatPrivacyPolicy, parsePrivacyPolicy, type PrivacyPolicy } from '@mailstead/acl/private-flags'
 import type { BoxFormat } from '@mailstead/box'
 import type { Fs } from '@mailstead/fs'
@@ -50,7 +50,12 @@ export function listOf(text: string): Uint8Array | undefined {
   return list.entries.length === 0 ? undefined : encodeAcl(list)
 }
 
-const control = accessControl({ defaults: parseAclFile(Buffer.from('anyone lrs')).list })
+/** What is closed is closed to those, too, whom a global file names. */
+const global = new GlobalAcl(Buffer.from('Recovered/* anyone lr\n'))
+const control = accessControl({
+  defaults: parseAclFile(Buffer.from('anyone lrs')).list,
+  globalFor: (name) => global.layersFor(name),
+})
 
 export interface SeenMailbox {
   readonly name: string
@@ -73,6 +78,9 @@ interface Step {
   readonly before: Seen
   readonly after: Seen
 }
+export type Focus = 'all' | 'places'
+const PLACES = [0, 0, 0.2, 0.2, 0.5, 0.6, 0.6, 0.6, 0.6, 0.75, 0.8, 0.88, 0.88]
+
 export interface History {
   readonly disk: CrashableFs
   readonly steps: readonly Step[]
@@ -91,14 +99,28 @@ export class AccessWorld {
   #box = (root: Fs): BoxFormat =>
     this.#format === 'sdbox' ? sdbox(root, 'storage') : mdbox(root, 'storage', { rotateBytes: 1500 })
   #now = (): number => (this.#clock += 1000)
+  /** GUIDs are the same in each run. */
+  #draw = seeded(1)
+  #random = (bytes: Uint8Array): void => {
+    for (let at = 0; at < bytes.length; at++) bytes[at] = below(this.#draw, 256)
+  }
 
   open(fs: Fs, create = false): Promise<Store> {
-    const common = { owner: 'nobody', ownerIsUser: false, acl: control, box: this.#box, now: this.#now }
+    const common = {
+      owner: 'nobody',
+      ownerIsUser: false,
+      acl: control,
+      box: this.#box,
+      now: this.#now,
+      random: this.#random,
+    }
     return this.#tools.openStore({ ...common, fs, create })
   }
 
   async rebuild(fs: Fs): Promise<RebuildRecord[]> {
-    return (await Array.fromAsync(this.#tools.rebuildStore({ fs, box: this.#box, now: this.#now }))).flat()
+    return (
+      await Array.fromAsync(this.#tools.rebuildStore({ fs, box: this.#box, now: this.#now, random: this.#random }))
+    ).flat()
   }
 
   async seen(store: Store): Promise<Seen> {
@@ -122,7 +144,7 @@ export class AccessWorld {
   }
 
   /** Works on a new store until it is closed in order. */
-  async live(seed: number, count: number): Promise<History> {
+  async live(seed: number, count: number, focus: Focus = 'all'): Promise<History> {
     const random = seeded(seed)
     const pick = <T>(list: readonly T[]): T => list[below(random, list.length)]!
     const disk = crashableFs()
@@ -156,7 +178,8 @@ export class AccessWorld {
       const name = pick(names)
       const other = pick(names)
       const fresh = `${random() < 0.3 ? `${name}/` : ''}${pick(['A', 'B', 'C', 'Closed'])}`
-      const kind = random()
+      // For places: making, closing, moving and removing alone.
+      const kind = focus === 'all' ? random() : pick(PLACES)
       if (kind < 0.14) await step(`create ${fresh}`, async () => void (await session.create(fresh)))
       else if (kind < 0.32) {
         const list = listOf(pick(LISTS))
@@ -166,7 +189,8 @@ export class AccessWorld {
         await step(`privacy ${name}`, () => session.changePrivacy(random() < 0.2 ? '' : name, policy))
       } else if (kind < 0.46) await step(`rename ${name} ${fresh}`, () => session.rename(name, fresh))
       else if (kind < 0.52) await step(`remove ${name}`, () => session.remove(name))
-      else if (kind < 0.7) await step(`save ${name}`, () => save(random() < 0.2 ? [name, other] : [name]))
+      else if (kind < 0.7)
+        await step(`save ${name}`, () => save(random() < (focus === 'all' ? 0.2 : 0.5) ? [name, other] : [name]))
       else if (kind < 0.86)
         await step(`${kind < 0.78 ? 'move' : 'copy'} ${name} ${other}`, async () => {
           await using mailbox = await session.open(name)
