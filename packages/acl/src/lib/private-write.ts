@@ -97,11 +97,12 @@ export async function writePrivate(writing: PrivateWriting, changes: readonly Pr
 
 /**
  * Whether the user's table has other messages than the shared mailbox, or says nothing of flags that are private by
- * now.
+ * now, or cannot be told not to by its counters (private-status.ts): it was written last before the policy was.
  */
 export function needsIntake({ shared, rules }: PrivateWriting, own: PrivateView | undefined): boolean {
   if (own === undefined) return true
-  const { flags } = own
+  const { flags, order } = own
+  if (flags.highestModSeq < (rules.policy.since ?? 0) + order.uidNext - 1) return true
   return flags.uidNext !== shared.uidNext || flags.count !== shared.count || (rules.mask & ~maskOf(flags)) !== 0
 }
 

@@ -3,7 +3,7 @@
  *
  * The same history twice, once with what one user does privately and once without: every line that the other is told is
  * the same. And a client that comes back with QRESYNC from any earlier state ends equal to one that asks for
- * everything.
+ * everything, whatever policies come and go meanwhile; what STATUS tells is what SELECT does.
  */
 import { connect } from 'node:net'
 import { encodeAcl, aclList, ALL_RIGHTS } from '@mailstead/acl'
@@ -56,6 +56,20 @@ class World implements AsyncDisposable {
     await client.line()
     for (const command of [`LOGIN ${user} p`, ...commands]) await client.ok(command)
     return client
+  }
+
+  /** A mailbox, or the store, gets another policy, or none; or one goes and comes back. */
+  async disturb(random: Random): Promise<void> {
+    using lease = await this.server.server.stores.acquire(publicPrincipal('Public/'))
+    const all = lease.store.as({ name: 'root', unrestricted: true })
+    if (random() < 0.2) {
+      await all.rename('Team', 'Elsewhere/Team')
+      await all.rename('Elsewhere/Team', 'Team')
+      return
+    }
+    const text = one(random, [...POLICIES, 'shared', undefined])
+    const policy = text === undefined ? undefined : (parsePrivacyPolicy(text) as PrivacyPolicy)
+    await all.changePrivacy(one(random, ['', 'Team', 'Other']), policy)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -232,7 +246,7 @@ async function look(client: ImapTestClient, box: string): Promise<State> {
 test('who comes back from any earlier state ends equal to who asks for everything', async () => {
   const first = runSeed()
   let back = 0
-  let told = 0
+  let changes = 0
   for (let seed = first; seed < first + RUNS; seed++) {
     const random = seeded(seed)
     await using world = await World.open(seed)
@@ -246,13 +260,26 @@ test('who comes back from any earlier state ends equal to who asks for everythin
       const actor = one(random, ['ann', 'bob'] as const)
       const { status } = await acting[actor].command(drawn(random, seed, 8).whole)
       expect(status).not.toBe('BAD')
+      if (random() < 0.15) {
+        await world.disturb(random)
+        // Who has a mailbox selected may be told BYE: other flags are private now.
+        for (const user of ['ann', 'bob'] as const) acting[user] = await world.as(user, `SELECT ${one(random, BOXES)}`)
+      }
       if (step % 4 !== 0) continue
       for (const user of ['ann', 'bob'] as const) {
         const now = await look(looking[user], one(random, BOXES))
+        const unseen = [...now.known.values()].filter((flags) => !flags.includes('\\Seen')).length
+        const told = await looking[user].ok(`STATUS ${now.box} (UNSEEN HIGHESTMODSEQ)`)
+        expect([seed, step, user, ...told]).toEqual([
+          seed,
+          step,
+          user,
+          `* STATUS ${now.box} (UNSEEN ${unseen} HIGHESTMODSEQ ${now.modSeq})`,
+        ])
         for (const { box, modSeq, validity, known } of states[user]) {
           if (box !== now.box) continue
           const lines = await looking[user].ok(`SELECT ${box} (QRESYNC (${validity} ${modSeq}))`)
-          told += lines.filter((line) => line.includes(' FETCH ')).length
+          changes += lines.filter((line) => line.includes(' FETCH ')).length
           expect([seed, step, user, modSeq, [...take(new Map(known), lines)].sort(([a], [b]) => a - b)]).toEqual([
             seed,
             step,
@@ -267,7 +294,7 @@ test('who comes back from any earlier state ends equal to who asks for everythin
     }
   }
   say(
-    `private flags over IMAP: ${back} clients came back in ${RUNS} histories from seed ${first}, told of ${told} messages`,
+    `private flags over IMAP: ${back} clients came back in ${RUNS} histories from seed ${first}, told of ${changes} messages`,
   )
   expect(back).toBeGreaterThan(RUNS)
 })

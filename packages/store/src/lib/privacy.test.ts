@@ -334,6 +334,33 @@ describe('flags of one’s own in a shared store', () => {
     expect(await damage(world.shared)).toEqual([])
   })
 
+  test('are counted by a policy that was another for a while', async () => {
+    await using world = await World.make('shared \\Seen')
+    const [ann, bob] = [await world.as('ann'), await world.as('bob')]
+    await deliver(ann, 'News', 3)
+    {
+      await using news = await ann.open('News')
+      await news.changeFlags(UidSet.of(1, 2), { add: FLAG_SEEN })
+    }
+    for (const text of ['shared', 'shared \\Seen']) {
+      await ann.changePrivacy('News', policy(text))
+      for (const [session, unseen] of [
+        [ann, text === 'shared' ? 3 : 1],
+        [bob, 3],
+      ] as const) {
+        await session.refresh('News')
+        await using news = await session.open('News')
+        const { highestModSeq } = news.view
+        expect([text, news.view.unseen, session.mailbox('News')]).toMatchObject([
+          text,
+          unseen,
+          { unseen, highestModSeq },
+        ])
+      }
+    }
+    expect(await damage(world.shared)).toEqual([])
+  })
+
   test('need the owner for what is the owner’s to allow', async () => {
     await using store = await open(memoryFs(), { acl: everybody })
     const own = store.as({ name: 'anna' })
