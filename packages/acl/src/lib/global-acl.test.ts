@@ -150,9 +150,12 @@ describe('the global file', () => {
 
   test('has levels that stand for users and domains', () => {
     const file = globalAcl(
-      'Public/%d/* domain=%d lr\nPublic/%d/%n/* user=%n@%d lrwst @1\nHome/%u user=%u l\nHome/%u group=team-%u r\n50%/%%u user=%u x\n',
+      'Public/%d/* domain=%d lr\nPublic/%d/%n/* user=%n@%d lrwst @1\nHome/%u user=%u l\nHome/%u group=team-%u r\nPublic/* user=%u x\nPublic/%d/* user=%n@%d x\n',
     )
-    expect(file.findings).toEqual([])
+    expect(file.findings.map(({ line, problem, kind }) => [line, kind, problem])).toEqual([
+      [5, 'odd', '%u is no level of the pattern, and part of the name here'],
+      [6, 'odd', '%n is no level of the pattern, and part of the name here'],
+    ])
     expect(rights(file, 'Public/x.org/news', 'bob@X.org')).toBe('lr')
     expect(rights(file, 'Public/x.org/news', 'bob@y.org')).toBe('')
     expect(rights(file, 'Public/x.org/bob/a/b', 'bob@x.org')).toBe('lrwst')
@@ -162,6 +165,8 @@ describe('the global file', () => {
     expect(rights(file, 'Home/bob/x', 'bob')).toBe('')
     expect(rights(file, 'Home/', '')).toBe('')
     expect(rights(globalAcl('Home/%u group=%u r'), 'Home/g', 'bob')).toBe('r')
+    expect(rights(globalAcl('%d/%%u domain=%d r'), 'x.org/%u', 'bob@x.org')).toBe('r')
+    expect(rights(globalAcl('%d/%%u domain=%d r'), 'x.org/bob', 'bob@x.org')).toBe('')
     // Without a level that is a variable, `%` is only a character.
     expect(rights('50%u user=%u l', '50%u', '%u')).toBe('l')
   })

@@ -13,6 +13,7 @@ import {
   bindEntry,
   captureLevels,
   type GlobalLine,
+  type GlobalPattern,
   parseGlobalLine,
   PRECEDENCE_MAX,
   UNREAD_LINES,
@@ -59,7 +60,7 @@ export class GlobalAcl {
       size++
       const line = parseGlobalLine(text)
       this.#add({ ...line, number, origin })
-      const odd = line.entry === undefined ? undefined : oddity(line.entry)
+      const odd = line.entry === undefined ? undefined : (oddity(line.entry) ?? unbound(line.entry, line.pattern))
       if (line.broken !== undefined) report.add(number, text, line.broken.problem, 'broken')
       else if (odd !== undefined) report.add(number, text, odd, 'odd')
     }
@@ -164,4 +165,10 @@ function layersOf(matches: readonly Match[]): AclLayer[] {
       label: precedence === 0 ? 'global' : precedence > PRECEDENCE_MAX ? 'global, broken' : `global @${precedence}`,
     }))
     .filter(({ list }) => list.entries.length > 0 || list.broken.length > 0)
+}
+
+/** A variable in an identifier for which the pattern has no value: nobody is called so, as a rule. */
+function unbound({ name }: AclEntry, { levels }: GlobalPattern): string | undefined {
+  const text = name.match(/%[und]/g)?.find((one) => levels.every(({ variable }) => one !== `%${variable}`))
+  return text === undefined ? undefined : `${text} is no level of the pattern, and part of the name here`
 }
