@@ -40,14 +40,14 @@ const MUTANTS: readonly Mutant[] = [
   },
   {
     fault: 'what nothing tells of stays open',
-    file: 'rebuild-mailboxes.ts',
-    from: 'if (!this.#sure.has(room.entry.guid)) this.#close(room.entry.guid, room.entry.name)',
+    file: 'rebuild-access.ts',
+    from: 'if (!this.#sure.has(guid)) this.#close(guid, name)',
     to: '',
   },
   {
     fault: 'a tree that lost frames is believed',
-    file: 'rebuild-mailboxes.ts',
-    from: 'if (isWhole && before.damaged.length === 0 && !(ledger !== undefined && ledger.version > version)) {',
+    file: 'rebuild-access.ts',
+    from: 'if (isWhole && before.damaged.length === 0 && this.newest <= version) {',
     to: 'if (before.byGuid.size > 0) {',
     rare: true,
   },
@@ -80,7 +80,7 @@ const MUTANTS: readonly Mutant[] = [
   },
   {
     fault: 'a message of a mailbox that is gone comes to another of its name',
-    file: 'rebuild-mailboxes.ts',
+    file: 'rebuild-access.ts',
     from: 'if (guid !== undefined && guid !== entry.guid) return true\n',
     to: '',
     focus: 'places',

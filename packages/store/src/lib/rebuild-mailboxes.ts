@@ -2,9 +2,8 @@
  * The mailboxes of a store that is rebuilt: those of the tree, those whose tables are left without an entry, and those that
  * messages name. Each has one entry, one table and a name of its own afterwards, and INBOX is one of them.
  *
- * Names, GUIDs, access lists and policies are the tree's, as long as it has lost nothing, and else the ledger's (ledger.ts). Whoever might see a
- * mailbox that neither of them knows is not known: it is closed. A message whose rows are lost comes to the mailbox that it was first saved to, unless
- * it may since have gone to one that others see: then to a closed one.
+ * What is believed of them, and who may see them: `rebuild-access.ts`. A message whose rows are lost comes to the mailbox that it was first saved to,
+ * unless it may since have gone to one that others see: then to a closed one.
  *
  * A mailbox of an import that is not finished stays without a name, unless the index is lossy: then it may have been finished, and
  * mail may have come to it, so it becomes a mailbox like the others.
@@ -12,19 +11,14 @@
 import { type Index, IndexError, type IndexTransaction, lossOf, type Table, type TableView } from '@mailstead/index'
 import { MAILBOX_COLUMNS } from './contract.ts'
 import { checkName, DELIMITER, INBOX, NAME_LEVEL_MAX, parentsOf } from './name.ts'
-import { GONE_LISTED, reached } from './ledger.ts'
-import { closing, isAlike, isSame, restoring } from './ledger-access.ts'
-import type { LedgerState } from './ledger-format.ts'
+import type { RebuildAccess } from './rebuild-access.ts'
 import type { FoundMessages, FoundOrigin } from './rebuild-found.ts'
 import { record, type RebuildRecord } from './rebuild-record.ts'
 import {
-  closedKey,
-  decodeEntry,
   decodeNumber,
   type Entry,
   encodeEntry,
   encodeNumber,
-  guidOfKey,
   guidOfTable,
   importKey,
   KEY_VALIDITY,
@@ -33,7 +27,6 @@ import {
   mailboxTable,
   TREE_TABLE,
   Tree,
-  type TreeState,
 } from './tree.ts'
 
 /** Above mailboxes for messages whose own is not known. */
@@ -69,20 +62,12 @@ export class Mailboxes {
   readonly #imports: { readonly entry: Entry; readonly table: Table }[] = []
   /** Mailboxes without a table. */
   readonly #rowless: Entry[] = []
-  readonly #ledger: LedgerState | 'missing' | 'damaged'
-  readonly #namesDiffer: (one: string, other: string) => boolean
-  /** Mailboxes of which it is known who may see them; '' for the rest. */
-  readonly #sure = new Set<string>()
-  /** Values of the tree as they are to be. */
-  readonly #after = new Map<string, Uint8Array>()
-  /** By GUID: a message that was first saved there may have gone where others see it. */
-  readonly #hidden = new Map<string, boolean>()
+  readonly #access: RebuildAccess
   /** By GUID, what messages call the mailbox that they were saved to. */
   readonly #ownNames = new Map<string, string>()
   #found: FoundMessages | undefined
   #values: ReadonlyMap<string, Uint8Array> = new Map()
   #validity = 0
-  #changed = false
   /** No mailbox was known: whatever messages say is believed. */
   wereLost = false
   /** Some rows cannot be read: which messages are named is not known. */
@@ -94,21 +79,14 @@ export class Mailboxes {
     index: Index,
     tx: IndexTransaction,
     records: RebuildRecord[],
-    options: {
-      readonly now: () => number
-      readonly guid: () => string
-      readonly ledger: LedgerState | 'missing' | 'damaged'
-      /** As in `RebuildOptions`. */
-      readonly namesDiffer: (one: string, other: string) => boolean
-    },
+    options: { readonly now: () => number; readonly guid: () => string; readonly access: RebuildAccess },
   ) {
     this.#index = index
     this.#tx = tx
     this.#records = records
     this.#now = options.now
     this.#newGuid = options.guid
-    this.#ledger = options.ledger
-    this.#namesDiffer = options.namesDiffer
+    this.#access = options.access
   }
 
   get all(): Iterable<Mailroom> {
@@ -124,8 +102,8 @@ export class Mailboxes {
     this.#values = tree?.view.values ?? new Map()
     const before = new Tree(() => tree?.view ?? EMPTY_TREE).state
     this.wereLost = before.byGuid.size === 0
-    this.#validity = decodeNumber(this.#values.get(KEY_VALIDITY))
-    const state = this.#believe(before, tree !== undefined && lossOf(this.#values) === undefined)
+    const state = this.#access.believe(before, tree !== undefined && lossOf(this.#values) === undefined)
+    this.#validity = Math.max(decodeNumber(this.#values.get(KEY_VALIDITY)), this.#access.validity)
     for (const { uidValidity } of state.byGuid.values()) this.#validity = Math.max(this.#validity, uidValidity)
     for (const { uidValidity } of this.#index.tables) this.#validity = Math.max(this.#validity, uidValidity)
     for (const key of state.damaged) {
@@ -142,63 +120,6 @@ export class Mailboxes {
       const table = await this.#open(id)
       if (table !== undefined) this.#nameless.push({ guid, table })
     }
-  }
-
-  /** What is to be believed of names and access. `isWhole`: the tree does not say that it lost something. */
-  #believe(before: TreeState, isWhole: boolean): TreeState {
-    const ledger = typeof this.#ledger === 'object' ? this.#ledger : undefined
-    for (const [key, value] of this.#values) this.#after.set(key, value)
-    const version = decodeNumber(this.#values.get(KEY_VERSION))
-    if (isWhole && before.damaged.length === 0 && !(ledger !== undefined && ledger.version > version)) {
-      for (const guid of ['', ...before.byGuid.keys()]) this.#sure.add(guid)
-      return before
-    }
-    if (ledger !== undefined && ledger.version >= version) {
-      this.#validity = Math.max(this.#validity, decodeNumber(ledger.values.get(KEY_VALIDITY)))
-      this.#restore(before, ledger)
-    } else {
-      // What both say was so before the tree was changed last, and is so since.
-      for (const guid of ['', ...before.byGuid.keys()])
-        if (ledger !== undefined && (guid === '' || ledger.values.has(mailboxKey(guid))))
-          if (restoring(guid, this.#values, ledger).length === 0) this.#sure.add(guid)
-      if (!this.#sure.has('')) this.#close('', '')
-    }
-    const values = new Map<string, Uint8Array>()
-    // Of two of one name the ledger's has it.
-    for (const key of ledger?.values.keys() ?? []) if (this.#after.has(key)) values.set(key, this.#after.get(key)!)
-    for (const [key, value] of this.#after) values.set(key, value)
-    return new Tree(() => ({ values })).state
-  }
-
-  #restore(before: TreeState, ledger: LedgerState): void {
-    this.#sure.add('')
-    for (const [key, value] of restoring('', this.#values, ledger)) this.#set(key, value)
-    for (const [key, value] of ledger.values) {
-      const guid = guidOfKey(key)
-      const entry = guid === undefined ? undefined : decodeEntry(guid, value)
-      if (entry === undefined) continue
-      const { name } = entry
-      this.#sure.add(entry.guid)
-      const known = before.byGuid.get(entry.guid)?.name
-      // A UIDVALIDITY is the table's anyway.
-      if (known !== name || !isSame(this.#values.get(key), value)) this.#set(key, value)
-      if (known !== name)
-        this.#note('changed', 'mailbox', known ?? 'none', name, 'the ledger of mailboxes says so', name)
-      const changes = restoring(entry.guid, this.#values, ledger)
-      for (const [each, to] of changes) this.#set(each, to)
-      if (changes.length > 0)
-        this.#note('changed', 'access', 'lost', 'restored', 'its access list, and which flags are private', name)
-    }
-  }
-
-  /** Nobody but the owner has any right in it, until its access list is changed. */
-  #close(guid: string, name: string): void {
-    const changes = closing(guid, this.#after)
-    for (const [key, value] of changes) this.#set(key, value)
-    if (changes.length === 0) return
-    const what = name === '' ? 'what has no access list, and the top' : 'the mailbox'
-    const why = `nothing tells who might see ${what}, or which flags were private: closed to all but the owner, until its access list is changed`
-    this.#note('changed', 'access', 'lost', 'closed', why, name === '' ? undefined : name)
   }
 
   async #openEntry(entry: Entry): Promise<void> {
@@ -328,7 +249,12 @@ export class Mailboxes {
     const name = (guid === undefined ? undefined : this.#ownNames.get(guid)) ?? origin.name
     const own = guid === undefined ? undefined : this.#byGuid.get(guid)
     const known = own?.isImport === false ? own : name === undefined ? undefined : this.#byName.get(name)
-    if (known !== undefined && !known.isUnreadable && !this.#mayBeHidden(known, guid, knowsUid)) return known
+    if (
+      known !== undefined &&
+      !known.isUnreadable &&
+      !this.#access.mayBeHidden(known.entry, { guid, knowsUid }, this.#byGuid)
+    )
+      return known
     // One whose files know what they are was a mailbox, though the tree has forgotten it.
     const isOwn = knowsUid && guid !== undefined && own === undefined
     const wanted =
@@ -339,28 +265,6 @@ export class Mailboxes {
     return this.#byName.get(recovered) ?? this.#make(recovered)
   }
 
-  /**
-   * Whether a message of this mailbox is not to be put there, since it may have been where others see it: it was moved, or came from
-   * another mailbox that is gone.
-   */
-  #mayBeHidden({ entry }: Mailroom, guid: string | undefined, knowsUid: boolean): boolean {
-    if (this.#after.has(closedKey(entry.guid))) return false
-    if (guid !== undefined && guid !== entry.guid) return true
-    if (knowsUid) return false
-    let isHidden = this.#hidden.get(entry.guid)
-    if (isHidden === undefined) {
-      const links = typeof this.#ledger === 'object' && guid !== undefined ? this.#ledger.links : undefined
-      const others = links === undefined ? this.#byGuid.keys() : reached(links, entry.guid)
-      isHidden = [...others].some((other) => {
-        const room = this.#byGuid.get(other)
-        if (other === GONE_LISTED || !isAlike(this.#after, entry.guid, other)) return true
-        return room !== undefined && this.#namesDiffer(entry.name, room.entry.name)
-      })
-      this.#hidden.set(entry.guid, isHidden)
-    }
-    return isHidden
-  }
-
   /** Values of the tree that every store has. */
   finish(values: ReadonlyMap<string, Uint8Array>): void {
     for (const [key, value] of values) {
@@ -368,8 +272,8 @@ export class Mailboxes {
       if (before === undefined || Buffer.compare(before, value) !== 0) this.#set(key, value)
     }
     const version = this.#values.get(KEY_VERSION)
-    const newest = typeof this.#ledger === 'object' ? this.#ledger.version : 0
-    if (this.#changed || version === undefined || newest > decodeNumber(version))
+    const { newest } = this.#access
+    if (this.#access.changed || version === undefined || newest > decodeNumber(version))
       this.#tx.setValue(TREE_TABLE, KEY_VERSION, encodeNumber(Math.max(decodeNumber(version), newest) + 1, 6))
     if (this.#validity !== decodeNumber(this.#values.get(KEY_VALIDITY)))
       this.#tx.setValue(TREE_TABLE, KEY_VALIDITY, encodeNumber(this.#validity, 4))
@@ -401,7 +305,7 @@ export class Mailboxes {
   #put(room: Mailroom): Mailroom {
     this.#byGuid.set(room.entry.guid, room)
     this.#byName.set(room.entry.name, room)
-    if (!this.#sure.has(room.entry.guid)) this.#close(room.entry.guid, room.entry.name)
+    this.#access.admit(room.entry)
     return room
   }
 
@@ -421,10 +325,7 @@ export class Mailboxes {
   }
 
   #set(key: string, value: Uint8Array | undefined): void {
-    this.#tx.setValue(TREE_TABLE, key, value)
-    if (value === undefined) this.#after.delete(key)
-    else this.#after.set(key, value)
-    this.#changed = true
+    this.#access.set(key, value)
   }
 
   #change(field: string, before: number, after: number, why: string, mailbox: string): void {

@@ -35,6 +35,7 @@ import { MAILBOX_COLUMNS, type StoreOptions, type StoreRoots } from './contract.
 import { StoreError } from './error.ts'
 import { storeError } from './failure.ts'
 import { AttachmentsRebuild, mustHaveNoAttachments, mustReach } from './rebuild-attachments.ts'
+import { RebuildAccess } from './rebuild-access.ts'
 import { FoundMessages } from './rebuild-found.ts'
 import { Mailboxes } from './rebuild-mailboxes.ts'
 import { type Evidence, Plan } from './rebuild-plan.ts'
@@ -335,8 +336,8 @@ class Rebuild {
       return Buffer.from(bytes).toString('hex')
     }
     const { ledger, namesDiffer } = this.#settings
-    const recorded = await ledger.read()
-    await using mailboxes = new Mailboxes(index, tx, records, { now, guid, ledger: recorded, namesDiffer })
+    const access = new RebuildAccess({ tx, records, ledger: await ledger.read(), namesDiffer })
+    await using mailboxes = new Mailboxes(index, tx, records, { now, guid, access })
     await mailboxes.open(tree)
     mailboxes.nameTables(found, this.#evidence.isLossy)
     if (mailboxes.lostTable || mailboxes.wereLost) this.#learn({ isLossy: true, lostRows: true })
