@@ -114,7 +114,7 @@ export function listOf(session: StoreSession, mailbox: string): AclList {
 export async function learnLists(
   { data, config }: Where,
   of: { readonly owner: string } | PublicNamespace,
-  session: Pick<StoreSession, 'acls' | 'mailboxes'>,
+  session: Pick<StoreSession, 'acls' | 'mailboxes' | 'isClosed'>,
 ): Promise<void> {
   if (config.namespaces.length === 0) return
   await using mounts = await openMounts(config.state)

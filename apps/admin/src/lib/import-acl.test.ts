@@ -208,6 +208,20 @@ test('a file that cannot be read denies everything to everybody but the owner', 
   ])
 })
 
+test('a file that cannot be reached now ends the import: it is not taken for one that says nothing good', async () => {
+  const away: Fs = {
+    ...memoryFs(),
+    readFile: (path) => Promise.reject(new FsError('FS_UNAVAILABLE', `${path} is not there now`)),
+  }
+  const at = (path: string): { fs: Fs; path: string; shown: string } => ({ fs: away, path, shown: path })
+  const unavailable = expect.objectContaining({ code: 'FS_UNAVAILABLE' }) as unknown
+  const lists = (from: Partial<DovecotStore>): ReturnType<typeof dovecotLists> =>
+    dovecotLists(from as DovecotStore, { defaults: undefined, inUse: false }, () => expect.unreachable())
+  await expect(lists({ defaults: at('d') })).rejects.toEqual(unavailable)
+  const mailbox = { name: 'M', directory: at('m') } as unknown as DovecotMailbox
+  await expect((await lists({ defaults: undefined })).of(mailbox)).rejects.toEqual(unavailable)
+})
+
 test('with a default there, a default here, or mail here, nobody gets more than he had there', async () => {
   const fs = memoryFs()
   const [anyone, bob] = ['anyone lr\n', 'user=bob lrw\n']

@@ -5,7 +5,7 @@
  *   1. A mailbox that comes brings the list of its `dovecot-acl`; one without brings none, and inherits none from where it comes to.
  *   2. A list that is here stays: of a mailbox that is here, of an unused one whose place is taken, of the store itself.
  *   3. What cannot be read gives nothing: a line counts for whom it names as one without rights, a file denies everything to everybody
- *      but the owner.
+ *      but the owner. Of storage that is away nothing is said: FS_UNAVAILABLE.
  *   4. The default list (Dovecot's for all mailboxes without entries) becomes that of the store if the store has none and nothing else is in
  *      it. Otherwise mailboxes without a list bring Dovecot's, and the store's own opens none of those that come.
  *   5. Users are in lower case here. An entry that gives something to `Bob` gave nothing to bob as far as anybody knows: it gives nothing,
@@ -110,6 +110,8 @@ async function read(
     bytes = await fs.readFile(path === '' ? ACL_FILE : `${path}/${ACL_FILE}`, { end: ACL_FILE_MAX + 1 })
   } catch (error) {
     if (error instanceof FsError && error.code === 'FS_NOT_FOUND') return undefined
+    // What is away for now says nothing: the import ends, and goes on when it is run again.
+    if (error instanceof FsError && error.code === 'FS_UNAVAILABLE') throw error
     const message = `it cannot be read, so nobody but the owner has rights: ${(error as Error).message}`
     tell({ ...place, kind: 'acl-unreadable', message })
     return NOBODY

@@ -33,10 +33,13 @@ export interface Shared {
 }
 
 /**
- * What a store shares, by its lists and by what the global file says of its mailboxes to others than the owner. `session` is an
- * unrestricted one.
+ * What a store shares, by its lists and by what the global file says of its mailboxes to others than the owner; nothing of what a rebuild
+ * closed. `session` is an unrestricted one.
  */
-export function whatIsShared(session: Pick<StoreSession, 'acls' | 'mailboxes'>, options: AccessControlOptions): Shared {
+export function whatIsShared(
+  session: Pick<StoreSession, 'acls' | 'mailboxes' | 'isClosed'>,
+  options: AccessControlOptions,
+): Shared {
   const lists = session.acls()
   const { owner, globalFor, defaults, defaultsFromInbox = false } = options
   if (owner !== undefined && lists.size === 0 && globalFor === undefined)
@@ -56,18 +59,18 @@ export function whatIsShared(session: Pick<StoreSession, 'acls' | 'mailboxes'>, 
   const ofStore = lists.get('')
   const inbox = defaultsFromInbox ? lists.get(INBOX) : undefined
   const fallback = inbox ?? ofStore
-  const byDefault = [
-    defaults !== undefined && add(givenIn(defaults, owner)),
-    addList(fallback),
-    addGlobal(''),
-  ].includes(true)
+  const othersAreClosed = session.isClosed('')
+  const byDefault =
+    !othersAreClosed &&
+    [defaults !== undefined && add(givenIn(defaults, owner)), addList(fallback), addGlobal('')].includes(true)
   const kept: KeptMailbox[] = ofStore === undefined ? [] : [{ name: '', list: ofStore }]
   for (const { name } of session.mailboxes()) {
     if (owner === undefined && isInbox(name)) continue
     const list = lists.get(name)
-    const seen = [addList(list), addGlobal(name)].includes(true)
+    const isClosed = session.isClosed(name) || (list === undefined && othersAreClosed)
+    const seen = !isClosed && [addList(list), addGlobal(name), byDefault].includes(true)
     // INBOX's list may count for others.
-    if (seen || byDefault || (name === INBOX && list !== undefined)) kept.push({ name, list })
+    if (seen || (name === INBOX && list !== undefined)) kept.push({ name, list })
   }
   const text = [...names].sort().join('\n')
   return {

@@ -39,9 +39,33 @@ const listed = (lines: readonly string[]): string[] => lines.map((line) => line.
 function sharedBy(lists: Readonly<Record<string, Uint8Array>>, owner = 'owner'): ReturnType<typeof whatIsShared> {
   const map = new Map(Object.entries(lists))
   const mailboxes = [...map.keys()].filter((name) => name !== '').map((name) => ({ name }))
-  const session = { acls: () => map, mailboxes: () => mailboxes as never }
+  const session = { acls: () => map, mailboxes: () => mailboxes as never, isClosed: () => false }
   return whatIsShared(session, { owner })
 }
+
+test('nobody is told of a mailbox that a rebuild closed, whatever the global file says of it', () => {
+  const list = (rights: number): Uint8Array => encodeAcl(aclList([{ kind: 'user', name: 'bob', rights }]))
+  const lists = new Map([['Listed', list(3)]])
+  const mailboxes = ['INBOX', 'Closed', 'Listed', 'Plain'].map((name) => ({ name }))
+  const file = new GlobalAcl(Buffer.from('* user=bob lr\n* user=eve lr\n'))
+  const shared = (closed: readonly string[]): { names: string[] | undefined; with: string | undefined } => {
+    const session = {
+      acls: () => lists,
+      mailboxes: () => mailboxes as never,
+      isClosed: (name: string) => closed.includes(name),
+    }
+    const { mailboxes: kept, with: names } = whatIsShared(session, {
+      owner: 'owner',
+      globalFor: (name) => (name === 'Listed' ? [] : file.layersFor(name)),
+    })
+    return { names: kept && decodeMailboxes(kept)!.map(({ name }) => name), with: names }
+  }
+  expect(shared([])).toEqual({ names: ['INBOX', 'Closed', 'Listed', 'Plain'], with: 'user=bob\nuser=eve' })
+  expect(shared(['Closed'])).toEqual({ names: ['INBOX', 'Listed', 'Plain'], with: 'user=bob\nuser=eve' })
+  // The store itself: those that have no list.
+  expect(shared([''])).toEqual({ names: ['Listed'], with: 'user=bob' })
+  expect(shared(['', 'Listed'])).toEqual({ names: undefined, with: undefined })
+})
 
 /** Tells what is called with which path. */
 function countedFs(fs: Fs, call: (what: string, path: string) => void): Fs {
