@@ -1,8 +1,10 @@
 /**
  * Access lists and policies of private flags outlive the index: nobody ever sees more after a rebuild than he was given (access-world.ts).
  */
+import type { Fs } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
-import { openStore, rebuildStore } from '@mailstead/store'
+import { mdbox } from '@mailstead/mdbox'
+import { openStore, rebuildStore, type Store } from '@mailstead/store'
 import { UidSet } from '@mailstead/uidset'
 import { describe, expect, test } from 'vitest'
 import { depth, runSeed, say } from '../support/depth.ts'
@@ -143,11 +145,7 @@ describe('a namespace whose index is gone', () => {
       await using store = await world.open(fs, true)
       await store.as(ROOT).create('Board')
     }
-    const before = new Map<string, Uint8Array>()
-    for (const directory of ['', '/log', '/tables'])
-      for await (const page of fs.list(`index${directory}`))
-        for (const { name, kind } of page)
-          if (kind === 'file') before.set(`index${directory}/${name}`, await fs.readFile(`index${directory}/${name}`))
+    const before = await indexOf(fs)
     {
       await using store = await world.open(fs)
       await store.as(ROOT).changeAcl('Board', () => listOf('anyone\nuser=carol lr'))
@@ -158,7 +156,40 @@ describe('a namespace whose index is gone', () => {
     expect(store.as(BOB).mailbox('Board')).toBeUndefined()
     expect(store.as({ name: 'carol' }).mailbox('Board')?.count).toBe(0)
   })
+
+  test('whose index is put back as it was before a mailbox came gives no UIDVALIDITY again, though the clock stands', async () => {
+    const fs = memoryFs()
+    const open = (): Promise<Store> =>
+      openStore({
+        owner: 'team',
+        fs,
+        box: (root) => mdbox(root, 'storage'),
+        create: true,
+        now: () => 1_800_000_000_000,
+      })
+    await (await open())[Symbol.asyncDispose]()
+    const before = await indexOf(fs)
+    let given = 0
+    {
+      await using store = await open()
+      for (const name of ['One', 'Two']) given = (await store.as(ROOT).create(name)).uidValidity
+    }
+    await removeAll(fs, 'index')
+    for (const [path, bytes] of before) await fs.writeFile(path, bytes)
+    await using store = await open()
+    expect((await store.as(ROOT).create('One')).uidValidity).toBeGreaterThan(given)
+  })
 })
+
+/** The files of the index, by their paths. */
+async function indexOf(fs: Fs): Promise<ReadonlyMap<string, Uint8Array>> {
+  const files = new Map<string, Uint8Array>()
+  for (const directory of ['', '/log', '/tables'])
+    for await (const page of fs.list(`index${directory}`))
+      for (const { name, kind } of page)
+        if (kind === 'file') files.set(`index${directory}/${name}`, await fs.readFile(`index${directory}/${name}`))
+  return files
+}
 
 async function save(store: Awaited<ReturnType<AccessWorld['open']>>, mailbox: string): Promise<void> {
   await using batch = store.as(ROOT).save()
