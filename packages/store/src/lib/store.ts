@@ -174,8 +174,9 @@ async function agree(core: Core, tree: Table, known: LedgerState | 'missing' | '
           : closing(guid, state.values),
       )
     if (known.version > version || changesIn(core.tree.state).length > 0) {
-      await core.changeTree(({ tx, state, keepValidity }) => {
-        keepValidity(decodeNumber(known.values.get(KEY_VALIDITY)))
+      await core.changeTree((change) => {
+        const { tx, state } = change
+        change.keepValidity(decodeNumber(known.values.get(KEY_VALIDITY)))
         for (const [key, value] of changesIn(state)) tx.setValue(TREE_TABLE, key, value)
         const newest = Math.max(known.version, decodeNumber(state.values.get(KEY_VERSION)))
         tx.setValue(TREE_TABLE, KEY_VERSION, encodeNumber(newest + 1, 6))
