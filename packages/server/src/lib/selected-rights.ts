@@ -30,8 +30,12 @@ export function mustRead(rights: number): void {
     : new ImapError('NOPERM', 'Permission denied')
 }
 
+export function mayExpunge(rights: number): boolean {
+  return (rights & RIGHT_READ) !== 0 && (rights & RIGHT_EXPUNGE) !== 0
+}
+
 /** NOPERM, also where the mailbox may not be known of: who has it selected knows it. */
 export function mustExpunge(rights: number): void {
   mustRead(rights)
-  if ((rights & RIGHT_EXPUNGE) === 0) throw new ImapError('NOPERM', 'Permission denied')
+  if (!mayExpunge(rights)) throw new ImapError('NOPERM', 'Permission denied')
 }

@@ -25,7 +25,7 @@ import {
   type UpdateWriter,
 } from '@mailstead/imap'
 import type { FlagChange } from '@mailstead/index'
-import { type Mailbox, RIGHT_EXPUNGE, RIGHT_WRITE, RIGHT_WRITE_SEEN } from '@mailstead/store'
+import { type Mailbox, RIGHT_WRITE, RIGHT_WRITE_SEEN } from '@mailstead/store'
 import { UidSet } from '@mailstead/uidset'
 import { type ClientRows, clientRows, messagesOf, sequencesOfUids, uidsOfSequences } from './client-rows.ts'
 import { ClientView } from './client-view.ts'
@@ -35,7 +35,7 @@ import { type FetchOutcome, fetchMessages, withoutSeen } from './fetch.ts'
 import { expungedAmong } from './missed-expunges.ts'
 import { OpenedPolicy } from './opened-policy.ts'
 import { type SearchFound, searchRows } from './search.ts'
-import { mustExpunge, mustRead, permanentFlags, RIGHTS_TO_CHANGE } from './selected-rights.ts'
+import { mayExpunge, mustExpunge, mustRead, permanentFlags, RIGHTS_TO_CHANGE } from './selected-rights.ts'
 import { sortRows } from './sort.ts'
 import { imapError, isDamage, type NoMailboxMeans, storeCodeOf } from './store-errors.ts'
 import { isByUid, sequencesOf, uidsNamed } from './targets.ts'
@@ -208,6 +208,8 @@ export class Selected implements SelectedMailbox {
     options: { readonly wantsModSeq: boolean },
   ): Promise<StoreResult> {
     if (this.readOnly) throw new ImapError('READ-ONLY', 'The mailbox is selected read-only')
+    // Its answer tells flags.
+    mustRead(this.#mailbox.rights)
     const { wantsModSeq } = options
     if (wantsModSeq || request.unchangedSince !== undefined) this.#modSeqs = true
     const sequences = sequencesOf(target, this.#view.shown, this.#saved)
@@ -332,7 +334,7 @@ export class Selected implements SelectedMailbox {
 
   async close(): Promise<void> {
     // RFC 4314 §4: without the right nothing is expunged, and the mailbox is closed all the same.
-    if (this.readOnly || (this.#mailbox.rights & RIGHT_EXPUNGE) === 0) return
+    if (this.readOnly || !mayExpunge(this.#mailbox.rights)) return
     this.#mustHavePolicy()
     const uids = this.#deleted(undefined)
     if (uids.isEmpty) return

@@ -586,6 +586,26 @@ describe('rights', () => {
     expect((await busy.command('FETCH 1:* (FLAGS)')).text).toMatch(/^NO \[NONEXISTENT\]/)
     expect(await busy.line()).toMatch(/^\* BYE /)
   })
+  test('to change a mailbox are none where it may be read no more', async () => {
+    await publicly('Team', { 'user=alice': 'lrswtie', 'user=bob': 'lrswtie' })
+    const alice = await as('alice')
+    for (let n = 0; n < 3; n++) await alice.append('Public/Team', message(`number ${n}`))
+    const sessions = new Map<string, ImapTestClient>()
+    for (const command of ['STORE 1 +FLAGS (new)', 'UID STORE 1 -FLAGS.SILENT (\\Deleted)', 'CLOSE'])
+      sessions.set(command, await as('bob', 'SELECT Public/Team', 'STORE 1:2 +FLAGS (\\Deleted)'))
+    await publicly('Team', { 'user=alice': 'lrswtie', 'user=bob': 'lswtie' })
+    await alice.ok('SELECT Public/Team')
+    await alice.ok('STORE 3 +FLAGS ($secret)')
+    for (const [command, client] of sessions) {
+      const { text, untagged } = await client.command(command)
+      expect([command, text, untagged]).toEqual([
+        command,
+        command === 'CLOSE' ? 'OK Close completed.' : expect.stringMatching(/^NO \[NOPERM\]/),
+        [],
+      ])
+    }
+    expect(await alice.ok('UID SEARCH DELETED UNKEYWORD new')).toEqual(['* SEARCH 1 2'])
+  })
   test('to put something somewhere tell nothing of what is there', async () => {
     await publicly('Drop', { 'user=bob': 'li' })
     const bob = await as('bob')
