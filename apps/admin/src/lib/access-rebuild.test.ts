@@ -1,5 +1,5 @@
 /** A public namespace whose index is lost and rebuilt, as the clients of a server see it. */
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -52,6 +52,11 @@ kind = "public"
 prefix = "Public/"
 path = "team"
 default_acl = ["anyone lrs"]
+[[namespace]]
+kind = "public"
+prefix = "Files/"
+path = "files"
+box = "sdbox"
 `,
   )
   writeFileSync(join(scratch, 'users'), 'bob:{PLAIN}secret\ncarol:{PLAIN}secret\n')
@@ -102,4 +107,16 @@ test('without index and ledger all is closed, the report says so, and it is open
   expect((await rights()).out).toBe('lrs\n')
   expect(await listed('bob')).toContain('Public/News')
   expect(await listed('bob')).not.toContain('Public/Board')
+})
+
+test('a store without a message is made anew in the format that the namespace has', async () => {
+  const on = ['--namespace', 'Files/'] as const
+  const files = join(scratch, 'data', 'files')
+  expect(await mailstead('mailbox', 'create', 'New', ...on)).toMatchObject({ code: 0 })
+  rmSync(join(files, 'index'), { recursive: true })
+  expect((await mailstead('rebuild', ...on)).code).toBe(1)
+  expect((await mailstead('mailbox', 'list', ...on)).out).toBe('New\n')
+  expect(await mailstead('acl', 'set', ...on, 'New', 'user=bob', 'li')).toMatchObject({ code: 0 })
+  await served('bob', (client) => client.ok('APPEND Files/New {20+}\r\nSubject: hi\r\n\r\nhello'))
+  expect(readdirSync(join(files, 'storage'), { recursive: true })).toContainEqual(expect.stringMatching(/\/u\.1$/))
 })

@@ -7,7 +7,7 @@
  */
 import { join } from 'node:path'
 import { Command } from 'commander'
-import { accessOptions, globalAcl, publicUser, rebuildUserStore } from '@mailstead/app-server'
+import { accessOptions, globalAcl, publicConfig, publicUser, rebuildUserStore } from '@mailstead/app-server'
 import { userDirectory } from '@mailstead/server'
 import { type RebuildRecord, StoreError } from '@mailstead/store'
 import { Exit } from './exit.ts'
@@ -76,7 +76,7 @@ export async function* rebuildWith(
   const linesOf = (name: string): string => JSON.stringify([true, false].map((toOwner) => globalFor?.(name, toOwner)))
   yield* rebuildUserStore(data, user, {
     dryRun,
-    settings: config,
+    settings: space?.kind === 'public' ? publicConfig(config, space) : config,
     namesDiffer: (one, other) => global === 'unknown' || linesOf(one) !== linesOf(other),
   })
 }
