@@ -7,7 +7,7 @@
  */
 import { aclList, encodeAcl } from '@mailstead/acl'
 import type { LedgerState } from './ledger-format.ts'
-import { aclKey, closedKey, settingKeys } from './tree.ts'
+import { aclKey, closedKey, decodeNumber, KEY_VERSION, mailboxKey, settingKeys } from './tree.ts'
 
 type Values = ReadonlyMap<string, Uint8Array>
 /** Of values of the tree; undefined: it goes. */
@@ -33,6 +33,18 @@ export function restoring(guid: string, values: Values, ledger: LedgerState): Va
     values,
     settingKeys(guid).map((key) => [key, ledger.values.get(key)]),
   )
+}
+
+/**
+ * What makes the access to a mailbox, in a tree that lost something or is older than the ledger, that which is surely no more than it was: the
+ * ledger's. Where that is older than the tree, what both say is so; what they say differently, or the ledger not at all, nobody knows.
+ */
+export function ascertaining(guid: string, values: Values, ledger: LedgerState | undefined): ValueChanges {
+  const isKnown = ledger !== undefined && (guid === '' || ledger.values.has(mailboxKey(guid)))
+  if (!isKnown) return closing(guid, values)
+  const changes = restoring(guid, values, ledger)
+  const isNewest = ledger.version >= decodeNumber(values.get(KEY_VERSION))
+  return isNewest || changes.length === 0 ? changes : closing(guid, values)
 }
 
 /** Whether two mailboxes are shown to the same people, as far as lists say, with the same flags. */

@@ -2,12 +2,25 @@ import { readFileSync } from 'node:fs'
 import { hexDump, parseHex } from '@mailstead/bytes'
 import type { Fs } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
+import { LOSS_KEY, openIndex } from '@mailstead/index'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
+import { open } from '../../test/support.ts'
+import { ALL_RIGHTS } from './access.ts'
 import { GONE, GONE_LISTED, LEDGER, Ledger, reached, saysMore } from './ledger.ts'
 import { decodeLedger, encodeLedger, type LedgerState } from './ledger-format.ts'
 import { CLOSED_LIST } from './ledger-access.ts'
-import { aclKey, closedKey, encodeEntry, encodeNumber, KEY_VALIDITY, KEY_VERSION, mailboxKey } from './tree.ts'
+import { INDEX_PATH } from './path.ts'
+import {
+  aclKey,
+  closedKey,
+  encodeEntry,
+  encodeNumber,
+  KEY_VALIDITY,
+  KEY_VERSION,
+  mailboxKey,
+  TREE_TABLE,
+} from './tree.ts'
 
 const [A, B, C] = ['a', 'b', 'c'].map((letter) => letter.repeat(32)) as [string, string, string]
 
@@ -169,6 +182,45 @@ test('a tree that lost something takes nothing from it, and is not written where
   await ledger.follow(tree(7, values), true)
   expect(await ledger.read()).toBe('damaged')
 })
+
+test.each(['whole', 'older', 'missing', 'damaged'] as const)(
+  'an index that lost an access list, and was not rebuilt, opens nothing where the ledger is %s',
+  async (what) => {
+    const fs = memoryFs()
+    // Without a list a mailbox is everybody's.
+    const acl = {
+      version: 1,
+      access: (_: string, own?: Uint8Array) => ({ rightsFor: () => (own === undefined ? ALL_RIGHTS : 0) }),
+    }
+    const [root, bob] = [{ name: 'root', unrestricted: true }, { name: 'bob' }]
+    let guid = ''
+    let before: Uint8Array = new Uint8Array(0)
+    {
+      await using store = await open(fs, { acl })
+      guid = (await store.as(root).create('Board')).guid
+      await store.as(root).changeAcl('Board', () => Buffer.of(1))
+      before = await fs.readFile(LEDGER)
+      await store.as(root).create('News')
+    }
+    {
+      await using index = await openIndex(fs, INDEX_PATH)
+      await using tx = index.begin()
+      tx.setValue(TREE_TABLE, aclKey(guid), undefined)
+      tx.setValue(TREE_TABLE, LOSS_KEY, Uint8Array.of(0))
+      await tx.commit()
+    }
+    if (what === 'older') await fs.writeFile(LEDGER, before)
+    if (what === 'damaged') await fs.writeFile(LEDGER, Buffer.from('no ledger'))
+    if (what === 'missing') await fs.remove(LEDGER)
+    for (let times = 0; times < 2; times++) {
+      await using store = await open(fs, { acl })
+      expect(store.as(root).mailbox('Board')).toBeDefined()
+      expect(store.as(bob).mailbox('Board')).toBeUndefined()
+      expect(store.as(root).isClosed('Board')).toBe(what !== 'whole')
+      expect(store.as(bob).mailbox('News') !== undefined).toBe(what === 'whole')
+    }
+  },
+)
 
 test('one that says no more than a new store would keeps nobody from making one', () => {
   const only: LedgerState = { version: 1, values: new Map([[mailboxKey(A), entry(A, 'INBOX')]]), links: new Map() }

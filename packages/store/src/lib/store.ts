@@ -30,7 +30,7 @@ import { StoreError } from './error.ts'
 import { storeError } from './failure.ts'
 import { isIncomplete } from './incomplete.ts'
 import { isOfTree, Ledger, saysMore } from './ledger.ts'
-import { closing, restoring, type ValueChanges } from './ledger-access.ts'
+import { ascertaining, type ValueChanges } from './ledger-access.ts'
 import type { LedgerState } from './ledger-format.ts'
 import { INDEX_PATH } from './path.ts'
 import { INBOX } from './name.ts'
@@ -45,7 +45,6 @@ import {
   KEY_BOX,
   KEY_VALIDITY,
   KEY_VERSION,
-  mailboxKey,
   TREE_TABLE,
   Tree,
   type TreeState,
@@ -163,25 +162,22 @@ async function mustBeNew({ format, ledger }: Evidence): Promise<void> {
  */
 async function agree(core: Core, tree: Table, known: LedgerState | 'missing' | 'damaged'): Promise<void> {
   const { values } = tree.view
-  if (typeof known === 'object' && isOfTree(known, values)) return
-  const version = decodeNumber(values.get(KEY_VERSION))
-  if (typeof known === 'object' && (known.version > version || (isIncomplete(tree) && known.version === version))) {
-    const guids = (state: TreeState): readonly string[] => ['', ...state.byGuid.keys()]
+  const ledger = typeof known === 'object' ? known : undefined
+  if (ledger !== undefined && isOfTree(ledger, values)) return
+  const isOlder = ledger !== undefined && ledger.version > decodeNumber(values.get(KEY_VERSION))
+  if (isOlder || isIncomplete(tree)) {
     const changesIn = (state: TreeState): ValueChanges =>
-      guids(state).flatMap((guid) =>
-        guid === '' || known.values.has(mailboxKey(guid))
-          ? restoring(guid, state.values, known)
-          : closing(guid, state.values),
-      )
-    if (known.version > version || changesIn(core.tree.state).length > 0) {
+      ['', ...state.byGuid.keys()].flatMap((guid) => ascertaining(guid, state.values, ledger))
+    if (isOlder || changesIn(core.tree.state).length > 0) {
       await core.changeTree((change) => {
         const { tx, state } = change
-        change.keepValidity(decodeNumber(known.values.get(KEY_VALIDITY)))
+        change.keepValidity(decodeNumber(ledger?.values.get(KEY_VALIDITY)))
         for (const [key, value] of changesIn(state)) tx.setValue(TREE_TABLE, key, value)
-        const newest = Math.max(known.version, decodeNumber(state.values.get(KEY_VERSION)))
+        const newest = Math.max(ledger?.version ?? 0, decodeNumber(state.values.get(KEY_VERSION)))
         tx.setValue(TREE_TABLE, KEY_VERSION, encodeNumber(newest + 1, 6))
       })
-      const message = 'the index is older than the ledger: who may see mailboxes is what the ledger says'
+      const what = isOlder ? 'is older than the ledger' : 'has lost something'
+      const message = `the index ${what}: who may see mailboxes is what the ledger says, and nobody where it does not`
       core.settings.onEvent({ kind: 'access-restored', message })
       return
     }
