@@ -32,11 +32,11 @@ export class RenewedMailbox implements Mailbox {
     renewed.use(this)
   }
 
-  /** In another store; undefined if it was removed meanwhile: then every operation says so. */
-  goOn(inner: Mailbox | undefined): void {
+  /** In another store, unless it was removed meanwhile, or may be read no more: then every operation fails. */
+  goOn(inner: Mailbox | 'removed' | 'refused'): void {
     this.#old.push(this.#inner)
     this.#renewals++
-    this.#inner = inner ?? removed(this.#inner)
+    this.#inner = typeof inner === 'object' ? inner : gone(this.#inner, inner)
   }
 
   get name(): string {
@@ -128,25 +128,25 @@ export class RenewedMailbox implements Mailbox {
   }
 }
 
-/** A mailbox that is not in the store any more: what was known of it can be looked at. */
-function removed(last: Mailbox): Mailbox {
-  const gone = (): Promise<never> =>
-    Promise.reject(new StoreError('STORE_CLOSED', 'the mailbox was removed', { mailbox: last.name }))
+/** A mailbox that is not in the store any more: what was known of it can be looked at. Or that is there for others only: then nothing can. */
+function gone(last: Mailbox, why: 'removed' | 'refused'): Mailbox {
+  const message = why === 'removed' ? 'the mailbox was removed' : 'the mailbox may be read no more'
+  const fail = (): Promise<never> => Promise.reject(new StoreError('STORE_CLOSED', message, { mailbox: last.name }))
   return {
     name: last.name,
     guid: last.guid,
     table: last.table,
     view: last.view,
-    rights: last.rights,
-    refresh: gone,
-    changeFlags: gone,
-    expunge: gone,
-    copy: gone,
-    move: gone,
-    beginMove: gone,
-    body: gone,
+    rights: why === 'removed' ? last.rights : 0,
+    refresh: fail,
+    changeFlags: fail,
+    expunge: fail,
+    copy: fail,
+    move: fail,
+    beginMove: fail,
+    body: fail,
     bodySync: () => undefined,
-    recompute: gone,
+    recompute: fail,
     watch: () => ({ [Symbol.dispose]: () => undefined }),
     [Symbol.asyncDispose]: async () => undefined,
   }

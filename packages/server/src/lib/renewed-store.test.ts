@@ -3,10 +3,11 @@ import { type Fs, FsError, type FsFile, type FsLock } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
 import { ImapTestClient } from '@mailstead/imap/testing'
 import { mdbox } from '@mailstead/mdbox'
-import { openStore } from '@mailstead/store'
+import { ALL_RIGHTS, openStore } from '@mailstead/store'
 import { UidSet } from '@mailstead/uidset'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import type { ServerEvent } from './events.ts'
+import { type OpenedStore, openRenewed } from './renewed-store.ts'
 import { type MailServer, startServer } from './start.ts'
 import { staticUsers } from './users.ts'
 
@@ -166,4 +167,25 @@ describe('while the storage of a store is away, and after it came back as anothe
     expect((await client.command('STORE 1:* +FLAGS (\\Seen)')).text).toMatch(/^(?:OK|NO|BAD)/)
     await client.ok('SELECT INBOX')
   })
+})
+
+test('whose rights on a mailbox went meanwhile has it no more, and keeps nobody from the store that is there now', async () => {
+  const fs = memoryFs()
+  let [rights, mounts] = [ALL_RIGHTS, 1]
+  const open = async (): Promise<OpenedStore> => {
+    const mine = mounts
+    const acl = { version: 1, access: () => ({ rightsFor: () => rights }) }
+    const store = await openStore({ owner: 'ann', fs, box: (root) => mdbox(root, 'storage'), create: true, acl })
+    return { store, isCurrent: () => mounts === mine, close: async () => store[Symbol.asyncDispose]() }
+  }
+  const { promise, resolve } = Promise.withResolvers<string>()
+  await using store = await openRenewed({ owner: 'ann', open, onEvent: ({ kind }) => resolve(kind), everyMs: 5 })
+  await using his = await store.as({ name: 'bob' }).open('INBOX')
+  await using own = await store.as({ name: 'ann', unrestricted: true }).open('INBOX')
+  rights = 0
+  mounts++
+  expect(await promise).toBe('store-renewed')
+  await own.refresh()
+  expect(his.rights).toBe(0)
+  await expect(his.refresh()).rejects.toMatchObject({ code: 'STORE_CLOSED' })
 })

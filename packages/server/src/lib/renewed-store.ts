@@ -7,7 +7,8 @@
  *
  * INVARIANTS
  *   1. Whether it is to be opened anew is decided only by what the storage says, never by what is missing in it.
- *   2. The old store is left only for one that is open, with every mailbox that is open here and still exists.
+ *   2. The old store is left only for one that is open, with every mailbox that is open here, still exists, and may still be read by whom it
+ *      is open for.
  *   3. Views that were given out before stay readable for a while; a message of one is looked for by its UID (renewed-mailbox.ts).
  *   4. What has begun in the old store ends there. Nothing is done twice.
  */
@@ -218,14 +219,14 @@ export class RenewedStore implements Store {
   async #replaceBy(fresh: OpenedStore): Promise<void> {
     const all = fresh.store.as({ name: this.owner, unrestricted: true })
     const names = new Map<string, string>()
-    const moved = new Map<RenewedMailbox, Mailbox | undefined>()
+    const moved = new Map<RenewedMailbox, Mailbox | 'removed' | 'refused'>()
     for (;;) {
       // Others may be opened meanwhile.
       const next = [...this.#mailboxes].find((mailbox) => !moved.has(mailbox))
       if (next === undefined) break
       if (names.size === 0) for (const { guid, name } of all.mailboxes()) names.set(guid, name)
       const name = names.get(next.guid)
-      moved.set(next, name === undefined ? undefined : await fresh.store.as(next.subject).open(name))
+      moved.set(next, name === undefined ? 'removed' : await openIfAllowed(fresh.store.as(next.subject), name))
     }
     if (this.#closed) {
       this.#close(fresh)
@@ -238,7 +239,7 @@ export class RenewedStore implements Store {
     const left: Mailbox[] = []
     for (const [mailbox, inner] of moved) {
       if (!this.#mailboxes.has(mailbox)) {
-        if (inner !== undefined) left.push(inner)
+        if (typeof inner === 'object') left.push(inner)
       } else mailbox.goOn(inner)
     }
     for (const one of this.#watching) one.attach()
@@ -306,5 +307,16 @@ export class RenewedStore implements Store {
     } finally {
       await Promise.all(this.#closing)
     }
+  }
+}
+
+/** Rights may have gone while the storage was away: who has none keeps nobody else from the store. */
+async function openIfAllowed(session: StoreSession, name: string): Promise<Mailbox | 'refused'> {
+  try {
+    return await session.open(name)
+  } catch (error) {
+    const code = storeCodeOf(error)
+    if (code !== 'STORE_DENIED' && code !== 'STORE_NO_MAILBOX') throw error
+    return 'refused'
   }
 }
