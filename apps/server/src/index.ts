@@ -21,7 +21,7 @@ export {
   type UserStoreOptions,
   USERS_FILE,
 } from './lib/data-directory.ts'
-export { mustHaveRoots, type RemoveStoreOptions, removeUserStore } from './lib/remove-store.ts'
+export { mustHaveRoots, notAStore, overlap, type RemoveStoreOptions, removeUserStore } from './lib/remove-store.ts'
 export { readyLine, serveUntilStopped, startFromSettings } from './lib/serve.ts'
 export { serveCommand, withServeFlags } from './lib/serve-command.ts'
 export { type ServeFlags, type Settings, settingsOf, stateDirectory } from './lib/settings.ts'

@@ -27,6 +27,7 @@ export { type MailServer, startServer } from './lib/start.ts'
 export { type StoreLease, StorePool, type StorePoolOptions } from './lib/store-pool.ts'
 export { staticUsers, type User, type Users, usersFile, type UsersFileOptions } from './lib/users.ts'
 export {
+  badHome,
   badUserName,
   formatUserLine,
   type ParsedUsers,

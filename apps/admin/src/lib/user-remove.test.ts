@@ -225,6 +225,36 @@ describe('mailstead user', () => {
     expect(await mailstead('user', 'remove', 'bob', '--users', join(at, 'users'))).toMatchObject({ code: 0 })
   })
 
+  test('nothing is removed that is more than the store of one user', async () => {
+    await done('mailbox', 'create', 'Board', '--namespace', 'Public')
+    mkdirSync(join(at, 'beside'))
+    const before = [found(join(at, 'data')), found(join(at, 'beside')), users()]
+    for (const home of [
+      '',
+      '.',
+      '..',
+      '../beside',
+      '/beside',
+      'users',
+      'public',
+      'team',
+      'team/x',
+      'sharing',
+      'attachments/x',
+    ])
+      expect([home, await mailstead('user', 'remove', 'gone', '--delete-mail', 'gone', '--home', home)]).toEqual([
+        home,
+        { code: 2, out: '', err: expect.stringMatching(/nothing was done/) as unknown },
+      ])
+    expect([found(join(at, 'data')), found(join(at, 'beside')), users()]).toEqual(before)
+    for (const home of ['../beside', 'team']) {
+      const config = readConfig(join(at, 'mailstead.toml'))
+      const removed = removeUserStore(join(at, 'data'), { name: 'gone', home }, { settings: config })
+      await expect(removed).rejects.toMatchObject({ code: 'FS_UNSUPPORTED' })
+    }
+    expect([found(join(at, 'data')), found(join(at, 'beside')), users()]).toEqual(before)
+  })
+
   test('cut short at any step it goes on when it is run again, and the name cannot be given away before', async () => {
     for (const step of ['empty', 'rename', 'remove'] as const) {
       writeFileSync(join(at, 'users'), '# being removed: bob home=people%2Fbob\nalice:{PLAIN}secret\n')

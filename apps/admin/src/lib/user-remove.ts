@@ -9,7 +9,7 @@
  */
 import { join } from 'node:path'
 import { type AclList, changeAcl, encodeAcl } from '@mailstead/acl'
-import { mustHaveRoots, openMounts, registryFs, removeUserStore } from '@mailstead/app-server'
+import { mustHaveRoots, notAStore, openMounts, overlap, registryFs, removeUserStore } from '@mailstead/app-server'
 import { FsError } from '@mailstead/fs'
 import { readAcl, Sharing, userDirectory, userKey } from '@mailstead/server'
 import { Command } from 'commander'
@@ -63,7 +63,7 @@ async function remove(name: string, flags: RemoveFlags): Promise<void> {
     await mustHaveRoots(where.data, where.config).catch((error: unknown) => {
       throw new Exit(2, (error as Error).message)
     })
-  const user = await takeOut(file, key, flags)
+  const user = await takeOut(file, key, flags, where)
   if (user.was === 'listed')
     say(`${name} was removed: nobody can log in by that name, it gets no mail, and what it shared is not shown.`)
   if (where === undefined) return
@@ -82,7 +82,7 @@ interface Removed {
 }
 
 /** The line goes, and, where mail is to be removed, a comment comes. */
-async function takeOut(file: string, key: string, flags: RemoveFlags): Promise<Removed> {
+async function takeOut(file: string, key: string, flags: RemoveFlags, where: Where | undefined): Promise<Removed> {
   const deletes = flags.deleteMail !== undefined
   let user: Removed | undefined
   await changeLines(file, (now) => {
@@ -93,6 +93,8 @@ async function takeOut(file: string, key: string, flags: RemoveFlags): Promise<R
     if (was === 'absent' && !deletes && flags.revoke !== true) throw new Exit(1, `there is no user ${key} in ${file}`)
     if (!deletes && begun !== undefined)
       throw new Exit(1, `the mail of ${key} is being removed: say --delete-mail ${key} again, to finish that`)
+    const wrong = deletes ? notAStore(user, where!.config) : undefined
+    if (wrong !== undefined) throw new Exit(2, `${wrong}: nothing was done`)
     if (deletes)
       for (const other of now.users.values())
         if (other.name !== key && overlap(userDirectory(other), userDirectory(user)))
@@ -105,10 +107,6 @@ async function takeOut(file: string, key: string, flags: RemoveFlags): Promise<R
     return deletes ? [...others, removalLine(key, user.home)] : others
   })
   return user!
-}
-
-function overlap(a: string, b: string): boolean {
-  return a === b || a.startsWith(`${b}/`) || b.startsWith(`${a}/`)
 }
 
 /** What is left of him in lists is told: who gets the name next has it. */

@@ -18,13 +18,13 @@ import { basename, dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { FsError } from '@mailstead/fs'
 import { posixFs } from '@mailstead/fs/posix'
-import { ServerError, userDirectory } from '@mailstead/server'
+import { badHome, ServerError, userDirectory } from '@mailstead/server'
 import { INDEX_PATH, type Store, StoreError } from '@mailstead/store'
-import { ATTACHMENTS_MARK, attachmentsRoot } from './attachments-root.ts'
+import { ATTACHMENTS_DIRECTORY, ATTACHMENTS_MARK, attachmentsRoot } from './attachments-root.ts'
 import { type Config, emptyConfig } from './config.ts'
 import { checkDataDirectory, hasUserIndex, openUserStore } from './data-directory.ts'
 import { mustBeMounted, openMounts } from './mounts.ts'
-import { checkRootDirectory, REMOVED } from './roots.ts'
+import { checkRootDirectory, REMOVED, USERS_DIRECTORY } from './roots.ts'
 import { attachmentsPath } from './user-attachments.ts'
 import { boxOnDisk, STORAGE } from './user-box.ts'
 
@@ -48,8 +48,27 @@ interface StoredUser {
   readonly home?: string | undefined
 }
 
+/** Below the data directory, and nobody's: stores of others, or what is no store. */
+const OTHERS = [USERS_DIRECTORY, 'public']
+const NO_STORES = ['sharing', ATTACHMENTS_DIRECTORY]
+
+/** Whether one of two directories is the other, or inside. */
+export function overlap(a: string, b: string): boolean {
+  return a === b || a.startsWith(`${b}/`) || b.startsWith(`${a}/`)
+}
+
+/** Why what would be removed as this user's store is none, or more than that; undefined: it may be removed. */
+export function notAStore(user: StoredUser, { namespaces }: Config): string | undefined {
+  const home = userDirectory(user)
+  if (badHome(home)) return `${JSON.stringify(home)} is no path below the data directory`
+  if (OTHERS.includes(home) || NO_STORES.some((one) => overlap(home, one))) return `${home} is no store of a user`
+  for (const space of namespaces)
+    if (space.kind === 'public' && overlap(home, space.home)) return `${space.home} is the store of ${space.prefix}`
+  return undefined
+}
+
 /**
- * `absent`: there was nothing. FS_UNAVAILABLE or SERVER_NO_ROOT while one of the roots is away, and FS_LOCKED if the store was open all the
+ * `absent`: there was nothing. FS_UNSUPPORTED for what is not the store of one user (`notAStore`). FS_UNAVAILABLE or SERVER_NO_ROOT while one of the roots is away, and FS_LOCKED if the store was open all the
  * time: then nothing is removed, or some of his mailboxes are.
  */
 export async function removeUserStore(
@@ -59,6 +78,8 @@ export async function removeUserStore(
 ): Promise<'removed' | 'absent'> {
   const settings = options.settings ?? emptyConfig
   const home = userDirectory(user)
+  const wrong = notAStore(user, settings)
+  if (wrong !== undefined) throw new FsError('FS_UNSUPPORTED', wrong)
   await mustHaveRoots(data, settings)
   const directory = join(data, home)
   if (exists(directory)) await removeStore(data, user, settings, options)

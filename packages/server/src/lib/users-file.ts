@@ -118,7 +118,8 @@ export function formatUserLine(user: {
   return `${user.name}:${user.secret}${fields.length === 0 ? '' : `:${fields.join(' ')}`}`
 }
 
-function badHome(path: string): boolean {
+/** Whether this cannot be the directory of a store, from the data directory on. */
+export function badHome(path: string): boolean {
   return path.split('/').some((part) => part === '' || part === '.' || part === '..') || /[\0\\]/.test(path)
 }
 
