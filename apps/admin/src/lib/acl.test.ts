@@ -101,7 +101,8 @@ test('lists are shown and changed while a server has the store open, which has t
   await done('acl', 'delete', '--user', 'alice', 'Work', '-group=staff')
   expect(await done('acl', 'rights', '--user', 'alice', 'Work', '--for', 'bob')).toBe('lrs\n')
   await done('acl', 'delete', '--user', 'alice', 'Work', 'user=bob')
-  expect(await done('acl', 'get', '--user', 'alice', 'Work')).toBe('')
+  const none = await mailstead('acl', 'get', '--user', 'alice', 'Work')
+  expect(none).toMatchObject({ code: 0, out: '', err: expect.stringContaining('no list of its own') })
   expect(await bob.ok('LIST "" shared/*')).toEqual([])
 })
 

@@ -162,6 +162,11 @@ function get({ session }: Subject, mailbox: string, flags: AclFlags & { readonly
       ...(session.isClosed(mailbox) ? [`# ${CLOSED}`] : []),
     ].join('\n'),
   )
+  // Nothing on standard output is what scripts expect of a list without entries.
+  if (flags.json !== true && session.acl(mailbox) === undefined && !session.isClosed(mailbox))
+    process.stderr.write(
+      'mailstead: no list of its own: defaults and the global file decide (acl explain --for NAME)\n',
+    )
 }
 
 async function set(subject: Subject, mailbox: string, identifier: string, text: string): Promise<void> {

@@ -64,7 +64,7 @@ export async function dovecotLists(
       message:
         here.defaults === undefined
           ? 'the store has other mail: it gets no default list, and each mailbox that comes without a list brings this one'
-          : 'the store has another default list, which stays and opens nothing of what comes: see mailstead acl get',
+          : 'the store has another default list, which stays and opens nothing of what comes: `acl set MAILBOX …` opens a mailbox, `acl delete MAILBOX anyone` to whom that list names',
     })
   return {
     defaults: apart || same || defaults === undefined ? undefined : encoded(defaults, tell),

@@ -1,6 +1,6 @@
 import { Command } from 'commander'
 import { INBOX, type MailboxInfo, StoreError } from '@mailstead/store'
-import { type AclFlags, inStore, learnLists, withFlags } from './acl-store.ts'
+import { type AclFlags, inStore, learnLists, print, withFlags } from './acl-store.ts'
 import { Exit } from './exit.ts'
 
 /** `mailstead mailbox list|status`, which only read, and `create`. */
@@ -31,6 +31,8 @@ export function mailboxCommand(): Command {
     inStore(flags, { write: true }, async ({ session, where, owner, namespace }) => {
       await session.create(name)
       await learnLists(where, namespace ?? { owner: owner! }, session)
+      const made = `${namespace?.prefix ?? ''}${name}`
+      print(flags, { mailbox: made }, () => `${made} was made.`)
     }),
   )
   return new Command('mailbox')

@@ -42,6 +42,11 @@ test('what makes no sense is said, and nothing is changed', async () => {
   expect(await mailstead('private', 'set', 'INBOX', 'shared', '\\Seen', ...where)).toEqual([0, ''])
   const [code, said] = await mailstead('private', 'set', 'INBOX', 'shared', '\\Sene', ...where)
   expect([code, said]).toEqual([2, 'mailstead: \\Sene is no flag that can be kept\n'])
+  const unquoted = await mailstead('private', 'set', 'INBOX', 'shared', 'Seen', ...where)
+  expect(unquoted).toEqual([
+    2,
+    "mailstead: Seen is a keyword; for the flag write '\\Seen', in quotes that the shell keeps\n",
+  ])
   expect(await mailstead('private', 'get', 'INBOX', ...where)).toEqual([0, 'shared \\Seen\n'])
   expect((await mailstead('private', 'get', 'nowhere', ...where))[0]).not.toBe(0)
 })

@@ -9,6 +9,9 @@ import { Command } from 'commander'
 import { type AclFlags, inStore, print, withFlags } from './acl-store.ts'
 import { Exit } from './exit.ts'
 
+/** What a shell leaves of a system flag that was not quoted. Nobody has keywords of these names. */
+const SYSTEM_NAMES = /^(?:answered|flagged|deleted|seen|draft)$/i
+
 export function privateCommand(): Command {
   const command = new Command('private').description('which flags of a mailbox each user has for himself')
   command.addCommand(
@@ -30,6 +33,12 @@ export function privateCommand(): Command {
       inStore(flags, { write: true }, async ({ session }) => {
         const policy = parsePrivacyPolicy(words.join(' '))
         if ('fault' in policy) throw new Exit(2, policy.fault)
+        const unquoted = policy.rules.find(({ pattern }) => SYSTEM_NAMES.test(pattern))?.pattern
+        if (unquoted !== undefined)
+          throw new Exit(
+            2,
+            `${unquoted} is a keyword; for the flag write '\\${unquoted}', in quotes that the shell keeps`,
+          )
         await session.changePrivacy(mailbox, policy)
       }),
     ),

@@ -77,13 +77,18 @@ export async function openMdbox(fs: Fs, path: string, options: OpenMdboxOptions 
   try {
     let table = await index.open(TABLE)
     if (table === undefined) {
-      if (await hasMessages(fs, path)) throw new BoxError('BOX_DAMAGED', `the index in ${path} lost its table`)
+      if (await hasMessages(fs, path))
+        throw new BoxError(
+          'BOX_DAMAGED',
+          `the index in ${path} lost its table: rebuildMdbox makes it from the messages`,
+        )
       await using tx = index.begin()
       tx.createTable({ id: TABLE, columns: ownColumns(), uidValidity: uidValidityAt(now) })
       await tx.commit()
       table = await index.open(TABLE)
     }
-    if (table === undefined) throw new BoxError('BOX_DAMAGED', `the index in ${path} lost its table`)
+    if (table === undefined)
+      throw new BoxError('BOX_DAMAGED', `the index in ${path} lost its table: rebuildMdbox makes it from the messages`)
     return new Standalone(index, table, await format.open(hostOf(index, table)))
   } catch (error) {
     await index[Symbol.asyncDispose]()
@@ -98,14 +103,16 @@ async function openOwnIndex(
 ): Promise<Index> {
   const place = `${path}/index`
   if ((await fs.stat(`${path}/${REBUILDING}`)) !== undefined)
-    throw new BoxError('BOX_DAMAGED', `a rebuild of ${path} was begun and has not ended: make it again`)
+    throw new BoxError('BOX_DAMAGED', `a rebuild of ${path} was begun and has not ended: run rebuildMdbox again`)
   try {
     return await openIndex(fs, place, { now })
   } catch (error) {
     if (!(error instanceof IndexError && error.code === 'INDEX_NOT_FOUND')) throw error
     // Files without an index are not an empty box: the index was lost, or is not mounted.
     if (await hasMessages(fs, path))
-      throw new BoxError('BOX_DAMAGED', `${path} has message files and no index`, { cause: error })
+      throw new BoxError('BOX_DAMAGED', `${path} has message files and no index: rebuildMdbox makes it from them`, {
+        cause: error,
+      })
     if (!create) throw new BoxError('BOX_NOT_FOUND', `there is no box in ${path}`, { cause: error })
     return openIndex(fs, place, { now, create: true })
   }

@@ -29,7 +29,8 @@ export async function openDovecot(fs: Fs, path: string, options: OpenDovecotOpti
     if (await isDirectory(fs, at)) found.push({ kind, at })
   }
   const [first, second] = found
-  if (first === undefined) throw new BoxError('BOX_NOT_FOUND', `no Dovecot store in ${shown(fs, path)}`)
+  if (first === undefined)
+    throw new BoxError('BOX_NOT_FOUND', `${shown(fs, path)} is no Dovecot store, and holds no mdbox, sdbox or Maildir`)
   if (second !== undefined)
     throw new TypeError(`${shown(fs, path)} holds several stores: name one of ${found.map(({ at }) => at).join(', ')}`)
   return open(first.kind, fs, first.at, path, options)
