@@ -228,6 +228,9 @@ describe('mailstead user', () => {
   test('nothing is removed that is more than the store of one user', async () => {
     await done('mailbox', 'create', 'Board', '--namespace', 'Public')
     mkdirSync(join(at, 'beside'))
+    // The store of somebody who was removed before, and kept his mail.
+    await deliver('bob', 'kept')
+    await done('user', 'remove', 'bob', '--users', join(at, 'users'))
     const before = [found(join(at, 'data')), found(join(at, 'beside')), users()]
     for (const home of [
       '',
@@ -241,6 +244,7 @@ describe('mailstead user', () => {
       'team/x',
       'sharing',
       'attachments/x',
+      'people',
     ])
       expect([home, await mailstead('user', 'remove', 'gone', '--delete-mail', 'gone', '--home', home)]).toEqual([
         home,

@@ -93,7 +93,7 @@ async function takeOut(file: string, key: string, flags: RemoveFlags, where: Whe
     if (was === 'absent' && !deletes && flags.revoke !== true) throw new Exit(1, `there is no user ${key} in ${file}`)
     if (!deletes && begun !== undefined)
       throw new Exit(1, `the mail of ${key} is being removed: say --delete-mail ${key} again, to finish that`)
-    const wrong = deletes ? notAStore(user, where!.config) : undefined
+    const wrong = deletes ? notAStore(where!.data, user, where!.config) : undefined
     if (wrong !== undefined) throw new Exit(2, `${wrong}: nothing was done`)
     if (deletes)
       for (const other of now.users.values())

@@ -13,7 +13,7 @@
  *      everything else is gone; called again, it goes on.
  *   2. What came between 2 and 3 is removed as mail that was there, never under somebody who still has the store open.
  */
-import { closeSync, fsyncSync, lstatSync, openSync, renameSync, rmSync } from 'node:fs'
+import { closeSync, fsyncSync, lstatSync, openSync, readdirSync, renameSync, rmSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { FsError } from '@mailstead/fs'
@@ -57,13 +57,21 @@ export function overlap(a: string, b: string): boolean {
   return a === b || a.startsWith(`${b}/`) || b.startsWith(`${a}/`)
 }
 
+/** One of these is in every directory of a store. */
+const OF_STORES = [INDEX_PATH, 'index-root', 'ledger', STORAGE]
+
 /** Why what would be removed as this user's store is none, or more than that; undefined: it may be removed. */
-export function notAStore(user: StoredUser, { namespaces }: Config): string | undefined {
+export function notAStore(data: string, user: StoredUser, { namespaces }: Config): string | undefined {
   const home = userDirectory(user)
   if (badHome(home)) return `${JSON.stringify(home)} is no path below the data directory`
   if (OTHERS.includes(home) || NO_STORES.some((one) => overlap(home, one))) return `${home} is no store of a user`
   for (const space of namespaces)
     if (space.kind === 'public' && overlap(home, space.home)) return `${space.home} is the store of ${space.prefix}`
+  const directory = join(data, home)
+  const isDirectory = lstatSync(directory, { throwIfNoEntry: false })?.isDirectory() === true
+  const names = isDirectory ? readdirSync(directory) : []
+  if (names.length > 0 && !names.some((name) => OF_STORES.includes(name)))
+    return `${home} holds ${names[0]!}, and no store`
   return undefined
 }
 
@@ -78,7 +86,7 @@ export async function removeUserStore(
 ): Promise<'removed' | 'absent'> {
   const settings = options.settings ?? emptyConfig
   const home = userDirectory(user)
-  const wrong = notAStore(user, settings)
+  const wrong = notAStore(data, user, settings)
   if (wrong !== undefined) throw new FsError('FS_UNSUPPORTED', wrong)
   await mustHaveRoots(data, settings)
   const directory = join(data, home)
