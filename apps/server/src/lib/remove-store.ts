@@ -76,8 +76,8 @@ export function notAStore(data: string, user: StoredUser, { namespaces }: Config
 }
 
 /**
- * `absent`: there was nothing. FS_UNSUPPORTED for what is not the store of one user (`notAStore`). FS_UNAVAILABLE or SERVER_NO_ROOT while one of the roots is away, and FS_LOCKED if the store was open all the
- * time: then nothing is removed, or some of his mailboxes are.
+ * `absent`: there was nothing. FS_UNSUPPORTED for what is not the store of one user (`notAStore`). FS_UNAVAILABLE or SERVER_NO_ROOT while
+ * one of the roots is away, and FS_LOCKED if the store was open all the time: then nothing is removed, or some of his mailboxes are.
  */
 export async function removeUserStore(
   data: string,
