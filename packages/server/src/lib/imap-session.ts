@@ -154,7 +154,14 @@ class SessionOverStore implements ImapSession {
   /** The store that a name is of. STORE_NO_MAILBOX. */
   async #placeOf(name: string): Promise<Place> {
     if (this.#beside?.namespaces.isBeside(name) !== true) return this.#home
-    const place = await this.#beside.namespaces.place(this.#beside.user, name)
+    let place: Place | undefined
+    try {
+      place = await this.#beside.namespaces.place(this.#beside.user, name)
+    } catch (error) {
+      // Whose store it is: the event has the name of who looked.
+      tellDamage(this.#onEvent, error, { mailbox: name })
+      throw error
+    }
     if (place === undefined) throw new StoreError('STORE_NO_MAILBOX', `nothing can have the name ${name}`)
     return place
   }
@@ -285,7 +292,7 @@ class SessionOverStore implements ImapSession {
   }
 
   #tellPlace({ prefix }: PlaceToOpen, error: unknown): void {
-    tellDamage(this.#onEvent, error)
+    tellDamage(this.#onEvent, error, { mailbox: prefix })
     this.#onEvent({
       level: 'warn',
       kind: 'namespace',

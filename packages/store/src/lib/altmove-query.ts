@@ -94,7 +94,7 @@ function parseTerm(words: string[]): Term | string {
   const unset = key.startsWith('un') ? FLAGS.get(key.slice(2)) : undefined
   if (unset !== undefined) return ({ flags }) => (flags & unset) === 0
   if (!['older', 'younger', 'larger', 'smaller', 'keyword', 'mailbox'].includes(key))
-    return `${JSON.stringify(word)} is not known`
+    return `${JSON.stringify(word)} is not known: all, older, younger, larger, smaller, a flag (seen, unseen …), keyword, mailbox, not`
   const value = words.shift()
   if (value === undefined || value === '') return `"${key}" must be followed by a value`
   switch (key) {
