@@ -143,6 +143,15 @@ describe('mailstead user', () => {
     expect(added.err).toContain('bob is named by what alice shares: these rights are his now')
   })
 
+  test('goes on beside a new file that a killed command left', async () => {
+    // The process that left it may have had the number that this one has.
+    for (const left of [`users.${process.pid}.new`, 'users.new']) writeFileSync(join(at, left), 'mallory:{PLAIN}x\n')
+    await mailstead('user', 'remove', 'bob')
+    expect(users()).not.toContain('bob:')
+    expect(users()).not.toContain('mallory')
+    expect(existsSync(join(at, 'users.new'))).toBe(false)
+  })
+
   test('remove --revoke takes the name out of every list that can be opened, and says which could not', async () => {
     for (const user of ['alice', 'bob', 'carol']) await deliver(user, 'x')
     await done('acl', 'set', 'INBOX', 'user=bob', 'lr', '--user', 'alice')

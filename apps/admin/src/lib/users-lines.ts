@@ -12,6 +12,7 @@ import {
   openSync,
   realpathSync,
   renameSync,
+  rmSync,
   statSync,
   unlinkSync,
   writeFileSync,
@@ -71,7 +72,9 @@ export async function changeLines(
   const lines = before === '' ? [] : before.replace(/\r?\n$/, '').split('\n')
   const after = change({ ...parseUsers(before), lines })
   if (after === undefined) return
-  const temporary = `${file}.${process.pid}.new`
+  const temporary = `${file}.new`
+  // Left by a process that was killed: nobody else is here now.
+  rmSync(temporary, { force: true })
   const out = openSync(temporary, 'wx', 0o600)
   try {
     try {

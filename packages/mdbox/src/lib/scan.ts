@@ -43,7 +43,7 @@ export async function* scanBox(
       coming.shift()
     }
   } finally {
-    for (const one of coming) await one[Symbol.asyncDispose]()
+    await Promise.all(coming.map((one) => one[Symbol.asyncDispose]()))
   }
 }
 
