@@ -86,6 +86,13 @@ const MUTANTS: readonly Mutant[] = [
     focus: 'places',
   },
   {
+    fault: 'a mailbox with a list is taken for the owner’s alone',
+    file: 'rebuild-access.ts',
+    from: 'return !this.#after.has(aclKey(guid)) && ',
+    to: 'return ',
+    focus: 'owned',
+  },
+  {
     fault: 'a mark that a mailbox is closed closes nothing',
     file: 'access.ts',
     from: 'subject.owner ? access.rightsFor(subject) : 0',
@@ -133,7 +140,7 @@ describe('a fault that is planted', () => {
 
   test('without one, nobody sees more', async () => {
     const tools = await toolsOf('none')
-    for (const focus of ['all', 'places'] as const) expect(await failing(tools, 2, focus)).toBeUndefined()
+    for (const focus of ['all', 'places', 'owned'] as const) expect(await failing(tools, 2, focus)).toBeUndefined()
   })
 
   for (const [i, mutant] of MUTANTS.entries())

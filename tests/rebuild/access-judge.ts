@@ -35,7 +35,7 @@ export interface HistoryOptions {
   /** Disks that are looked at. */
   readonly states: number
   readonly counted: Counted
-  /** `places`: where messages are when all of the index is lost, and the ledger is whole. (default: all) */
+  /** `places`, `owned`: where messages are when all of the index is lost, and the ledger is whole. (default: all) */
   readonly focus?: Focus
 }
 
@@ -45,7 +45,7 @@ export async function judgeHistory(
   format: Format,
   { seed, steps, states, counted, focus = 'all' }: HistoryOptions,
 ): Promise<string[]> {
-  const world = new AccessWorld(tools, format)
+  const world = new AccessWorld(tools, format, focus)
   const history = await world.live(seed, steps, focus)
   const random = seeded(seed * 7919)
   const { disk } = history
@@ -59,8 +59,8 @@ export async function judgeHistory(
     const state = all[below(random, all.length)]!
     const acknowledged = world.acknowledged(history, tick)!
     const losses = Object.keys(LOSSES) as Loss[]
-    const loss = n === states - 1 || focus === 'places' ? 'everything' : losses[below(random, losses.length)]!
-    const ledger = focus === 'places' || random() < 0.75 ? 'whole' : LEDGERS[1 + below(random, LEDGERS.length - 1)]!
+    const loss = n === states - 1 || focus !== 'all' ? 'everything' : losses[below(random, losses.length)]!
+    const ledger = focus !== 'all' || random() < 0.75 ? 'whole' : LEDGERS[1 + below(random, LEDGERS.length - 1)]!
     const where = `MAILSTEAD_SEED=${seed} ${format}, disk ${n}, ${acknowledged.step} at ${tick} (${state.description}), ${loss} lost, ledger ${ledger}`
     const fs = await fsOf(state.image())
     counted.add('disks')

@@ -52,10 +52,10 @@ export function listOf(text: string): Uint8Array | undefined {
 
 /** What is closed is closed to those, too, whom a global file names. */
 const global = new GlobalAcl(Buffer.from('Recovered/* anyone lr\n'))
-const control = accessControl({
-  defaults: parseAclFile(Buffer.from('anyone lrs')).list,
-  globalFor: (name) => global.layersFor(name),
-})
+const globalFor = (name: string): ReturnType<GlobalAcl['layersFor']> => global.layersFor(name)
+const PUBLIC = accessControl({ defaults: parseAclFile(Buffer.from('anyone lrs')).list, globalFor })
+const OWNED = accessControl({ globalFor })
+const isOwners = (name: string): boolean => globalFor(name).length === 0
 
 export interface SeenMailbox {
   readonly name: string
@@ -78,7 +78,8 @@ interface Step {
   readonly before: Seen
   readonly after: Seen
 }
-export type Focus = 'all' | 'places'
+/** What histories are made of. `owned`: as `places`, in a store in which nobody but the owner has a right that no list gives. */
+export type Focus = 'all' | 'places' | 'owned'
 const PLACES = [0, 0, 0.2, 0.2, 0.5, 0.6, 0.6, 0.6, 0.6, 0.75, 0.8, 0.88, 0.88]
 
 export interface History {
@@ -91,9 +92,12 @@ export class AccessWorld {
   readonly #format: Format
   #clock = 1_800_000_000_000
 
-  constructor(tools: Tools, format: Format) {
+  readonly #isOwned: boolean
+
+  constructor(tools: Tools, format: Format, focus: Focus = 'all') {
     this.#tools = tools
     this.#format = format
+    this.#isOwned = focus === 'owned'
   }
 
   #box = (root: Fs): BoxFormat =>
@@ -109,7 +113,7 @@ export class AccessWorld {
     const common = {
       owner: 'nobody',
       ownerIsUser: false,
-      acl: control,
+      acl: this.#isOwned ? OWNED : PUBLIC,
       box: this.#box,
       now: this.#now,
       random: this.#random,
@@ -118,9 +122,9 @@ export class AccessWorld {
   }
 
   async rebuild(fs: Fs): Promise<RebuildRecord[]> {
-    return (
-      await Array.fromAsync(this.#tools.rebuildStore({ fs, box: this.#box, now: this.#now, random: this.#random }))
-    ).flat()
+    const common = { fs, box: this.#box, now: this.#now, random: this.#random }
+    const pages = this.#tools.rebuildStore({ ...common, ...(this.#isOwned ? { isOwners } : {}) })
+    return (await Array.fromAsync(pages)).flat()
   }
 
   async seen(store: Store): Promise<Seen> {
@@ -183,7 +187,7 @@ export class AccessWorld {
       if (kind < 0.14) await step(`create ${fresh}`, async () => void (await session.create(fresh)))
       else if (kind < 0.32) {
         const list = listOf(pick(LISTS))
-        await step(`acl ${name}`, () => session.changeAcl(random() < 0.12 ? '' : name, () => list))
+        await step(`acl ${name}`, () => session.changeAcl(random() < 0.12 && !this.#isOwned ? '' : name, () => list))
       } else if (kind < 0.4) {
         const policy = pick(POLICIES)
         await step(`privacy ${name}`, () => session.changePrivacy(random() < 0.2 ? '' : name, policy))

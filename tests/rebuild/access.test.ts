@@ -21,6 +21,7 @@ test.each([
   ['mdbox', 'all'],
   ['sdbox', 'all'],
   ['mdbox', 'places'],
+  ['mdbox', 'owned'],
 ] as const)(
   'whatever of an index in %s is lost (%s), whenever the power went before, a rebuild gives nobody more than he had',
   async (format, focus) => {
@@ -37,6 +38,34 @@ test.each([
 
 const ROOT = { name: 'root', unrestricted: true }
 const BOB = { name: 'bob' }
+
+test('what only the owner sees gets back what first came there, wherever it went', async () => {
+  for (const focus of ['owned', 'all'] as const) {
+    const world = new AccessWorld(tools, 'mdbox', focus)
+    const fs = memoryFs()
+    {
+      await using store = await world.open(fs, true)
+      const root = store.as(ROOT)
+      await root.create('Archive')
+      await root.changeAcl('INBOX', () => listOf('user=bob lr'))
+      await save(store, 'Archive')
+      await save(store, 'INBOX')
+      await using archive = await root.open('Archive')
+      await archive.copy(UidSet.of(1), 'INBOX')
+      await using inbox = await root.open('INBOX')
+      await inbox.move(UidSet.of(1), 'Archive')
+    }
+    await removeAll(fs, 'index')
+    await world.rebuild(fs)
+    await using store = await world.open(fs)
+    // What came to INBOX may be in the archive by now, where it was moved: it is closed.
+    expect(store.as(ROOT).mailbox('INBOX')?.count).toBe(0)
+    expect(store.as(ROOT).isClosed('Recovered/INBOX')).toBe(true)
+    expect(store.as(ROOT).mailbox('Archive')?.count).toBe(focus === 'owned' ? 1 : 0)
+    expect(store.as(ROOT).mailbox('Recovered/Archive')?.count).toBe(focus === 'owned' ? undefined : 1)
+    expect(store.as(BOB).mailbox('Recovered/INBOX')).toBeUndefined()
+  }
+})
 
 describe('a namespace whose index is gone', () => {
   test('that never had a list is open to whom it was open', async () => {

@@ -109,6 +109,43 @@ test('without index and ledger all is closed, the report says so, and it is open
   expect(await listed('bob')).not.toContain('Public/Board')
 })
 
+test('of a user, what he alone sees gets back what first came there, though other mailboxes are shared', async () => {
+  const on = ['--user', 'bob'] as const
+  const at = join(scratch, 'data', 'users', 'bob')
+  const counts = async (): Promise<readonly string[]> => {
+    const lines = await served('bob', (client) => client.ok('LIST "" "*" RETURN (STATUS (MESSAGES))'))
+    return lines
+      .filter((line) => /^\* STATUS (?!Public|Files)/.test(line))
+      .map((line) => line.slice('* STATUS '.length))
+  }
+  await served('bob', async (client) => {
+    for (const name of ['Archive', 'Sent']) {
+      await client.ok(`CREATE ${name}`)
+      await client.ok(`APPEND ${name} {20+}\r\nSubject: hi\r\n\r\nhello`)
+      await client.ok(`SELECT ${name}`)
+      await client.ok('COPY 1 INBOX')
+    }
+    await client.ok('APPEND INBOX {20+}\r\nSubject: hi\r\n\r\nhello')
+    await client.ok('SELECT INBOX')
+    await client.ok('MOVE 3 Archive')
+  })
+  expect((await mailstead('acl', 'set', ...on, 'INBOX', 'user=carol', 'lr')).code).toBe(0)
+  rmSync(join(at, 'index'), { recursive: true })
+  expect((await mailstead('rebuild', ...on)).code).toBe(1)
+  expect((await counts()).sort()).toEqual([
+    'Archive (MESSAGES 1)',
+    'INBOX (MESSAGES 0)',
+    'Recovered (MESSAGES 0)',
+    'Recovered/INBOX (MESSAGES 1)',
+    'Sent (MESSAGES 1)',
+  ])
+  // Where the global file says something of it, others may see it.
+  writeFileSync(join(scratch, 'acl.global'), 'Public/Recovered/* anyone lr\nSent user=carol lr\n')
+  rmSync(join(at, 'index'), { recursive: true })
+  expect((await mailstead('rebuild', ...on)).code).toBe(1)
+  expect(await counts()).toEqual(expect.arrayContaining(['Archive (MESSAGES 1)', 'Sent (MESSAGES 0)']))
+})
+
 test('a store without a message is made anew in the format that the namespace has', async () => {
   const on = ['--namespace', 'Files/'] as const
   const files = join(scratch, 'data', 'files')

@@ -72,12 +72,22 @@ export async function* rebuildWith(
   const global = await globalAcl(config).catch(() => 'unknown' as const)
   await using held = new AsyncDisposableStack()
   if (typeof global === 'object') held.use(global.fs)
-  const globalFor = typeof global === 'object' ? accessOptions(config, of, global.file).globalFor : undefined
+  const { globalFor, defaults, defaultsFromInbox } = accessOptions(
+    config,
+    of,
+    typeof global === 'object' ? global.file : undefined,
+  )
   const linesOf = (name: string): string => JSON.stringify([true, false].map((toOwner) => globalFor?.(name, toOwner)))
   yield* rebuildUserStore(data, user, {
     dryRun,
     settings: space?.kind === 'public' ? publicConfig(config, space) : config,
     namesDiffer: (one, other) => global === 'unknown' || linesOf(one) !== linesOf(other),
+    isOwners: (name) =>
+      space === undefined &&
+      global !== 'unknown' &&
+      defaults === undefined &&
+      defaultsFromInbox !== true &&
+      (globalFor?.(name, false) ?? []).length === 0,
   })
 }
 

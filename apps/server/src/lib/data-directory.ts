@@ -195,12 +195,11 @@ export async function* rebuildUserStore(
   {
     dryRun = false,
     settings,
-    namesDiffer,
+    ...lists
   }: {
     readonly dryRun?: boolean
     readonly settings?: BoxSettings
-    readonly namesDiffer?: RebuildOptions['namesDiffer']
-  } = {},
+  } & Pick<RebuildOptions, 'namesDiffer' | 'isOwners'> = {},
 ): AsyncGenerator<readonly RebuildRecord[], void, undefined> {
   await using mounts = await openMounts(settings?.state)
   await using storage = disposing(await userStorage(data, user, { settings, mounts }))
@@ -211,7 +210,7 @@ export async function* rebuildUserStore(
     ...storage,
     box: (fs, _recorded, roots) => storage.box(fs, kept, roots),
     ...(dryRun ? { dryRunIn: scratch } : {}),
-    ...(namesDiffer === undefined ? {} : { namesDiffer }),
+    ...lists,
   })
 }
 

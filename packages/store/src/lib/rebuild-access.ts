@@ -12,6 +12,7 @@ import { closing, isAlike, isSame, restoring } from './ledger-access.ts'
 import type { LedgerState } from './ledger-format.ts'
 import { record, type RebuildRecord } from './rebuild-record.ts'
 import {
+  aclKey,
   closedKey,
   decodeEntry,
   decodeNumber,
@@ -31,6 +32,7 @@ export interface RebuildAccessParts {
   readonly ledger: LedgerState | 'missing' | 'damaged'
   /** As in `RebuildOptions`. */
   readonly namesDiffer: (one: string, other: string) => boolean
+  readonly isOwners: (name: string) => boolean
 }
 
 export class RebuildAccess {
@@ -38,6 +40,7 @@ export class RebuildAccess {
   readonly #records: RebuildRecord[]
   readonly #ledger: LedgerState | undefined
   readonly #namesDiffer: (one: string, other: string) => boolean
+  readonly #isOwners: (name: string) => boolean
   /** Mailboxes of which it is known who may see them; '' for what has no list. */
   readonly #sure = new Set<string>()
   /** Values of the tree as they are to be. */
@@ -49,11 +52,12 @@ export class RebuildAccess {
   /** Something was set. */
   changed = false
 
-  constructor({ tx, records, ledger, namesDiffer }: RebuildAccessParts) {
+  constructor({ tx, records, ledger, namesDiffer, isOwners }: RebuildAccessParts) {
     this.#tx = tx
     this.#records = records
     this.#ledger = typeof ledger === 'object' ? ledger : undefined
     this.#namesDiffer = namesDiffer
+    this.#isOwners = isOwners
   }
 
   /** The newest version of the tree that the ledger knows. */
@@ -139,7 +143,8 @@ export class RebuildAccess {
   ): boolean {
     if (this.#after.has(closedKey(entry.guid))) return false
     if (guid !== undefined && guid !== entry.guid) return true
-    if (knowsUid) return false
+    // Wherever it went, there it is shown to nobody but the owner.
+    if (knowsUid || this.#isOnlyOwners(entry)) return false
     const links = guid === undefined ? undefined : this.#ledger?.links
     const id = `${links === undefined ? '*' : ''}${entry.guid}`
     let isHidden = this.#hidden.get(id)
@@ -152,6 +157,10 @@ export class RebuildAccess {
       this.#hidden.set(id, isHidden)
     }
     return isHidden
+  }
+
+  #isOnlyOwners({ guid, name }: Entry): boolean {
+    return !this.#after.has(aclKey(guid)) && !this.#after.has(aclKey('')) && this.#isOwners(name)
   }
 
   #note(field: string, before: string, after: string, why: string, mailbox: string | undefined): void {

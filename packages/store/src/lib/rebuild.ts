@@ -70,6 +70,12 @@ export interface RebuildOptions {
    * of one of them. A message that may have been in either is then shown to nobody but the owner. (default: it does not)
    */
   readonly namesDiffer?: (one: string, other: string) => boolean
+  /**
+   * Whether nobody but the owner has any right in a mailbox of this name of which no access list of the store says anything: no default,
+   * no INBOX and no global file does either. A message that was first saved there comes back there, wherever it may have been. (default:
+   * nobody knows)
+   */
+  readonly isOwners?: (name: string) => boolean
   /** The clock, in milliseconds since the epoch. (default Date.now) */
   readonly now?: () => number
   /** Fills a buffer with randomness: GUIDs and salts. (default node:crypto) */
@@ -111,6 +117,7 @@ export async function* rebuildStore(
         isDryRun: dryRunIn !== undefined,
         ledger,
         namesDiffer: options.namesDiffer ?? ((): boolean => false),
+        isOwners: options.isOwners ?? ((): boolean => false),
       }).run(),
     )
   } catch (error) {
@@ -212,6 +219,7 @@ interface Settings {
   readonly isDryRun: boolean
   readonly ledger: Ledger
   readonly namesDiffer: (one: string, other: string) => boolean
+  readonly isOwners: (name: string) => boolean
 }
 
 class Rebuild {
@@ -335,8 +343,8 @@ class Rebuild {
       random(bytes)
       return Buffer.from(bytes).toString('hex')
     }
-    const { ledger, namesDiffer } = this.#settings
-    const access = new RebuildAccess({ tx, records, ledger: await ledger.read(), namesDiffer })
+    const { ledger, namesDiffer, isOwners } = this.#settings
+    const access = new RebuildAccess({ tx, records, ledger: await ledger.read(), namesDiffer, isOwners })
     await using mailboxes = new Mailboxes(index, tx, records, { now, guid, access })
     await mailboxes.open(tree)
     mailboxes.nameTables(found, this.#evidence.isLossy)
