@@ -132,7 +132,7 @@ test('of a user, what he alone sees gets back what first came there, though othe
   expect((await mailstead('acl', 'set', ...on, 'INBOX', 'user=carol', 'lr')).code).toBe(0)
   rmSync(join(at, 'index'), { recursive: true })
   expect((await mailstead('rebuild', ...on)).code).toBe(1)
-  expect((await counts()).sort()).toEqual([
+  expect((await counts()).toSorted()).toEqual([
     'Archive (MESSAGES 1)',
     'INBOX (MESSAGES 0)',
     'Recovered (MESSAGES 0)',
