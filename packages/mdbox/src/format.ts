@@ -1,4 +1,5 @@
 export { dumpMdboxFile } from './lib/dump.ts'
+export { dumpJournal } from './lib/journal-dump.ts'
 export { dumpSdboxIdentity } from './lib/sdbox/dump.ts'
 export { dumpTier } from './lib/tier-record.ts'
 export {

@@ -160,6 +160,7 @@ describe('a data directory', () => {
     expect((await mailstead(['check', '--data', data, '--user', 'nobody'])).code).toBe(2)
     expect((await mailstead(['dump', join(data, 'users/alice/storage/m.1')])).out).toContain('dbox v2')
     expect((await mailstead(['dump', join(data, 'mailstead-root')])).out).toContain('root marker: data')
+    expect((await mailstead(['dump', join(data, 'users/alice/ledger')])).out).toContain('mailbox "INBOX", guid ')
     const log = readdirSync(join(data, 'users/alice/index/log'))[0]!
     expect((await mailstead(['dump', join(data, 'users/alice/index/log', log)])).out).toContain('frame')
     expect((await mailstead(['dump', file])).code).toBe(1)

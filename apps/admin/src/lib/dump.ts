@@ -2,7 +2,8 @@ import { readFileSync } from 'node:fs'
 import { basename } from 'node:path'
 import { Command } from 'commander'
 import { dumpFile } from '@mailstead/index/format'
-import { dumpMdboxFile, dumpSdboxIdentity, dumpTier } from '@mailstead/mdbox/format'
+import { dumpJournal, dumpMdboxFile, dumpSdboxIdentity, dumpTier } from '@mailstead/mdbox/format'
+import { dumpLedger } from '@mailstead/store'
 import { Exit } from './exit.ts'
 
 /** Largest file that is dumped, in bytes. */
@@ -25,11 +26,18 @@ export function dumpCommand(): Command {
         process.stdout.write('a lock file: no content\n')
         return
       }
-      const identity = dumpSdboxIdentity(bytes) ?? dumpTier(bytes)
-      const lines = identity !== undefined ? [identity] : isMdbox(bytes) ? dumpMdboxFile(bytes) : dumpFile(bytes, file)
+      const lines = dumped(bytes, file)
       if (lines === undefined) throw new Exit(1, `${file} is no file of a store, as far as its first bytes tell`)
       for (const line of lines) process.stdout.write(`${line}\n`)
     })
+}
+
+/** What is told apart by its first bytes first. Undefined: nothing of ours. */
+function dumped(bytes: Buffer, file: string): Iterable<string> | undefined {
+  const identity = dumpSdboxIdentity(bytes) ?? dumpTier(bytes)
+  if (identity !== undefined) return [identity]
+  if (isMdbox(bytes)) return dumpMdboxFile(bytes)
+  return dumpLedger(bytes) ?? dumpJournal(bytes) ?? dumpFile(bytes, file)
 }
 
 /** dbox v2 files begin with `2 M`: the version and the first of the header's fields. */

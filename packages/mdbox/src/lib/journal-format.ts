@@ -55,6 +55,11 @@ export function writeJournalHeader(salt: Uint8Array): Buffer {
   return out
 }
 
+/** Whether these bytes are meant to be a journal, damaged or not. */
+export function isJournal(bytes: Uint8Array): boolean {
+  return Buffer.from(bytes.subarray(0, MAGIC.length)).toString('latin1') === MAGIC
+}
+
 /** The salt; undefined if this is no header of version 0. */
 export function readJournalHeader(bytes: Uint8Array): Uint8Array | undefined {
   if (bytes.length < JOURNAL_HEADER) return undefined

@@ -6,6 +6,7 @@ import { type CrashableFsOptions, crashableFs } from '@mailstead/fs/faults'
 import { memoryFs } from '@mailstead/fs/memory'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
+import { dumpJournal } from './journal-dump.ts'
 import { isDead, Journal, JOURNAL, put } from './journal.ts'
 import {
   type Dead,
@@ -170,6 +171,15 @@ describe('journal records', () => {
       Buffer.concat([writeJournalHeader(salt), ...records]).toString('hex'),
     )
     expect(shown(readJournal(bytes!).dead)).toEqual(['3 1033 168496141', '3 33 16909060'])
+    const lines = ['expunged: file 3, offset 33, sum 01020304', 'expunged: file 3, offset 1033, sum 0a0b0c0d']
+    const { length } = bytes!
+    expect(dumpJournal(bytes!)).toEqual([
+      `0 journal of expunged messages, 2 records, ${length} of ${length} bytes`,
+      ...lines,
+    ])
+    for (let at = 8; at < length; at++)
+      expect(dumpJournal(bytes!.with(at, bytes![at]! ^ 1))).not.toEqual(dumpJournal(bytes!))
+    expect(dumpJournal(bytes!.subarray(1))).toBeUndefined()
   })
 })
 

@@ -59,11 +59,16 @@ export function encodeLedger({ version, values, links }: LedgerState): Uint8Arra
   return out.finish()
 }
 
+/** Whether these bytes are meant to be a ledger, damaged or not. */
+export function isLedger(bytes: Uint8Array): boolean {
+  return Buffer.from(bytes.subarray(0, MAGIC.length)).toString('latin1') === MAGIC
+}
+
 /** Undefined for what `encodeLedger` does not write. */
 export function decodeLedger(bytes: Uint8Array): LedgerState | undefined {
   if (bytes.length < HEADER + CRC) return undefined
   const all = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
-  if (all.toString('latin1', 0, MAGIC.length) !== MAGIC || all.readUInt32LE(8) !== 0) return undefined
+  if (!isLedger(bytes) || all.readUInt32LE(8) !== 0) return undefined
   const head = all.readUInt32LE(HEADER - CRC)
   const end = HEADER + all.readUInt32LE(12)
   if (head !== crc32(all.subarray(0, HEADER - CRC)) || end + CRC !== all.length) return undefined

@@ -8,6 +8,7 @@ import { describe, expect, test } from 'vitest'
 import { open } from '../../test/support.ts'
 import { ALL_RIGHTS } from './access.ts'
 import { GONE, GONE_LISTED, LEDGER, Ledger, reached, saysMore } from './ledger.ts'
+import { dumpLedger } from './ledger-dump.ts'
 import { decodeLedger, encodeLedger, type LedgerState } from './ledger-format.ts'
 import { CLOSED_LIST } from './ledger-access.ts'
 import { INDEX_PATH } from './path.ts'
@@ -97,6 +98,17 @@ describe('the bytes of a ledger', () => {
     })
     expect(hexDump(bytes).trim()).toBe(hex!.trim())
     expect(decodeLedger(parseHex(hex!))?.links?.get(inbox)).toEqual(new Set([board]))
+    expect(dumpLedger(bytes)).toEqual([
+      '0 ledger of mailboxes, tree version 7, UIDVALIDITY to 1800000000',
+      `mailbox "INBOX", guid ${inbox}, UIDVALIDITY 1800000000`,
+      `mailbox "Board", guid ${board}, UIDVALIDITY 1800000000`,
+      'list of "Board": anyone',
+      '"Board" is closed to all but the owner',
+      'messages went from "INBOX" to "Board"',
+    ])
+    for (let at = 8; at < bytes.length; at++)
+      expect(dumpLedger(bytes.with(at, bytes[at]! ^ 1))).toEqual(['0 DAMAGED ledger of mailboxes'])
+    expect(dumpLedger(bytes.subarray(1))).toBeUndefined()
   })
 })
 
