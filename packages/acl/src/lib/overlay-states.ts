@@ -38,8 +38,28 @@ export function statesOf(view: TableView, uids: UidSet = ALL_UIDS): readonly Fla
   }))
 }
 
-/** What is to be changed so that messages have exactly these private flags. */
-export function toAssign(view: TableView, rules: PrivacyRules, states: readonly FlagState[]): PrivateChange[] {
+/** States of the copies of messages: the same flags under other UIDs. Both sets ascend, and are as long. */
+export function copiedStates(source: TableView, from: UidSet, to: UidSet): readonly FlagState[] {
+  if (from.size !== to.size) throw new RangeError(`${to.size} copies of ${from.size} messages`)
+  const copies = to[Symbol.iterator]()
+  const copyOf = new Map<number, number>()
+  for (const uid of from) copyOf.set(uid, copies.next().value as number)
+  return statesOf(source, from).map(({ uids, flags, keywords }) => {
+    const other = new UidSetBuilder()
+    for (const uid of uids) other.add(copyOf.get(uid)!)
+    return { uids: other.build(), flags, keywords }
+  })
+}
+
+/** Some of the flags and keywords that there are. */
+export interface SomeFlags {
+  /** System flags, as bits. */
+  readonly mask: number
+  isPrivate(keyword: string): boolean
+}
+
+/** What is to be changed so that messages have exactly these private flags. What is not of `rules` stays as it is. */
+export function toAssign(view: TableView, rules: SomeFlags, states: readonly FlagState[]): PrivateChange[] {
   const changes: PrivateChange[] = []
   for (const { uids, flags, keywords } of states) {
     const wanted = keywords.filter((name) => rules.isPrivate(name))

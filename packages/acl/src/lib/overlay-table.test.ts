@@ -1,6 +1,6 @@
 import type { Fs } from '@mailstead/fs'
 import { memoryFs } from '@mailstead/fs/memory'
-import { changesBetween, type Index, openIndex } from '@mailstead/index'
+import { changesBetween, type Index, openIndex, type Table } from '@mailstead/index'
 import { UidSet } from '@mailstead/uidset'
 import { describe, expect, test } from 'vitest'
 import {
@@ -14,7 +14,7 @@ import {
   seenOf,
   snapshotOf,
 } from '../../test/private-world.ts'
-import { copiedStates } from './overlay-table.ts'
+import { copiedStates } from './overlay-states.ts'
 import { overlay, overlayWork, sharedView } from './overlay-view.ts'
 import { parsePrivacyPolicy, type PrivacyPolicy } from './private-policy.ts'
 import { PrivateFlags } from './private-user.ts'
@@ -163,6 +163,38 @@ describe('an overlay', () => {
     await ann.overlay.changeFlags(UidSet.of(2), { add: FLAGGED })
     expect([ann.overlay.view.flags(0), ann.overlay.view.flags(1)]).toEqual([8, 2])
     expect(ann.flags.status(KEY, ann.shared.info(MAILBOX)!, ann.overlay.rules)).toMatchObject({ unseen: 1 })
+  })
+
+  test('keeps what it has of messages that go after the look, until the next', async () => {
+    const fs = memoryFs()
+    await using shared = await createShared(fs)
+    await append(shared, 3)
+    await using ann = await open(fs)
+    await ann.overlay.changeFlags(UidSet.of(1, 2), { add: SEEN })
+    await append(shared, 1)
+    await ann.shared.refresh()
+    // What is shown stays as it is now, while history goes on.
+    const { view } = ann.mailbox
+    const table = Object.create(ann.mailbox, {
+      view: { get: () => view },
+      expungedSince: { value: (modSeq: number) => ann.mailbox.expungedSince(modSeq) },
+    }) as Table
+    await using late = await ann.flags.overlay({ key: KEY, index: ann.shared, table, policy: policy('shared \\Seen') })
+    await using tx = shared.begin()
+    tx.expunge(MAILBOX, UidSet.of(2))
+    await tx.commit()
+    await ann.shared.refresh()
+    expect(String(table.expungedSince(1))).toBe('2')
+    await late.changeFlags(UidSet.of(4), { add: SEEN })
+    await using own = (await ann.own.open(flagsTable(KEY)))!
+    expect([...seenOf(own.view)]).toEqual([
+      [1, '8 '],
+      [2, '8 '],
+      [3, '0 '],
+      [4, '8 '],
+    ])
+    await ann.overlay.sync()
+    expect([...seenOf(own.view).keys()]).toEqual([1, 3, 4])
   })
 
   test('of a conditional change leaves a message as it was where another user was faster', async () => {

@@ -9,6 +9,8 @@
  *   1. The view moves in `refresh`, in changes made here and, while somebody watches, soon after either table changed.
  *   2. What is shown of the shared mailbox was never newer than what a private change, that is not shown yet, looked
  *      at: news of it are shown only after a look at the user's own tables under the user's lock (private-lock.ts).
+ *   3. What is shown, and taken in, of the shared mailbox under the lock is of a moment at which the user's flags had
+ *      followed all messages that were moved: what is known of those that are gone is needed no more.
  */
 import type {
   CacheDecision,
@@ -23,8 +25,9 @@ import type {
 } from '@mailstead/index'
 import { type UidSet, UidSetBuilder } from '@mailstead/uidset'
 import { isEmptyChange, rowsToChange, splitChange } from './overlay-change.ts'
-import { type FlagState, restoring, statesOf, toAssign } from './overlay-states.ts'
+import { type SomeFlags, type FlagState, restoring, statesOf, toAssign } from './overlay-states.ts'
 import { orderOf, overlay, sharedView } from './overlay-view.ts'
+import type { MovedMessages } from './private-follow.ts'
 import type { UserLock } from './private-lock.ts'
 import { type PrivacyPolicy, PrivacyRules } from './private-policy.ts'
 import { flagsTable, orderTable, type PrivateView, type SharedMailboxKey } from './private-tables.ts'
@@ -39,13 +42,19 @@ export interface SharedMailbox {
   readonly policy: PrivacyPolicy
   /** How shared flags are committed. (default: flushed) */
   readonly commit?: CommitOptions
+  /** Where messages went that others moved: the user's flags follow them. (default: they do not) */
+  readonly moves?: MovedMessages
 }
 
 /** What of a user the overlays of his shared mailboxes need. */
 export interface OverlayHost {
   readonly index: Index
-  readonly lock: UserLock
+  readonly lock: Pick<UserLock, 'run'>
   closed(table: OverlayTable): void
+  /** Whether messages were moved that the user's flags did not follow yet. */
+  isBehind(moves: MovedMessages): boolean
+  /** Under the lock: lets them follow. */
+  follow(moves: MovedMessages): Promise<void>
 }
 
 /** For a user who may lose the right to a change while it is made. */
@@ -54,6 +63,13 @@ export interface FlagRights {
   allowed(change: FlagChange): FlagChange
   /** Changes shared flags, as far as he may when that is decided in the shared store. */
   changeShared(uids: UidSet, change: FlagChange, options: { readonly unchangedSince?: number }): Promise<FlagOutcome>
+}
+
+export interface AssignOptions {
+  /** What is assigned. (default: all that is private by the policy) */
+  readonly only?: SomeFlags
+  /** See `PrivateWriting`. */
+  readonly keepGone?: boolean
 }
 
 interface OwnTables {
@@ -233,13 +249,14 @@ export class OverlayTable implements Table {
    * Gives messages exactly these private flags and keywords: for copies and appended messages, and for what is brought
    * from elsewhere. What is shared by the policy is left alone. Each message in at most one of the states.
    */
-  async assign(states: readonly FlagState[]): Promise<void> {
+  async assign(states: readonly FlagState[], options: AssignOptions = {}): Promise<void> {
+    const { only = this.#rules, keepGone = false } = options
     await this.#host.lock.run(async () => {
       await this.#shared.index.refresh()
       await this.#renew()
-      const changes: PrivateChange[] = toAssign(this.#view, this.#rules, states)
+      const changes: PrivateChange[] = toAssign(this.#view, only, states)
       if (changes.length === 0) return
-      await writePrivate(this.#writing(), changes)
+      await writePrivate({ ...this.#writing(), keepGone }, changes)
       await this.#renew()
     })
   }
@@ -333,18 +350,24 @@ export class OverlayTable implements Table {
   /** The newest of both. Under the user's lock: no private change is under way. */
   async #renew(): Promise<void> {
     await this.#host.index.refresh()
-    await this.#openOwn()
-    const { table, index } = this.#shared
-    let own = this.#newestOwn()
-    if (this.#isShown(own)) return
-    let view = overlay(table.view, own, this.#rules, this.#view)
-    // A change made by another process looked at what this one has not read yet.
-    if (orderOf(view).last > table.view.highestModSeq) {
+    const { table, index, moves } = this.#shared
+    for (let isNewest = false; ; ) {
+      await this.#openOwn()
+      if (moves !== undefined && this.#host.isBehind(moves)) {
+        await this.#host.follow(moves)
+        continue
+      }
+      const own = this.#newestOwn()
+      if (this.#isShown(own)) return
+      const view = overlay(table.view, own, this.#rules, this.#view)
+      if (isNewest || orderOf(view).last <= table.view.highestModSeq) {
+        this.#show(view, own)
+        return
+      }
+      // A change made by another process looked at what this one has not read yet.
       await index.refresh()
-      own = this.#newestOwn()
-      view = overlay(table.view, own, this.#rules, this.#view)
+      isNewest = true
     }
-    this.#show(view, own)
   }
 
   #show(view: TableView, own: PrivateView | undefined): void {
@@ -406,17 +429,4 @@ export class OverlayTable implements Table {
     await this.#closeOwn()
     this.#host.closed(this)
   }
-}
-
-/** States of the copies of messages: the same flags under other UIDs. Both sets ascend, and are as long. */
-export function copiedStates(source: TableView, from: UidSet, to: UidSet): readonly FlagState[] {
-  if (from.size !== to.size) throw new RangeError(`${to.size} copies of ${from.size} messages`)
-  const copies = to[Symbol.iterator]()
-  const copyOf = new Map<number, number>()
-  for (const uid of from) copyOf.set(uid, copies.next().value as number)
-  return statesOf(source, from).map(({ uids, flags, keywords }) => {
-    const other = new UidSetBuilder()
-    for (const uid of uids) other.add(copyOf.get(uid)!)
-    return { uids: other.build(), flags, keywords }
-  })
 }

@@ -20,6 +20,8 @@
  *     No rows: the table's highest modseq is since when that was noticed, in seconds since the epoch; UIDNEXT is 2 when
  *     the user's flags were cleared because of it.
  *
+ *   table `moved-<S>`, for each shared store: see private-moves.ts
+ *
  * See docs/formats/private-flags.md.
  */
 import type { ColumnSpec, TableView } from '@mailstead/index'
@@ -46,8 +48,8 @@ export const ORDER_COLUMNS: readonly ColumnSpec[] = [{ name: ORDER_SHARED, bytes
 const FLAGS_PREFIX = 'private-'
 const ORDER_PREFIX = 'order-'
 const LOST_PREFIX = 'lost-'
+const FOLLOWED_PREFIX = 'moved-'
 const DIGITS = 'abcdefghijklmnopqrstuvwxyz234567'
-const KEY_DIGITS = 52
 
 export function flagsTable(key: SharedMailboxKey): string {
   return tablesOf(key).flags
@@ -60,6 +62,14 @@ export function lostTable(key: SharedMailboxKey): string {
   return LOST_PREFIX + tablesOf(key).flags.slice(FLAGS_PREFIX.length)
 }
 
+/** Up to where the user's flags followed messages that were moved within a store (private-moves.ts). */
+export function followedTable(store: Uint8Array): string {
+  let id = followed.get(store)
+  if (id === undefined) followed.set(store, (id = FOLLOWED_PREFIX + digitsOf(uuidOf(store))))
+  return id
+}
+
+const followed = new WeakMap<Uint8Array, string>()
 const known = new WeakMap<SharedMailboxKey, { readonly flags: string; readonly order: string }>()
 
 function tablesOf(key: SharedMailboxKey): { readonly flags: string; readonly order: string } {
@@ -72,9 +82,10 @@ function tablesOf(key: SharedMailboxKey): { readonly flags: string; readonly ord
   return tables
 }
 
-/** Columns of a table of private flags or of their order; undefined for any other table. */
+/** Columns of one of these tables; undefined for any other. */
 export function privateColumns(id: string): readonly ColumnSpec[] | undefined {
   if (keyOfTable(id) !== undefined) return []
+  if (id.startsWith(FOLLOWED_PREFIX) && decoded(id.slice(FOLLOWED_PREFIX.length), 16) !== undefined) return []
   const isOf = (prefix: string): boolean =>
     id.startsWith(prefix) && keyOfTable(FLAGS_PREFIX + id.slice(prefix.length)) !== undefined
   return isOf(ORDER_PREFIX) ? ORDER_COLUMNS : isOf(LOST_PREFIX) ? [] : undefined
@@ -82,22 +93,8 @@ export function privateColumns(id: string): readonly ColumnSpec[] | undefined {
 
 /** The mailbox whose private flags a table has; undefined for any other table. */
 export function keyOfTable(id: string): SharedMailboxKey | undefined {
-  if (!id.startsWith(FLAGS_PREFIX) || id.length !== FLAGS_PREFIX.length + KEY_DIGITS) return undefined
-  const bytes = Buffer.alloc(32)
-  let bits = 0
-  let held = 0
-  let at = 0
-  for (let i = FLAGS_PREFIX.length; i < id.length; i++) {
-    const digit = DIGITS.indexOf(id[i]!)
-    if (digit < 0) return undefined
-    held = ((held << 5) | digit) & 0xfff
-    bits += 5
-    if (bits < 8) continue
-    bits -= 8
-    bytes[at++] = held >> bits
-  }
-  // The last digit has four bits to spare.
-  if ((held & ((1 << bits) - 1)) !== 0) return undefined
+  const bytes = id.startsWith(FLAGS_PREFIX) ? decoded(id.slice(FLAGS_PREFIX.length), 32) : undefined
+  if (bytes === undefined) return undefined
   return { store: new Uint8Array(bytes.subarray(0, 16)), mailbox: bytes.toString('hex', 16) }
 }
 
@@ -115,20 +112,47 @@ export function decodeModSeq(value: Uint8Array | undefined): number {
 }
 
 function keyDigits({ store, mailbox }: SharedMailboxKey): string {
-  if (store.length !== 16) throw new TypeError(`a store's UUID has 16 bytes, not ${store.length}`)
   if (!/^[0-9a-f]{32}$/.test(mailbox))
     throw new TypeError(`a mailbox's GUID has 32 hex digits: ${JSON.stringify(mailbox)}`)
-  const guid = Buffer.from(mailbox, 'hex')
+  return digitsOf(Buffer.concat([uuidOf(store), Buffer.from(mailbox, 'hex')]))
+}
+
+function uuidOf(store: Uint8Array): Uint8Array {
+  if (store.length !== 16) throw new TypeError(`a store's UUID has 16 bytes, not ${store.length}`)
+  return store
+}
+
+function digitsOf(bytes: Uint8Array): string {
   let digits = ''
   let bits = 0
   let held = 0
-  for (let i = 0; i < 32; i++) {
-    held = ((held << 8) | (i < 16 ? store[i]! : guid[i - 16]!)) & 0xfff
+  for (const byte of bytes) {
+    held = ((held << 8) | byte) & 0xfff
     bits += 8
     while (bits >= 5) {
       bits -= 5
       digits += DIGITS[(held >> bits) & 31]!
     }
   }
-  return digits + DIGITS[(held << (5 - bits)) & 31]!
+  return bits === 0 ? digits : digits + DIGITS[(held << (5 - bits)) & 31]!
+}
+
+/** Undefined for what `digitsOf` does not make of so many bytes. */
+function decoded(digits: string, length: number): Buffer | undefined {
+  if (digits.length !== Math.ceil((length * 8) / 5)) return undefined
+  const bytes = Buffer.alloc(length)
+  let bits = 0
+  let held = 0
+  let at = 0
+  for (const each of digits) {
+    const digit = DIGITS.indexOf(each)
+    if (digit < 0) return undefined
+    held = ((held << 5) | digit) & 0xfff
+    bits += 5
+    if (bits < 8) continue
+    bits -= 8
+    bytes[at++] = held >> bits
+  }
+  // The last digit has bits to spare.
+  return (held & ((1 << bits) - 1)) === 0 ? bytes : undefined
 }

@@ -3,11 +3,20 @@
  */
 import type { Fs } from '@mailstead/fs'
 import type { Index, TableInfo } from '@mailstead/index'
-import { OverlayTable, type SharedMailbox } from './overlay-table.ts'
+import { type OverlayHost, OverlayTable, type SharedMailbox } from './overlay-table.ts'
+import { dropGone, followedUpTo, followMoves, type MovedMessages } from './private-follow.ts'
 import { UserLock } from './private-lock.ts'
+import { movedNext } from './private-moves.ts'
 import type { PrivacyPolicy, PrivacyRules } from './private-policy.ts'
 import { type PrivateStatus, privateStatus } from './private-status.ts'
-import { flagsTable, keyOfTable, lostTable, orderTable, type SharedMailboxKey } from './private-tables.ts'
+import {
+  flagsTable,
+  followedTable,
+  keyOfTable,
+  lostTable,
+  orderTable,
+  type SharedMailboxKey,
+} from './private-tables.ts'
 
 export interface PrivateFlagsOptions {
   /** The user's own. Whoever opened it disposes it, after this. */
@@ -25,11 +34,21 @@ export class PrivateFlags implements AsyncDisposable {
   readonly index: Index
   readonly #lock: UserLock
   readonly #open = new Set<OverlayTable>()
+  /** By store: up to where there was nothing to follow, which is not written down. */
+  readonly #looked = new Map<string, number>()
+  readonly #host: OverlayHost
   #disposed = false
 
   private constructor(index: Index, lock: UserLock) {
     this.index = index
     this.#lock = lock
+    this.#host = {
+      index,
+      lock,
+      closed: (table) => void this.#open.delete(table),
+      isBehind: (moves) => this.isBehind(moves),
+      follow: (moves) => this.#follow(moves),
+    }
   }
 
   static async open(options: PrivateFlagsOptions): Promise<PrivateFlags> {
@@ -41,8 +60,7 @@ export class PrivateFlags implements AsyncDisposable {
   /** A shared mailbox as this user has it. Nothing is written before he changes something private. */
   async overlay(shared: SharedMailbox): Promise<OverlayTable> {
     if (this.#disposed) throw new TypeError('the private flags are closed')
-    const host = { index: this.index, lock: this.#lock, closed: (table: OverlayTable) => void this.#open.delete(table) }
-    const table = await OverlayTable.open(host, shared)
+    const table = await OverlayTable.open(this.#host, shared)
     this.#open.add(table)
     return table
   }
@@ -55,6 +73,35 @@ export class PrivateFlags implements AsyncDisposable {
     const flags = this.index.info(flagsTable(key))
     const order = this.index.info(orderTable(key))
     return privateStatus(shared, { flags, order }, policy)
+  }
+
+  /** Whether messages of a shared store were moved that the user's flags did not follow yet, as far as is known. */
+  isBehind(moves: MovedMessages): boolean {
+    return followedUpTo(this.index, moves, this.#lookedAt(moves)) !== movedNext(moves.index)
+  }
+
+  /**
+   * Lets the user's flags follow all messages of a shared store that were moved within it. Overlays do so by
+   * themselves; before counters are asked for, and before flags are removed, it is to be done. `refresh` both indexes
+   * before.
+   */
+  async follow(moves: MovedMessages): Promise<void> {
+    while (this.isBehind(moves))
+      await this.#lock.run(async () => {
+        await this.index.refresh()
+        if (this.isBehind(moves)) await this.#follow(moves)
+      })
+  }
+
+  #lookedAt({ store }: MovedMessages): number {
+    return this.#looked.get(followedTable(store)) ?? 0
+  }
+
+  async #follow(moves: MovedMessages): Promise<void> {
+    const { next, given } = await followMoves(this.index, moves, this.#lookedAt(moves))
+    this.#looked.set(followedTable(moves.store), next)
+    // Now, and not by a change of its own that he is shown later.
+    for (const mailbox of given) await dropGone(this.#host, moves, mailbox)
   }
 
   /** The shared mailboxes in which the user has flags of his own. */
@@ -113,10 +160,13 @@ export class PrivateFlags implements AsyncDisposable {
     await this.#lock.run(async () => {
       await this.index.refresh()
       await using tx = this.index.begin()
-      for (const key of keys)
-        for (const id of [flagsTable(key), orderTable(key), lostTable(key)])
-          if (this.index.info(id) !== undefined) tx.dropTable(id)
+      const ids = new Set(keys.flatMap((key) => [flagsTable(key), orderTable(key), lostTable(key)]))
+      const kept = this.mailboxes.filter((key) => !ids.has(flagsTable(key))).map(({ store }) => followedTable(store))
+      // With the last mailbox of a store goes how far the flags followed there.
+      for (const { store } of keys) if (!kept.includes(followedTable(store))) ids.add(followedTable(store))
+      for (const id of ids) if (this.index.info(id) !== undefined) tx.dropTable(id)
       await tx.commit()
+      for (const id of ids) this.#looked.delete(id)
     })
   }
 

@@ -24,6 +24,7 @@ import {
   decodeModSeq,
   encodeModSeq,
   flagsTable,
+  followedTable,
   MASK_VALUE,
   maskOf,
   ORDER_COLUMNS,
@@ -50,6 +51,8 @@ export interface PrivateWriting {
   readonly own: PrivateView | undefined
   /** What was expunged after this modseq of the shared mailbox; undefined if nobody knows. */
   readonly expungedSince: (modSeq: number) => UidSet | undefined
+  /** What the user has of messages that are gone stays, until something is taken in without this. (default: no) */
+  readonly keepGone?: boolean
 }
 
 /** Number of the private change; 0 if there was none. */
@@ -140,13 +143,17 @@ function createTables(tx: IndexTransaction, { index, key, shared }: PrivateWriti
 }
 
 function takeIn(tx: IndexTransaction, writing: PrivateWriting, own: PrivateView | undefined): void {
-  const { key, rules, shared, expungedSince } = writing
+  const { index, key, rules, shared, expungedSince, keepGone = false } = writing
   const id = flagsTable(key)
   const from = own?.flags.uidNext ?? 1
   const begins = rules.policy.initial === 'shared' ? rules.mask : 0
   if (own !== undefined) {
-    const gone = expungedSince(decodeModSeq(own.flags.values.get(SHARED_VALUE))) ?? missingIn(own.flags, shared)
-    if (!gone.isEmpty) tx.expunge(id, gone)
+    if (!keepGone) {
+      const gone = expungedSince(decodeModSeq(own.flags.values.get(SHARED_VALUE))) ?? missingIn(own.flags, shared)
+      // What went since the look at the shared mailbox may have been moved: its flags are to follow it first.
+      const taken = gone.subtract(among(shared, gone))
+      if (!taken.isEmpty) tx.expunge(id, taken)
+    }
     const unknown = rules.mask & ~maskOf(own.flags)
     if (unknown !== 0) beginAnew(tx, id, unknown, begins, own.flags, shared)
   }
@@ -154,7 +161,21 @@ function takeIn(tx: IndexTransaction, writing: PrivateWriting, own: PrivateView 
   tx.raise(id, { uidNext: shared.uidNext })
   const mask = rules.mask | (own === undefined ? 0 : maskOf(own.flags))
   tx.setValue(id, MASK_VALUE, Uint8Array.of(mask))
-  tx.setValue(id, SHARED_VALUE, encodeModSeq(shared.highestModSeq))
+  if (!keepGone || own === undefined) tx.setValue(id, SHARED_VALUE, encodeModSeq(shared.highestModSeq))
+  // From now on the flags follow messages that are moved: of those that were moved before the user has none.
+  const followed = followedTable(key.store)
+  if (index.info(followed) === undefined) tx.createTable({ id: followed, columns: [], uidValidity: 1 })
+}
+
+/** Those of the messages that a view has. */
+function among(view: TableView, uids: UidSet): UidSet {
+  const found = new UidSetBuilder()
+  const { ranges } = uids
+  for (let r = 0; r < ranges.length; r += 2) {
+    const end = view.rowsBelow(ranges[r + 1]! + 1)
+    for (let row = view.rowsBelow(ranges[r]!); row < end; row++) found.add(view.uid(row))
+  }
+  return found.build()
 }
 
 /** Rows for the messages from `uid` on: one operation for as many as follow each other and begin alike. */

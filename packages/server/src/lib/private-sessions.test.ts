@@ -298,3 +298,37 @@ test('who comes back from any earlier state ends equal to who asks for everythin
   )
   expect(back).toBeGreaterThan(RUNS)
 })
+
+test('messages that one user moves keep the flags of another, who idles there, selects it later, or asks STATUS', async () => {
+  await using world = await World.open(0)
+  const ann = await world.as('ann')
+  for (let n = 0; n < 4; n++) await ann.append('Public/Team', 'Subject: y\r\n\r\n')
+  await using bob = await world.as('bob', 'SELECT Public/Team')
+  await bob.ok('UID STORE 1:3 +FLAGS.SILENT (\\Seen $p1)')
+  const idle = await world.as('bob', 'ENABLE QRESYNC', 'SELECT Public/Other')
+  idle.send('i IDLE\r\n')
+  expect(await idle.line()).toBe('+ idling')
+  await ann.ok('SELECT Public/Team')
+  await ann.ok('UID MOVE 1:2,4 Public/Other')
+  while ((await idle.line()) !== '* 3 EXISTS');
+  idle.send('DONE\r\n')
+  await idle.reply('i')
+  const told = take(new Map(), await idle.ok('UID FETCH 1:* (FLAGS)'))
+  expect([...told]).toEqual([
+    [1, '$p1 \\Seen'],
+    [2, '$p1 \\Seen'],
+    [3, ''],
+  ])
+  const later = await world.as('bob')
+  expect(await later.ok('STATUS Public/Other (MESSAGES UNSEEN)')).toEqual([
+    '* STATUS Public/Other (MESSAGES 3 UNSEEN 1)',
+  ])
+  expect((await look(later, 'Public/Other')).known).toEqual(told)
+  // And asked first of all.
+  await ann.ok('UID MOVE 3 Public/Other')
+  const first = await world.as('bob')
+  expect(await first.ok('STATUS Public/Other (MESSAGES UNSEEN)')).toEqual([
+    '* STATUS Public/Other (MESSAGES 4 UNSEEN 1)',
+  ])
+  expect((await look(ann, 'Public/Other')).known).toEqual(new Map([1, 2, 3, 4].map((uid) => [uid, ''])))
+})

@@ -4,7 +4,7 @@
  * said only if it still holds of the newest rows. Memory is bounded by the number of messages, not by their sizes.
  * What cannot be read is a finding, and the rest is looked at without it.
  */
-import { privateColumns } from '@mailstead/acl/private-flags'
+import { MOVED_TABLE, privateColumns } from '@mailstead/acl/private-flags'
 import type { Box, BoxFinding } from '@mailstead/box'
 import { IndexError, type IndexFinding, type Table, type TableView } from '@mailstead/index'
 import { checkBlobs, checkBlobUses } from './check-attachments.ts'
@@ -79,7 +79,7 @@ function ofBox({ severity, kind, file, offset, message }: BoxFinding): StoreFind
 }
 
 /** Tables that are no mailbox's. */
-const OWN_TABLES: ReadonlySet<string> = new Set([TREE_TABLE, BOX_TABLE, BLOBS_TABLE])
+const OWN_TABLES: ReadonlySet<string> = new Set([TREE_TABLE, BOX_TABLE, BLOBS_TABLE, MOVED_TABLE])
 
 /** Names, tables, UIDVALIDITY. */
 function* checkTree(core: Core): Generator<readonly StoreFinding[], void, undefined> {

@@ -16,15 +16,28 @@ export interface CopiedRows {
   readonly rights: number
   /** What is private there is left out. */
   readonly privacy?: PrivacyRules | undefined
+  /** Their UIDs are to be told by another row of the same transaction. */
+  readonly named?: boolean
 }
 
-/** Appends the rows; what is returned tells their UIDs once the transaction is committed. */
-export function appendCopies(tx: IndexTransaction, table: string, copied: CopiedRows): () => UidSet {
-  const { view, rows, savedMs, rights, privacy } = copied
+export interface AppendedCopies {
+  /** Once the transaction is committed. */
+  readonly uids: UidSet
+  /** In their order; there for sure if `named`. */
+  readonly rows: readonly AppendedRow[]
+}
+
+export function appendCopies(tx: IndexTransaction, table: string, copied: CopiedRows): AppendedCopies {
+  const { view, rows, savedMs, rights, privacy, named = false } = copied
   const flags = flagsByRights(rights) & ~(privacy?.mask ?? 0)
-  if (flags === ALL_FLAGS && privacy === undefined) {
+  if (flags === ALL_FLAGS && privacy === undefined && !named) {
     const copies = tx.appendFrom(table, view, rows, { saved: savedMs })
-    return () => copies.uids
+    return {
+      get uids() {
+        return copies.uids
+      },
+      rows: [],
+    }
   }
   const keywords = (rights & RIGHT_WRITE) !== 0
   const appended: AppendedRow[] = []
@@ -41,5 +54,10 @@ export function appendCopies(tx: IndexTransaction, table: string, copied: Copied
       }),
     )
   }
-  return () => UidSet.fromSorted(Uint32Array.from(appended, ({ uid }) => uid))
+  return {
+    get uids() {
+      return UidSet.fromSorted(Uint32Array.from(appended, ({ uid }) => uid))
+    },
+    rows: appended,
+  }
 }

@@ -1,5 +1,5 @@
 /** An open mailbox: the newest view of its table, the changes that are made to it, and the bytes its rows name. */
-import type { FlagRights, OverlayTable } from '@mailstead/acl/private-flags'
+import { type FlagRights, makeMoved, noteMoved, type OverlayTable } from '@mailstead/acl/private-flags'
 import {
   FLAG_DELETED,
   type FlagChange,
@@ -32,7 +32,7 @@ import { StoreError } from './error.ts'
 import { storeError } from './failure.ts'
 import { beginMove } from './moves.ts'
 import { beginNames, settleNames, tellCopies } from './names.ts'
-import type { Privacy } from './privacy.ts'
+import { despiteNotes, movesPrivately, type Privacy } from './privacy.ts'
 import { ALL_UIDS, rowsOf, uidsOf } from './rows.ts'
 import { computeFields } from './save.ts'
 import type { TableLease } from './tables.ts'
@@ -207,7 +207,9 @@ export class OpenMailbox implements Mailbox {
     const core = this.#writable()
     this.#mayTake(andExpunge)
     try {
-      return await core.work(() => core.retrying(() => this.#copyOnce(uids, to, options, andExpunge)))
+      return await core.work(() =>
+        core.retrying(() => despiteNotes(core, () => this.#copyOnce(uids, to, options, andExpunge))),
+      )
     } catch (error) {
       if (error instanceof StoreError && error.code === 'STORE_NO_MAILBOX' && this.#isGone(error.cause))
         throw this.#gone()
@@ -237,6 +239,8 @@ export class OpenMailbox implements Mailbox {
     if (rows.length === 0) return { uidValidity, source, destination: UidSet.empty }
     if (!core.syncRead) await view.load(core.columnNames)
     await core.link(this.#entry.guid, target.guid)
+    const isFollowed = andExpunge && movesPrivately(core, this.#entry, target)
+    if (isFollowed) await makeMoved(core.index)
     await using tx = core.index.begin()
     const names = await beginNames(core, tx, () => [target, this.#entry])
     const privacy = this.#privacy?.rules(target)
@@ -249,16 +253,19 @@ export class OpenMailbox implements Mailbox {
       savedMs: core.settings.now(),
       rights,
       privacy: isPlain ? undefined : privacy,
+      named: isFollowed,
     })
+    const moved = { from: this.#entry.guid, to: target.guid, source, copies: copies.rows }
+    const movedFrom = isFollowed && noteMoved(core.index, tx, moved) ? this.#entry : undefined
     // One that went since the view was taken is looked for again: what is copied was there when it was copied.
     if (andExpunge) tx.expunge(this.#id, source, { mustExist: true })
     else tx.expectRows(this.#id, source)
     await tx.commit()
-    const destination = copies()
+    const destination = copies.uids
     tellCopies(names, target, view, rows, destination)
     if (andExpunge) names?.expunged(this.#entry, source)
     settleNames(core, names)
-    if (!isPlain) await this.#privacy?.giveCopies(target, { view, source, destination, rights })
+    if (!isPlain) await this.#privacy?.giveCopies(target, { view, source, destination, rights, movedFrom })
     await this.#overlay?.refresh()
     return { uidValidity, source, destination }
   }

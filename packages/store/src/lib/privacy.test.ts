@@ -129,6 +129,170 @@ describe('flags of one’s own in a shared store', () => {
     expect(await damage(world.shared)).toEqual([])
   })
 
+  test('follow messages that somebody else moves, as far as they are moved, before anything of it is seen', async () => {
+    await using world = await World.make('shared \\Seen $mine')
+    const [ann, bob] = [await world.as('ann'), await world.as('bob')]
+    await ann.create('News/older')
+    await deliver(ann, 'News', 5)
+    const marked = async (uids: UidSet): Promise<void> => {
+      await using news = await bob.open('News')
+      await news.changeFlags(uids, { add: FLAG_SEEN, addKeywords: ['$mine'] })
+    }
+    const moves = async (from: string, uids: UidSet, to: string): Promise<void> => {
+      await using mailbox = await ann.open(from)
+      await mailbox.move(uids, to)
+    }
+    await marked(UidSet.of(1, 3, 5))
+    await using idle = await bob.open('News/old')
+    const news: string[] = []
+    using _ = idle.watch(() => news.push(flagsOf(idle.view)))
+    await moves('News', UidSet.of(2, 3, 5), 'News/old')
+    await idle.refresh()
+    expect(flagsOf(idle.view)).toBe('1:0 2:8,$mine 3:8,$mine')
+    // On the way, and back and forth.
+    await moves('News/old', UidSet.of(2), 'News/older')
+    await moves('News', UidSet.of(1), 'News/old')
+    await moves('News/old', UidSet.of(4), 'News')
+    await bob.refresh()
+    for (const [name, flags] of [
+      ['News/older', '1:8,$mine'],
+      ['News/old', '1:0 3:8,$mine'],
+      ['News', '4:0 6:8,$mine'],
+    ] as const) {
+      const unseen = flags.split(' ').filter((one) => one.endsWith(':0')).length
+      expect([name, bob.mailbox(name)!.unseen]).toEqual([name, unseen])
+      expect([name, await shown(bob, name)]).toEqual([name, flags])
+      expect([name, await shown(ann, name)]).toEqual([name, flags.replaceAll('8,$mine', '0')])
+    }
+    // What is changed there is not undone by a later look.
+    await marked(UidSet.of(4))
+    await moves('News', UidSet.of(4), 'News/older')
+    {
+      await using older = await bob.open('News/older')
+      expect(flagsOf(older.view)).toBe('1:8,$mine 2:8,$mine')
+      await older.changeFlags(UidSet.of(2), { remove: FLAG_SEEN })
+    }
+    // Of a mailbox that is removed, and by somebody who has no flags of his own.
+    {
+      await using old = await world.shared.as({ name: 'root', unrestricted: true }).open('News/old')
+      await old.move(UidSet.of(1, 3), 'News/older')
+    }
+    await ann.remove('News/old')
+    await bob.refresh('')
+    expect(await shown(bob, 'News/older')).toBe('1:8,$mine 2:0,$mine 3:0 4:8,$mine')
+    expect(news.every((flags) => !flags.includes('3:0'))).toBe(true)
+    expect(await damage(world.shared)).toEqual([])
+  })
+
+  test('that begin as the shared ones are what each user made of them, wherever messages are moved', async () => {
+    await using world = await World.make('shared \\Seen initial:shared')
+    const [ann, bob] = [await world.as('ann'), await world.as('bob')]
+    const root = world.shared.as({ name: 'root', unrestricted: true })
+    await deliver(root, 'News', 4, FLAG_SEEN)
+    {
+      await using news = await bob.open('News')
+      await news.changeFlags(UidSet.of(1, 2), { remove: FLAG_SEEN })
+    }
+    {
+      await using news = await root.open('News')
+      await news.move(UidSet.of(1, 3), 'News/old')
+    }
+    for (const [session, old, news] of [
+      [bob, '1:0 2:8', '2:0 4:8'],
+      [ann, '1:8 2:8', '2:8 4:8'],
+    ] as const) {
+      await session.refresh()
+      expect([await shown(session, 'News/old'), await shown(session, 'News')]).toEqual([old, news])
+      const unseen = old.split(' ').filter((one) => one.endsWith(':0')).length
+      expect(session.mailbox('News/old')!.unseen).toBe(unseen)
+    }
+  })
+
+  test('go with INBOX’s messages where somebody else renames it, and how far they followed goes with the last of them', async () => {
+    await using store = await open(memoryFs(), { acl: everybody, owner: 'anna' })
+    const own = store.as({ name: 'anna', privateFlags: await store.privateFlags() })
+    await using his = await open(memoryFs(), { owner: 'bob' })
+    const flags = await his.privateFlags()
+    const bob = store.as({ name: 'bob', privateFlags: flags })
+    await own.changePrivacy('INBOX', policy('shared \\Seen'))
+    await deliver(own, 'INBOX', 3)
+    {
+      await using inbox = await bob.open('INBOX')
+      await inbox.changeFlags(UidSet.of(1, 3), { add: FLAG_SEEN })
+    }
+    await own.rename('INBOX', 'Old')
+    await bob.refresh('Old')
+    expect(bob.mailbox('Old')).toMatchObject({ count: 3, unseen: 1 })
+    expect(await shown(bob, 'Old')).toBe('1:8 2:0 3:8')
+    const noted = (): string[] => flags.index.tables.map(({ id }) => id).filter((id) => id.startsWith('moved-'))
+    expect(noted()).toHaveLength(1)
+    await flags.remove(flags.mailboxes.filter(({ mailbox }) => mailbox !== own.mailbox('Old')!.guid))
+    expect(noted()).toHaveLength(1)
+    await own.remove('Old')
+    await bob.refresh('')
+    expect(noted()).toHaveLength(0)
+    for (const each of [store, his]) expect(await damage(each)).toEqual([])
+  })
+
+  test('follow nothing, and write nothing, where the user has none', async () => {
+    await using world = await World.make('shared \\Seen')
+    const [ann, bob] = [await world.as('ann'), await world.as('bob')]
+    await deliver(ann, 'News', 3)
+    {
+      await using news = await ann.open('News')
+      await news.move(UidSet.of(1, 2), 'News/old')
+    }
+    await bob.refresh('')
+    await bob.refresh()
+    expect(await shown(bob, 'News/old')).toBe('1:0 2:0')
+    const { index } = await world.flagsOf('bob')
+    expect(index.tables.filter(({ id }) => /^(private|order|moved)/.test(id))).toEqual([])
+  })
+
+  test('do not follow where it is damaged where messages went, which keeps nobody from his mail, nor from moving it', async () => {
+    const fs = memoryFs()
+    const events: string[] = []
+    const options = { owner: 'anna', acl: everybody, onEvent: ({ kind }: { kind: string }) => void events.push(kind) }
+    await using his = await open(memoryFs(), { owner: 'bob' })
+    const flags = await his.privateFlags()
+    const asBob = (store: Store): StoreSession => store.as({ name: 'bob', privateFlags: flags })
+    {
+      await using store = await open(fs, options)
+      const own = store.as({ name: 'anna', privateFlags: await store.privateFlags() })
+      await own.changePrivacy('', policy('shared \\Seen'))
+      await own.create('Old')
+      await deliver(own, 'INBOX', 4)
+      await using inbox = await asBob(store).open('INBOX')
+      await inbox.changeFlags(UidSet.of(1, 2, 3), { add: FLAG_SEEN })
+      await using other = await own.open('INBOX')
+      await other.move(UidSet.of(1), 'Old')
+    }
+    {
+      // The log from before is dropped, too.
+      await using index = await openIndex(fs, 'index', { segmentBytes: 4096 })
+      for (let n = 0; n < 5; n++) {
+        await using tx = index.begin()
+        tx.setValue('tree', 's/Nowhere', new Uint8Array(5_000 + n))
+        await tx.commit()
+        await index.checkpoint()
+      }
+    }
+    const file = 'index/tables/moved.snap'
+    const bytes = await fs.readFile(file)
+    await fs.writeFile(file, bytes.fill(0xff, 64))
+    await using store = await open(fs, options)
+    const [own, bob] = [store.as({ name: 'anna', privateFlags: await store.privateFlags() }), asBob(store)]
+    await bob.refresh()
+    expect(await shown(bob, 'Old')).toBe('1:0')
+    {
+      await using inbox = await own.open('INBOX')
+      await inbox.move(UidSet.of(2), 'Old')
+    }
+    await bob.refresh()
+    expect(await shown(bob, 'Old')).toBe('1:0 2:8')
+    expect(events).toContain('private-flags-failed')
+  })
+
   test('are given to copies as far as the rights there go', async () => {
     const acl: AccessControl = {
       version: 1,

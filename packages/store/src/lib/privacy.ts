@@ -18,15 +18,20 @@ import {
   flagsTable,
   formatPrivacyPolicy,
   inheritedPolicy,
+  MOVED_TABLE,
+  type MovedMessages,
+  type MovedTarget,
   type OverlayTable,
   type PrivacyPolicy,
   PrivacyRules,
   type PrivateFlags,
+  remakeMoved,
   type SharedMailboxKey,
+  type SomeFlags,
 } from '@mailstead/acl/private-flags'
-import { FLAG_DELETED, FLAG_SEEN, type Table, type TableView } from '@mailstead/index'
+import { FLAG_DELETED, FLAG_SEEN, IndexError, type Table, type TableView } from '@mailstead/index'
 import type { UidSet } from '@mailstead/uidset'
-import { flagsByRights, RIGHT_WRITE } from './access.ts'
+import { Access, ALL_RIGHTS, flagsByRights, RIGHT_WRITE } from './access.ts'
 import type { MailboxInfo, Subject } from './contract.ts'
 import type { Core, TreeChange } from './core.ts'
 import {
@@ -165,6 +170,24 @@ export function newestPolicy(core: Core, entry: Entry): PrivacyPolicy {
   return Policies.of(core).policy(entry)
 }
 
+/** Whether flags of one's own are to follow messages that go from one of these mailboxes to the other. */
+export function movesPrivately(core: Core, from: Entry, to: Entry): boolean {
+  const policies = Policies.of(core)
+  return !policies.rules(from).isShared && !policies.rules(to).isShared
+}
+
+/** A move, which damaged notes of where messages went must not hinder. */
+export async function despiteNotes<T>(core: Core, move: () => Promise<T>): Promise<T> {
+  try {
+    return await move()
+  } catch (error) {
+    if (!(error instanceof IndexError && error.code === 'INDEX_CORRUPT' && error.table === MOVED_TABLE)) throw error
+    core.settings.onEvent({ kind: 'private-flags-failed', message: `where messages went is lost: ${error.message}` })
+    await remakeMoved(core.index)
+    return move()
+  }
+}
+
 /** Messages as a user saw them, and their copies: ascending, and as many. */
 interface Copies {
   readonly view: TableView
@@ -172,6 +195,8 @@ interface Copies {
   readonly destination: UidSet
   /** His, where the copies are. */
   readonly rights: number
+  /** Where they were moved from, if it was noted: what is private there follows by that. */
+  readonly movedFrom?: Entry | undefined
 }
 
 /** What one subject has of his own in the mailboxes of a store. */
@@ -179,6 +204,8 @@ export class Privacy {
   readonly #core: Core
   readonly #policies: Policies
   readonly #subject: Subject
+  readonly #access: Access | undefined
+  readonly #moves: MovedMessages
   /** Those that the subject had when it was last asked. */
   #last: PrivateFlags
 
@@ -192,7 +219,37 @@ export class Privacy {
     this.#core = core
     this.#policies = Policies.of(core)
     this.#subject = subject
+    this.#access = Access.of(core, subject)
     this.#last = flags
+    const { index } = core
+    const entryOf = (guid: string): Entry | undefined => core.tree.state.byGuid.get(guid)
+    this.#moves = {
+      index,
+      store: index.uuid,
+      rules: (guid) => {
+        const entry = entryOf(guid)
+        return entry === undefined ? undefined : this.rules(entry)
+      },
+      open: async (guid) => {
+        const entry = entryOf(guid)
+        return entry === undefined ? undefined : this.#target(entry)
+      },
+    }
+  }
+
+  /** Where messages went. What he may not set there does not follow. */
+  async #target(entry: Entry): Promise<MovedTarget | undefined> {
+    const rights = this.#access?.rights(entry) ?? ALL_RIGHTS
+    const lease = await this.#core.tables.acquire(mailboxTable(entry.guid))
+    if (lease === undefined) return undefined
+    const rules = this.rules(entry)
+    const keywords = (rights & RIGHT_WRITE) !== 0
+    return {
+      shared: { key: this.#key(entry), index: this.#core.index, table: lease.table, policy: rules.policy },
+      rules,
+      may: { mask: flagsByRights(rights), isPrivate: () => keywords },
+      [Symbol.asyncDispose]: () => lease[Symbol.asyncDispose](),
+    }
   }
 
   get #flags(): PrivateFlags {
@@ -220,7 +277,7 @@ export class Privacy {
     const rules = this.rules(entry)
     if (this.#isPlain(entry, rules)) return undefined
     const { index } = this.#core
-    return this.#flags.overlay({ key: this.#key(entry), index, table, policy: rules.policy })
+    return this.#flags.overlay({ key: this.#key(entry), index, table, policy: rules.policy, moves: this.#moves })
   }
 
   info(entry: Entry, info: MailboxInfo): MailboxInfo {
@@ -238,6 +295,7 @@ export class Privacy {
     const entries = name === undefined ? this.#policies.counted() : one === undefined ? [] : [one]
     if (entries.length === 0) return
     await flags.index.refresh()
+    await flags.follow(this.#moves)
     for (const entry of entries) {
       const shared = this.#core.index.info(mailboxTable(entry.guid))
       const rules = this.rules(entry)
@@ -264,6 +322,8 @@ export class Privacy {
       const own = flags.mailboxes.filter(({ store }) => Buffer.compare(store, index.uuid) === 0)
       // The shared store after the subject's: what is in his and not in this was removed, and is not just being made.
       await index.refresh()
+      // What he has of messages that were moved out of them before goes with the messages.
+      while (flags.isBehind(this.#moves)) await flags.follow(this.#moves)
       const { state } = tree
       const gone: SharedMailboxKey[] = []
       const lost: SharedMailboxKey[] = []
@@ -285,16 +345,16 @@ export class Privacy {
   }
 
   /** Gives copies, and messages that were appended, what is private of their flags. They are there, whatever comes of it. */
-  async give(entry: Entry, states: readonly FlagState[]): Promise<void> {
+  async give(entry: Entry, states: readonly FlagState[], only?: SomeFlags): Promise<void> {
     try {
-      await this.#with(entry, (overlay) => overlay.assign(states))
+      await this.#with(entry, (overlay) => overlay.assign(states, only === undefined ? {} : { only }))
     } catch (error) {
       this.#core.settings.onEvent({ kind: 'private-flags-failed', message: `${entry.name}: ${String(error)}` })
     }
   }
 
   /** As far as the rights of who copies go at the other end. */
-  async giveCopies(entry: Entry, { view, source, destination, rights }: Copies): Promise<void> {
+  async giveCopies(entry: Entry, { view, source, destination, rights, movedFrom }: Copies): Promise<void> {
     if (source.size !== destination.size || source.isEmpty) return
     const allowed = flagsByRights(rights)
     const keywords = (rights & RIGHT_WRITE) !== 0
@@ -303,7 +363,16 @@ export class Privacy {
       flags: state.flags & allowed,
       keywords: keywords ? state.keywords : [],
     }))
-    await this.give(entry, states)
+    await this.give(entry, states, movedFrom === undefined ? undefined : this.#privateOnlyAt(entry, movedFrom))
+  }
+
+  /** Flags and keywords that everybody has in one mailbox, and each for himself in the other. */
+  #privateOnlyAt(entry: Entry, other: Entry): SomeFlags {
+    const [here, there] = [this.rules(entry), this.rules(other)]
+    return {
+      mask: here.mask & ~there.mask,
+      isPrivate: (name) => here.isPrivate(name) && !there.isPrivate(name),
+    }
   }
 
   async #with(entry: Entry, body: (overlay: OverlayTable) => Promise<void>): Promise<void> {

@@ -14,7 +14,7 @@
  *
  * MEMORY   some 100 bytes for each message and row, and what messages say of parts that lie elsewhere; bodies are read through a window.
  */
-import { privateColumns } from '@mailstead/acl/private-flags'
+import { MOVED_COLUMNS, MOVED_TABLE, privateColumns } from '@mailstead/acl/private-flags'
 import { randomFillSync } from 'node:crypto'
 import { type AttachmentFormat, BOX_USES_COLUMN, type BoxFormat, type BoxHost, type BoxTableView } from '@mailstead/box'
 import { type Fs, FsError } from '@mailstead/fs'
@@ -285,6 +285,7 @@ class Rebuild {
     if (id === TREE_TABLE) return []
     if (id === BOX_TABLE) return [...this.#format.columns, { name: BOX_USES_COLUMN, bytes: 4 }]
     if (id === BLOBS_TABLE) return this.#attachments?.columns
+    if (id === MOVED_TABLE) return MOVED_COLUMNS
     return guidOfTable(id) === undefined ? privateColumns(id) : MAILBOX_COLUMNS
   }
 

@@ -1,6 +1,6 @@
 /** A session: what one subject sees and does. It holds nothing, so there may be many. */
 import type { BoxNames } from '@mailstead/box'
-import { encodePrivacyPolicy, type PrivacyPolicy } from '@mailstead/acl/private-flags'
+import { encodePrivacyPolicy, makeMoved, noteMoved, type PrivacyPolicy } from '@mailstead/acl/private-flags'
 import { UidSet } from '@mailstead/uidset'
 import {
   Access,
@@ -22,7 +22,7 @@ import type { ImportOptions, StoreImport } from './import-contract.ts'
 import { OpenMailbox } from './mailbox.ts'
 import { checkName, DELIMITER, INBOX, lookupName, parentsOf } from './name.ts'
 import { beginNames, settleNames, tellCopies } from './names.ts'
-import { newestPolicy, policyOf, Privacy, tellOfPolicies } from './privacy.ts'
+import { despiteNotes, movesPrivately, newestPolicy, policyOf, Privacy, tellOfPolicies } from './privacy.ts'
 import { Batch } from './save.ts'
 import {
   ACL_MAX,
@@ -181,6 +181,9 @@ export class Session implements StoreSession {
     await using lease = await core.tables.acquire(mailboxTable(inbox.guid))
     await using own = lease === undefined ? undefined : await this.#privacy?.overlay(inbox, lease.table)
     const seen = own?.view
+    // Its policy is that of what is made of it.
+    const isFollowed = movesPrivately(core, inbox, inbox)
+    if (isFollowed) await makeMoved(core.index)
     const decide = async (change: TreeChange): Promise<(() => Promise<void>) | undefined> => {
       const from = change.state.byName.get(INBOX)!
       this.#access?.must(from, RIGHT_DELETE, INBOX, change.state)
@@ -204,16 +207,18 @@ export class Session implements StoreSession {
       const names = await beginNames(core, change.tx, () => [entry, from])
       const copies = change.tx.appendFrom(mailboxTable(entry.guid), view, rows, { saved: core.settings.now() })
       change.tx.expunge(table, gone, { mustExist: true })
+      const moved = { from: from.guid, to: entry.guid, source: gone, copies: 1 }
+      const movedFrom = isFollowed && noteMoved(core.index, change.tx, moved) ? from : undefined
       return async (): Promise<void> => {
         tellCopies(names, entry, view, rows, copies.uids)
         names?.expunged(from, gone)
         settleNames(core, names)
         if (seen === undefined) return
-        const copied = { view: seen, source: gone, destination: copies.uids, rights: ALL_RIGHTS }
+        const copied = { view: seen, source: gone, destination: copies.uids, rights: ALL_RIGHTS, movedFrom }
         await this.#privacy?.giveCopies(entry, copied)
       }
     }
-    await core.changeTree(decide, (tell) => tell?.())
+    await despiteNotes(core, () => core.changeTree(decide, (tell) => tell?.()))
   }
 
   async subscribe(name: string, on: boolean): Promise<void> {
