@@ -9,6 +9,9 @@
  * INVARIANT
  *   What he has of messages that are gone is kept until it is noted that he followed. So whatever a power cut leaves, all
  *   is done again, and what was given before is given again, the same.
+ *
+ * What is damaged of one mailbox keeps nobody from the others: flags do not follow from there, or to there. What fails
+ * because storage is away fails here too, and is done later.
  */
 import { type Index, IndexError, type TableView } from '@mailstead/index'
 import { UidSet } from '@mailstead/uidset'
@@ -27,6 +30,8 @@ export interface MovedMessages {
   rules(mailbox: string): PrivacyRules | undefined
   /** Undefined if there is no such mailbox. */
   open(mailbox: string): Promise<MovedTarget | undefined>
+  /** Is told why some flags do not follow. */
+  readonly onDamage?: (error: IndexError) => void
 }
 
 /** Where messages are now. Whoever asked for it disposes it. */
@@ -59,10 +64,10 @@ interface Given {
 
 /** UID of the first run that is not followed yet. `looked`: where the last look ended, if it found nothing to give. */
 export function followedUpTo(index: Index, moves: MovedMessages, looked: number): number {
-  const followed = index.info(followedTable(moves.store))?.uidNext
-  // Who has no such table has no private flags here.
-  if (followed === undefined) return movedNext(moves.index)
-  return followed < looked && looked <= movedNext(moves.index) ? looked : followed
+  const next = movedNext(moves.index)
+  // Who has no such table has no private flags here, or has them from before moves were noted: then `looked` says so.
+  const followed = index.info(followedTable(moves.store))?.uidNext ?? (looked === 0 ? next : 1)
+  return followed < looked && looked <= next ? looked : followed
 }
 
 export interface Followed {
@@ -84,17 +89,34 @@ export async function followMoves(index: Index, moves: MovedMessages, looked: nu
       await begin(index, moves, next)
       return { next, given: [] }
     }
-    const runs = await runsFrom(moves.index, from)
-    const given = await toGive(index, moves, runs)
-    for (const each of given) await give(index, moves, each)
+    const runs = await runsFrom(moves, from)
+    const { found, isDamaged } = await toGive(index, moves, runs)
+    const given: Given[] = []
+    for (const each of found) if (await unlessDamaged(moves, () => give(index, moves, each))) given.push(each)
     // What was moved on meanwhile was not found there.
     if (movedNext(moves.index) !== next) continue
-    if (given.length > 0) {
-      await using tx = index.begin()
-      tx.raise(followedTable(moves.store), { uidNext: next })
-      await tx.commit()
-    }
+    // What comes back by a repair must not take the place of what he changes where the messages are.
+    if (given.length > 0 || isDamaged) await note(index, followedTable(moves.store), next)
     return { next, given: [...new Set(given.map(({ to }) => to))] }
+  }
+}
+
+async function note(index: Index, id: string, uidNext: number): Promise<void> {
+  await using tx = index.begin()
+  if (index.info(id) === undefined) tx.createTable({ id, columns: [], uidValidity: 1, uidNext })
+  else tx.raise(id, { uidNext })
+  await tx.commit()
+}
+
+/** False if it is damaged, which is told. */
+async function unlessDamaged(moves: MovedMessages, body: () => Promise<void>): Promise<boolean> {
+  try {
+    await body()
+    return true
+  } catch (error) {
+    if (!(error instanceof IndexError && error.code === 'INDEX_CORRUPT')) throw error
+    moves.onDamage?.(error)
+    return false
   }
 }
 
@@ -107,15 +129,17 @@ async function begin(index: Index, { store }: MovedMessages, next: number): Prom
   await tx.commit()
 }
 
-async function runsFrom(index: Index, uid: number): Promise<readonly Run[]> {
-  let table
-  try {
-    table = await index.open(MOVED_TABLE)
-  } catch (error) {
-    // Without the notes flags do not follow; nobody is kept from his mail by that.
-    if (error instanceof IndexError && error.code === 'INDEX_CORRUPT') return []
-    throw error
-  }
+/** Without the notes flags do not follow. */
+async function runsFrom(moves: MovedMessages, uid: number): Promise<readonly Run[]> {
+  let runs: readonly Run[] = []
+  await unlessDamaged(moves, async () => {
+    runs = await readRuns(moves.index, uid)
+  })
+  return runs
+}
+
+async function readRuns(index: Index, uid: number): Promise<readonly Run[]> {
+  const table = await index.open(MOVED_TABLE)
   if (table === undefined) return []
   await using opened = table
   const { view } = opened
@@ -137,8 +161,14 @@ async function runsFrom(index: Index, uid: number): Promise<readonly Run[]> {
   return runs
 }
 
+interface ToGive {
+  readonly found: readonly Given[]
+  /** What the user has of some mailbox cannot be read. */
+  readonly isDamaged: boolean
+}
+
 /** What the user has of messages that were moved, and where they are after all of these moves. */
-async function toGive(index: Index, moves: MovedMessages, runs: readonly Run[]): Promise<readonly Given[]> {
+async function toGive(index: Index, moves: MovedMessages, runs: readonly Run[]): Promise<ToGive> {
   const places = new Map<string, Run[]>()
   for (const run of runs) {
     const here = places.get(run.from)
@@ -154,12 +184,16 @@ async function toGive(index: Index, moves: MovedMessages, runs: readonly Run[]):
   for (const here of places.values()) here.sort((a, b) => a.source - b.source)
   await using tables = new AsyncDisposableStack()
   const views = new Map<string, TableView | undefined>()
+  let isDamaged = false
   for (const run of runs) {
     const { from } = run
     if (!views.has(from)) {
       const id = flagsTable({ store: moves.store, mailbox: from })
-      const table = index.info(id) === undefined ? undefined : tables.use((await index.open(id))!)
-      views.set(from, table?.view)
+      views.set(from, undefined)
+      const isRead = await unlessDamaged(moves, async () => {
+        if (index.info(id) !== undefined) views.set(from, tables.use((await index.open(id))!).view)
+      })
+      isDamaged ||= !isRead
     }
     const view = views.get(from)
     if (view === undefined) continue
@@ -182,7 +216,7 @@ async function toGive(index: Index, moves: MovedMessages, runs: readonly Run[]):
       else each.states.set(kind, { uids: [uid], flags, keywords: set.map((k) => view.keywords[k]!) })
     }
   }
-  return [...given.values()]
+  return { found: [...given.values()], isDamaged }
 }
 
 /** Where a message is that was moved in this run. Each had its UID in each mailbox once, so this comes to an end. */

@@ -34,7 +34,7 @@ export class PrivateFlags implements AsyncDisposable {
   readonly index: Index
   readonly #lock: UserLock
   readonly #open = new Set<OverlayTable>()
-  /** By store: up to where there was nothing to follow, which is not written down. */
+  /** By store: up to where there was nothing to follow, which is not written down; 0 where nothing is to be said. */
   readonly #looked = new Map<string, number>()
   readonly #host: OverlayHost
   #disposed = false
@@ -94,7 +94,14 @@ export class PrivateFlags implements AsyncDisposable {
   }
 
   #lookedAt({ store }: MovedMessages): number {
-    return this.#looked.get(followedTable(store)) ?? 0
+    const id = followedTable(store)
+    let looked = this.#looked.get(id)
+    if (looked === undefined) {
+      // What he has from before moves were noted follows from the first of them.
+      const isOld = this.index.info(id) === undefined && this.mailboxes.some((key) => followedTable(key.store) === id)
+      this.#looked.set(id, (looked = isOld ? 1 : 0))
+    }
+    return looked
   }
 
   async #follow(moves: MovedMessages): Promise<void> {
@@ -102,6 +109,11 @@ export class PrivateFlags implements AsyncDisposable {
     this.#looked.set(followedTable(moves.store), next)
     // Now, and not by a change of its own that he is shown later.
     for (const mailbox of given) await dropGone(this.#host, moves, mailbox)
+  }
+
+  /** Whether the user has flags of his own there that were not cleared because he may not see it (`noteForgotten`). */
+  keeps(key: SharedMailboxKey): boolean {
+    return this.index.info(flagsTable(key)) !== undefined && this.index.info(lostTable(key))?.uidNext !== 2
   }
 
   /** The shared mailboxes in which the user has flags of his own. */

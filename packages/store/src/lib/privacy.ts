@@ -31,7 +31,7 @@ import {
 } from '@mailstead/acl/private-flags'
 import { FLAG_DELETED, FLAG_SEEN, IndexError, type Table, type TableView } from '@mailstead/index'
 import type { UidSet } from '@mailstead/uidset'
-import { Access, ALL_RIGHTS, flagsByRights, RIGHT_WRITE } from './access.ts'
+import { Access, ALL_RIGHTS, flagsByRights, RIGHT_LOOKUP, RIGHT_READ, RIGHT_WRITE } from './access.ts'
 import type { MailboxInfo, Subject } from './contract.ts'
 import type { Core, TreeChange } from './core.ts'
 import {
@@ -234,12 +234,18 @@ export class Privacy {
         const entry = entryOf(guid)
         return entry === undefined ? undefined : this.#target(entry)
       },
+      onDamage: ({ message }) => core.settings.onEvent({ kind: 'private-flags-failed', message }),
     }
   }
 
-  /** Where messages went. What he may not set there does not follow. */
+  /**
+   * Where messages went. What he may not set there does not follow; but where he may see nothing, he may again tomorrow: as long as what
+   * he has there is kept for that, what follows is kept with it.
+   */
   async #target(entry: Entry): Promise<MovedTarget | undefined> {
-    const rights = this.#access?.rights(entry) ?? ALL_RIGHTS
+    const now = this.#access?.rights(entry) ?? ALL_RIGHTS
+    const isHidden = (now & (RIGHT_LOOKUP | RIGHT_READ)) === 0
+    const rights = isHidden && this.#flags.keeps(this.#key(entry)) ? ALL_RIGHTS : now
     const lease = await this.#core.tables.acquire(mailboxTable(entry.guid))
     if (lease === undefined) return undefined
     const rules = this.rules(entry)
