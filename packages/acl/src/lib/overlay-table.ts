@@ -10,18 +10,20 @@
  *   2. What is shown of the shared mailbox was never newer than what a private change, that is not shown yet, looked
  *      at: news of it are shown only after a look at the user's own tables under the user's lock (private-lock.ts).
  *   3. What is shown, and taken in, of the shared mailbox under the lock is of a moment at which the user's flags had
- *      followed all messages that were moved: what is known of those that are gone is needed no more.
+ *      followed all messages that were moved: what is known of those that are gone is needed no more. Where the user's own
+ *      storage takes nothing, he is shown the mailbox as it is without that, and nothing is taken in.
  */
-import type {
-  CacheDecision,
-  CacheEntry,
-  CacheFieldInfo,
-  CommitOptions,
-  FlagChange,
-  FlagOutcome,
-  Index,
-  Table,
-  TableView,
+import {
+  type CacheDecision,
+  type CacheEntry,
+  type CacheFieldInfo,
+  type CommitOptions,
+  type FlagChange,
+  type FlagOutcome,
+  type Index,
+  IndexError,
+  type Table,
+  type TableView,
 } from '@mailstead/index'
 import { type UidSet, UidSetBuilder } from '@mailstead/uidset'
 import { isEmptyChange, rowsToChange, splitChange } from './overlay-change.ts'
@@ -105,7 +107,7 @@ export class OverlayTable implements Table {
   static async open(host: OverlayHost, shared: SharedMailbox): Promise<OverlayTable> {
     const table = new OverlayTable(host, shared)
     try {
-      await host.lock.run(() => table.#renew())
+      await host.lock.run(() => table.#renew({ onlyShows: true }))
     } catch (error) {
       await table.#closeOwn()
       throw error
@@ -136,7 +138,7 @@ export class OverlayTable implements Table {
         return
       }
     }
-    await this.#host.lock.run(() => this.#renew())
+    await this.#host.lock.run(() => this.#renew({ onlyShows: true }))
   }
 
   /**
@@ -347,14 +349,23 @@ export class OverlayTable implements Table {
     }
   }
 
-  /** The newest of both. Under the user's lock: no private change is under way. */
-  async #renew(): Promise<void> {
+  /**
+   * The newest of both. Under the user's lock: no private change is under way. `onlyShows`: nothing is written by what is
+   * seen then, so that flags may follow later where nothing can be written now.
+   */
+  async #renew({ onlyShows = false }: { readonly onlyShows?: boolean } = {}): Promise<void> {
     await this.#host.index.refresh()
-    const { table, index, moves } = this.#shared
+    const { table, index } = this.#shared
+    let { moves } = this.#shared
     for (let isNewest = false; ; ) {
       await this.#openOwn()
       if (moves !== undefined && this.#host.isBehind(moves)) {
-        await this.#host.follow(moves)
+        try {
+          await this.#host.follow(moves)
+        } catch (error) {
+          if (!(onlyShows && error instanceof IndexError && error.code === 'INDEX_WRITE_FAILED')) throw error
+          moves = undefined
+        }
         continue
       }
       const own = this.#newestOwn()

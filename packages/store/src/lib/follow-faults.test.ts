@@ -1,6 +1,7 @@
 /** Flags of one's own that follow moves, where something is damaged, not to be seen for a while, or of before moves were noted. */
 import { parsePrivacyPolicy, type PrivacyPolicy, type PrivateFlags } from '@mailstead/acl/private-flags'
 import type { Fs } from '@mailstead/fs'
+import { faultyFs } from '@mailstead/fs/faults'
 import { memoryFs } from '@mailstead/fs/memory'
 import { FLAG_SEEN, openIndex, type TableView } from '@mailstead/index'
 import { UidSet } from '@mailstead/uidset'
@@ -177,4 +178,31 @@ test('flags from before moves were noted follow too', async () => {
   await bob.refresh()
   expect(await shown(bob, 'News')).toBe('2:8 3:8')
   expect(await shown(bob, 'Old')).toBe('1:8 2:0')
+})
+
+test('whose own store is full reads shared mail all the same, and loses nothing of what he has', async () => {
+  let isFull = false
+  const writes = ['append', 'write', 'writeFile']
+  const own = faultyFs(memoryFs(), {
+    fail: (operation) => (isFull && writes.includes(operation) ? 'FS_NO_SPACE' : undefined),
+  })
+  const fs = memoryFs()
+  await using his = await open(own, { owner: 'bob' })
+  const flags = await his.privateFlags()
+  await begin(fs, flags)
+  await using store = await open(fs, options)
+  const bob = store.as({ name: 'bob', privateFlags: flags })
+  isFull = true
+  await move(store, 'News', UidSet.of(1, 4), 'Old')
+  expect(await shown(bob, 'Other')).toBe('1:0')
+  expect(await shown(bob, 'News')).toBe('2:8 3:8')
+  await using old = await bob.open('Old')
+  expect(flagsOf(old.view)).toBe('1:0 2:0')
+  const before = old.view.highestModSeq
+  await expect(old.changeFlags(UidSet.of(2), { add: FLAG_SEEN })).rejects.toThrow('append failed')
+  isFull = false
+  await old.changeFlags(UidSet.of(2), { add: FLAG_SEEN })
+  expect(flagsOf(old.view)).toBe('1:8 2:8')
+  expect([0, 1].every((row) => old.view.modSeq(row) > before)).toBe(true)
+  expect(await shown(bob, 'News')).toBe('2:8 3:8')
 })
