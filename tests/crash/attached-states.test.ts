@@ -20,7 +20,7 @@ import { all, judged, SEEDS, tell, type Work, type Workload, worked } from './st
 
 const SEED = runSeed()
 /** Each is opened again and again, days later: fewer than of other stores. */
-const STATES_MAX = { normal: 2, ci: 3, soak: 200 }[depth()]
+const STATES_MAX = { normal: 1, ci: 3, soak: 200 }[depth()]
 const SEEDS_EACH = depth() === 'ci' ? 1 : SEEDS
 const REBUILD_STATES_MAX = { normal: 1, ci: 4, soak: 50 }[depth()]
 const GRACE_MS = 1000
