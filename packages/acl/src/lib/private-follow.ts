@@ -28,6 +28,8 @@ export interface MovedMessages {
   readonly store: Uint8Array
   /** By what is private in a mailbox; undefined if there is none of this GUID. */
   rules(mailbox: string): PrivacyRules | undefined
+  /** UIDVALIDITY of a mailbox; undefined if there is none of this GUID. */
+  uidValidity(mailbox: string): number | undefined
   /** Undefined if there is no such mailbox. */
   open(mailbox: string): Promise<MovedTarget | undefined>
   /** Is told why some flags do not follow. */
@@ -191,7 +193,10 @@ async function toGive(index: Index, moves: MovedMessages, runs: readonly Run[]):
       const id = flagsTable({ store: moves.store, mailbox: from })
       views.set(from, undefined)
       const isRead = await unlessDamaged(moves, async () => {
-        if (index.info(id) !== undefined) views.set(from, tables.use((await index.open(id))!).view)
+        const validity = index.info(id)?.uidValidity
+        // What he has of messages of another UIDVALIDITY is not of those that were moved.
+        if (validity !== undefined && validity === (moves.uidValidity(from) ?? validity))
+          views.set(from, tables.use((await index.open(id))!).view)
       })
       isDamaged ||= !isRead
     }

@@ -8,7 +8,7 @@ import { UidSet } from '@mailstead/uidset'
 import { expect, test } from 'vitest'
 import { mail, open } from '../../test/support.ts'
 import { type AccessControl, ALL_RIGHTS } from './access.ts'
-import type { Store, StoreSession } from './contract.ts'
+import { MAILBOX_COLUMNS, type Store, type StoreSession } from './contract.ts'
 import { mailboxTable } from './tree.ts'
 
 function policy(text: string): PrivacyPolicy {
@@ -205,4 +205,28 @@ test('whose own store is full reads shared mail all the same, and loses nothing 
   expect(flagsOf(old.view)).toBe('1:8 2:8')
   expect([0, 1].every((row) => old.view.modSeq(row) > before)).toBe(true)
   expect(await shown(bob, 'News')).toBe('2:8 3:8')
+})
+
+test('what he has of messages of another UIDVALIDITY is not given to those that have their UIDs now', async () => {
+  const fs = memoryFs()
+  await using his = await open(memoryFs(), { owner: 'bob' })
+  const flags = await his.privateFlags()
+  await begin(fs, flags)
+  {
+    // As a rebuild does that knows no UIDs any more.
+    await using index = await openIndex(fs, 'index')
+    await using tx = index.begin()
+    const news = index.tables.find((table) => table.id.startsWith('mailbox-') && table.count === 4)!
+    tx.dropTable(news.id)
+    tx.createTable({ id: news.id, columns: MAILBOX_COLUMNS, uidValidity: news.uidValidity + 100 })
+    await tx.commit()
+  }
+  await using store = await open(fs, options)
+  await using batch = root(store).save()
+  for (let n = 0; n < 2; n++) await batch.add(mail(n), [{ mailbox: 'News' }])
+  await batch.commit()
+  await move(store, 'News', UidSet.of(1), 'Old')
+  const bob = store.as({ name: 'bob', privateFlags: flags })
+  expect(await shown(bob, 'Old')).toBe('1:0')
+  expect(await shown(bob, 'News')).toBe('2:0')
 })

@@ -230,6 +230,7 @@ export class Privacy {
         const entry = entryOf(guid)
         return entry === undefined ? undefined : this.rules(entry)
       },
+      uidValidity: (guid) => index.info(mailboxTable(guid))?.uidValidity,
       open: async (guid) => {
         const entry = entryOf(guid)
         return entry === undefined ? undefined : this.#target(entry)
